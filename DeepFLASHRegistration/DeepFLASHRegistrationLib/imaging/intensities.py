@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intensities: foreground, robust scaling to [0, 1], bias field, histogram matching."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .errors import InputError
+from .volume import Volume
+
+# Fraction of voxels that must share the smallest value to call it background (skull-stripped, padded or masked images).
+_BACKGROUND_FRACTION = 0.2
+# Percentiles that become 0 and 1. Robust against isolated bright vessels or artifacts, yet hardly any tissue saturates.
+_PERCENTILES = (0.5, 99.5)
+_SAMPLE = 400_000
+_N4_VOXELS = 60_000
+
+
+def background_value(volume: Volume) -> float | None:
+    """The constant around the object (skull-stripped, padded), or None if fewer than a fifth of the voxels have it."""
+    lowest = volume.data.min()
+    count = np.count_nonzero(volume.data == lowest)
+    return float(lowest) if count > _BACKGROUND_FRACTION * volume.data.size else None
+
+
+def foreground(volume: Volume) -> np.ndarray:
+    """Where the object is, as a boolean array of the volume's shape.
+
+    What is not the constant background, if there is one; else, if the border of the field of view is dark, what is
+    brighter than its noise or than Otsu's threshold (IEEE SMC 9, 1979), whichever is less; else everything (a crop
+    inside tissue).
+    """
+    constant = background_value(volume)
+    if constant is not None:
+        return volume.data > constant
+    sample = _sampled(volume.data)
+    low, high = np.percentile(sample, _PERCENTILES)
+    border = np.concatenate([np.take(volume.data, end, axis=axis).ravel()
+                             for axis in range(volume.ndim) for end in (0, -1)])
+    dark = np.median(border)
+    if high <= low or dark > low + 0.15 * (high - low):
+        return np.ones(volume.data.shape, dtype=bool)
+    # Four standard deviations, estimated so that tissue on less than half of the border (a neck) does not count.
+    noise = dark + 4 * 1.4826 * np.median(np.abs(border - dark))
+    return volume.data > min(_otsu(sample, low, high), max(noise, low + 0.02 * (high - low)))
+
+
+def normalize(volume: Volume, mask: np.ndarray | None = None,
+              window: tuple[float, float] | None = None) -> Volume:
+    """Scales intensities to [0, 1], clipped, as float32.
+
+    By the window if given (CT: e.g. -160 to 240 HU); else from the 0.5th to the 99.5th percentile inside the mask, or
+    to the 99.5th percentile of the foreground. A constant background becomes 0 and stays apart from dark tissue.
+
+    Args:
+        volume: the image.
+        mask: array of the volume's shape, nonzero where intensities count.
+        window: (low, high) in the image's own units.
+
+    Returns:
+        The scaled volume, with a note of the limits used.
+
+    Raises:
+        InputError: the window is empty, the mask has another shape or is empty, or the image is constant.
+    """
+    name = volume.name or "image"
+    data = volume.data
+    if mask is not None:
+        if mask.shape != data.shape:
+            raise InputError(f"{name}: its mask has shape {mask.shape}, the image {data.shape}. "
+                             "Resample the mask on the image's grid.")
+        if not mask.any():
+            raise InputError(f"{name}: its mask is empty. Draw it, or leave it out.")
+    if window is not None:
+        low, high = map(float, window)
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise InputError(f"{name}: the intensity window {low:g} to {high:g} is empty. Give low < high.")
+        source = "window"
+    else:
+        constant = background_value(volume)
+        inside = data[mask != 0] if mask is not None else data[foreground(volume)]
+        sample = _sampled(inside)
+        low, high = (float(p) for p in np.percentile(sample, _PERCENTILES))
+        if constant is not None:
+            low = constant
+        elif mask is None:
+            low = float(np.percentile(_sampled(data), _PERCENTILES[0]))
+        if not low < high:  # a few bright voxels on a constant: percentiles see only the constant
+            low, high = float(inside.min()), float(inside.max())
+        if not low < high:
+            low, high = float(data.min()), float(data.max())
+        source = "percentiles"
+    if not low < high:
+        raise InputError(f"{name}: every voxel is {low:g}. Check that the right file was exported.")
+    scaled = np.subtract(data, np.float32(low), dtype=np.float32)
+    scaled *= np.float32(1 / (high - low))
+    np.clip(scaled, 0, 1, out=scaled)
+    if scaled.min() == scaled.max():
+        raise InputError(f"{name}: no voxel lies inside the intensity window {low:g} to {high:g}. Widen it.")
+    return volume.with_data(scaled, f"{name}: intensities {low:g} to {high:g} ({source}) scaled to 0..1")
+
+
+def n4(volume: Volume, mask: np.ndarray | None = None) -> Volume:
+    """Removes a smooth multiplicative bias field (N4, Tustison et al., IEEE TMI 29(6), 2010).
+
+    The field is estimated on a shrunken image (it is smooth) and divided out at full resolution.
+
+    Args:
+        volume: an image without negative values, e.g. after normalize.
+        mask: array of the volume's shape, nonzero where to look (default: the foreground).
+    """
+    import SimpleITK as sitk
+
+    inside = foreground(volume) if mask is None else mask != 0
+    if not inside.any():
+        raise InputError(f"{volume.name or 'image'}: the mask is empty. Draw it, or leave it out.")
+    lowest = float(volume.data.min())
+    image = volume.grid.apply_to(sitk.GetImageFromArray(volume.data.astype(np.float32, copy=False) - min(lowest, 0)))
+    region = volume.grid.apply_to(sitk.GetImageFromArray(inside.astype(np.uint8)))
+    factor = max(1, round((volume.data.size / _N4_VOXELS) ** (1 / volume.ndim)))
+    factors = [max(1, min(factor, n // 8)) for n in image.GetSize()]
+    small = sitk.Shrink(image, factors)
+    small_region = sitk.Shrink(region, factors)
+    if not sitk.GetArrayViewFromImage(small_region).any():
+        small, small_region = image, region
+    corrector = sitk.N4BiasFieldCorrectionImageFilter()
+    corrector.SetMaximumNumberOfIterations([40, 30, 20])
+    corrector.Execute(small, small_region)
+    bias = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image))
+    # Far outside the mask the spline is extrapolated; what it says there must not blow up noise.
+    limits = np.percentile(_sampled(bias[inside]), (0.1, 99.9))
+    data = (volume.data - min(lowest, 0)) / np.exp(np.clip(bias, *limits)) + min(lowest, 0)
+    low, high = np.exp(limits)
+    return volume.with_data(data.astype(np.float32),
+                            f"{volume.name or 'image'}: bias field of {100 * (high / low - 1):.0f} % removed (N4)")
+
+
+def match_histogram(moving: Volume, fixed: Volume) -> Volume:
+    """Gives the moving image the histogram of the fixed one, for similarities that compare intensities themselves.
+
+    Both must be normalized; the result lies in [0, 1] and background (0) stays 0.
+    """
+    import SimpleITK as sitk
+
+    matched = sitk.GetArrayFromImage(sitk.HistogramMatching(
+        sitk.GetImageFromArray(moving.data), sitk.GetImageFromArray(fixed.data),
+        numberOfHistogramLevels=256, numberOfMatchPoints=15, thresholdAtMeanIntensity=True))
+    matched = np.clip(matched, 0, 1)
+    matched[moving.data <= 0] = 0
+    return moving.with_data(matched, f"{moving.name or 'moving'}: histogram matched to {fixed.name or 'fixed'}")
+
+
+def _sampled(values: np.ndarray) -> np.ndarray:
+    """At most _SAMPLE of the values, always the same ones, spread at random so as not to beat with the image's axes."""
+    values = values.reshape(-1)
+    if values.size <= _SAMPLE:
+        return values
+    return values[np.random.default_rng(0).integers(values.size, size=_SAMPLE)]
+
+
+def _otsu(sample: np.ndarray, low: float, high: float) -> float:
+    counts, edges = np.histogram(np.clip(sample, low, high), bins=256)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    above = counts.sum() - below
+    mass = np.cumsum(counts * middles)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (mass[:-1] / below - (mass[-1] - mass[:-1]) / above) ** 2
+    return float(edges[1 + int(np.nanargmax(between))])

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image: an array on a grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .errors import InputError
+from .grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image of one component.
+
+    Attributes:
+        grid: where the voxels lie.
+        data: array of shape grid.shape; float32 for images, integers for labels and masks.
+        name: what messages call it, usually the file's name.
+        notes: what was changed or noticed on the way here, for the report.
+
+    Raises:
+        ValueError: if data and grid disagree in shape.
+    """
+
+    grid: Grid
+    data: np.ndarray
+    name: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if tuple(self.data.shape) != self.grid.shape:
+            raise ValueError(f"{self.name or 'volume'}: the array has shape {tuple(self.data.shape)}, "
+                             f"its grid {self.grid.shape}. Pass them in the same (slowest first) order.")
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, 2 or 3."""
+        return self.grid.ndim
+
+    @property
+    def plane(self) -> np.ndarray | None:
+        """The grid's `plane` if this is a single slice of 3-D space, else None."""
+        return self.grid.plane
+
+    def with_data(self, data: np.ndarray, *notes: str) -> Volume:
+        """The same grid and name with other data, and `notes` added."""
+        return replace(self, data=data, notes=self.notes + notes)
+
+
+def checked_image(volume: Volume) -> Volume:
+    """The volume as finite, not constant float32; what read_volume promises of a file.
+
+    Isolated NaN and infinities become the smallest finite value (background), and a note says so.
+
+    Raises:
+        InputError: if the data are not real numbers, hold no finite value, or are constant.
+    """
+    name = volume.name or "image"
+    data = volume.data
+    if np.iscomplexobj(data) or data.dtype.kind not in "fiub":
+        raise InputError(f"{name}: holds {data.dtype} values. Pass one real-valued component, e.g. the magnitude.")
+    notes = ()
+    finite = None
+    if data.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            data = data.astype(np.float32, copy=False)
+        # The sum is finite only if all are (or it overflowed: then the slow way decides).
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(data.sum(dtype=np.float64))
+        if suspicious:
+            finite = np.isfinite(data)
+    else:
+        data = data.astype(np.float32)
+    if finite is not None and not finite.all():
+        if not finite.any():
+            raise InputError(f"{name}: every voxel is NaN or infinite. Export the image again.")
+        background = data[finite].min()
+        count = int(finite.size - np.count_nonzero(finite))
+        data = np.where(finite, data, background)
+        notes = (f"{name}: {count} NaN or infinite voxels were replaced by {background:g}",)
+    if data.min() == data.max():
+        raise InputError(f"{name}: every voxel is {data.flat[0]:g}, there is nothing to register. "
+                         "Check that the right file was exported.")
+    return volume.with_data(np.ascontiguousarray(data), *notes)
+
+
+def checked_labels(volume: Volume) -> Volume:
+    """The volume as int32 labels; float data are accepted if every value is an integer.
+
+    Raises:
+        InputError: if a value is no integer of 32 bits, or every voxel is 0.
+    """
+    name = volume.name or "labels"
+    data = volume.data
+    if np.iscomplexobj(data) or data.dtype.kind not in "fiub":
+        raise InputError(f"{name}: holds {data.dtype} values. Labels must be integers.")
+    if data.dtype.kind == "f":
+        rounded = np.rint(data)
+        wrong = data[~(rounded == data)]
+        if wrong.size:
+            raise InputError(f"{name}: labels must be integers, but {wrong.size} voxels are not (e.g. {wrong[0]:g}). "
+                             "Pass the label map itself, not one that was resampled with interpolation.")
+        data = rounded
+    if data.dtype.kind != "b" and (data.min() < -2**31 or data.max() >= 2**31):
+        raise InputError(f"{name}: labels must fit in 32 bits. Renumber them.")
+    data = np.ascontiguousarray(data, dtype=np.int32)
+    if not data.any():
+        raise InputError(f"{name}: every voxel is 0, there is no label. Check that the right file was exported.")
+    return volume.with_data(data)
+
+
+def checked_mask(volume: Volume) -> Volume:
+    """The volume as a uint8 mask: 1 where it is neither 0 nor NaN.
+
+    Raises:
+        InputError: if the mask is empty.
+    """
+    name = volume.name or "mask"
+    if volume.data.dtype.kind not in "fiub":
+        raise InputError(f"{name}: holds {volume.data.dtype} values. A mask is 0 outside and 1 inside.")
+    inside = volume.data != 0
+    if volume.data.dtype.kind == "f":
+        inside &= ~np.isnan(volume.data)
+    if not inside.any():
+        raise InputError(f"{name}: the mask is empty, nothing would be registered. Draw it, or leave it out.")
+    return volume.with_data(np.ascontiguousarray(inside, dtype=np.uint8))
