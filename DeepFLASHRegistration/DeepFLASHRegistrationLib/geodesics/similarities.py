@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dissimilarities between a fixed and a warped image: each a mean over a mask, 0 at best, differentiable.
+
+The fixed image and the mask are given once; what depends on them alone is computed once. Each term is of order one per
+voxel, so that one weight serves all resolutions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
+
+
+def box_sum(x: Tensor, radius: tuple[int, ...]) -> Tensor:
+    """Sum over a centered window of 2r + 1 along each of the last axes; zero outside. Separable."""
+    for axis, r in enumerate(radius):
+        if r == 0:
+            continue
+        dim = x.ndim - len(radius) + axis
+        n = x.shape[dim]
+        out = x.clone()
+        for s in range(1, min(r, n - 1) + 1):
+            out.narrow(dim, 0, n - s).add_(x.narrow(dim, s, n - s))
+            out.narrow(dim, s, n - s).add_(x.narrow(dim, 0, n - s))
+        x = out
+    return x
+
+
+class _LocalCorrelation(torch.autograd.Function):
+    """mean(1 − cc²) with its gradient written out: three box filters forward, three backward, nothing kept but them."""
+
+    @staticmethod
+    def forward(ctx, warped, fixed, fixed_mean, fixed_variance, count, weight, radius, guard):
+        mean = box_sum(warped, radius) / count
+        cross = box_sum(warped * fixed, radius) / count - mean * fixed_mean
+        variance = (box_sum(warped * warped, radius) / count - mean * mean).clamp_(min=0)
+        denominator = variance.mul_(fixed_variance).add_(guard)
+        slope = cross / denominator  # cc² = cross · slope
+        value = (weight * (1 - cross * slope)).sum()
+        if ctx.needs_input_grad[0]:
+            p = (-2 * weight) * slope / count
+            q = (2 * weight) * (slope * slope) * fixed_variance / count
+            r = p.mul(fixed_mean).addcmul_(q, mean).neg_()
+            ctx.save_for_backward(box_sum(p, radius), box_sum(q, radius), box_sum(r, radius), warped, fixed)
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream):
+        p, q, r, warped, fixed = ctx.saved_tensors
+        return (torch.addcmul(torch.addcmul(r, p, fixed), q, warped)) * upstream, *[None] * 7
+
+
+class LocalCorrelation:
+    """1 − squared correlation in a window around each voxel, averaged over the mask.
+
+    cc² = cov(I, J)² / (var I · var J + guard²): insensitive to bias fields and to locally inverted contrast. The guard
+    keeps windows without contrast at 0; with intensities in 0 … 1 it must be small (1e-5 loses half a percent of Dice).
+    """
+
+    def __init__(self, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], guard: float = 1e-6):
+        self.fixed, self.radius, self.guard = fixed, radius, guard * guard
+        self.count = box_sum(torch.ones_like(fixed), radius)
+        self.mean = box_sum(fixed, radius) / self.count
+        self.variance = (box_sum(fixed * fixed, radius) / self.count - self.mean**2).clamp(min=0)
+        self.weight = mask / mask.sum()
+
+    def __call__(self, warped: Tensor) -> Tensor:
+        return _LocalCorrelation.apply(
+            warped, self.fixed, self.mean, self.variance, self.count, self.weight, self.radius, self.guard
+        )
+
+
+class SquaredDifferences:
+    """Mean squared difference over the mask."""
+
+    def __init__(self, fixed: Tensor, mask: Tensor):
+        self.fixed, self.weight = fixed, mask / mask.sum()
+
+    def __call__(self, warped: Tensor) -> Tensor:
+        return (self.weight * (warped - self.fixed) ** 2).sum()
+
+
+class GlobalCorrelation:
+    """1 − squared Pearson correlation over the mask."""
+
+    def __init__(self, fixed: Tensor, mask: Tensor):
+        self.weight = mask / mask.sum()
+        self.fixed = fixed - (self.weight * fixed).sum()
+        self.variance = (self.weight * self.fixed**2).sum()
+
+    def __call__(self, warped: Tensor) -> Tensor:
+        centered = warped - (self.weight * warped).sum()
+        cross = (self.weight * self.fixed * centered).sum()
+        return 1 - cross**2 / (self.variance * (self.weight * centered**2).sum() + 1e-12)
+
+
+class MutualInformation:
+    """1 − normalized mutual information 2·I(F; M)/(H(F) + H(M)) over the mask, from a Parzen histogram (Mattes et al.
+    2003): cubic B-spline window for the warped image, nearest bin for the fixed one. Intensities in 0 … 1."""
+
+    def __init__(self, fixed: Tensor, mask: Tensor, bins: int = 32):
+        self.bins = bins
+        self.selected = mask.flatten() > 0
+        self.weight = (mask.flatten()[self.selected] / mask.sum()).contiguous()
+        self.rows = (fixed.flatten()[self.selected].clamp(0, 1) * (bins - 1)).round().long()
+
+    def __call__(self, warped: Tensor) -> Tensor:
+        # Two spare bins on each side hold the tails of the window.
+        position = warped.flatten()[self.selected].clamp(0, 1) * (self.bins - 1) + 2
+        base = position.detach().floor()
+        t = position - base
+        base = base.long() - 1
+        windows = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
+        width = self.bins + 4
+        joint = warped.new_zeros(self.bins * width)
+        for offset, w in enumerate(windows):
+            joint = joint.index_add(0, self.rows * width + base + offset, w * self.weight)
+        joint = joint.view(self.bins, width)
+
+        def entropy(p: Tensor) -> Tensor:
+            return -(p * torch.log(p.clamp(min=1e-12))).sum()
+
+        fixed, moving, both = entropy(joint.sum(1)), entropy(joint.sum(0)), entropy(joint)
+        return 1 - 2 * (fixed + moving - both) / (fixed + moving).clamp(min=1e-12)
+
+
+def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[int, ...]):
+    """The named dissimilarity for a fixed image (*shape), a mask of weights (*shape) and a window radius in voxels."""
+    if name == "lncc":
+        return LocalCorrelation(fixed, mask, radius)
+    makers = {"ssd": SquaredDifferences, "ncc": GlobalCorrelation, "mi": MutualInformation}
+    if name not in makers:
+        raise ValueError(f"Unknown similarity {name!r}; choose one of {', '.join(SIMILARITIES)}.")
+    return makers[name](fixed, mask)
