@@ -1,0 +1,610 @@
+# SPDX-License-Identifier: Apache-2.0
+"""register(): two images in, everything that follows from their geodesic out.
+
+    imaging -> affine -> estimate of v0 -> geodesic -> maps -> warped image, Jacobian, labels -> metrics
+
+Torch is imported by the function, not by the module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .deformation import Deformation, border_window
+from .imaging.errors import Cancelled, InputError
+from .imaging.grid import Grid
+from .imaging.volume import Volume, checked_image, checked_labels, checked_mask
+from .parameters import Parameters
+from .verdict import SMALLEST_LABEL_VOXELS, Verdict, verdict
+from .version import __version__
+
+# The published α and c were used with lengths in voxels of 1.25 mm (128³ brains).
+_UNIT_MM = 1.25
+# For objects of very different size (mice, microscopy, whole bodies) the unit grows with them: 1/128 of their length.
+_USUAL_EXTENT_MM = (60.0, 400.0)
+# The written fields reach this far beyond the fixed image.
+_FIELD_MARGIN_MM = 10.0
+
+
+@dataclass(eq=False)
+class Result:
+    """Everything a registration yields; NumPy only.
+
+    Fields of displacements are float32 (*grid.shape, d) in LPS mm, affine included; determinants include it too.
+    """
+
+    parameters: Parameters
+    fixed_grid: Grid
+    moving_grid: Grid
+    field_grid: Grid
+    inverse_grid: Grid
+    warped: Volume
+    moving_affine: Volume
+    affine: np.ndarray
+    fixed_to_moving: np.ndarray
+    moving_to_fixed: np.ndarray
+    log_jacobian: Volume
+    labels: Volume | None
+    labels_before: Volume | None
+    velocity: dict[str, Any]
+    history: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    timings: dict[str, float]
+    provenance: dict[str, Any]
+    verdict: Verdict
+    cancelled: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def deformation(self) -> Deformation:
+        """The geodesic itself, from which every map can be computed anew."""
+        return deformation_from(self.velocity)
+
+
+def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation:
+    """The Deformation of Result.velocity."""
+    return Deformation(**{**values, "device": device})
+
+
+class _Progress:
+    """Turns the phases' own progress into one bar, and tells it."""
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None] | None, cancel: Callable[[], bool] | None):
+        self._tell, self.cancel = tell, cancel or (lambda: False)
+        self._started = time.perf_counter()
+        self.timings: dict[str, float] = {}
+        self._phase = ""
+        self._phase_started = self._started
+
+    def phase(self, name: str, progress: float, message: str) -> None:
+        now = time.perf_counter()
+        if self._phase:
+            self.timings[self._phase] = self.timings.get(self._phase, 0.0) + now - self._phase_started
+        self._phase, self._phase_started = name, now
+        if name:
+            self.tell(phase=name, progress=progress, message=message)
+
+    def tell(self, **event: Any) -> None:
+        if self._tell is not None:
+            self._tell(event)
+
+    def finished(self) -> dict[str, float]:
+        self.phase("", 1.0, "")
+        self.timings["total"] = time.perf_counter() - self._started
+        return {k: round(v, 4) for k, v in self.timings.items()}
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancel():
+            raise Cancelled("The registration was cancelled before there was a result.")
+
+
+def register(fixed: Volume, moving: Volume, parameters: Parameters | None = None, *,
+             moving_labels: Volume | None = None, fixed_labels: Volume | None = None,
+             fixed_mask: Volume | None = None, moving_mask: Volume | None = None,
+             fixed_points: np.ndarray | None = None, moving_points: np.ndarray | None = None,
+             initial_affine: np.ndarray | None = None, initial_velocity: Mapping[str, Any] | None = None,
+             device: str = "auto", threads: int | None = None,
+             progress: Callable[[dict[str, Any]], None] | None = None,
+             cancel: Callable[[], bool] | None = None) -> Result:
+    """Register a moving image to a fixed one.
+
+    Args:
+        fixed, moving: images of the same dimension, on any grids, in any units.
+        parameters: settings; the preset "default" if None.
+        moving_labels: carried over to the fixed grid.
+        fixed_labels: compared with them.
+        fixed_mask, moving_mask: what lies outside does not count in the similarity.
+        fixed_points, moving_points: (N, d) LPS mm, corresponding landmarks; the error is measured, nothing is fitted.
+        initial_affine: (d+1, d+1) LPS mm, fixed -> moving; instead of the alignment in the parameters.
+        initial_velocity: `Result.velocity` of an earlier run on the same fixed image, to start from.
+        device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        threads: of the CPU; torch's own choice if None.
+        progress: called with events, dicts with phase ("prepare", "affine", "level", "finish"), progress (0..1) and
+            message; while optimizing also level, levels, iteration, energy, similarity, regularization and
+            smallest_determinant.
+        cancel: asked often; once true, the best so far becomes the result (`Result.cancelled`).
+
+    Returns:
+        Result.
+
+    Raises:
+        InputError: the images, labels, masks or points cannot be used; says what to do.
+        Cancelled: cancelled before there was anything to return.
+        RuntimeError: torch is missing, or the device cannot be used.
+    """
+    _require_torch()
+    import torch
+
+    parameters = parameters or Parameters()
+    watch = _Progress(progress, cancel)
+    watch.phase("prepare", 0.0, "Checking the input")
+    fixed, moving = checked_image(fixed), checked_image(moving)
+    moving_labels, fixed_labels = (None if x is None else checked_labels(x) for x in (moving_labels, fixed_labels))
+    fixed_mask, moving_mask = (None if x is None else checked_mask(x) for x in (fixed_mask, moving_mask))
+    _check_dimensions(fixed, moving, moving_labels, fixed_labels, fixed_mask, moving_mask)
+    points = _checked_points(fixed_points, moving_points, fixed, moving)
+    used_device = resolve_device(device)
+    notes = [*fixed.notes, *moving.notes]
+    with torch_threads(threads):
+        scaled_fixed, scaled_moving, more = _intensities(fixed, moving, fixed_mask, moving_mask, parameters)
+        notes += more
+        watch.stop_if_cancelled()
+        watch.phase("affine", 0.05, "Aligning")
+        affine, more = _alignment(scaled_fixed, scaled_moving, fixed_mask, moving_mask, parameters, initial_affine,
+                                  threads, watch)
+        notes += more
+        watch.stop_if_cancelled()
+        watch.phase("level", 0.2, "Preparing the levels")
+        problem = _Problem(scaled_fixed, scaled_moving, fixed_mask, moving_mask, affine, parameters)
+        try:
+            velocity, history, cancelled = _estimate(problem, parameters, used_device, initial_velocity, watch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if used_device == "cpu" or not _out_of_memory(error):
+                raise
+            notes.append(f"The memory of {used_device} did not suffice; this was computed on the CPU.")
+            watch.tell(phase="level", progress=0.2, message=notes[-1])
+            used_device = "cpu"
+            torch.cuda.empty_cache()
+            velocity, history, cancelled = _estimate(problem, parameters, used_device, initial_velocity, watch)
+        watch.phase("finish", 0.85, "Computing the maps")
+        parts, determinant = _outputs(fixed, moving, velocity, moving_labels, used_device)
+        watch.tell(phase="finish", progress=0.95, message="Measuring")
+        metrics = _measure(fixed, moving, affine, parts, determinant, fixed_labels, moving_labels, points,
+                           problem.foreground)
+        if not cancelled and len(history) < 2 and sum(parameters.iterations):
+            notes.append("The optimization could not lower the energy: the result is the affine alignment.")
+    return Result(
+        parameters=parameters, fixed_grid=fixed.grid, moving_grid=moving.grid, velocity=velocity, history=history,
+        affine=affine, metrics=metrics, timings=watch.finished(),
+        provenance=_provenance(fixed, moving, used_device, threads), verdict=verdict(metrics, cancelled),
+        cancelled=cancelled, notes=list(dict.fromkeys(notes)), **parts)
+
+
+# ---------------------------------------------------------------------------------------------------- preparation
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(
+            "PyTorch is needed to register images. In Slicer, install the PyTorch extension and its PyTorch; elsewhere "
+            "run: pip install torch") from error
+
+
+def resolve_device(name: str) -> str:
+    """A torch device that works: "auto" is a CUDA GPU if there is one; RuntimeError for one that cannot be used."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise RuntimeError(f"The device {name!r} cannot be used ({reason}). Choose auto or cpu.") from error
+    return name
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return "out of memory" in str(error).lower() or type(error).__name__ == "OutOfMemoryError"
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Any:
+    """Limits torch's CPU threads within the block; None leaves them."""
+    import torch
+
+    if count is None:
+        yield
+        return
+    if count < 1:
+        raise InputError(f"threads must be at least 1, not {count}.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_dimensions(fixed: Volume, *others: Volume | None) -> None:
+    for other in others:
+        if other is not None and other.ndim != fixed.ndim:
+            raise InputError(f"{fixed.name or 'fixed'} has {fixed.ndim} dimensions and {other.name or 'another input'} "
+                             f"{other.ndim}. Pass images of the same dimension.")
+
+
+def _checked_points(fixed_points: Any, moving_points: Any, fixed: Volume,
+                    moving: Volume) -> tuple[np.ndarray, np.ndarray] | None:
+    if fixed_points is None and moving_points is None:
+        return None
+    if fixed_points is None or moving_points is None:
+        raise InputError("Landmarks are compared in pairs: give those of the fixed and of the moving image.")
+    found = []
+    for name, points, image in (("fixed", fixed_points, fixed), ("moving", moving_points, moving)):
+        points = np.asarray(points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != fixed.ndim or not len(points):
+            raise InputError(f"The {name} landmarks must be an array (N, {fixed.ndim}) with N at least 1, not "
+                             f"{points.shape}.")
+        if not np.isfinite(points).all():
+            raise InputError(f"The {name} landmarks hold NaN or infinity. Place them all.")
+        index = image.grid.physical_to_index(points)
+        outside = ((index < -0.5) | (index > np.array(image.grid.shape) - 0.5)).any(1)
+        if outside.any():
+            number = int(np.flatnonzero(outside)[0])
+            raise InputError(
+                f"{int(outside.sum())} of {len(points)} {name} landmarks lie outside {image.name or 'the image'} (the "
+                f"first is number {number + 1} at {np.round(points[number], 1).tolist()} mm LPS). Check that they "
+                "belong to this image, and their coordinate system (RAS or LPS).")
+        found.append(points)
+    if len(found[0]) != len(found[1]):
+        raise InputError(f"There are {len(found[0])} fixed and {len(found[1])} moving landmarks. Give one for one.")
+    return found[0], found[1]
+
+
+def _on_grid(mask: Volume | None, grid: Grid, what: str) -> np.ndarray | None:
+    """A mask given on any grid as bool on this one."""
+    from .imaging.resampling import resample
+
+    if mask is None:
+        return None
+    values = resample(mask, grid, nearest=True) != 0
+    if not values.any():
+        raise InputError(f"{mask.name or what}: the mask does not meet its image. Check that it belongs to it.")
+    return values
+
+
+def _intensities(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None,
+                 parameters: Parameters) -> tuple[Volume, Volume, list[str]]:
+    from .imaging.intensities import match_histogram, n4, normalize
+
+    window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
+    scaled = []
+    for image, mask, what in ((fixed, fixed_mask, "fixed mask"), (moving, moving_mask, "moving mask")):
+        inside = _on_grid(mask, image.grid, what)
+        result = normalize(image, inside, window)
+        if parameters.bias_correction:
+            result = normalize(n4(result, inside), inside)
+        scaled.append(result)
+    if parameters.histogram_matching:
+        scaled[1] = match_histogram(scaled[1], scaled[0])
+    notes = [n for s, original in zip(scaled, (fixed, moving), strict=True) for n in s.notes[len(original.notes):]]
+    return scaled[0], scaled[1], notes
+
+
+def _alignment(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None,
+               parameters: Parameters, initial: np.ndarray | None, threads: int | None,
+               watch: _Progress) -> tuple[np.ndarray, list[str]]:
+    from .imaging.affine import align
+
+    d = fixed.ndim
+    notes: list[str] = []
+    if initial is not None:
+        matrix = np.array(initial, dtype=np.float64)
+        if matrix.shape != (d + 1, d + 1) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+            raise InputError(f"The initial transform must be an invertible {(d + 1, d + 1)} matrix of finite numbers.")
+    else:
+        found = align(fixed, moving, parameters.initial_alignment, fixed_mask=fixed_mask, moving_mask=moving_mask,
+                      progress=lambda p: watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
+                      cancelled=watch.cancel, threads=threads)
+        matrix, notes = found.matrix, list(found.notes)
+    return matrix, notes
+
+
+class _Problem:
+    """The images on the working grid, and the box the geodesic lives on."""
+
+    def __init__(self, fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None,
+                 affine: np.ndarray, parameters: Parameters):
+        from .imaging.intensities import background_value, foreground
+        from .imaging.resampling import resample
+        from .imaging.working_grid import working_grid
+
+        self.affine = affine
+        d = fixed.ndim
+        inside = foreground(fixed)
+        if fixed_mask is not None:
+            inside = inside & _on_grid(fixed_mask, fixed.grid, "fixed mask")
+            if not inside.any():
+                raise InputError(f"{fixed_mask.name or 'fixed mask'}: covers only background. Draw it on the object.")
+        # Object voxels of the fixed image; metrics are taken over them.
+        self.foreground = inside
+        grid = working_grid(
+            fixed, spacing_mm=parameters.spacing_mm or None, margin_mm=parameters.margin_mm,
+            max_voxels=parameters.max_voxels, mask=Volume(fixed.grid, inside.astype(np.uint8)))
+        if grid.size > 16 * parameters.max_voxels:
+            raise InputError(f"A working grid of {' x '.join(map(str, grid.shape))} voxels is too large. Choose a larger "
+                             "working voxel, or 0 to let it be chosen.")
+        finest = float(grid.spacing.min())
+        # Blocks that are averaged stay about cubic in mm on anisotropic grids.
+        self.factors = [
+            tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
+        multiple = [math.lcm(*(f[a] for f in self.factors)) for a in range(d)]
+        missing = [-n % m for n, m in zip(grid.shape, multiple, strict=True)]
+        self.grid = grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
+        longest = float(self.grid.extent.max())
+        low, high = _USUAL_EXTENT_MM
+        self.unit_mm = _UNIT_MM if low <= longest <= high else longest / 128
+        self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
+        outside = [0.0 if background_value(v) is not None else float(np.percentile(v.data[(slice(None, None, 4),) * d], 5))
+                   for v in (fixed, moving)]
+        self.fixed = resample(fixed, self.grid, outside=outside[0])
+        self.moving = resample(moving, self.grid, affine, outside=outside[1])
+        mask = resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid)
+        # One voxel around the object belongs to it: its outline is information too.
+        self.fixed_mask = _dilated(mask > 0.25).astype(np.float32)
+        view = np.ones(moving.grid.shape, dtype=np.float32)
+        if moving_mask is not None:
+            view = _on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
+        seen = resample(Volume(moving.grid, view), self.grid, affine)
+        meets = float(self.fixed_mask[seen > 0.5].sum()) / float(self.fixed_mask.sum())
+        if meets < 0.02:
+            raise InputError(
+                f"{fixed.name or 'The fixed'} and {moving.name or 'moving image'} do not overlap after the alignment "
+                f"({100 * meets:.0f} % of the fixed object is seen in the moving image). Check that they show the same "
+                "object; use the initial alignment \"affine\" or \"centers\", or give an initial transform.")
+        # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
+        hidden = moving_mask is not None or background_value(moving) is None
+        self.moving_mask = seen if hidden and float(seen.min()) < 0.999 else None
+
+    def levels(self, parameters: Parameters) -> list[Any]:
+        """The levels of the optimizer."""
+        from .geodesics.band import Band, Metric
+        from .geodesics.flash import Level
+
+        count = len(self.factors)
+        longest = max(self.lengths)
+        edges = self.grid.spacing / self.unit_mm
+        levels = []
+        for i, factors in enumerate(self.factors):
+            voxel = edges * np.array(factors)
+            modes = []
+            for n, length, cells in zip(parameters.bands[i:i + 1] * len(edges), self.lengths,
+                                        np.array(self.grid.shape) // np.array(factors), strict=True):
+                # Same shortest wavelength along every axis, and never finer than the level's voxels can show.
+                wanted = min(n * length / longest, cells - 1)
+                modes.append(max(3, 2 * round((wanted - 1) / 2) + 1))
+            alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
+            step = float(edges.min()) if parameters.map == "band-limited" else None
+            window = parameters.window_mm / self.unit_mm
+            radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
+            wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
+            map_step = max(float(voxel.min()) * 0.999, wavelength / 3.4)
+            levels.append(Level(factors, Band(tuple(modes), self.lengths),
+                                Metric(alpha, parameters.power, parameters.gamma, step), radius,
+                                parameters.iterations[i], map_step))
+        return levels
+
+
+def _dilated(mask: np.ndarray) -> np.ndarray:
+    result = mask.copy()
+    for axis in range(mask.ndim):
+        low, high = ([slice(None)] * mask.ndim for _ in range(2))
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        before = result.copy()
+        result[tuple(low)] |= before[tuple(high)]
+        result[tuple(high)] |= before[tuple(low)]
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------ estimation
+
+
+def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: Mapping[str, Any] | None,
+              watch: _Progress) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
+    """v0 by FLASH. Another estimator takes the same problem and returns the same three things."""
+    import torch
+
+    from .geodesics.flash import Pair, Settings, minimize
+
+    def tensor(x: np.ndarray | None) -> torch.Tensor | None:
+        return None if x is None else torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+
+    pair = Pair(tensor(problem.fixed), tensor(problem.moving), tensor(problem.fixed_mask), tensor(problem.moving_mask),
+                problem.lengths)
+    levels = problem.levels(parameters)
+    band_limited = parameters.map == "band-limited"
+    settings = Settings(parameters.similarity, parameters.sigma, parameters.integrator, parameters.steps, band_limited,
+                        parameters.tolerance)
+    start = None
+    if initial is not None:
+        start = torch.as_tensor(initial["velocity"], device=device)
+        if start.shape[0] != problem.fixed.ndim or not problem.grid.same_as(initial["domain"]):
+            raise InputError("The initial velocity belongs to another fixed image or working grid.")
+    history: list[dict[str, Any]] = []
+    # A voxel costs the same at every level, an iteration at a finer one as many times more.
+    costs = [problem.grid.size / math.prod(level.factors) + 20 * math.prod(level.band.modes) for level in levels]
+    total = sum(c * (level.iterations + 1) for c, level in zip(costs, levels, strict=True))
+
+    def report(step: Any) -> None:
+        done = sum(c * (level.iterations + 1) for c, level in zip(costs[:step.level], levels, strict=False))
+        done += costs[step.level] * (step.iteration + 1)
+        record = {k: v for k, v in dataclasses.asdict(step).items() if k not in ("levels", "iterations")}
+        history.append(record)
+        watch.tell(phase="level", progress=0.2 + 0.65 * done / total, levels=step.levels, iterations=step.iterations,
+                   message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}", **record)
+
+    def window(lattice: Any) -> torch.Tensor:
+        return border_window(lattice, problem.lengths, parameters.margin_mm / problem.unit_mm, device)
+
+    estimate = minimize(pair, levels, settings, start, window, report, watch.cancel)
+    fixed_steps = parameters.steps if band_limited else 0
+    values = dict(
+        domain=problem.grid, unit_mm=problem.unit_mm,
+        velocity=estimate.velocity.detach().cpu().numpy().astype(np.float32), alpha=estimate.metric.alpha,
+        power=estimate.metric.power, gamma=estimate.metric.gamma, metric_step=estimate.metric.step,
+        affine=problem.affine, margin_mm=parameters.margin_mm, band_limited=band_limited,
+        integrator=parameters.integrator if band_limited else "midpoint", steps=fixed_steps)
+    return values, history, estimate.cancelled
+
+
+# --------------------------------------------------------------------------------------------------------- results
+
+
+def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
+    """Grids of the written fields: the fixed grid with a margin, and a grid of the same axes and spacing over the box to
+    which the affine takes it (the same grid where the affine is the identity)."""
+    margin = np.ceil(_FIELD_MARGIN_MM / fixed.spacing).astype(int)
+    # The margin stays moderate where voxels are coarse or the object is small.
+    margin = np.clip(margin, 2, np.maximum(2, np.array(fixed.shape) // 8))
+    grid = fixed.padded(margin)
+    d = fixed.ndim
+    corners = grid.corners() @ affine[:d, :d].T + affine[:d, d]
+    index = grid.physical_to_index(corners)
+    lower = np.floor(index.min(0) + 1e-6).astype(int)
+    upper = np.ceil(index.max(0) - 1e-6).astype(int)
+    return grid, grid.padded(-lower, upper - (np.array(grid.shape) - 1))
+
+
+def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], moving_labels: Volume | None,
+             device: str) -> tuple[dict[str, Any], np.ndarray]:
+    """The images and fields of a Result, and the determinant on the fixed grid."""
+    from . import warping
+    from .imaging.resampling import resample
+    from .metrics import jacobian_determinant
+
+    deformation = deformation_from(velocity, device)
+    affine = deformation.affine
+    field_grid, inverse_grid = field_grids(fixed.grid, affine)
+    forward = deformation.displacement(field_grid, "fixed_to_moving")
+    inner = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(field_grid.shape, fixed.grid.shape, strict=True))
+    on_fixed = forward[inner]
+    background = float(moving.data.min())
+    warped = warping.warp(moving, fixed.grid, on_fixed, outside=background)
+    before = resample(moving, fixed.grid, affine, outside=background)
+    labels = labels_before = None
+    if moving_labels is not None:
+        labels = Volume(fixed.grid, warping.warp_labels(moving_labels, fixed.grid, on_fixed), moving_labels.name)
+        labels_before = Volume(
+            fixed.grid, resample(moving_labels, fixed.grid, affine, nearest=True), moving_labels.name)
+    # One voxel of the margin makes the differences central everywhere on the fixed grid.
+    ring = tuple(slice(s.start - 1, s.stop + 1) for s in inner)
+    determinant = jacobian_determinant(forward[ring], fixed.grid.padded(1))[(slice(1, -1),) * fixed.ndim]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithm = np.where(determinant > 0, np.log(determinant), -np.inf).astype(np.float32)
+    return {
+        "field_grid": field_grid,
+        "inverse_grid": inverse_grid,
+        "fixed_to_moving": forward,
+        "moving_to_fixed": deformation.displacement(inverse_grid, "moving_to_fixed"),
+        "warped": Volume(fixed.grid, warped, moving.name),
+        "moving_affine": Volume(fixed.grid, before, moving.name),
+        "log_jacobian": Volume(fixed.grid, logarithm, "log Jacobian determinant"),
+        "labels": labels,
+        "labels_before": labels_before,
+    }, determinant
+
+
+def _measure(fixed: Volume, moving: Volume, affine: np.ndarray, parts: Mapping[str, Any], determinant: np.ndarray,
+             fixed_labels: Volume | None, moving_labels: Volume | None,
+             points: tuple[np.ndarray, np.ndarray] | None, inside: np.ndarray) -> dict[str, Any]:
+    from . import metrics as m
+    from .imaging.intensities import foreground
+    from .imaging.resampling import resample
+
+    field_, grid = parts["fixed_to_moving"], parts["field_grid"]
+    found: dict[str, Any] = {
+        "similarity_before": m.ncc(fixed.data, parts["moving_affine"].data, inside),
+        "similarity_after": m.ncc(fixed.data, parts["warped"].data, inside),
+        "voxel_mm": float(fixed.grid.voxel_volume ** (1 / fixed.ndim)),
+        "ndim": fixed.ndim,
+    }
+    found.update(m.determinant_statistics(determinant, inside))
+    margin = tuple((n - k) // 2 for n, k in zip(grid.shape, fixed.grid.shape, strict=True))
+    ring = tuple(slice(a - 1, a + k + 1) for a, k in zip(margin, fixed.grid.shape, strict=True))
+    folded = m.folded_voxels(field_[ring], fixed.grid.padded(1))[(slice(1, -1),) * fixed.ndim] & inside
+    count = int(np.count_nonzero(folded))
+    found["folds_strict"] = {"count": count, "percent": 100.0 * count / max(int(np.count_nonzero(inside)), 1)}
+    probes = m.grid_points(fixed.grid, inside)
+    mapped = m.map_points(probes, field_, grid)
+    found["inverse_error_mm"] = m.inverse_error(probes, mapped, parts["moving_to_fixed"], parts["inverse_grid"])
+    found["border_hits"] = m.border_hits(mapped, moving.grid)
+    found["largest_displacement_mm"] = float(np.sqrt(np.square(mapped - probes).sum(-1).max()))
+    found["overlap"] = m.overlap(foreground(fixed), _foreground_of(parts["warped"], moving))
+    if moving_labels is not None:
+        volumes = m.label_volumes(moving_labels.data, moving_labels.grid.voxel_volume)
+        warped_volumes = m.label_volumes(parts["labels"].data, fixed.grid.voxel_volume)
+        found["volume_change"] = m.volume_change(
+            volumes, warped_volumes, SMALLEST_LABEL_VOXELS * moving_labels.grid.voxel_volume)
+        if fixed_labels is not None:
+            own = resample(fixed_labels, fixed.grid, nearest=True)
+            found["dice"] = m.label_table(own, parts["labels_before"].data, parts["labels"].data,
+                                          fixed.grid.voxel_volume, volumes)
+            found["mean_dice_before"], found["mean_dice_after"] = m.mean_dice(found["dice"])
+    if points is not None:
+        at_fixed, at_moving = points
+        d = fixed.ndim
+        before = at_fixed @ affine[:d, :d].T + affine[:d, d]
+        after = m.landmark_errors(m.map_points(at_fixed, field_, grid), at_moving)
+        first = m.landmark_errors(before, at_moving)
+        found["landmarks"] = {
+            "before_mm": first.tolist(), "after_mm": after.tolist(),
+            "mean_before_mm": float(first.mean()), "mean_after_mm": float(after.mean())}
+    return found
+
+
+def _foreground_of(warped: Volume, moving: Volume) -> np.ndarray:
+    """Foreground of the warped image by the moving image's own criterion."""
+    from .imaging.intensities import background_value, foreground
+
+    background = background_value(moving)
+    return warped.data > background if background is not None else foreground(warped)
+
+
+def _provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) -> dict[str, Any]:
+    import SimpleITK as sitk
+    import torch
+
+    title = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    return {
+        "program": f"deepflash-registration {__version__}",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "device": f"{device} ({title})",
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "SimpleITK": sitk.Version.VersionString(),
+        "platform": platform.platform(),
+        "fixed_sha256": _hash(fixed),
+        "moving_sha256": _hash(moving),
+    }
+
+
+def _hash(volume: Volume) -> str:
+    """SHA-256 of the voxels and their place in space."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume.data))
+    digest.update(volume.grid.affine.tobytes())
+    return digest.hexdigest()
