@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+import numpy as np
 
 from .imaging.errors import InputError
 from .imaging.volume import Volume
-from .registration import resolve_device, torch_threads
+from .registration import in_plane, resolve_device, torch_threads
 from .results import load_result
 
 _POINTS = (".fcsv", ".mrk.json", ".json", ".csv")
@@ -38,33 +39,48 @@ def carry(result: str | os.PathLike, source: str | os.PathLike, output: str | os
     from .warping import warp, warp_labels
 
     if not 0 <= time <= 1:
-        raise InputError(f"The time must lie between 0 and 1, not {time}.")
+        raise InputError(f"The time must lie between 0 (affine alone) and 1 (whole geodesic), not {time}.")
     saved = load_result(result)
     deformation = saved.deformation.on(resolve_device(device))
     name = str(source).lower()
+    pointwise = name.endswith(_POINTS + _SURFACES)
+    if pointwise and (labels or reference is not None):
+        raise InputError(f"{source}: a reference image or labels only make sense for images. Leave them out.")
+    grids = saved.moving_grid, saved.fixed_grid
+    origin, target = grids if to == "fixed" else grids[::-1]
+    # Points move with the tissue; images are resampled: each point of the new grid asks where it came from.
+    outwards, inwards = ("moving_to_fixed", "fixed_to_moving") if to == "fixed" else ("fixed_to_moving", "moving_to_fixed")
+
+    def moved(found: np.ndarray) -> np.ndarray:
+        flat = in_plane(found, origin)
+        if flat.shape[1] != origin.ndim:
+            raise InputError(f"{source}: has {found.shape[1]}-D points, but the result is {origin.ndim}-D. Pass "
+                             f"{origin.ndim}-D points.")
+        result = deformation.points(flat, outwards, time)
+        if flat.shape[1] == found.shape[1]:
+            return result
+        if origin.plane is None:
+            return np.c_[result, found[:, 2]]
+        # What lies beside the slice stays as far beside it.
+        onto = target if target.plane is not None else origin
+        return onto.lift(result) + ((found - origin.plane[:3, 2]) @ origin.normal)[:, None] * onto.normal
+
     with torch_threads(threads):
         if name.endswith(_POINTS):
-            # Points move with the tissue: out of the space they lie in.
             found, names = points.read_points(source)
-            if found.shape[1] != saved.fixed_grid.ndim:
-                raise InputError(f"{source}: has {found.shape[1]}-D points, the result is {saved.fixed_grid.ndim}-D.")
-            moved = deformation.points(found, "moving_to_fixed" if to == "fixed" else "fixed_to_moving", time)
-            points.write_points(output, moved, names, like=source)
+            points.write_points(output, moved(found), names, like=source)
         elif name.endswith(_SURFACES):
-            vertices = surfaces.read_surface(source)
-            moved = deformation.points(vertices, "moving_to_fixed" if to == "fixed" else "fixed_to_moving", time)
-            surfaces.write_surface(output, moved, like=source)
+            surfaces.write_surface(output, moved(surfaces.read_surface(source)), like=source)
         else:
             volume = (io.read_labels if labels else io.read_volume)(source)
-            grid = saved.fixed_grid if to == "fixed" else saved.moving_grid
-            if reference is not None:
-                grid = io.read_volume(reference).grid
-            if not volume.ndim == grid.ndim == saved.fixed_grid.ndim:
-                raise InputError(f"{source}: has {volume.ndim} dimensions, the result {saved.fixed_grid.ndim}.")
-            # Images are resampled: each point of the new grid asks where it came from.
-            field = deformation.displacement(grid, "fixed_to_moving" if to == "fixed" else "moving_to_fixed", time)
+            grid = target if reference is None else io.read_volume(reference).grid
+            for path, ndim in ((source, volume.ndim), (reference, grid.ndim)):
+                if ndim != target.ndim:
+                    raise InputError(f"{path}: has {ndim} dimensions, the result {target.ndim}. Pass an image of "
+                                     f"{target.ndim} dimensions.")
+            field = deformation.displacement(grid, inwards, time)
             if labels:
                 data = warp_labels(volume, grid, field)
             else:
                 data = warp(volume, grid, field, outside=float(volume.data.min()), interpolation=interpolation)
-            io.write_volume(Path(output), Volume(grid, data))
+            io.write_volume(output, Volume(grid, data))

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -34,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse has said why
         return WRONG_INPUT if end.code else DONE
     _reuse_memory()
-    with contextlib.suppress(ValueError, AttributeError, OSError):  # not in the main thread, or no such signal
-        signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGHUP, _interrupt)
+    _Interrupt.install()
     try:
         return options.run(options)
     except (KeyboardInterrupt, Cancelled):
@@ -47,14 +46,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of standard output went away; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
-    except (MemoryError, OSError, RuntimeError, ArithmeticError) as error:
+    except Exception as error:
         if options.traceback:
             raise
         return _say(f"Failed: {_in_words(error)}", FAILED)
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+class _Interrupt:
+    """Ctrl-C, and what a terminal that closes or a scheduler sends, as one KeyboardInterrupt."""
+
+    _QUIET_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self, *_: Any) -> None:
+        # Impatient fingers: a second signal must not interrupt the cleaning up after the first.
+        now = time.monotonic()
+        if now - self._last > self._QUIET_SECONDS:
+            self._last = now
+            raise KeyboardInterrupt
+
+    @classmethod
+    def install(cls) -> None:
+        interrupt = cls()
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            with contextlib.suppress(ValueError, AttributeError, OSError):  # not the main thread, or no such signal
+                number = getattr(signal, name)
+                # nohup and shells in the background have some ignored, and mean it.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, interrupt)
 
 
 def _say(message: str, code: int) -> int:
@@ -68,8 +89,11 @@ def _in_words(error: BaseException) -> str:
         return ("the memory did not suffice. Close other programs, choose a larger working voxel (--spacing-mm), or the "
                 "preset fast.")
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
-    return str(error) or type(error).__name__
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}."
+    if isinstance(error, (OSError, RuntimeError, ArithmeticError)) and str(error):
+        return str(error)
+    return (f"unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it, with what "
+            "--traceback shows.")
 
 
 def _reuse_memory() -> None:
@@ -212,6 +236,9 @@ def _register(options: argparse.Namespace) -> int:
 
         inputs["initial_affine"] = read_affine(transform, fixed.ndim, fixed.grid, moving.grid)
     truth = optional(options.truth, read_displacement_field)
+    if truth is not None and truth[0].ndim != fixed.ndim:
+        raise InputError(f"{options.truth}: is a {truth[0].ndim}-D field, but {options.fixed} is {fixed.ndim}-D. Pass the "
+                         "true field of this pair.")
     from .registration import register
 
     with _bar(options) as progress:
@@ -222,11 +249,25 @@ def _register(options: argparse.Namespace) -> int:
 
             result.metrics["truth_error_mm"] = truth_error(result, *truth)
         progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
-        save_result(result, options.output, fixed, moving, inputs["fixed_labels"], options.force)
+        before = _stamp(options.output)
+        try:
+            save_result(result, options.output, fixed, moving, inputs["fixed_labels"], options.force)
+        except KeyboardInterrupt:
+            if _stamp(options.output) == before:
+                raise  # else it came too late: everything is in place
         progress({"phase": "finish", "progress": 1.0, "message": "Done"})
     if not options.json_progress:
         _summarize(result, Path(options.output))
     return DONE
+
+
+def _stamp(folder: str) -> tuple[int, int] | None:
+    """Tells one result in a folder from another; None without one."""
+    try:
+        found = (Path(folder) / "result.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:

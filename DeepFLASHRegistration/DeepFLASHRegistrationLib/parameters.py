@@ -42,10 +42,12 @@ class Parameters:
         "lncc", "Similarity", "What is compared: local correlation (also across contrasts), correlation, squared "
         "differences (same scanner and contrast), or mutual information (other modality).", choices=SIMILARITIES)
     window_mm: float = _setting(
-        6.25, "Correlation window", "Full width of the window of the local correlation at the finest level; at least "
+        8.75, "Correlation window", "Full width of the window of the local correlation at the finest level; at least "
         "five voxels at every level.", unit="mm", range=(0.01, 200.0))
+    symmetric: bool = _setting(
+        False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer.")
     sigma: float = _setting(
-        0.056, "Sigma", "Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of "
+        0.05, "Sigma", "Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of "
         "the deformation. Smaller fits closer.", range=(1e-3, 10.0))
     alpha: float = _setting(
         6.0, "Smoothness α", "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.",
@@ -61,7 +63,7 @@ class Parameters:
         (15, 31, 47), "Bands", "Frequencies of the velocity along the longest axis at each level (odd; shorter axes "
         "get proportionally fewer).", range=(3, 255))
     iterations: tuple[int, ...] = _setting(
-        (15, 10, 8), "Iterations", "Most iterations of each level.", range=(0, 10000))
+        (10, 8, 8), "Iterations", "Most iterations of each level.", range=(0, 10000))
     tolerance: float = _setting(
         1e-4, "Tolerance", "A level ends when an iteration lowers the energy by less than this fraction.",
         range=(0.0, 0.1))
@@ -128,9 +130,9 @@ class Parameters:
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (12, 6), "tolerance": 1e-3},
+    "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (10, 6), "tolerance": 1e-3},
     "default": {},
-    "fine": {"resolutions": (4, 2, 1), "bands": (15, 31, 63), "iterations": (20, 15, 40)},
+    "fine": {"resolutions": (4, 2, 1), "bands": (15, 31, 47), "iterations": (15, 15, 40), "sigma": 0.045, "symmetric": True},
     # DeepFLASH (Wang & Zhang, CVPR 2020), section 4, and the released FLASH settings.
     "paper": {"similarity": "ssd", "sigma": 0.03, "alpha": 3.0, "power": 6.0, "alpha_growth": 1.0,
               "resolutions": (1,), "bands": (15,), "iterations": (100,), "integrator": "euler", "steps": 10,
@@ -145,15 +147,14 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
     def number(x: Any, whole: bool) -> Any:
         if isinstance(x, bool) or not isinstance(x, (int, float)) or x != x:
             raise ValueError(f"{name} must be {'an integer' if whole else 'a number'}, not {x!r}.")
-        if whole and x != int(x):
+        if whole and isinstance(x, float) and not x.is_integer():
             raise ValueError(f"{name} must be an integer, not {x!r}.")
-        x = int(x) if whole else float(x)
         if low is not None and not low <= x <= high:
-            raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {x:g}.")
-        return x
+            raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {x}.")
+        return int(x) if whole else float(x)
 
-    if hasattr(value, "item") and not isinstance(value, (list, tuple)):
-        value = value.item()  # a NumPy scalar
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # a NumPy scalar or array
     if kind == "str":
         if value not in f.metadata["choices"]:
             raise ValueError(f"{name} must be one of {', '.join(f.metadata['choices'])}, not {value!r}.")

@@ -26,13 +26,17 @@ from .imaging.errors import Cancelled, InputError
 from .imaging.grid import Grid
 from .imaging.volume import Volume, checked_image, checked_labels, checked_mask
 from .parameters import Parameters
-from .verdict import SMALLEST_LABEL_VOXELS, Verdict, verdict
+from .verdict import SMALLEST_DETERMINANT, SMALLEST_LABEL_VOXELS, Verdict, verdict
 from .version import __version__
 
 # The published α and c were used with lengths in voxels of 1.25 mm (128³ brains).
 _UNIT_MM = 1.25
 # For objects of very different size (mice, microscopy, whole bodies) the unit grows with them: 1/128 of their length.
 _USUAL_EXTENT_MM = (60.0, 400.0)
+# Points of the map's lattice per shortest wavelength of the band, while optimizing.
+_MAP_POINTS = 3.2
+# Attempts to mend folds of the sampled map by damping the velocity around them.
+_UNFOLDING = 6
 # The written fields reach this far beyond the fixed image.
 _FIELD_MARGIN_MM = 10.0
 
@@ -125,7 +129,8 @@ def register(fixed: Volume, moving: Volume, parameters: Parameters | None = None
         moving_labels: carried over to the fixed grid.
         fixed_labels: compared with them.
         fixed_mask, moving_mask: what lies outside does not count in the similarity.
-        fixed_points, moving_points: (N, d) LPS mm, corresponding landmarks; the error is measured, nothing is fitted.
+        fixed_points, moving_points: (N, d) LPS mm, corresponding landmarks ((N, 3) also for a slice of 3-D space); the
+            error is measured, nothing is fitted.
         initial_affine: (d+1, d+1) LPS mm, fixed -> moving; instead of the alignment in the parameters.
         initial_velocity: `Result.velocity` of an earlier run on the same fixed image, to start from.
         device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
@@ -178,9 +183,11 @@ def register(fixed: Volume, moving: Volume, parameters: Parameters | None = None
             torch.cuda.empty_cache()
             velocity, history, cancelled = _estimate(problem, parameters, used_device, initial_velocity, watch)
         watch.phase("finish", 0.85, "Computing the maps")
-        parts, determinant = _outputs(fixed, moving, velocity, moving_labels, used_device)
+        forward, folded, more = _unfolded(fixed.grid, velocity, problem.foreground, used_device)
+        notes += more
+        parts, determinant = _outputs(fixed, moving, velocity, forward, moving_labels, used_device)
         watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = _measure(fixed, moving, affine, parts, determinant, fixed_labels, moving_labels, points,
+        metrics = _measure(fixed, moving, affine, parts, determinant, folded, fixed_labels, moving_labels, points,
                            problem.foreground)
         if not cancelled and len(history) < 2 and sum(parameters.iterations):
             notes.append("The optimization could not lower the energy: the result is the affine alignment.")
@@ -255,9 +262,11 @@ def _checked_points(fixed_points: Any, moving_points: Any, fixed: Volume,
     found = []
     for name, points, image in (("fixed", fixed_points, fixed), ("moving", moving_points, moving)):
         points = np.asarray(points, dtype=np.float64)
+        if points.ndim == 2 and len(points):
+            points = in_plane(points, image.grid)
         if points.ndim != 2 or points.shape[1] != fixed.ndim or not len(points):
             raise InputError(f"The {name} landmarks must be an array (N, {fixed.ndim}) with N at least 1, not "
-                             f"{points.shape}.")
+                             f"{points.shape}. Give points of the images' own dimension.")
         if not np.isfinite(points).all():
             raise InputError(f"The {name} landmarks hold NaN or infinity. Place them all.")
         index = image.grid.physical_to_index(points)
@@ -272,6 +281,17 @@ def _checked_points(fixed_points: Any, moving_points: Any, fixed: Volume,
     if len(found[0]) != len(found[1]):
         raise InputError(f"There are {len(found[0])} fixed and {len(found[1])} moving landmarks. Give one for one.")
     return found[0], found[1]
+
+
+def in_plane(points: np.ndarray, grid: Grid) -> np.ndarray:
+    """Landmarks of 3-D space (N, 3) as the points (N, 2) of a 2-D grid: seen along its slice's normal, or in the plane
+    z = 0, where ITK and Slicer put a 2-D image. All others as they are."""
+    if grid.ndim == 2 and points.shape[1] == 3:
+        if grid.plane is not None:
+            return grid.project(points)
+        if not points[:, 2].any():
+            return points[:, :2]
+    return points
 
 
 def _on_grid(mask: Volume | None, grid: Grid, what: str) -> np.ndarray | None:
@@ -315,6 +335,9 @@ def _alignment(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_
         matrix = np.array(initial, dtype=np.float64)
         if matrix.shape != (d + 1, d + 1) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
             raise InputError(f"The initial transform must be an invertible {(d + 1, d + 1)} matrix of finite numbers.")
+        if np.linalg.det(matrix[:d, :d]) < 0:
+            raise InputError("The initial transform mirrors the image, which no deformation of a body does. Pass one "
+                             "without a reflection, or mirror the moving image itself first.")
     else:
         found = align(fixed, moving, parameters.initial_alignment, fixed_mask=fixed_mask, moving_mask=moving_mask,
                       progress=lambda p: watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
@@ -362,22 +385,29 @@ class _Problem:
                    for v in (fixed, moving)]
         self.fixed = resample(fixed, self.grid, outside=outside[0])
         self.moving = resample(moving, self.grid, affine, outside=outside[1])
-        mask = resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid)
         # One voxel around the object belongs to it: its outline is information too.
-        self.fixed_mask = _dilated(mask > 0.25).astype(np.float32)
+        self.fixed_mask = _dilated(resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > 0.25)
         view = np.ones(moving.grid.shape, dtype=np.float32)
         if moving_mask is not None:
             view = _on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
         seen = resample(Volume(moving.grid, view), self.grid, affine)
-        meets = float(self.fixed_mask[seen > 0.5].sum()) / float(self.fixed_mask.sum())
+        meets = np.count_nonzero(self.fixed_mask & (seen > 0.5)) / np.count_nonzero(self.fixed_mask)
         if meets < 0.02:
             raise InputError(
                 f"{fixed.name or 'The fixed'} and {moving.name or 'moving image'} do not overlap after the alignment "
                 f"({100 * meets:.0f} % of the fixed object is seen in the moving image). Check that they show the same "
                 "object; use the initial alignment \"affine\" or \"centers\", or give an initial transform.")
+        object_ = Volume(moving.grid, (foreground(moving) & (view > 0)).astype(np.float32))
+        self.moving_mask = _dilated(resample(object_, self.grid, affine) > 0.25)
+        if not self.moving_mask.any():
+            self.moving_mask = self.fixed_mask
         # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
         hidden = moving_mask is not None or background_value(moving) is None
-        self.moving_mask = seen if hidden and float(seen.min()) < 0.999 else None
+        self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
+        hidden = fixed_mask is not None or background_value(fixed) is None
+        whole = inside if fixed_mask is not None else np.ones(fixed.grid.shape, dtype=bool)
+        seen = resample(Volume(fixed.grid, whole.astype(np.float32)), self.grid)
+        self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
 
     def levels(self, parameters: Parameters) -> list[Any]:
         """The levels of the optimizer."""
@@ -401,7 +431,7 @@ class _Problem:
             window = parameters.window_mm / self.unit_mm
             radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
             wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
-            map_step = max(float(voxel.min()) * 0.999, wavelength / 3.4)
+            map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
             levels.append(Level(factors, Band(tuple(modes), self.lengths),
                                 Metric(alpha, parameters.power, parameters.gamma, step), radius,
                                 parameters.iterations[i], map_step))
@@ -432,11 +462,11 @@ def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: M
     def tensor(x: np.ndarray | None) -> torch.Tensor | None:
         return None if x is None else torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
 
-    pair = Pair(tensor(problem.fixed), tensor(problem.moving), tensor(problem.fixed_mask), tensor(problem.moving_mask),
-                problem.lengths)
+    pair = Pair(*map(tensor, (problem.fixed, problem.moving, problem.fixed_mask, problem.moving_mask, problem.fixed_view,
+                              problem.moving_view)), problem.lengths)
     levels = problem.levels(parameters)
     band_limited = parameters.map == "band-limited"
-    settings = Settings(parameters.similarity, parameters.sigma, parameters.integrator, parameters.steps, band_limited,
+    settings = Settings(parameters.similarity, parameters.symmetric, parameters.sigma, parameters.integrator, parameters.steps, band_limited,
                         parameters.tolerance)
     start = None
     if initial is not None:
@@ -488,8 +518,65 @@ def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
     return grid, grid.padded(-lower, upper - (np.array(grid.shape) - 1))
 
 
-def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], moving_labels: Volume | None,
-             device: str) -> tuple[dict[str, Any], np.ndarray]:
+def _inner(grid: Grid, field_grid: Grid, ring: int = 0) -> tuple[slice, ...]:
+    """Where a grid lies in the field grid around it, with ``ring`` more voxels on each side."""
+    return tuple(slice((n - m) // 2 - ring, (n - m) // 2 + m + ring)
+                 for n, m in zip(field_grid.shape, grid.shape, strict=True))
+
+
+def _unfolded(fixed: Grid, velocity: dict[str, Any], inside: np.ndarray,
+              device: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The field fixed_to_moving, where it folds, and notes; ``velocity`` is weakened where it folds until it does not.
+
+    The geodesic's map is one to one; its samples on the fixed grid need not be where it is steeper than voxels can
+    show (or nearly so: a determinant below the verdict's limit). There, and only there, the velocity's detail is
+    damped: a few millimeters around a few voxels.
+    """
+    import torch
+
+    from .geodesics.band import Band, attenuated
+    from .metrics import folded_voxels, jacobian_determinant
+
+    field_grid, _ = field_grids(fixed, velocity["affine"])
+    ring, crop = _inner(fixed, field_grid, 1), (slice(1, -1),) * fixed.ndim
+    damped = 0
+    for attempt in range(_UNFOLDING + 1):
+        deformation = deformation_from(velocity, device)
+        forward = deformation.displacement(field_grid, "fixed_to_moving")
+        folded = folded_voxels(forward[ring], fixed.padded(1))[crop] & inside
+        determinant = jacobian_determinant(forward[ring], fixed.padded(1))[crop]
+        count = int(np.count_nonzero(folded | (inside & (determinant < SMALLEST_DETERMINANT.check))))
+        # FLASH's own map folds by truncation, which damping cannot mend; a field that folds widely is no slip.
+        if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * np.count_nonzero(inside):
+            break
+        damped += count
+        steep = folded | (inside & (determinant < 1.6 * SMALLEST_DETERMINANT.check))
+        at = fixed.index_to_physical(np.argwhere(steep))
+        # v0 lives in the moving image before the affine: where the points came from.
+        came = deformation.points(at, "fixed_to_moving") @ np.linalg.inv(velocity["affine"])[:-1, :-1].T \
+            + np.linalg.inv(velocity["affine"])[:-1, -1]
+        edges = np.array(deformation.lengths) / deformation.domain.shape
+        centers = (deformation.domain.physical_to_index(came) + 0.5) * edges
+        band = Band(velocity["velocity"].shape[1:], deformation.lengths)
+        wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(band.modes, band.lengths, strict=True))
+        v0 = torch.as_tensor(velocity["velocity"], device=device)
+        velocity["velocity"] = attenuated(
+            v0, band, torch.as_tensor(_thinned(centers, wavelength / 3)), 0.7 * wavelength, 0.5).cpu().numpy()
+    notes = []
+    if damped:
+        notes.append(f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
+                     "voxels can show.")
+    return forward, folded, notes
+
+
+def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
+    """Points of a set such that every other lies within about ``distance`` of one kept."""
+    _, first = np.unique(np.round(points / distance).astype(int), axis=0, return_index=True)
+    return points[np.sort(first)]
+
+
+def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], forward: np.ndarray,
+             moving_labels: Volume | None, device: str) -> tuple[dict[str, Any], np.ndarray]:
     """The images and fields of a Result, and the determinant on the fixed grid."""
     from . import warping
     from .imaging.resampling import resample
@@ -498,9 +585,7 @@ def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], moving_
     deformation = deformation_from(velocity, device)
     affine = deformation.affine
     field_grid, inverse_grid = field_grids(fixed.grid, affine)
-    forward = deformation.displacement(field_grid, "fixed_to_moving")
-    inner = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(field_grid.shape, fixed.grid.shape, strict=True))
-    on_fixed = forward[inner]
+    on_fixed = forward[_inner(fixed.grid, field_grid)]
     background = float(moving.data.min())
     warped = warping.warp(moving, fixed.grid, on_fixed, outside=background)
     before = resample(moving, fixed.grid, affine, outside=background)
@@ -510,8 +595,7 @@ def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], moving_
         labels_before = Volume(
             fixed.grid, resample(moving_labels, fixed.grid, affine, nearest=True), moving_labels.name)
     # One voxel of the margin makes the differences central everywhere on the fixed grid.
-    ring = tuple(slice(s.start - 1, s.stop + 1) for s in inner)
-    determinant = jacobian_determinant(forward[ring], fixed.grid.padded(1))[(slice(1, -1),) * fixed.ndim]
+    determinant = jacobian_determinant(forward[_inner(fixed.grid, field_grid, 1)], fixed.grid.padded(1))[(slice(1, -1),) * fixed.ndim]
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = np.where(determinant > 0, np.log(determinant), -np.inf).astype(np.float32)
     return {
@@ -528,7 +612,7 @@ def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], moving_
 
 
 def _measure(fixed: Volume, moving: Volume, affine: np.ndarray, parts: Mapping[str, Any], determinant: np.ndarray,
-             fixed_labels: Volume | None, moving_labels: Volume | None,
+             folded: np.ndarray, fixed_labels: Volume | None, moving_labels: Volume | None,
              points: tuple[np.ndarray, np.ndarray] | None, inside: np.ndarray) -> dict[str, Any]:
     from . import metrics as m
     from .imaging.intensities import foreground
@@ -542,9 +626,6 @@ def _measure(fixed: Volume, moving: Volume, affine: np.ndarray, parts: Mapping[s
         "ndim": fixed.ndim,
     }
     found.update(m.determinant_statistics(determinant, inside))
-    margin = tuple((n - k) // 2 for n, k in zip(grid.shape, fixed.grid.shape, strict=True))
-    ring = tuple(slice(a - 1, a + k + 1) for a, k in zip(margin, fixed.grid.shape, strict=True))
-    folded = m.folded_voxels(field_[ring], fixed.grid.padded(1))[(slice(1, -1),) * fixed.ndim] & inside
     count = int(np.count_nonzero(folded))
     found["folds_strict"] = {"count": count, "percent": 100.0 * count / max(int(np.count_nonzero(inside)), 1)}
     probes = m.grid_points(fixed.grid, inside)

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+import signal
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from .deformation import Deformation
 from .imaging.errors import InputError
 from .imaging.grid import Grid
 from .imaging.volume import Volume
+from .parameters import INTEGRATORS
 from .registration import Result
 from .report import FILES, write_report
 from .tensors import read_tensors, write_tensors
@@ -37,20 +42,29 @@ def check_output(folder: str | os.PathLike, force: bool = False) -> Path:
         InputError: it is a file, holds files and ``force`` is not set, or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file. Give the name of a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise InputError(f"{folder}: exists and is not empty. Choose another folder, or add --force to replace an earlier "
-                         "result in it (other files are left alone).")
-    place = folder
-    while not place.exists():
-        place = place.parent
-    probe = place / f".{secrets.token_hex(8)}"
     try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file. Give the name of a folder.")
+        if folder.is_dir() and any(folder.iterdir()) and not force:
+            raise InputError(f"{folder}: exists and is not empty. Choose another folder, or add --force to replace an "
+                             "earlier result in it (other files are left alone).")
+        for name in FILES:
+            if (folder / name).is_dir():
+                raise InputError(f"{folder / name}: is a folder, where a file is to be written. Choose another folder.")
+        place = folder
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise InputError(f"{folder}: cannot be made, because {place} is a file. Choose another folder.")
+        probe = place / f".{secrets.token_hex(8)}"
         probe.mkdir()
         probe.rmdir()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}). Choose another folder.") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: cannot be written ({reason}). Choose another folder, or change its "
+                         "permissions.") from error
     return folder
 
 
@@ -66,7 +80,7 @@ def save_result(result: Result, folder: str | os.PathLike, fixed: Volume, moving
 
     Raises:
         InputError: see check_output.
-        OSError: the disk is full or fails; nothing is left behind.
+        OSError: the disk is full or fails; nothing is left behind, and an earlier result is as it was.
     """
     from .imaging.io import write_affine, write_displacement_field, write_volume
 
@@ -95,26 +109,66 @@ def save_result(result: Result, folder: str | os.PathLike, fixed: Volume, moving
         write_velocity(temporary / VELOCITY, result)
         write_report(temporary / "report.html", result, fixed, moving, fixed_labels)
         (temporary / "result.json").write_text(json.dumps(summary(result), indent=1, allow_nan=False), encoding="utf-8")
-        if place == folder:
-            for name in FILES:
-                if (temporary / name).exists():
-                    os.replace(temporary / name, folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
-        else:
-            os.replace(temporary, folder)
-        made = None
+        with _interrupts_wait():
+            if place == folder:
+                _replace(temporary, folder)
+            else:
+                os.replace(temporary, folder)
+            made = None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"{folder}: the disk is full, nothing was written. Free some space and try "
-                                        "again") from error
-        raise
+        if isinstance(error, FileNotFoundError) and not place.exists():
+            reason = "the folder was removed meanwhile"
+        else:
+            reason = f"{error.strerror or error}; is there space on the disk?"
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+            reason = "the disk is full"
+        raise OSError(error.errno or errno.EIO, f"{folder}: could not be written ({reason}). Nothing was left there; "
+                                                "free some space or choose another folder, and run again") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+        with _interrupts_wait():
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def _replace(source: Path, folder: Path) -> None:
+    """Puts the files of a result in the place of those in a folder: all of them, or after a failure none."""
+    old = source / "replaced"
+    old.mkdir()
+    done: list[tuple[Path, Path]] = []
+    try:
+        for name in FILES:
+            for a, b in ((folder / name, old / name), (source / name, folder / name)):
+                if os.path.lexists(a):
+                    os.replace(a, b)
+                    done.append((a, b))
+    except BaseException:
+        for a, b in reversed(done):
+            os.replace(b, a)
+        raise
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Delays signals that would interrupt (Ctrl-C and the like) until the end of the block, where it must not stop
+    half-way."""
+    held: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)
+                if number is not None and callable(signal.getsignal(number)):
+                    before[number] = signal.getsignal(number)
+                    signal.signal(number, lambda number, frame: held.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in held[:1]:
+        signal.raise_signal(number)
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -159,24 +213,38 @@ def _grid_values(grid: Grid) -> dict[str, Any]:
 
 def _grid(values: Mapping[str, Any]) -> Grid:
     plane = {k: values[k] for k in ("plane", "slice_axis", "slice_step") if k in values}
+    if math.prod(int(n) for n in values["shape"]) > _MOST_VOXELS:
+        raise ValueError("a grid has too many voxels")
     return Grid(tuple(values["shape"]), np.array(values["index_to_lps_mm"]), **plane)
 
 
 # -------------------------------------------------------------------------------------------------- the geodesic
 
-_NUMBERS = ("unit_mm", "alpha", "power", "gamma", "metric_step", "margin_mm", "band_limited", "integrator", "steps")
+# Numbers of a Deformation, with what they may be.
+_NUMBERS = (("unit_mm", 1e-9, 1e6), ("alpha", 0.0, 1e9), ("power", 0.0, 32.0), ("gamma", 1e-9, 1e9),
+            ("metric_step", 1e-9, 1e9), ("margin_mm", 0.0, 1e6), ("steps", 0, 1000))
+_MOST_POINTS, _MOST_VOXELS = 1 << 28, 1 << 34
 
 
 def write_velocity(path: Path, result: Result) -> None:
     """Writes v0 and all that is needed to recompute every map from it."""
     values = result.velocity
-    settings = {k: values[k] for k in _NUMBERS}
+    settings = {k: values[k] for k in (*(name for name, *_ in _NUMBERS), "band_limited", "integrator")}
     settings["domain"] = _grid_values(values["domain"])
     settings["fixed"] = _grid_values(result.fixed_grid)
     settings["moving"] = _grid_values(result.moving_grid)
-    write_tensors(path, {"velocity": values["velocity"].astype(np.float32), "affine": values["affine"]},
-                  {"format": _FORMAT, "geodesic": json.dumps(_plain(settings)),
-                   "parameters": json.dumps(result.parameters.to_dict())})
+    tensors = {"velocity": values["velocity"].astype(np.float32), "affine": values["affine"].astype(np.float64)}
+    text = json.dumps(_plain(settings))
+    write_tensors(path, tensors, {"format": _FORMAT, "geodesic": text, "crc32": _checksum(tensors, text),
+                                  "parameters": json.dumps(result.parameters.to_dict())})
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
+    """A flipped bit of a velocity is a wrong map that looks like a right one."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].tobytes(), zlib.crc32(f"{name}{tensors[name].shape}".encode(), value))
+    return f"{value:08x}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,21 +271,39 @@ def load_result(path: str | os.PathLike) -> SavedResult:
     try:
         if metadata.get("format") != _FORMAT:
             raise ValueError("it holds no geodesic of this program")
+        if metadata["crc32"] != _checksum(tensors, metadata["geodesic"]):
+            raise ValueError("its checksum is wrong")
         settings = json.loads(metadata["geodesic"])
-        grids = [_grid(settings[k]) for k in ("domain", "fixed", "moving")]
-        velocity, affine = tensors["velocity"], tensors["affine"]
-        d = grids[0].ndim
-        modes = velocity.shape[1:]
-        if velocity.shape[0] != d or len(modes) != d or any(n % 2 == 0 or n > 1023 for n in modes):
-            raise ValueError("the velocity has an impossible shape")
-        if affine.shape != (d + 1, d + 1) or not (np.isfinite(velocity).all() and np.isfinite(affine).all()):
-            raise ValueError("the velocity or the affine is not finite")
-        if abs(np.linalg.det(affine)) < 1e-12:
-            raise ValueError("the affine is singular")
-        numbers = {k: settings[k] for k in _NUMBERS}
-        if not (0 < numbers["unit_mm"] < 1e6 and 0 <= numbers["steps"] <= 1000):
-            raise ValueError("its settings are out of range")
-        deformation = Deformation(domain=grids[0], velocity=velocity.astype(np.float32), affine=affine, **numbers)
-    except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be used ({error}). Register again.") from error
-    return SavedResult(deformation, grids[1], grids[2])
+        domain, fixed, moving = (_grid(settings[k]) for k in ("domain", "fixed", "moving"))
+        deformation = _deformation(domain, tensors["velocity"], tensors["affine"], settings)
+        if not domain.ndim == fixed.ndim == moving.ndim:
+            raise ValueError("its grids differ in dimension")
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"{path}: cannot be used ({reason}). Copy it again, or register again.") from error
+    return SavedResult(deformation, fixed, moving)
+
+
+def _deformation(domain: Grid, velocity: np.ndarray, affine: np.ndarray, settings: Mapping[str, Any]) -> Deformation:
+    """The Deformation of checked values; ValueError for those that no registration leaves."""
+    d = domain.ndim
+    modes = velocity.shape[1:]
+    if velocity.dtype != np.float32 or len(modes) != d or len(velocity) != d or any(n % 2 == 0 for n in modes):
+        raise ValueError("the velocity has an impossible shape")
+    if affine.shape != (d + 1, d + 1) or not (np.isfinite(velocity).all() and np.isfinite(affine).all()):
+        raise ValueError("the velocity or the affine is not finite")
+    if not 1e-12 < abs(np.linalg.det(affine)) < 1e12 or (affine[d] != np.eye(d + 1)[d]).any():
+        raise ValueError("the affine is singular")
+    for name, low, high in _NUMBERS:
+        if not (settings[name] is None and name == "metric_step") and not low <= float(settings[name]) <= high:
+            raise ValueError(f"its {name} is out of range")
+    if settings["integrator"] not in INTEGRATORS or (type(settings["band_limited"]), type(settings["steps"])) != (bool, int):
+        raise ValueError("its settings are unknown")
+    lengths = domain.extent / float(settings["unit_mm"])
+    # A map takes about as many points as the velocity has coefficients; a stretched domain would take any number.
+    wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(modes, lengths, strict=True))
+    if np.prod(np.minimum(lengths * 8 / wavelength, domain.shape)) > _MOST_POINTS:
+        raise ValueError("its grid does not suit its band")
+    numbers = {name: settings[name] for name in ("metric_step", "steps", "integrator", "band_limited")}
+    numbers |= {name: float(settings[name]) for name, *_ in _NUMBERS if name not in numbers}
+    return Deformation(domain=domain, velocity=velocity, affine=affine, **numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,29 +43,56 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays and the text of a file.
 
     Raises:
-        InputError: not such a file, damaged, or larger than its header says. Nothing in it is executed.
+        InputError: not such a file, or damaged. Nothing in it is executed, and no more memory is taken than the file is
+            long.
     """
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+            (length,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
+            if not 0 < length <= min(_MAX_HEADER, size - 8):
+                raise ValueError("it has no header")
+            header, metadata, stop = _parsed(file.read(length))
+            # Nothing is read, let alone allocated, beyond what the header accounts for.
+            if size - 8 - length != stop:
+                raise ValueError("its length is not what its header says")
+            data = file.read(stop)
+            if len(data) != stop:
+                raise ValueError("it is cut off")
+        arrays = {name: np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape).copy()
+                  for name, (dtype, shape, begin) in header.items()}
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    try:
-        (length,) = struct.unpack_from("<Q", content)
-        if length > min(_MAX_HEADER, len(content) - 8):
-            raise ValueError("the header is longer than the file")
-        header = json.loads(content[8:8 + length])
-        metadata = header.pop("__metadata__", {})
-        data = memoryview(content)[8 + length:]
-        tensors = {}
-        for name, entry in header.items():
-            dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(int(n) for n in entry["shape"])
-            start, stop = (int(n) for n in entry["data_offsets"])
-            size = math.prod(shape) * dtype.itemsize
-            if min(shape, default=1) < 0 or not 0 <= start <= stop <= len(data) or stop - start != size:
-                raise ValueError(f"the array {name!r} does not fit")
-            tensors[name] = np.frombuffer(data[start:stop], dtype).reshape(shape).copy()
-        if not all(isinstance(k, str) and isinstance(v, str) for k, v in metadata.items()):
-            raise ValueError("its metadata are not text")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        raise InputError(f"{path}: is not a readable .safetensors file ({error}). Write it again.") from error
-    return tensors, metadata
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: is damaged, or no .safetensors file ({_reason(error)}). Copy it again, or register "
+                         "again.") from error
+    return arrays, metadata
+
+
+def _parsed(text: bytes) -> tuple[dict[str, tuple[np.dtype, tuple[int, ...], int]], dict[str, str], int]:
+    """Type, shape and offset of each array, the metadata, and the length of the data."""
+    header = json.loads(text)
+    metadata = header.pop("__metadata__", {})
+    if not all(isinstance(k, str) and isinstance(v, str) for k, v in metadata.items()):
+        raise ValueError("its metadata are not text")
+    arrays, ranges = {}, []
+    for name, entry in header.items():
+        dtype, shape, (start, stop) = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
+        if any(type(n) is not int or not 0 <= n < 2**40 for n in (*shape, start, stop)) or len(shape) > 8:
+            raise ValueError(f"the array {name!r} has impossible sizes")
+        if stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"the array {name!r} does not fit")
+        arrays[name] = dtype, shape, start
+        ranges.append((start, stop))
+    end = 0
+    for start, stop in sorted(ranges):  # as the format demands: no holes, and nothing twice
+        if start != end:
+            raise ValueError("its arrays overlap or leave gaps")
+        end = stop
+    return arrays, metadata, end
+
+
+def _reason(error: BaseException) -> str:
+    """Why reading failed; a missing key's own text is but its name."""
+    return f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)

@@ -240,3 +240,33 @@ class Metric:
             shape[axis] = -1
             total = total + self.alpha * part.view(shape)
         return total**self.power
+
+
+def attenuated(coefficients: Tensor, band: Band, centers: Tensor, width: float, amount: float) -> Tensor:
+    """A field weakened around points: (d, *modes) minus ``amount`` times its detail under Gaussians of ``width``.
+
+    Args:
+        centers: (n, d) positions in units of length.
+        width: standard deviation of the Gaussians, in units of length.
+        amount: 0 changes nothing, 1 removes the detail (what a Gaussian of the same width would smooth away).
+    """
+    evaluate = Evaluator(band, band.product_lattice(), coefficients.dtype, coefficients.device)
+    lattice = evaluate.lattice
+    bump = coefficients.new_zeros(lattice.shape)
+    positions = [lattice.positions(a, coefficients.dtype, coefficients.device) for a in range(band.ndim)]
+    for center in centers.tolist():
+        one = coefficients.new_ones(())
+        for axis, x in enumerate(positions):
+            distance = (x - center[axis]).abs()
+            distance = torch.minimum(distance, band.lengths[axis] - distance)
+            shape = [1] * band.ndim
+            shape[axis] = -1
+            one = one * torch.exp(-0.5 * (distance / width) ** 2).view(shape)
+        bump = torch.maximum(bump, one)
+    total = torch.zeros(band.modes, dtype=torch.float64)
+    for axis in range(band.ndim):
+        shape = [1] * band.ndim
+        shape[axis] = -1
+        total = total + (band.frequencies(axis) ** 2).view(shape)
+    detail = coefficients * (1 - torch.exp(-0.5 * width**2 * total)).to(coefficients)
+    return coefficients - amount * evaluate.project(evaluate(detail) * bump)

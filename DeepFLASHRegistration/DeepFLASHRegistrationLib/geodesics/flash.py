@@ -9,6 +9,7 @@ around the object changes what σ means. Multiplied by the number of voxels in t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -23,7 +24,7 @@ from .band import Band, Lattice, Metric, Upsampler, fit_modes
 from .flow import BandLimitedFlow, Flow
 from .jacobian import smallest_determinant
 from .sampling import NonFiniteField, Sampler
-from .shooting import Shooting
+from .shooting import Shooting, Trajectory
 from .similarities import make_similarity
 
 # A discrete geodesic whose energy ⟨Lv, v⟩ changes by more than this fraction is none: more time steps are needed.
@@ -34,15 +35,18 @@ _ARMIJO = 1e-4
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images on the same cells of the domain: fixed, moving (*shape); masks (*shape) of weights 0..1 or None.
+    """Two images on the same cells of the domain: fixed, moving (*shape); weights (*shape) of 0..1.
 
-    The fixed mask says where the similarity is measured, the moving mask where the moving image means anything.
+    fixed_mask and moving_mask say where the similarity is measured (the latter if symmetric), fixed_view and moving_view
+    (None: everywhere) where an image means anything.
     """
 
     fixed: Tensor
     moving: Tensor
     fixed_mask: Tensor
-    moving_mask: Tensor | None
+    moving_mask: Tensor
+    fixed_view: Tensor | None
+    moving_view: Tensor | None
     lengths: tuple[float, ...]
 
     def reduced(self, factors: Sequence[int]) -> Pair:
@@ -54,7 +58,8 @@ class Pair:
         def reduce(x: Tensor | None) -> Tensor | None:
             return None if x is None else pool(x[None, None], tuple(factors))[0, 0]
 
-        return Pair(*map(reduce, (self.fixed, self.moving, self.fixed_mask, self.moving_mask)), self.lengths)
+        return Pair(*map(reduce, (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view,
+                                  self.moving_view)), self.lengths)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class Settings:
     """What all levels share."""
 
     similarity: str = "lncc"
-    sigma: float = 0.056
+    symmetric: bool = False
+    sigma: float = 0.05
     integrator: str = "multistep"
     steps: int = 0
     band_limited_map: bool = False
@@ -119,6 +125,38 @@ class _Evaluation:
 _INFINITE = _Evaluation(math.inf, math.inf, math.inf, None, None)
 
 
+class _Side:
+    """One image resampled onto the other, compared inside a mask."""
+
+    def __init__(self, objective: _Objective, still: Tensor, mask: Tensor, warped: Tensor, view: Tensor | None,
+                 direction: str, cells: Lattice, map_cells: Lattice, trajectory: Trajectory):
+        dtype, device, level = still.dtype, still.device, objective.level
+        # The similarity sees only the box around the mask: half the voxels of a head, and none that do not count.
+        lower, upper = _box(mask > 0, tuple(r + 1 for r in level.radius))
+        crop = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
+        part = cells.box(lower, upper)
+        self.direction = direction
+        self.upsample = Upsampler(map_cells, part, dtype, device)
+        self.sample = Sampler(part, cells, dtype, device)
+        self.warped = warped[None]
+        mask = mask[crop]
+        if view is not None:
+            # Where the warped image ends is judged once a level, with the map the level starts from: a mask that moved
+            # with every step would reward steps that push voxels out of it.
+            with torch.no_grad(), contextlib.suppress(NonFiniteField):
+                u = self.upsample(getattr(objective.flow, direction)(trajectory))
+                seen = mask * self.sample(view[None], u, padding="zeros")[0]
+                if float(seen.sum()) > 0.05 * float(mask.sum()):
+                    mask = seen
+        name = objective.settings.similarity
+        self.similarity = make_similarity(name, still[crop].contiguous(), mask, level.radius)
+        self.covered = float(mask.sum()) / math.prod(cells.shape)
+
+    def __call__(self, displacement: Tensor) -> Tensor:
+        """Dissimilarity for a map (d, *map lattice) minus the identity."""
+        return self.similarity(self.sample(self.warped, self.upsample(displacement))[0])
+
+
 class _Objective:
     """E and its gradient at one level."""
 
@@ -138,27 +176,16 @@ class _Objective:
         else:
             self.flow = Flow(level.band, map_cells, dtype, device, None if window is None else window(map_cells))
         self.steps = settings.steps or self.shooting.recommended_steps(velocity)
-        # The similarity sees only the box around the mask: half the voxels of a head, and none that do not count.
-        reach = tuple(r + 1 for r in level.radius)
-        lower, upper = _box(data.fixed_mask > 0, reach)
-        crop = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
-        part = cells.box(lower, upper)
-        self.upsample = Upsampler(map_cells, part, dtype, device)
-        self.sample = Sampler(part, cells, dtype, device)
-        self.moving = data.moving[None]
-        mask = data.fixed_mask[crop]
-        if data.moving_mask is not None:
-            # Where the moving image ends is judged once a level, with the map the level starts from: a mask that moved
-            # with every step would reward steps that push voxels out of it.
-            with torch.no_grad():
-                u = self.upsample(self.flow.fixed_to_moving(self.shooting.shoot(velocity, self.steps, settings.integrator)))
-                seen = mask * self.sample(data.moving_mask[None], u, padding="zeros")[0]
-            if float(seen.sum()) > 0.05 * float(mask.sum()):
-                mask = seen
-        self.similarity = make_similarity(settings.similarity, data.fixed[crop].contiguous(), mask, level.radius)
-        covered = float(mask.sum()) / mask.numel() * (math.prod(part.shape) / math.prod(cells.shape))
+        with torch.no_grad():
+            trajectory = self.shooting.shoot(velocity, self.steps, settings.integrator)
+        self.sides = [_Side(self, data.fixed, data.fixed_mask, data.moving, data.moving_view, "fixed_to_moving", cells,
+                            map_cells, trajectory)]
+        if settings.symmetric:
+            self.sides.append(_Side(self, data.moving, data.moving_mask, data.fixed, data.fixed_view, "moving_to_fixed",
+                                    cells, map_cells, trajectory))
         self.data_weight = 1 / (2 * settings.sigma**2)
-        self.metric_weight = 0.5 / covered
+        self.metric_weight = 0.5 / self.sides[0].covered
+        self.voxel = max(cells.step)
 
     def __call__(self, velocity: Tensor) -> _Evaluation:
         """E, its parts and gradient; infinite where the geodesic is not finite or its energy drifts."""
@@ -169,8 +196,8 @@ class _Objective:
         if not math.isfinite(end) or abs(end - start) > ENERGY_DRIFT * start:
             return _INFINITE
         try:
-            u = self.flow.fixed_to_moving(trajectory)
-            dissimilarity = self.similarity(self.sample(self.moving, self.upsample(u))[0])
+            maps = [getattr(self.flow, side.direction)(trajectory) for side in self.sides]
+            dissimilarity = sum(side(u) for side, u in zip(self.sides, maps, strict=True)) / len(maps)
         except NonFiniteField:
             return _INFINITE
         regularization = self.metric_weight * norm
@@ -181,13 +208,13 @@ class _Objective:
         if not bool(torch.isfinite(gradient).all()):
             return _INFINITE
         return _Evaluation(
-            float(energy.detach()), float(dissimilarity.detach()), float(regularization.detach()), gradient, u.detach())
+            float(energy.detach()), float(dissimilarity.detach()), float(regularization.detach()), gradient, maps[0].detach())
 
     def largest_displacement(self, direction: Tensor) -> float:
         """Largest length of a velocity field on the map's lattice, in voxels of the level."""
         with torch.no_grad():
             values = self.flow.evaluate(direction)
-            return float(values.square().sum(0).max().sqrt()) / max(self.sample.source.step)
+            return float(values.square().sum(0).max().sqrt()) / self.voxel
 
 
 class _LBFGS:

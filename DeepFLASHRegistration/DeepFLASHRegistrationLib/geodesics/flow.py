@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .band import Band, Evaluator, Lattice
-from .sampling import Sampler
+from .sampling import Sampler, compose
 from .shooting import Shooting, Trajectory
 
 
@@ -30,6 +30,8 @@ class Flow:
         self.band, self.lattice, self.window = band, lattice, window
         self.evaluate = Evaluator(band, lattice, dtype, device)
         self.sample = Sampler(lattice, lattice, dtype, device)
+        if window is not None:
+            self._slope = torch.stack(torch.gradient(window, spacing=list(lattice.step)))
 
     def step_displacement(self, v: Tensor, dt: float) -> Tensor:
         """b of one step on the lattice, (d, *lattice.shape)."""
@@ -37,15 +39,19 @@ class Flow:
         fields = torch.cat([v, torch.stack([self.band.derivative(v, j) for j in range(d)]).flatten(0, 1)])
         values = self.evaluate(fields)
         vx, dv = values[:d], values[d:].unflatten(0, (d, d))  # dv[j, i] = ∂_j v_i
-        back = -dt * vx + (0.5 * dt * dt) * (dv * vx[:, None]).sum(0)
-        return back if self.window is None else back * self.window
+        along = (dv * vx[:, None]).sum(0)
+        if self.window is None:
+            return -dt * vx + (0.5 * dt * dt) * along
+        # The same for the damped velocity wv, whose derivative is w·Dv + v⊗∇w.
+        damping = self.window * (1 - (0.5 * dt) * (self._slope * vx).sum(0))
+        return -dt * damping * vx + (0.5 * dt * dt) * self.window.square() * along
 
     def displacement(self, velocities: list[Tensor], dt: float) -> Tensor:
         """ψ − id on the lattice after following the velocities, given in order, each for dt; (d, *lattice.shape)."""
         u = None
         for v in reversed(velocities):
             back = self.step_displacement(v, dt)
-            u = back if u is None else u + self.sample(back, u)
+            u = back if u is None else compose(u, back, self.sample)
         return u
 
     def follow(self, velocities: list[Tensor], dt: float, points: Tensor) -> Tensor:

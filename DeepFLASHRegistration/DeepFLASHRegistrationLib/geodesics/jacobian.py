@@ -12,7 +12,12 @@ from .band import Lattice
 def jacobian_determinant(displacement: Tensor, lattice: Lattice) -> Tensor:
     """det D(id + u) by central differences, one-sided at the border: (d, *shape) in units -> (*shape)."""
     d = lattice.ndim
-    columns = [torch.gradient(displacement, spacing=lattice.step[a], dim=a + 1)[0] for a in range(d)]
+    return _determinant([torch.gradient(displacement, spacing=lattice.step[a], dim=a + 1)[0] for a in range(d)])
+
+
+def _determinant(columns: list[Tensor]) -> Tensor:
+    """det(I + G) from columns G[:, a] = ∂u/∂x_a, each (d, *shape)."""
+    d = len(columns)
     rows = [[columns[a][i] + (1.0 if a == i else 0.0) for a in range(d)] for i in range(d)]
     if d == 2:
         return rows[0][0] * rows[1][1] - rows[0][1] * rows[1][0]

@@ -9,6 +9,8 @@ backward pass can end the process.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,8 @@ class NonFiniteField(ArithmeticError):
 
 # Far beyond any image, and far below where a coordinate computed from it in single precision could overflow.
 _LARGEST = 1e12
+_CHUNK = 1 << 14  # points worked on at a time: what they need stays in the caches, and no thread waits for another
+_TIE = 1e-6  # weights that differ by less are equal
 
 
 def require_finite(field: Tensor) -> None:
@@ -89,43 +93,58 @@ def sample_labels(labels: Tensor, index: Tensor) -> Tensor:
         index: (n, d) coordinates in voxels; outside the array every neighbor counts as 0.
 
     Returns:
-        (n,) labels; of equal weights the smaller label wins.
+        (n,) labels, of the same type; of equal weights the smaller label wins.
     """
-    if not bool(torch.isfinite(index).all()):
-        raise NonFiniteField("Labels cannot be sampled at coordinates that are not finite.")
-    d = labels.ndim
+    if labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"Labels must be integers, not {labels.dtype}.")
+    require_finite(index)
+    kind, d = labels.dtype, labels.ndim
+    # Small and unsigned types lack operations, and room for the mark.
+    labels = labels.to(torch.int64 if kind in (torch.int64, torch.uint32, torch.uint64) else torch.int32)
     padded = F.pad(labels, (1, 1) * d)
-    size = torch.tensor(padded.shape, device=index.device)
-    index = torch.minimum((index + 1).clamp(min=0), size - 1 - 1e-4)
-    base = index.floor()
-    part = index - base
-    strides = [1]
-    for n in reversed(padded.shape[1:]):
-        strides.insert(0, strides[0] * n)
-    first = sum(base[:, a].long() * strides[a] for a in range(d))
-    flat = padded.reshape(-1)
-    corners = [sum(strides[a] for a in range(d) if c >> a & 1) for c in range(2**d)]
-    found = torch.stack([flat[first + o] for o in corners])
-    result = found[0].clone()
-    # Only where the corners disagree is there anything to weigh.
-    mixed = (found != found[0]).any(0).nonzero().flatten()
-    if len(mixed):
-        found, part = found[:, mixed], part[mixed]
-        weights = torch.stack([
-            torch.stack([part[:, a] if c >> a & 1 else 1 - part[:, a] for a in range(d)]).prod(0) for c in range(2**d)])
-        totals = torch.zeros_like(weights)
-        for c in range(2**d):
-            totals[c] = (weights * (found == found[c])).sum(0)
-        best = totals.max(0).values
-        candidates = torch.where(totals >= best - 1e-6, found, torch.iinfo(found.dtype).max)
-        result[mixed] = candidates.min(0).values
-    return result
+    strides = _strides(padded.shape)
+    # By cell, that is between neighboring voxels: the label on which all its corners agree, else a mark.
+    lowest = highest = padded
+    for axis in range(d):
+        n = padded.shape[axis] - 1
+        lowest = torch.minimum(lowest.narrow(axis, 0, n), lowest.narrow(axis, 1, n))
+        highest = torch.maximum(highest.narrow(axis, 0, n), highest.narrow(axis, 1, n))
+    mark = torch.iinfo(labels.dtype).min
+    cells = torch.where(lowest == highest, lowest, mark)
+    cell_strides = _strides(cells.shape)
+    cells, padded = cells.reshape(-1), padded.reshape(-1)
+    corners = list(itertools.product((0, 1), repeat=d))
+    result = torch.empty(len(index), dtype=labels.dtype, device=labels.device)
+    for start in range(0, len(index), _CHUNK):
+        bases, parts, cell = [], [], 0
+        for axis, n in enumerate(labels.shape):
+            position = index[start : start + _CHUNK, axis].clamp(-1, n) + 1
+            base = position.floor().clamp_(max=n)
+            parts.append(position - base)
+            bases.append(base.long())
+            cell = bases[axis] * cell_strides[axis] + cell
+        chosen = cells[cell]
+        mixed = (chosen == mark).nonzero().flatten()
+        if len(mixed):
+            first = sum(base[mixed] * stride for base, stride in zip(bases, strides, strict=True))
+            parts = [part[mixed] for part in parts]
+            found, weights = [], []
+            for corner in corners:
+                found.append(padded[first + sum(c * s for c, s in zip(corner, strides, strict=True))])
+                weights.append(math.prod(part if c else 1 - part for c, part in zip(corner, parts, strict=True)))
+            best, most = found[0], torch.zeros_like(weights[0])
+            for candidate in found:
+                support = sum(w * (other == candidate) for w, other in zip(weights, found, strict=True))
+                better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
+                best, most = torch.where(better, candidate, best), torch.where(better, support, most)
+            chosen[mixed] = best
+        result[start : start + _CHUNK] = chosen
+    return result.to(kind)
 
 
 def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Voxel coordinates (n, d) as grid_sample's, (1, n, 1[, 1], d); a shape of one voxel stays at 0."""
-    if not bool(torch.isfinite(index).all()):
-        raise NonFiniteField("An image cannot be sampled at coordinates that are not finite.")
+    require_finite(index)
     last = torch.tensor([max(n - 1, 1) for n in shape], dtype=index.dtype, device=index.device)
     points = (2 * index / last - 1).flip(-1)
     return points.reshape(1, -1, *[1] * (len(shape) - 1), len(shape))
@@ -146,8 +165,7 @@ def sample_linear(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
 
 def sample_nearest(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
     """The nearest voxel's value, of the image's own type, at voxel coordinates (n, d): (n,)."""
-    if not bool(torch.isfinite(index).all()):
-        raise NonFiniteField("An image cannot be sampled at coordinates that are not finite.")
+    require_finite(index)
     last = torch.tensor([n - 1 for n in image.shape], device=index.device)
     near = torch.minimum((index + 0.5).floor().long().clamp(min=0), last)
     values = image[tuple(near.unbind(-1))]
@@ -157,24 +175,32 @@ def sample_nearest(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor
 
 def sample_cubic(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
     """Cubic convolution (Keys 1981) of an image (*shape) at voxel coordinates (n, d): (n,)."""
+    require_finite(index)
     d = image.ndim
-    inside = _inside(index, image.shape)
-    if not bool(torch.isfinite(index).all()):
-        raise NonFiniteField("An image cannot be sampled at coordinates that are not finite.")
-    last = torch.tensor([n - 1 for n in image.shape], dtype=index.dtype, device=index.device)
-    index = torch.minimum(index.clamp(min=0), last)
-    base = index.floor()
-    t = index - base
-    weights = []
-    for offset in (-1, 0, 1, 2):
-        x = (t - offset).abs()
-        far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-        weights.append(torch.where(x <= 1, (1.5 * x - 2.5) * x * x + 1, torch.where(x < 2, far, torch.zeros_like(x))))
-    total = torch.zeros(len(index), dtype=image.dtype, device=image.device)
-    for offsets in itertools.product(range(4), repeat=d):
-        at = [(base[:, a].long() + o - 1).clamp(0, image.shape[a] - 1) for a, o in enumerate(offsets)]
-        weight = weights[offsets[0]][:, 0]
-        for a in range(1, d):
-            weight = weight * weights[offsets[a]][:, a]
-        total += weight * image[tuple(at)]
-    return torch.where(inside, total, outside)
+    padded = image
+    for axis, n in enumerate(image.shape):  # the outer voxels continue
+        padded = padded.index_select(axis, torch.arange(-1, n + 2, device=image.device).clamp(0, n - 1))
+    strides = _strides(padded.shape)
+    padded = padded.reshape(-1)
+    result = image.new_empty(len(index))
+    for start in range(0, len(index), _CHUNK):
+        weights, first = [], 0
+        for axis, n in enumerate(image.shape):
+            position = index[start : start + _CHUNK, axis].clamp(0, n - 1)
+            base = position.floor()
+            first = base.long() * strides[axis] + first
+            t = (position - base).to(image.dtype)
+            weights.append((
+                ((1 - 0.5 * t) * t - 0.5) * t, (1.5 * t - 2.5) * t * t + 1,
+                ((2 - 1.5 * t) * t + 0.5) * t, (0.5 * t - 0.5) * t * t))
+        total = 0
+        for taps in itertools.product(range(4), repeat=d - 1):
+            line = first + sum(tap * stride for tap, stride in zip(taps, strides, strict=False))
+            row = sum(weights[-1][tap] * padded[line + tap] for tap in range(4))
+            total = total + math.prod(weights[axis][tap] for axis, tap in enumerate(taps)) * row
+        result[start : start + _CHUNK] = total
+    return torch.where(_inside(index, image.shape), result, outside)
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]

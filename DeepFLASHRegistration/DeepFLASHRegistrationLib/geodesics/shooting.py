@@ -150,7 +150,7 @@ class Shooting:
             last = k1
         return Trajectory(velocities, middles)
 
-    def recommended_steps(self, v0: Tensor, per_step: float = 0.35, least: int = 4, most: int = 64) -> int:
+    def recommended_steps(self, v0: Tensor, per_step: float = 0.5, least: int = 3, most: int = 64) -> int:
         """Steps that keep dt·max|∂_i v_j| below ``per_step`` at t = 0 (bounded by ``most``)."""
         with torch.no_grad():
             steepest = self.product(self.gradient(v0).flatten(0, 1)).abs().max().item()
