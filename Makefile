@@ -1,0 +1,83 @@
+# make demo                              registers a pair made for the purpose
+# make demo FIXED=a.nii.gz MOVING=b.nii.gz   registers two images of yours (OUT=folder, ARGS="--preset fine" …)
+# make test                              runs the tests and the linter
+# make help                              lists the rest
+
+PYTHON ?= python3
+VENV ?= .venv
+FIXED ?=
+MOVING ?=
+ARGS ?=
+SLICER ?=
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+PHANTOM := demo/phantom
+RUN_READY := $(VENV)/.run-ready
+TEST_READY := $(VENV)/.test-ready
+# A folder that was named is the user's: only ARGS=--force overwrites it.
+FORCE = $(if $(filter file,$(origin OUT)),--force)
+INSTALLED_BY := pyproject.toml Utilities/environment.py
+
+.PHONY: help demo test lint test-slicer bench clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo                                  register a pair made for the purpose, into demo/result"
+	@echo "make demo FIXED=a.nii.gz MOVING=b.nii.gz   register two images of yours [OUT=folder] [ARGS=\"--preset fine\"]"
+	@echo "make test                                  all tests and the linter [ARGS=\"-k name\"]"
+	@echo "make lint                                  the linter alone"
+	@echo "make test-slicer SLICER=/path/to/Slicer    the tests that need a real Slicer"
+	@echo "make bench                                 the benchmarks, with printed figures [BENCH=name] [ARGS=…]"
+	@echo "make clean, make distclean                 remove what was made; also the environment"
+
+$(RUN_READY): $(INSTALLED_BY)
+	"$(PYTHON)" Utilities/environment.py --venv "$(VENV)" --for run
+	@touch "$@"
+
+$(TEST_READY): $(INSTALLED_BY)
+	"$(PYTHON)" Utilities/environment.py --venv "$(VENV)" --for test
+	@touch "$(RUN_READY)" "$@"
+
+ifeq ($(FIXED)$(MOVING),)
+demo: OUT ?= demo/result
+demo: $(PHANTOM)/.made
+	"$(BIN)/deepflash" register $(PHANTOM)/fixed.nii.gz $(PHANTOM)/moving.nii.gz \
+	  --fixed-labels $(PHANTOM)/fixed_labels.nii.gz --moving-labels $(PHANTOM)/moving_labels.nii.gz \
+	  --truth $(PHANTOM)/truth_fixed_to_moving.nii.gz -o "$(OUT)" $(FORCE) $(ARGS)
+	@echo "Look at $$(cd "$(OUT)" && pwd)/report.html"
+else
+demo: OUT ?= demo/registered
+demo: $(RUN_READY)
+	@test -n "$(FIXED)" -a -n "$(MOVING)" || { echo "Both are needed: make demo FIXED=a.nii.gz MOVING=b.nii.gz" >&2; exit 2; }
+	"$(BIN)/deepflash" register "$(FIXED)" "$(MOVING)" -o "$(OUT)" $(FORCE) $(ARGS)
+	@echo "Look at $$(cd "$(OUT)" && pwd)/report.html"
+endif
+
+$(PHANTOM)/.made: | $(RUN_READY)
+	"$(BIN)/deepflash" phantom $(PHANTOM) --force
+	@touch "$@"
+
+test: $(TEST_READY)
+	"$(BIN)/python" -m ruff check .
+	"$(BIN)/python" -m pytest $(ARGS)
+
+lint: $(TEST_READY)
+	"$(BIN)/python" -m ruff check .
+
+test-slicer:
+	@"$(PYTHON)" Utilities/test_in_slicer.py $(if $(SLICER),"$(SLICER)") $(ARGS)
+
+bench: $(TEST_READY)
+	@set -e; for script in $(if $(BENCH),Testing/benchmarks/$(BENCH).py,$(sort $(wildcard Testing/benchmarks/*.py))); do \
+	  echo "== $$script"; "$(BIN)/python" "$$script" $(ARGS); done
+
+clean:
+	rm -rf demo build dist .pytest_cache .ruff_cache DeepFLASHRegistration/*.egg-info
+	find DeepFLASHRegistration Testing Utilities -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf "$(VENV)"
