@@ -364,18 +364,22 @@ class _Problem:
                 raise InputError(f"{fixed_mask.name or 'fixed mask'}: covers only background. Draw it on the object.")
         # Object voxels of the fixed image; metrics are taken over them.
         self.foreground = inside
+        # Lengths in mm are meant for human anatomy; of a mouse's head or a cell they must not exceed the image.
+        self.largest_mm = float(fixed.grid.extent.max()) / 4
+        self.margin_mm = min(parameters.margin_mm, self.largest_mm)
         grid = working_grid(
-            fixed, spacing_mm=parameters.spacing_mm or None, margin_mm=parameters.margin_mm,
+            fixed, spacing_mm=parameters.spacing_mm or None, margin_mm=self.margin_mm,
             max_voxels=parameters.max_voxels, mask=Volume(fixed.grid, inside.astype(np.uint8)))
-        if grid.size > 16 * parameters.max_voxels:
-            raise InputError(f"A working grid of {' x '.join(map(str, grid.shape))} voxels is too large. Choose a larger "
-                             "working voxel, or 0 to let it be chosen.")
         finest = float(grid.spacing.min())
         # Blocks that are averaged stay about cubic in mm on anisotropic grids.
         self.factors = [
             tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
         multiple = [math.lcm(*(f[a] for f in self.factors)) for a in range(d)]
         missing = [-n % m for n, m in zip(grid.shape, multiple, strict=True)]
+        needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
+        if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
+            raise InputError(f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
+                             "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next.")
         self.grid = grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
         longest = float(self.grid.extent.max())
         low, high = _USUAL_EXTENT_MM
@@ -428,7 +432,7 @@ class _Problem:
                 modes.append(max(3, 2 * round((wanted - 1) / 2) + 1))
             alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
             step = float(edges.min()) if parameters.map == "band-limited" else None
-            window = parameters.window_mm / self.unit_mm
+            window = min(parameters.window_mm, self.largest_mm) / self.unit_mm
             radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
             wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
             map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
@@ -487,7 +491,7 @@ def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: M
                    message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}", **record)
 
     def window(lattice: Any) -> torch.Tensor:
-        return border_window(lattice, problem.lengths, parameters.margin_mm / problem.unit_mm, device)
+        return border_window(lattice, problem.lengths, problem.margin_mm / problem.unit_mm, device)
 
     estimate = minimize(pair, levels, settings, start, window, report, watch.cancel)
     fixed_steps = parameters.steps if band_limited else 0
@@ -495,7 +499,7 @@ def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: M
         domain=problem.grid, unit_mm=problem.unit_mm,
         velocity=estimate.velocity.detach().cpu().numpy().astype(np.float32), alpha=estimate.metric.alpha,
         power=estimate.metric.power, gamma=estimate.metric.gamma, metric_step=estimate.metric.step,
-        affine=problem.affine, margin_mm=parameters.margin_mm, band_limited=band_limited,
+        affine=problem.affine, margin_mm=problem.margin_mm, band_limited=band_limited,
         integrator=parameters.integrator if band_limited else "midpoint", steps=fixed_steps)
     return values, history, estimate.cancelled
 
@@ -551,10 +555,10 @@ def _unfolded(fixed: Grid, velocity: dict[str, Any], inside: np.ndarray,
             break
         damped += count
         steep = folded | (inside & (determinant < 1.6 * SMALLEST_DETERMINANT.check))
-        at = fixed.index_to_physical(np.argwhere(steep))
         # v0 lives in the moving image before the affine: where the points came from.
-        came = deformation.points(at, "fixed_to_moving") @ np.linalg.inv(velocity["affine"])[:-1, :-1].T \
-            + np.linalg.inv(velocity["affine"])[:-1, -1]
+        at = fixed.index_to_physical(np.argwhere(steep)) + forward[_inner(fixed, field_grid)][steep]
+        back = np.linalg.inv(velocity["affine"])
+        came = at @ back[:-1, :-1].T + back[:-1, -1]
         edges = np.array(deformation.lengths) / deformation.domain.shape
         centers = (deformation.domain.physical_to_index(came) + 0.5) * edges
         band = Band(velocity["velocity"].shape[1:], deformation.lengths)
@@ -676,7 +680,7 @@ def _provenance(fixed: Volume, moving: Volume, device: str, threads: int | None)
         "threads": torch.get_num_threads() if threads is None else threads,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "SimpleITK": sitk.Version.VersionString(),
         "platform": platform.platform(),
         "fixed_sha256": _hash(fixed),

@@ -9,9 +9,9 @@ It is stored by its coefficients in the real basis
 along every axis (a tensor product). That is the Fourier spectrum of a real field without its redundant half, so
 Hermitian symmetry cannot be violated, truncation is slicing ``[:n]``, and Parseval reads mean(f²) = Σ c².
 
-Evaluating on a lattice is one matrix product per axis. For the widths that registration needs (15 … 95 modes) these
-products run several times faster than padded FFTs of the same size, on CPU and GPU, and the lattice may have any
-origin and step along each axis, so cell centers of any resolution are hit exactly.
+Evaluating on a lattice is one matrix product per axis. At the widths that registration needs (15 … 63 modes) that takes
+about half the time of padded FFTs (Testing/benchmarks/geodesics.py), and the lattice may have any origin and step along
+each axis, so cell centers of any resolution are hit exactly.
 """
 
 from __future__ import annotations
@@ -145,13 +145,15 @@ def fit_modes(coefficients: Tensor, modes: tuple[int, ...]) -> Tensor:
 def separable(x: Tensor, matrices: list[Tensor]) -> Tensor:
     """Applies one matrix (out, in) along each of the last axes of x (..., *in): (..., *out)."""
     ndim = len(matrices)
-    batch, shape = x.shape[: x.ndim - ndim], x.shape[x.ndim - ndim :]
-    x = x.reshape(-1, *shape).movedim(0, -1)
-    # Each product turns the foremost axis into results and moves it to the end: one large matrix product per axis,
-    # no copies, and after the last axis the batch stands in front again.
-    for axis, matrix in enumerate(matrices):
-        x = x.reshape(shape[axis], -1).t() @ matrix.t()
-    return x.reshape(*batch, *(m.shape[0] for m in matrices))
+    batch, shape = x.shape[: x.ndim - ndim], list(x.shape[x.ndim - ndim :])
+    # From the last axis on: one large product, then products in place over what lies behind an axis; no transposition.
+    x = x.reshape(-1, shape[-1]) @ matrices[-1].t()
+    shape[-1] = matrices[-1].shape[0]
+    for axis in reversed(range(ndim - 1)):
+        matrix, behind = matrices[axis], math.prod(shape[axis + 1 :])
+        x = matrix @ x.reshape(-1, shape[axis], behind)
+        shape[axis] = matrix.shape[0]
+    return x.reshape(*batch, *shape)
 
 
 class Evaluator:
@@ -161,7 +163,7 @@ class Evaluator:
         self.band, self.lattice = band, lattice
         basis = [band.basis(a, lattice.positions(a)) for a in range(band.ndim)]
         self._synthesis = [b.to(device=device, dtype=dtype) for b in basis]
-        self._analysis = [(b / n).to(device=device, dtype=dtype) for b, n in zip(basis, lattice.shape, strict=True)]
+        self._analysis = [(b / n).t().to(device=device, dtype=dtype) for b, n in zip(basis, lattice.shape, strict=True)]
 
     def __call__(self, coefficients: Tensor) -> Tensor:
         """(..., *modes) -> values (..., *lattice.shape)."""
@@ -173,18 +175,7 @@ class Evaluator:
         Exact for trigonometric polynomials whose degree plus the band's is below the number of points, on a lattice
         that divides the whole domain (``Lattice.cells``).
         """
-        batch = values.shape[: values.ndim - self.band.ndim]
-        x = values.reshape(-1, *self.lattice.shape)
-        count, ndim = x.shape[0], self.band.ndim
-        # From the last axis on, so that the largest array is multiplied where it lies.
-        for axis in reversed(range(ndim)):
-            matrix = self._analysis[axis]
-            done = math.prod(self.band.modes[axis + 1 :])
-            if axis == ndim - 1:
-                x = x.reshape(-1, self.lattice.shape[axis]) @ matrix
-            else:
-                x = matrix.t() @ x.reshape(count * math.prod(self.lattice.shape[:axis]), self.lattice.shape[axis], done)
-        return x.reshape(*batch, *self.band.modes)
+        return separable(values, self._analysis)
 
 
 class Upsampler:

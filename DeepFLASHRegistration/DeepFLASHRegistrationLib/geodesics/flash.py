@@ -28,7 +28,7 @@ from .shooting import Shooting, Trajectory
 from .similarities import make_similarity
 
 # A discrete geodesic whose energy ⟨Lv, v⟩ changes by more than this fraction is none: more time steps are needed.
-ENERGY_DRIFT = 0.2
+ENERGY_DRIFT = 0.3
 _MEMORY = 8  # pairs kept by L-BFGS
 _ARMIJO = 1e-4
 
@@ -210,6 +210,13 @@ class _Objective:
         return _Evaluation(
             float(energy.detach()), float(dissimilarity.detach()), float(regularization.detach()), gradient, maps[0].detach())
 
+    def refine(self) -> bool:
+        """Take half as many time steps again; False if they are prescribed or enough for anything sane."""
+        if self.settings.steps or self.steps >= 64:
+            return False
+        self.steps = math.ceil(1.5 * self.steps)
+        return True
+
     def largest_displacement(self, direction: Tensor) -> float:
         """Largest length of a velocity field on the map's lattice, in voxels of the level."""
         with torch.no_grad():
@@ -304,8 +311,8 @@ def _descend(objective: _Objective, velocity: Tensor,
         if not slope < 0:
             return
         step = 1.0 if search.pairs else min(1.0, 1.0 / max(objective.largest_displacement(direction), 1e-12))
-        accepted, refused = None, 0
-        for _ in range(10):
+        accepted, refined = None, 0
+        for _ in range(12):
             if cancelled():
                 yield velocity, True, None
                 return
@@ -313,24 +320,23 @@ def _descend(objective: _Objective, velocity: Tensor,
             if trial.energy <= now.energy + _ARMIJO * step * slope:
                 accepted = trial
                 break
-            if math.isinf(trial.energy):
-                refused += 1
-                step *= 0.25
-            else:
+            if math.isfinite(trial.energy):
                 # Minimum of the parabola through both energies and the slope, kept within sane bounds.
                 step *= min(0.5, max(0.1, -0.5 * slope * step / (trial.energy - now.energy - slope * step)))
-        if accepted is None or refused > 1:
-            if not objective.settings.steps and objective.steps < 64 and refused:
-                # The time steps, not the direction, were at fault.
-                objective.steps = math.ceil(1.5 * objective.steps)
-                search.pairs.clear()
-                if accepted is None:
-                    now = objective(velocity)
-                    if now.gradient is None:
-                        return
-                    continue
-            elif accepted is None:
+            elif refined < 2 and objective.refine():
+                # The time steps may be at fault rather than the length of the step.
+                refined += 1
+            else:
+                step *= 0.25
+        if accepted is None:
+            if not search.pairs:
                 return
+            # The memory may mislead, or the energy have changed a little with the time steps: once more without.
+            search.pairs.clear()
+            now = objective(velocity)
+            if now.gradient is None:
+                return
+            continue
         search.update(step * direction, accepted.gradient - now.gradient)
         decrease = (now.energy - accepted.energy) / max(abs(now.energy), 1e-30)
         velocity = velocity + step * direction
@@ -345,8 +351,7 @@ def _descend(objective: _Objective, velocity: Tensor,
 def _evaluate_safely(objective: _Objective, velocity: Tensor) -> _Evaluation:
     """Evaluate; where the geodesic drifts, with more time steps if these are free to be chosen."""
     result = objective(velocity)
-    while result.gradient is None and not objective.settings.steps and objective.steps < 64:
-        objective.steps = math.ceil(1.5 * objective.steps)
+    while result.gradient is None and objective.refine():
         result = objective(velocity)
     return result
 

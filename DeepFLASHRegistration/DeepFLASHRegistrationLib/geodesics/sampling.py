@@ -151,9 +151,9 @@ def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _inside(index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Which points lie in the box of voxel centers, as ITK's interpolators ask (with a little room for rounding)."""
+    """Which points lie in the image, whose voxels have an extent: the outer half voxel takes the outer value, as in ITK."""
     last = torch.tensor([n - 1 for n in shape], dtype=index.dtype, device=index.device)
-    return ((index >= -1e-3) & (index <= last + 1e-3)).all(-1)
+    return ((index >= -0.5) & (index < last + 0.5)).all(-1)
 
 
 def sample_linear(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convergence and histogram as plot charts. A chart that exists keeps its series and tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+
+from .tables import writeTable
+from .transaction import Transaction
+
+_BINS = 60
+_BLUE, _ORANGE = (0.12, 0.47, 0.71), (1.0, 0.5, 0.05)
+
+
+def writeConvergenceChart(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str,
+                          history: list[dict[str, Any]]) -> None:
+    """Energy and its similarity part over the accepted iterations of all levels (entries of result.history)."""
+    rows = [{"Iteration": index, "Energy": float(entry["energy"]), "Similarity": float(entry["similarity"]),
+             "Regularization": float(entry["regularization"]),
+             "Smallest determinant": float(entry["smallest_determinant"]), "Level": int(entry["level"])}
+            for index, entry in enumerate(history)]
+    table = _table(transaction, chart, name)
+    writeTable(table, rows)
+    for index, (column, color) in enumerate((("Energy", _BLUE), ("Similarity", _ORANGE))):
+        series = _series(transaction, chart, index, column, table)
+        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+        series.SetXColumnName("Iteration")
+        series.SetYColumnName(column)
+        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+        series.SetColor(*color)
+    _title(chart, "Convergence", "iteration", "energy")
+
+
+def writeHistogramChart(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str,
+                        logJacobian: np.ndarray) -> None:
+    """How often which log determinant occurs; bins are symmetric around 0, voxels without logarithm are left out."""
+    values = logJacobian[np.isfinite(logJacobian)]
+    limit = max(float(np.abs(values).max(initial=0.0)), 1e-3)
+    counts, edges = np.histogram(values, bins=_BINS, range=(-limit, limit))
+    rows = [{"Log determinant": float(center), "Voxels": int(count)}
+            for center, count in zip((edges[1:] + edges[:-1]) / 2, counts, strict=True)]
+    table = _table(transaction, chart, name)
+    writeTable(table, rows)
+    series = _series(transaction, chart, 0, "Log determinant", table)
+    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatterBar)
+    series.SetXColumnName("Log determinant")
+    series.SetYColumnName("Voxels")
+    series.SetColor(*_BLUE)
+    _title(chart, "Volume change", "log Jacobian determinant", "voxels")
+
+
+def _title(chart: slicer.vtkMRMLPlotChartNode, title: str, horizontal: str, vertical: str) -> None:
+    chart.SetTitle(title)
+    chart.SetXAxisTitle(horizontal)
+    chart.SetYAxisTitle(vertical)
+
+
+def _table(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str) -> slicer.vtkMRMLTableNode:
+    series = chart.GetNthPlotSeriesNode(0)
+    table = series.GetTableNode() if series is not None else None
+    return transaction.lend(table) if table is not None else transaction.create("vtkMRMLTableNode", f"{name} data")
+
+
+def _series(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, index: int, name: str,
+            table: slicer.vtkMRMLTableNode) -> slicer.vtkMRMLPlotSeriesNode:
+    series = chart.GetNthPlotSeriesNode(index)
+    if series is not None:
+        transaction.lend(series)
+    else:
+        series = transaction.create("vtkMRMLPlotSeriesNode", name)
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    series.SetAndObserveTableNodeID(table.GetID())
+    return series

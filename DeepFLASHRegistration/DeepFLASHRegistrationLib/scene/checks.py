@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What speaks against a registration before it has begun, and what helps."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..imaging.errors import InputError
+from ..imaging.grid import Grid
+from ..imaging.intensities import background_value, foreground
+from ..imaging.volume import Volume, checked_image
+from ..imaging.working_grid import working_grid
+from ..parameters import Parameters
+from ..process import memory
+from .arrays import arrayFromImage
+from .geometry import gridFromVolume
+from .runs import Inputs
+
+ERROR, WARNING = "error", "warning"
+
+# Voxels per axis of the thinned-out images that are looked at: enough for what is judged, and done within 0.1 s.
+_LOOKED_AT = 40
+_FLIP_SAMPLES = 20  # per axis of the lattice on which orientations are compared
+_FLIP_GAIN = 0.2  # by how much the correlation must be better in another orientation
+_FLIP_ENOUGH = 0.5  # and how good it must be there
+_TINY_OVERLAP = 0.25  # of the smaller field of view
+_VOXEL_RATIO = 8.0  # of volumes
+_STRIPPED_RATIO = 1.6  # of foreground volumes
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something noticed.
+
+    Attributes:
+        name: what was looked at, e.g. "overlap".
+        level: ERROR (the registration cannot run) or WARNING (it can, but hardly to the user's delight).
+        text: what is the matter, and what helps.
+        changes: parameters that help, for one click; {} if no parameter does.
+        action: what to call that click, "" without changes.
+    """
+
+    name: str
+    level: str
+    text: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    action: str = ""
+
+
+def checkInputs(inputs: Inputs, parameters: Parameters, device: str = "cpu", freeHost: int | None = None,
+                freeDevice: int = 0) -> list[Check]:
+    """Looks at the chosen volumes before they are registered; errors first.
+
+    Args:
+        device: where it will be computed; with "auto" as long as it is not known, pass "cpu".
+        freeHost, freeDevice: bytes; default what the host says now.
+
+    Returns:
+        Nothing for volumes that are not chosen yet.
+    """
+    images: dict[str, Volume] = {}
+    found: list[Check] = []
+    for role, node in (("fixed", inputs.fixedVolume), ("moving", inputs.movingVolume)):
+        if node is None:
+            continue
+        try:
+            images[role] = _thinned(node)
+        except InputError as error:
+            found.append(Check("input", ERROR, str(error)))
+    if len(images) < 2:
+        return found
+    fixed, moving = images["fixed"], images["moving"]
+    if fixed.ndim != moving.ndim:
+        found.append(Check("dimension", ERROR, "One volume is a single slice and the other is not. Choose two volumes or "
+                                               "two slices."))
+        return found
+    host = memory.free_bytes() if freeHost is None else freeHost
+    grids = gridFromVolume(inputs.fixedVolume), gridFromVolume(inputs.movingVolume)
+    found += _overlap(*grids, parameters, inputs.initialTransform is not None)
+    found += _voxelSize(*grids, fixed.name, moving.name)
+    found += _stripped(fixed, moving)
+    found += _flipped(fixed, moving, inputs.initialTransform is not None)
+    found += _memory(fixed, grids[0], parameters, device, host, freeDevice)
+    return sorted(found, key=lambda check: check.level != ERROR)
+
+
+def _thinned(node: Any) -> Volume:
+    """Every n-th voxel, so that even a large volume is looked at in no time."""
+    grid = gridFromVolume(node)
+    image = node.GetImageData()
+    if node.IsA("vtkMRMLVectorVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode") or (
+            image.GetNumberOfScalarComponents() != 1):
+        raise InputError(f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a scalar "
+                         "volume of it (module Vector to Scalar Volume) and register that.")
+    data = arrayFromImage(image).reshape(grid.shape)
+    steps = [max(1, size // _LOOKED_AT) for size in grid.shape]
+    thin = np.ascontiguousarray(data[tuple(slice(None, None, step) for step in steps)])
+    affine = grid.affine.copy()
+    affine[:-1, :-1] *= steps
+    volume = Volume(replace(grid, shape=thin.shape, affine=affine), thin, node.GetName())
+    low, high = image.GetScalarRange()
+    if low != high and thin.min() == thin.max():
+        return volume.with_data(thin.astype(np.float32))  # the little there is lies between the voxels looked at
+    return checked_image(volume)
+
+
+# ------------------------------------------------------------------------------------------------------- geometry
+
+
+def _box(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    ends = np.array(list(itertools.product(*[(-0.5, size - 0.5) for size in grid.shape])))
+    points = grid.index_to_physical(ends)
+    return points.min(0), points.max(0)
+
+
+def _overlap(fixed: Grid, moving: Grid, parameters: Parameters, initial: bool) -> list[Check]:
+    (fixedLow, fixedHigh), (movingLow, movingHigh) = _box(fixed), _box(moving)
+    common = np.clip(np.minimum(fixedHigh, movingHigh) - np.maximum(fixedLow, movingLow), 0, None).prod()
+    share = common / min((fixedHigh - fixedLow).prod(), (movingHigh - movingLow).prod())
+    # Affine and centers begin where the objects are, wherever that is.
+    if share >= _TINY_OVERLAP or initial or parameters.initial_alignment != "none":
+        return []
+    level, what = (ERROR, "do not overlap") if share == 0 else (
+        WARNING, f"overlap by only {100 * share:.0f} % of the smaller one")
+    return [Check("overlap", level, f"The volumes {what}, and no initial alignment is asked for. Let them be aligned "
+                                    "first.", {"initial_alignment": "affine"}, "Align first")]
+
+
+def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> list[Check]:
+    ratio = fixed.voxel_volume / moving.voxel_volume
+    if 1 / _VOXEL_RATIO <= ratio <= _VOXEL_RATIO:
+        return []
+    fine, coarse = (movingName, fixedName) if ratio > 1 else (fixedName, movingName)
+    factor = max(ratio, 1 / ratio)
+    text = (f"A voxel of {coarse} is {factor:.0f} times as large as one of {fine}: what {coarse} does not show cannot be "
+            "matched. ")
+    text += ("The result will have its coarse voxels; exchange fixed and moving to get the fine ones." if ratio > 1 else
+             "A preset of fewer levels (fast) is enough.")
+    changes = {} if ratio > 1 else {"preset": "fast"}
+    return [Check("voxel size", WARNING, text, changes, "Use preset fast" if changes else "")]
+
+
+# ------------------------------------------------------------------------------------------------------- contents
+
+
+def _stripped(fixed: Volume, moving: Volume) -> list[Check]:
+    backgrounds = {v.name: background_value(v) is not None for v in (fixed, moving)}
+    if len(set(backgrounds.values())) == 1:
+        return []
+    stripped, whole = (fixed, moving) if backgrounds[fixed.name] else (moving, fixed)
+    sizes = [foreground(v).sum() * v.grid.voxel_volume for v in (whole, stripped)]
+    if sizes[0] < _STRIPPED_RATIO * sizes[1]:
+        return []
+    return [Check("skull", WARNING, f"{stripped.name} shows its object cut out (skull-stripped?), {whole.name} with what "
+                                    "surrounds it. Strip both or neither, or choose a mask of the object in "
+                                    f"{whole.name}.")]
+
+
+def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
+    """Compares the objects, centered and scaled to each other, as they are and mirrored or turned about by 180°."""
+    if initial or fixed.ndim != 3:
+        return []
+    lattice = np.stack(np.meshgrid(*[np.linspace(-1, 1, _FLIP_SAMPLES)] * 3, indexing="ij"), -1)
+    here = _seen(fixed, lattice)
+    scores = {signs: _correlation(here, _seen(moving, lattice * signs))
+              for signs in itertools.product((1, -1), repeat=3)}
+    own = scores[(1, 1, 1)]
+    best = max(scores, key=lambda signs: abs(scores[signs]))
+    # A mirror image of a nearly symmetric object (left and right of a head) is never that much better.
+    if abs(scores[best]) < max(_FLIP_ENOUGH, abs(own) + _FLIP_GAIN):
+        return []
+    names = [name for name, sign in zip(("left-right", "front-back", "up-down"), best, strict=True) if sign < 0]
+    return [Check("orientation", WARNING, f"{moving.name} looks like {fixed.name} turned about ({' and '.join(names)}): "
+                                          f"correlation {scores[best]:.2f} that way, {own:.2f} as it is. Its orientation "
+                                          "may be stored wrongly. Correct it (Volumes, Volume Information; or put it under "
+                                          "a linear transform) before it is registered.")]
+
+
+def _seen(volume: Volume, lattice: np.ndarray) -> np.ndarray:
+    """The image around the middle of its object, in units of the object's size; lattice: LPS directions, -1 ... 1."""
+    inside = foreground(volume)
+    points = volume.grid.index_to_physical(np.argwhere(inside))
+    center, size = points.mean(0), points.std(0)
+    index = np.rint(volume.grid.physical_to_index(center + 2.2 * lattice * size)).astype(int)
+    valid = ((index >= 0) & (index < volume.grid.shape)).all(-1)
+    index = np.clip(index, 0, np.array(volume.grid.shape) - 1)
+    low, high = np.percentile(volume.data[inside], (1, 99))
+    values = np.clip(volume.data[tuple(np.moveaxis(index, -1, 0))], low, high)
+    return np.where(valid, values, volume.data.min())
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    scale = np.sqrt((one**2).sum() * (other**2).sum())
+    return float((one * other).sum() / scale) if scale > 0 else 0.0
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+
+def _memory(fixed: Volume, grid: Grid, parameters: Parameters, device: str, freeHost: int | None,
+            freeDevice: int) -> list[Check]:
+    if freeHost is None:
+        return []
+    inside = Volume(fixed.grid, foreground(fixed).astype(np.uint8))
+    work = working_grid(grid, spacing_mm=parameters.spacing_mm or None, margin_mm=parameters.margin_mm,
+                        max_voxels=parameters.max_voxels, mask=inside)
+    band = _band(work, max(parameters.bands))
+    factor = memory.coarsening(work.shape, freeHost, freeDevice, band, device)
+    if factor == 1:
+        return []
+    need = memory.needed_bytes(work.shape, band, device)
+    text = f"About {_gigabytes(need[0])} of memory are needed and {_gigabytes(freeHost)} are free"
+    if need[1]:
+        text += f"; on the GPU {_gigabytes(need[1])}, and {_gigabytes(freeDevice)} are free"
+    if not np.isfinite(factor):
+        return [Check("memory", WARNING, f"{text}. Close other programs"
+                                         + (", or compute on the CPU." if need[1] else "."))]
+    spacing = round(float(work.spacing.min() * factor), 2)
+    return [Check("memory", WARNING, f"{text}. A working voxel of {spacing:g} mm fits.", {"spacing_mm": spacing},
+                  f"Use {spacing:g} mm")]
+
+
+def _band(grid: Grid, modes: int) -> tuple[int, ...]:
+    longest = float(grid.extent.max())
+    return tuple(max(3, 2 * round((modes * float(length) / longest - 1) / 2) + 1) for length in grid.extent)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GB"

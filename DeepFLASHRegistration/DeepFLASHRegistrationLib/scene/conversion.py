@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Input nodes as Volumes and points. Linear parent transforms are honored; no node is changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+from vtk.util.numpy_support import vtk_to_numpy
+
+from ..imaging.errors import InputError
+from ..imaging.grid import Grid
+from ..imaging.volume import Volume, checked_image
+from .arrays import arrayFromImage
+from .geometry import gridFromVolume, toWorld
+
+
+def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
+    """A scalar volume node as float32 Volume in the world's LPS mm; a single slice becomes 2-D (with its plane).
+
+    Raises:
+        InputError: if the node is no scalar volume, is empty or constant, or lies under a non-linear transform.
+    """
+    if node is None:
+        raise InputError("No volume is chosen. Choose one.")
+    name = node.GetName()
+    if not node.IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError(f"{name} is no scalar volume ({node.GetClassName()}). Choose a volume.")
+    grid = gridFromVolume(node)
+    components = node.GetImageData().GetNumberOfScalarComponents()
+    if node.IsA("vtkMRMLTensorVolumeNode") or node.IsA("vtkMRMLVectorVolumeNode") or components != 1:
+        raise InputError(f"{name} has {components} values per voxel (a color, vector or tensor image). "
+                         "Make a scalar volume of it (module Vector to Scalar Volume) and register that.")
+    notes = ()
+    if node.GetParentTransformNode() is not None:
+        notes = (f"{name} is used where its transform {node.GetParentTransformNode().GetName()} puts it",)
+    # A copy: the Volume must not follow later changes of the node.
+    data = arrayFromImage(node.GetImageData()).reshape(grid.shape).copy()
+    return checked_image(Volume(grid, data, name, notes))
+
+
+def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) -> tuple[np.ndarray, list[str]]:
+    """The control points of a markups node and their labels.
+
+    Args:
+        node: markups of any kind; points that were never placed are left out.
+        grid: a 2-D grid with a plane, to get the points' coordinates in that plane.
+
+    Returns:
+        (N, 3) LPS mm in the world, or (N, 2) in-plane mm; and the N labels.
+
+    Raises:
+        InputError: if no point is placed, or the node lies under a non-linear transform.
+    """
+    matrix = toWorld(node)
+    placed = [index for index in range(node.GetNumberOfControlPoints())
+              if node.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined]
+    if not placed:
+        raise InputError(f"{node.GetName()} has no placed point. Place points, or choose other markups.")
+    points = np.array([node.GetNthControlPointPosition(index) for index in placed])
+    return _inLps(points, matrix, grid), [node.GetNthControlPointLabel(index) for index in placed]
+
+
+def verticesFromNode(node: slicer.vtkMRMLModelNode, grid: Grid | None = None) -> np.ndarray:
+    """The vertices of a model, as `pointsFromNode` gives points.
+
+    Raises:
+        InputError: if the model is empty, or lies under a non-linear transform.
+    """
+    matrix = toWorld(node)
+    mesh = node.GetMesh()
+    if mesh is None or mesh.GetNumberOfPoints() == 0:
+        raise InputError(f"{node.GetName()} holds no points. Choose a model that is loaded.")
+    return _inLps(vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64), matrix, grid)
+
+
+def _inLps(points: np.ndarray, matrix: np.ndarray, grid: Grid | None) -> np.ndarray:
+    points = (points @ matrix[:3, :3].T + matrix[:3, 3]) * (-1.0, -1.0, 1.0)
+    return grid.project(points) if grid is not None and grid.plane is not None else points

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixed and warped in alternating cubes."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+
+from ...imaging.errors import InputError
+from ..arrays import arrayFromImage, imageFromArray
+from .toggle import Toggle
+from .views import showInSlices
+
+
+class Checkerboard(Toggle):
+    """A board over the fixed grid; warped intensities are mapped so that both images keep their window and level."""
+
+    usesLayers = True
+
+    def __init__(self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, warpedVolume: slicer.vtkMRMLScalarVolumeNode,
+                 cubeMm: float | None = None) -> None:
+        """`cubeMm`: edge of the cubes, default an eighth of the longest side of the image."""
+        super().__init__(fixedVolume.GetScene())
+        self.fixed, self.warped = fixedVolume, warpedVolume
+        self._cubeMm = cubeMm
+        self._board: slicer.vtkMRMLScalarVolumeNode | None = None
+
+    @property
+    def cubeMm(self) -> float:
+        """Edge of the cubes in mm."""
+        if self._cubeMm:
+            return self._cubeMm
+        return float((np.array(self.fixed.GetImageData().GetDimensions()) * self.fixed.GetSpacing()).max() / 8)
+
+    def setCube(self, cubeMm: float) -> None:
+        """Changes the size of the cubes, also while shown."""
+        self._cubeMm = cubeMm
+        if self.isShown:
+            self._board.SetAndObserveImageData(self._image())
+
+    def _show(self) -> None:
+        if self.fixed.GetImageData().GetDimensions() != self.warped.GetImageData().GetDimensions():
+            raise InputError(f"{self.warped.GetName()} is not on the grid of {self.fixed.GetName()}. "
+                             "Choose the warped volume of this registration.")
+        board = self._board = self.temporary("vtkMRMLScalarVolumeNode", "checkerboard")
+        board.CopyOrientation(self.fixed)
+        board.SetAndObserveTransformNodeID(self.fixed.GetTransformNodeID())
+        board.SetAndObserveImageData(self._image())
+        board.CreateDefaultDisplayNodes()
+        source, display = self.fixed.GetDisplayNode(), board.GetDisplayNode()
+        display.SetAndObserveColorNodeID(source.GetColorNodeID())
+        display.SetInterpolate(source.GetInterpolate())
+        display.AutoWindowLevelOff()
+        display.SetWindowLevel(source.GetWindow(), source.GetLevel())
+        showInSlices(self.changes, self.scene, board)
+
+    def _image(self) -> vtk.vtkImageData:
+        fixed, warped = (arrayFromImage(node.GetImageData()) for node in (self.fixed, self.warped))
+        own, other = self.fixed.GetDisplayNode(), self.warped.GetDisplayNode()
+        gain = own.GetWindow() / (other.GetWindow() or 1.0)
+        voxels = self.cubeMm / np.array(self.fixed.GetSpacing()[::-1])
+        cubes = np.ix_(*[np.floor(np.arange(size) / edge).astype(int)
+                         for size, edge in zip(fixed.shape, voxels, strict=True)])
+        parity = sum(cubes)
+        return imageFromArray(np.where(parity % 2, own.GetLevel() + gain * (warped - other.GetLevel()),
+                                       fixed).astype(np.float32))

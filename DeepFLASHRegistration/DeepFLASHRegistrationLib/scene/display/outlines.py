@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outlines of propagated against fixed segments."""
+
+from __future__ import annotations
+
+import slicer
+
+from ..labels import labelsFromNode
+from ..propagation import segmentationOfLabels
+from .toggle import Toggle
+
+PROPAGATED_WIDTH, FIXED_WIDTH = 3, 1
+_LIGHTER = 0.65  # how much white the fixed outlines get
+
+
+def lighter(color: tuple[float, float, float]) -> tuple[float, float, float]:
+    """The color of the fixed outline of a segment of `color`."""
+    return tuple(channel + (1 - channel) * _LIGHTER for channel in color)
+
+
+class Outlines(Toggle):
+    """Propagated segments as thick outlines in their colors, fixed ones as thin outlines in lighter colors.
+
+    Where they agree, the thin line runs in the middle of the thick one.
+    """
+
+    def __init__(self, propagated: slicer.vtkMRMLNode, fixed: slicer.vtkMRMLNode) -> None:
+        """Each a segmentation or a label map volume."""
+        super().__init__(propagated.GetScene())
+        self.propagated, self.fixed = propagated, fixed
+
+    def _show(self) -> None:
+        self._outline(self._segmentation(self.propagated), PROPAGATED_WIDTH)
+        fixed = self._segmentation(self.fixed)
+        self._outline(fixed, FIXED_WIDTH)
+        display = fixed.GetDisplayNode()
+        for identifier in fixed.GetSegmentation().GetSegmentIDs():
+            color = fixed.GetSegmentation().GetSegment(identifier).GetColor()
+            self.changes.set(display, "SegmentOverrideColor", *lighter(color), key=(identifier,))
+
+    def _segmentation(self, node: slicer.vtkMRMLNode) -> slicer.vtkMRMLSegmentationNode:
+        if node.IsA("vtkMRMLSegmentationNode"):
+            node.CreateDefaultDisplayNodes()
+            return node
+        labels = labelsFromNode(node)
+        colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() is not None else None
+        copy = self.temporary("vtkMRMLSegmentationNode", f"{node.GetName()} outlines")
+        copy.SetAndObserveSegmentation(segmentationOfLabels(labels, colors))
+        copy.CreateDefaultDisplayNodes()
+        return copy
+
+    def _outline(self, node: slicer.vtkMRMLSegmentationNode, width: int) -> None:
+        display = node.GetDisplayNode()
+        for name, value in (("Visibility", 1), ("Visibility2D", 1), ("Visibility2DFill", 0), ("Visibility2DOutline", 1),
+                            ("Opacity", 1.0), ("Opacity2DOutline", 1.0), ("SliceIntersectionThickness", width)):
+            self.changes.set(display, name, value)

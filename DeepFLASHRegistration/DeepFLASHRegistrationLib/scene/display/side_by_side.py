@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixed and warped side by side, in linked slice views of their own layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+
+from ..geometry import arrayFromVtkMatrix
+from .toggle import Toggle
+from .views import OWN_VIEW, nodesOfClass, userSliceNodes
+
+_LAYOUT = 63851  # any number that no other layout has
+_VIEW_GROUP = 63851  # linked views move together with those of their group only
+_ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
+
+
+class SideBySide(Toggle):
+    """Left the fixed, right the warped image; as many orientations below each other as make sense for the image."""
+
+    usesLayers = True
+
+    def __init__(self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, warpedVolume: slicer.vtkMRMLScalarVolumeNode,
+                 orientations: tuple[str, ...] | None = None) -> None:
+        super().__init__(fixedVolume.GetScene())
+        self.volumes = {"Fixed": fixedVolume, "Warped": warpedVolume}
+        self.orientations = orientations or _sensibleOrientations(fixedVolume)
+
+    def _show(self) -> None:
+        layout = self.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        if layout is None:
+            raise RuntimeError("There are no views to show images side by side in.")
+        description = self._description()
+        if not layout.IsLayoutDescription(_LAYOUT):
+            layout.AddLayoutDescription(_LAYOUT, description)
+        layout.SetLayoutDescription(_LAYOUT, description)
+        self.changes.set(layout, "ViewArrangement", _LAYOUT)
+        for side, volume in self.volumes.items():
+            for orientation in self.orientations:
+                name = f"{OWN_VIEW}{side}{orientation}"
+                composite = _composite(self.scene, name)
+                self.changes.set(composite, "BackgroundVolumeID", volume.GetID())
+                self.changes.set(composite, "ForegroundVolumeID", None)
+                self.changes.set(composite, "LabelVolumeID", None)
+                self.changes.set(composite, "LinkedControl", 1)
+                self.changes.set(composite, "HotLinkedControl", 1)
+                for sliceNode in nodesOfClass(self.scene, "vtkMRMLSliceNode"):
+                    if sliceNode.GetLayoutName() == name:
+                        self._place(sliceNode, orientation)
+
+    def _place(self, sliceNode: slicer.vtkMRMLSliceNode, orientation: str) -> None:
+        """Shows what the user's view of that orientation shows, or else the middle of the fixed image."""
+        sliceNode.SetOrientation(orientation)
+        width, height = (max(size, 1) for size in sliceNode.GetDimensions()[:2])
+        for like in userSliceNodes(self.scene):
+            if like.GetOrientation() == orientation:
+                sliceNode.GetSliceToRAS().DeepCopy(like.GetSliceToRAS())
+                extent = like.GetFieldOfView()
+                break
+        else:
+            bounds = [0.0] * 6
+            self.volumes["Fixed"].GetRASBounds(bounds)
+            sliceNode.JumpSliceByCentering(*np.add(bounds[::2], bounds[1::2]) / 2)
+            axes = np.abs(arrayFromVtkMatrix(sliceNode.GetSliceToRAS())[:3, :2])
+            extent = tuple(np.subtract(bounds[1::2], bounds[::2]) @ axes)
+        scale = max(extent[0] / width, extent[1] / height)
+        sliceNode.SetFieldOfView(scale * width, scale * height, sliceNode.GetFieldOfView()[2])
+        sliceNode.SetXYZOrigin(0, 0, 0)
+        sliceNode.UpdateMatrices()
+
+    def _description(self) -> str:
+        def view(side: str, orientation: str) -> str:
+            color = {"Fixed": "#6A8CC7", "Warped": "#E0913C"}[side]
+            return (f'<item><view class="vtkMRMLSliceNode" singletontag="{OWN_VIEW}{side}{orientation}">'
+                    f'<property name="orientation" action="default">{orientation}</property>'
+                    f'<property name="viewlabel" action="default">{side[0]}</property>'
+                    f'<property name="viewcolor" action="default">{color}</property>'
+                    f'<property name="viewgroup" action="default">{_VIEW_GROUP}</property></view></item>')
+
+        rows = "".join('<item><layout type="horizontal">'
+                       + "".join(view(side, orientation) for side in self.volumes)
+                       + "</layout></item>" for orientation in self.orientations)
+        return f'<layout type="vertical">{rows}</layout>'
+
+
+def _sensibleOrientations(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, ...]:
+    """All three; of a single slice the one that lies in it."""
+    image = volume.GetImageData()
+    if image is None or 1 not in image.GetDimensions():
+        return _ORIENTATIONS
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    thinnest = int(np.argmin(np.subtract(bounds[1::2], bounds[::2])))
+    return ({0: "Sagittal", 1: "Coronal", 2: "Axial"}[thinnest],)
+
+
+def _composite(scene: slicer.vtkMRMLScene, name: str) -> slicer.vtkMRMLSliceCompositeNode:
+    """The composite node of a view; made here if the view does not exist yet, which then uses it."""
+    for node in nodesOfClass(scene, "vtkMRMLSliceCompositeNode"):
+        if node.GetLayoutName() == name:
+            return node
+    node = slicer.vtkMRMLSliceCompositeNode()
+    node.SetLayoutName(name)
+    return scene.AddNode(node)

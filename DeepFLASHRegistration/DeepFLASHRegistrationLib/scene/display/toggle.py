@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Something that is shown, or not."""
+
+from __future__ import annotations
+
+import slicer
+
+from .changes import Changes
+
+
+class Toggle:
+    """Base of all displays: show, hide, and be as if nothing had been.
+
+    Subclasses implement `_show`, changing nodes through `self.changes` and creating them through `self.temporary`.
+    """
+
+    # Displays that decide what the slice views show exclude each other (see Displays).
+    usesLayers = False
+
+    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
+        self.scene = scene
+        self.changes = Changes()
+        self.isShown = False
+        self._temporary: list[slicer.vtkMRMLNode] = []
+
+    def show(self) -> None:
+        """Shows it; does nothing if it is shown already. If that fails, nothing is changed."""
+        if self.isShown:
+            return
+        self.isShown = True
+        try:
+            self._show()
+        except BaseException:
+            self.hide()
+            raise
+
+    def hide(self) -> None:
+        """Takes it away and restores what was there before; safe when the scene has been closed since."""
+        if not self.isShown:
+            return
+        self.isShown = False
+        self.changes.giveBack()
+        for node in reversed(self._temporary):
+            for index in reversed(range(node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0)):
+                self._remove(node.GetNthDisplayNode(index))
+            self._remove(node)
+        self._temporary.clear()
+
+    def temporary(self, className: str, name: str) -> slicer.vtkMRMLNode:
+        """A node that lives while this is shown; it is not saved with the scene."""
+        node = self.scene.CreateNodeByClass(className)
+        node.UnRegister(None)  # CreateNodeByClass hands over a reference of its own
+        node.SetName(self.scene.GenerateUniqueName(name))
+        node.SetSaveWithScene(False)
+        return self.keepTemporary(self.scene.AddNode(node))
+
+    def keepTemporary(self, node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode:
+        """Removes the node when this is hidden."""
+        self._temporary.append(node)
+        return node
+
+    def _remove(self, node: slicer.vtkMRMLNode | None) -> None:
+        if node is not None and node.GetScene() is not None:
+            self.scene.RemoveNode(node)
+
+    def _show(self) -> None:
+        raise NotImplementedError
+
+
+class Displays:
+    """Toggles by name; those that decide what the slice views show exclude each other."""
+
+    def __init__(self) -> None:
+        self.toggles: dict[str, Toggle] = {}
+
+    def show(self, name: str) -> None:
+        """Shows one, and hides first what it cannot be shown together with."""
+        wanted = self.toggles[name]
+        if wanted.usesLayers:
+            for other in self.toggles.values():
+                if other is not wanted and other.usesLayers:
+                    other.hide()
+        wanted.show()
+
+    def hide(self, name: str) -> None:
+        """Hides one."""
+        self.toggles[name].hide()
+
+    def hideAll(self) -> None:
+        """Hides all, e.g. because the scene is closed or another result is chosen."""
+        for toggle in reversed(list(self.toggles.values())):
+            toggle.hide()

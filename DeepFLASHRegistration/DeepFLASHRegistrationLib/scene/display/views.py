@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The slice views of a scene, as far as nodes know them."""
+
+from __future__ import annotations
+
+import slicer
+
+from .changes import Changes
+
+OWN_VIEW = "DeepFLASH"  # layout names of the views made here begin with it
+
+
+def nodesOfClass(scene: slicer.vtkMRMLScene, className: str) -> list[slicer.vtkMRMLNode]:
+    """All nodes of a class."""
+    return [scene.GetNthNodeByClass(index, className) for index in range(scene.GetNumberOfNodesByClass(className))]
+
+
+def userComposites(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSliceCompositeNode]:
+    """What says which volumes the user's slice views show; none without a window."""
+    return [node for node in nodesOfClass(scene, "vtkMRMLSliceCompositeNode")
+            if not (node.GetLayoutName() or "").startswith(OWN_VIEW)]
+
+
+def userSliceNodes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSliceNode]:
+    """Where the user's slice views are."""
+    return [node for node in nodesOfClass(scene, "vtkMRMLSliceNode")
+            if not (node.GetLayoutName() or "").startswith(OWN_VIEW)]
+
+
+def showInSlices(changes: Changes, scene: slicer.vtkMRMLScene, background: slicer.vtkMRMLVolumeNode,
+                 foreground: slicer.vtkMRMLVolumeNode | None = None, foregroundOpacity: float = 0.0) -> None:
+    """Shows volumes in all slice views of the user, positions unchanged."""
+    for composite in userComposites(scene):
+        changes.set(composite, "BackgroundVolumeID", background.GetID())
+        changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
+        changes.set(composite, "ForegroundOpacity", foregroundOpacity)
+        changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)

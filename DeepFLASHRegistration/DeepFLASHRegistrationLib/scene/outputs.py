@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A registration result as nodes of the scene: all that are wanted, or, if one fails, none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from ..imaging.errors import InputError
+from ..imaging.volume import Volume
+from .arrays import imageFromArray
+from .carry import carriedMarkups, carriedModel
+from .charts import writeConvergenceChart, writeHistogramChart
+from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransform
+from .geometry import gridFromVolume, ijkToRasOfGrid, inSpace, vtkMatrixFrom
+from .hierarchy import placeBeside
+from .labels import Labels
+from .propagation import propagatedSegmentation
+from .tables import labelRows, metricRows, writeTable
+from .transaction import Transaction
+
+NEW = "new"
+
+
+@dataclass
+class OutputNodes:
+    """Which nodes a result is written to: each a node of the scene (updated), NEW (created), or None (not wanted).
+
+    `writeResult` returns one that holds the nodes; passed to the next run, that updates them. What a result does not
+    contain (labels without a segmentation, landmarks without markups) is left out.
+    """
+
+    warpedVolume: Any = NEW
+    transform: Any = NEW
+    inverseTransform: Any = NEW
+    logJacobianVolume: Any = NEW
+    segmentation: Any = NEW
+    markups: Any = NEW
+    model: Any = NEW
+    metricsTable: Any = NEW
+    labelsTable: Any = NEW
+    convergenceChart: Any = NEW
+    histogramChart: Any = NEW
+
+
+def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode,
+                outputs: OutputNodes | None = None, *, movingSegmentation: slicer.vtkMRMLNode | None = None,
+                movingLabels: Labels | None = None, movingMarkups: slicer.vtkMRMLMarkupsNode | None = None,
+                movingModel: slicer.vtkMRMLModelNode | None = None) -> OutputNodes:
+    """Writes a result into the scene of `fixedVolume`, all or nothing.
+
+    Args:
+        result: what register() returned.
+        fixedVolume, movingVolume: the inputs; not changed. Created nodes are placed beside fixedVolume in the subject
+            hierarchy.
+        outputs: what is wanted and where; default everything in new nodes.
+        movingSegmentation: the segmentation or label map volume that result.labels were made from.
+        movingLabels: what labelsFromNode gave for it.
+        movingMarkups, movingModel: landmarks and surfaces to carry to the fixed image.
+
+    Returns:
+        The nodes; None for what was not wanted or is not in the result.
+
+    Raises:
+        InputError: if a chosen node is an input, chosen twice, or of the wrong class. The scene is as before.
+    """
+    outputs = OutputNodes() if outputs is None else outputs
+    inputs = (fixedVolume, movingVolume, movingSegmentation, movingMarkups, movingModel)
+    checkOutputs(outputs, [node for node in inputs if node is not None], movingSegmentation)
+    with Transaction(fixedVolume.GetScene()) as transaction:
+        writer = _Writer(transaction, result, fixedVolume, movingVolume)
+        nodes = replace(outputs, **{each.name: None for each in fields(outputs)})
+        nodes.transform = writer.transform(outputs.transform)
+        nodes.inverseTransform = writer.inverse(outputs.inverseTransform)
+        if nodes.transform is not None and nodes.inverseTransform is not None:
+            nodes.transform.SetNodeReferenceID(INVERSE_ROLE, nodes.inverseTransform.GetID())
+            nodes.inverseTransform.SetNodeReferenceID(INVERSE_ROLE, nodes.transform.GetID())
+        nodes.warpedVolume = writer.warped(outputs.warpedVolume)
+        nodes.logJacobianVolume = writer.logJacobian(outputs.logJacobianVolume)
+        if result.labels is not None and movingSegmentation is not None:
+            nodes.segmentation = writer.labels(outputs.segmentation, movingSegmentation, movingLabels)
+        if movingMarkups is not None:
+            nodes.markups = writer.carried(outputs.markups, movingMarkups, carriedMarkups)
+        if movingModel is not None:
+            nodes.model = writer.carried(outputs.model, movingModel, carriedModel)
+        nodes.metricsTable = writer.table(outputs.metricsTable, "metrics", metricRows(result))
+        rows = labelRows(result, movingLabels.names if movingLabels is not None else {})
+        if rows:
+            nodes.labelsTable = writer.table(outputs.labelsTable, "labels", rows)
+        if result.history:
+            nodes.convergenceChart = writer.chart(outputs.convergenceChart, "convergence", writeConvergenceChart,
+                                                  result.history)
+        nodes.histogramChart = writer.chart(outputs.histogramChart, "histogram", writeHistogramChart,
+                                            result.log_jacobian.data)
+        for node in transaction.created:
+            placeBeside(node, fixedVolume)
+    return nodes
+
+
+_CLASSES = {
+    "warpedVolume": ("vtkMRMLScalarVolumeNode",), "transform": ("vtkMRMLTransformNode",),
+    "inverseTransform": ("vtkMRMLTransformNode",), "logJacobianVolume": ("vtkMRMLScalarVolumeNode",),
+    "segmentation": ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"), "markups": ("vtkMRMLMarkupsNode",),
+    "model": ("vtkMRMLModelNode",), "metricsTable": ("vtkMRMLTableNode",), "labelsTable": ("vtkMRMLTableNode",),
+    "convergenceChart": ("vtkMRMLPlotChartNode",), "histogramChart": ("vtkMRMLPlotChartNode",),
+}
+
+
+def checkOutputs(outputs: OutputNodes, inputs: list[slicer.vtkMRMLNode],
+                 movingSegmentation: slicer.vtkMRMLNode | None = None) -> None:
+    """Whether a result of these inputs can be written to these nodes; worth asking before the work is done.
+
+    Raises:
+        InputError: a chosen node is an input, chosen twice, or of the wrong class.
+    """
+    chosen: list[slicer.vtkMRMLNode] = []
+    for each in fields(outputs):
+        node = getattr(outputs, each.name)
+        if node is None or node == NEW:
+            continue
+        if not any(node.IsA(name) for name in _CLASSES[each.name]):
+            raise InputError(f"{node.GetName()} ({node.GetClassName()}) cannot hold the output {each.name}. "
+                             f"Choose a {' or '.join(_CLASSES[each.name])}.")
+        if any(node is other for other in inputs):
+            raise InputError(f"{node.GetName()} is an input and an output. Inputs are never changed: "
+                             "choose another output node.")
+        if any(node is other for other in chosen):
+            raise InputError(f"{node.GetName()} is chosen for two outputs. Choose another node for one of them.")
+        chosen.append(node)
+    target = outputs.segmentation
+    if movingSegmentation is not None and target not in (None, NEW) and not target.IsA(_labelClass(movingSegmentation)):
+        raise InputError(f"{target.GetName()} cannot hold the propagated {movingSegmentation.GetName()}. "
+                         f"Choose a {_labelClass(movingSegmentation)}.")
+
+
+def _labelClass(source: slicer.vtkMRMLNode) -> str:
+    """The class of node that holds what is propagated from `source`."""
+    return "vtkMRMLSegmentationNode" if source.IsA("vtkMRMLSegmentationNode") else "vtkMRMLLabelMapVolumeNode"
+
+
+class _Writer:
+    """Writes one kind of output each, into a chosen or a new node."""
+
+    def __init__(self, transaction: Transaction, result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+                 movingVolume: slicer.vtkMRMLScalarVolumeNode) -> None:
+        self.transaction = transaction
+        self.result = result
+        self.fixed = fixedVolume
+        self.moving = movingVolume
+        # Planes of 2-D problems: where points of the one image lie and where they go in the other.
+        self.fixedGrid = gridFromVolume(fixedVolume)
+        self.movingGrid = gridFromVolume(movingVolume)
+        self.pair = f"{movingVolume.GetName()} to {fixedVolume.GetName()}"
+
+    def _node(self, choice: Any, className: str, name: str) -> slicer.vtkMRMLNode:
+        if choice == NEW:
+            return self.transaction.create(className, name)
+        return self.transaction.lend(choice)
+
+    def transform(self, choice: Any) -> slicer.vtkMRMLTransformNode | None:
+        if choice is None:
+            return None
+        result = self.result
+        data = gridTransform(result.fixed_to_moving, result.field_grid, self.movingGrid)
+        node = self._node(choice, "vtkMRMLTransformNode", self.pair)
+        _setTransform(node, data, self.fixed, self.moving)
+        affine = affineInSpace(result.affine, self.fixedGrid, self.movingGrid)
+        node.SetAttribute(AFFINE_ATTRIBUTE, " ".join(repr(float(value)) for value in affine.ravel()))
+        return node
+
+    def inverse(self, choice: Any) -> slicer.vtkMRMLTransformNode | None:
+        if choice is None:
+            return None
+        data = self.inverseData()
+        node = self._node(choice, "vtkMRMLTransformNode", f"{self.fixed.GetName()} to {self.moving.GetName()}")
+        _setTransform(node, data, self.moving, self.fixed)
+        return node
+
+    def inverseData(self) -> slicer.vtkOrientedGridTransform:
+        return gridTransform(self.result.moving_to_fixed, self.result.inverse_grid, self.fixedGrid)
+
+    def warped(self, choice: Any) -> slicer.vtkMRMLScalarVolumeNode | None:
+        if choice is None:
+            return None
+        node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.moving.GetName()} warped")
+        _setVoxels(node, self.result.warped)
+        node.SetVoxelValueUnits(self.moving.GetVoxelValueUnits())
+        node.SetVoxelValueQuantity(self.moving.GetVoxelValueQuantity())
+        _copyWindowLevel(self.moving.GetDisplayNode(), node.GetDisplayNode())
+        return node
+
+    def logJacobian(self, choice: Any) -> slicer.vtkMRMLScalarVolumeNode | None:
+        if choice is None:
+            return None
+        node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.pair} log Jacobian")
+        volume = self.result.log_jacobian
+        # Folded voxels have no logarithm: NaN, whatever the engine marked them with.
+        data = np.where(np.isfinite(volume.data), volume.data, np.nan).astype(np.float32)
+        _setVoxels(node, volume.with_data(data))
+        return node
+
+    def labels(self, choice: Any, source: slicer.vtkMRMLNode, labels: Labels) -> slicer.vtkMRMLNode | None:
+        if choice is None:
+            return None
+        name = f"{source.GetName()} propagated"
+        className = _labelClass(source)
+        if className != "vtkMRMLSegmentationNode":
+            node = self._node(choice, className, name)
+            _setVoxels(node, self.result.labels)
+            display = source.GetDisplayNode()
+            if display is not None and display.GetColorNodeID():
+                node.GetDisplayNode().SetAndObserveColorNodeID(display.GetColorNodeID())
+            return node
+        segmentation = propagatedSegmentation(self.result.labels, labels, source.GetSegmentation())
+        node = self._node(choice, className, name)
+        node.SetAndObserveTransformNodeID(None)
+        node.SetAndObserveSegmentation(segmentation)
+        node.SetReferenceImageGeometryParameterFromVolumeNode(self.fixed)
+        node.CreateDefaultDisplayNodes()
+        return node
+
+    def carried(self, choice: Any, source: slicer.vtkMRMLNode, carry: Any) -> slicer.vtkMRMLNode | None:
+        if choice is None:
+            return None
+        node = self._node(choice, source.GetClassName(), f"{source.GetName()} propagated")
+        carry(source, node, self.inverseData())
+        return node
+
+    def table(self, choice: Any, what: str, rows: list[dict[str, Any]]) -> slicer.vtkMRMLTableNode | None:
+        if choice is None:
+            return None
+        node = self._node(choice, "vtkMRMLTableNode", f"{self.pair} {what}")
+        writeTable(node, rows)
+        return node
+
+    def chart(self, choice: Any, what: str, write: Any, data: Any) -> slicer.vtkMRMLPlotChartNode | None:
+        if choice is None:
+            return None
+        node = self._node(choice, "vtkMRMLPlotChartNode", f"{self.pair} {what}")
+        write(self.transaction, node, f"{self.pair} {what}", data)
+        return node
+
+
+def _setTransform(node: slicer.vtkMRMLTransformNode, data: vtk.vtkAbstractTransform,
+                  fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> None:
+    node.SetAndObserveTransformNodeID(None)
+    node.SetAndObserveTransformFromParent(data)
+    node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixed.GetID())
+    node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), moving.GetID())
+
+
+def _setVoxels(node: slicer.vtkMRMLVolumeNode, volume: Volume) -> None:
+    node.SetAndObserveTransformNodeID(None)  # the grid is the world's
+    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
+    node.SetAndObserveImageData(imageFromArray(volume.data.reshape(inSpace(volume.grid).shape)))
+    node.CreateDefaultDisplayNodes()
+
+
+def _copyWindowLevel(source: slicer.vtkMRMLDisplayNode | None, target: slicer.vtkMRMLDisplayNode) -> None:
+    if source is None:
+        return
+    target.CopyContent(source)
+    if source.GetColorNodeID():
+        target.SetAndObserveColorNodeID(source.GetColorNodeID())
+    target.AutoWindowLevelOff()  # first: turning it off later would not undo what it computes
+    target.SetWindowLevel(source.GetWindow(), source.GetLevel())

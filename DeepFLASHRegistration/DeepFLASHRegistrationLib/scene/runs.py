@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the child process is asked for, in terms of nodes: a registration, its geodesic, its files, a sample pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from ..imaging.errors import InputError
+from ..imaging.grid import Grid
+from ..imaging.volume import Volume
+from ..parameters import Parameters
+from ..runner import Run
+from .conversion import pointsFromNode, volumeFromNode
+from .geometry import LPS_RAS, arrayFromVtkMatrix
+from .labels import Labels, labelsFromNode, maskFromNode
+from .outputs import NEW, OutputNodes, checkOutputs, writeResult
+from .samples import addSample
+from .sequence import createGeodesicSequence
+
+# More points than this per axis of the geodesic's fields show nothing more, and a sequence holds many of them.
+_GEODESIC_SAMPLES = 56
+
+
+@dataclass
+class Inputs:
+    """The nodes that are registered; all but fixedVolume and movingVolume may be None. None is ever changed.
+
+    Segmentations may be segmentations or label map volumes; masks also scalar volumes (inside where not 0). The
+    segmentation, markups and model of the moving volume are carried to the fixed one; those of the fixed volume are
+    compared with them. initialTransform is a linear one that would move the moving volume near the fixed one.
+    """
+
+    fixedVolume: slicer.vtkMRMLScalarVolumeNode | None = None
+    movingVolume: slicer.vtkMRMLScalarVolumeNode | None = None
+    movingSegmentation: slicer.vtkMRMLNode | None = None
+    fixedSegmentation: slicer.vtkMRMLNode | None = None
+    fixedMask: slicer.vtkMRMLNode | None = None
+    movingMask: slicer.vtkMRMLNode | None = None
+    fixedMarkups: slicer.vtkMRMLMarkupsNode | None = None
+    movingMarkups: slicer.vtkMRMLMarkupsNode | None = None
+    movingModel: slicer.vtkMRMLModelNode | None = None
+    initialTransform: slicer.vtkMRMLTransformNode | None = None
+
+    def nodes(self) -> dict[str, slicer.vtkMRMLNode]:
+        """The chosen nodes by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
+
+
+class RegistrationRun(Run):
+    """A registration of nodes.
+
+    Attributes:
+        nodes: the outputs in the scene; None until the run is done.
+        result: everything the registration found, without nodes (registration.Result); of a cancelled run the best so
+            far, if there is one, which `keep` writes into the scene.
+    """
+
+    task = "register"
+
+    def __init__(self, inputs: Inputs, parameters: Parameters | None = None, outputs: OutputNodes | None = None,
+                 device: str = "auto", threads: int | None = None) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, OutputNodes() if outputs is None else outputs
+        self.parameters = Parameters() if parameters is None else parameters
+        self.nodes: OutputNodes | None = None
+        self.given: dict[str, Any] = {}
+        self._machine = {"device": device, "threads": threads or None}
+        self._movingLabels: Labels | None = None
+
+    @property
+    def result(self) -> Any:
+        """registration.Result, None if there is none."""
+        return self.value
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The measurements, {} if there is no result."""
+        return self.value.metrics if self.value is not None else {}
+
+    @property
+    def verdict(self) -> Any:
+        """verdict.Verdict, None if there is no result."""
+        return self.value.verdict if self.value is not None else None
+
+    def arguments(self) -> dict[str, Any]:
+        """The nodes as arguments of `registration.register`.
+
+        Raises:
+            InputError: a node cannot be used, or an output cannot be written.
+        """
+        inputs = self.inputs
+        for name, node in (("fixed", inputs.fixedVolume), ("moving", inputs.movingVolume)):
+            if node is None:
+                raise InputError(f"No {name} volume is chosen. Choose one.")
+        if inputs.fixedVolume is inputs.movingVolume:
+            raise InputError("Fixed and moving volume are the same. Choose another one.")
+        checkOutputs(self.outputs, list(inputs.nodes().values()), inputs.movingSegmentation)
+        fixed, moving = volumeFromNode(inputs.fixedVolume), volumeFromNode(inputs.movingVolume)
+        found: dict[str, Any] = {"fixed": fixed, "moving": moving, "parameters": self.parameters, **self._machine}
+        found |= self._labels(fixed, moving)
+        if inputs.fixedMask is not None:
+            found["fixed_mask"] = maskFromNode(inputs.fixedMask, inputs.fixedVolume)
+        if inputs.movingMask is not None:
+            found["moving_mask"] = maskFromNode(inputs.movingMask, inputs.movingVolume)
+        if inputs.fixedMarkups is not None and inputs.movingMarkups is not None:
+            found["fixed_points"] = pointsFromNode(inputs.fixedMarkups, fixed.grid)[0]
+            found["moving_points"] = pointsFromNode(inputs.movingMarkups, moving.grid)[0]
+        if inputs.initialTransform is not None:
+            found["initial_affine"] = _initialAffine(inputs.initialTransform, fixed.grid)
+        self.given = found
+        return found
+
+    def _labels(self, fixed: Volume, moving: Volume) -> dict[str, Volume]:
+        inputs, found = self.inputs, {}
+        # A segmentation of a single slice may have a geometry of its own that is no single slice.
+        references = (inputs.movingVolume, inputs.fixedVolume) if fixed.ndim == 2 else (None, None)
+        if inputs.movingSegmentation is not None:
+            self._movingLabels = labelsFromNode(inputs.movingSegmentation, references[0])
+            found["moving_labels"] = self._movingLabels.volume
+        if inputs.fixedSegmentation is not None:
+            found["fixed_labels"] = labelsFromNode(inputs.fixedSegmentation, references[1], self._movingLabels).volume
+        return found
+
+    def finish(self) -> None:
+        """Writes the outputs, all or none."""
+        for name, node in self.inputs.nodes().items():
+            if node.GetScene() is None:
+                raise InputError(f"The chosen {name} was removed from the scene during the registration.")
+        for each in fields(self.outputs):
+            node = getattr(self.outputs, each.name)
+            if node is not None and node != NEW and node.GetScene() is None:
+                setattr(self.outputs, each.name, NEW)
+        segmentation = self.inputs.movingSegmentation
+        if segmentation is not None and self._movingLabels.segments:
+            known = {identifier for ids in self._movingLabels.segments.values() for identifier in ids}
+            if set(segmentation.GetSegmentation().GetSegmentIDs()) != known:
+                raise InputError(f"Segments of {segmentation.GetName()} were added or removed during the "
+                                 "registration. Run it again.")
+        self.nodes = writeResult(
+            self.value, self.inputs.fixedVolume, self.inputs.movingVolume, self.outputs,
+            movingSegmentation=segmentation, movingLabels=self._movingLabels,
+            movingMarkups=self.inputs.movingMarkups, movingModel=self.inputs.movingModel)
+
+    def keep(self) -> OutputNodes:
+        """Writes the best so far of a cancelled run into the scene.
+
+        Raises:
+            InputError: there is nothing to keep.
+        """
+        if self.value is None:
+            raise InputError("The registration was cancelled before there was a result to keep.")
+        self.finish()
+        return self.nodes
+
+
+class DevicesRun(Run):
+    """What can be computed on. `value` becomes what process.child.devices says."""
+
+    task = "devices"
+
+
+class GeodesicRun(Run):
+    """The maps between the alignment (t = 0) and the result (t = 1) of a registration, as a sequence of transforms.
+
+    Attributes:
+        browser: of the sequence; None until the run is done.
+    """
+
+    task = "geodesic"
+
+    def __init__(self, registration: RegistrationRun, steps: int = 11) -> None:
+        super().__init__()
+        self.registration, self.times = registration, [float(t) for t in np.linspace(0, 1, steps)]
+        self.browser: slicer.vtkMRMLSequenceBrowserNode | None = None
+        grid = registration.result.field_grid
+        self._grid = grid.resampled(factor=[max(1.0, size / _GEODESIC_SAMPLES) for size in grid.shape])
+
+    def arguments(self) -> dict[str, Any]:
+        """The velocity, and where its maps are wanted."""
+        return {"velocity": self.registration.result.velocity, "times": self.times, "grid": self._grid}
+
+    def finish(self) -> None:
+        """Makes the sequence."""
+        inputs = self.registration.inputs
+        for node in (inputs.fixedVolume, inputs.movingVolume):
+            if node.GetScene() is None:
+                raise InputError(f"{node.GetName()} is not in the scene any more.")
+        self.browser = createGeodesicSequence(self.times, self.value, self._grid, inputs.fixedVolume,
+                                              inputs.movingVolume)
+
+
+class SaveRun(Run):
+    """The files of a registration, its report among them, in a folder. `value` becomes the report's path."""
+
+    task = "save"
+
+    def __init__(self, registration: RegistrationRun, folder: str, force: bool = False) -> None:
+        super().__init__()
+        self._arguments = {"result": registration.result, "folder": folder, "force": force,
+                           **{name: registration.given.get(name) for name in ("fixed", "moving", "fixed_labels")}}
+
+    def arguments(self) -> dict[str, Any]:
+        """The result, its inputs and where to."""
+        return self._arguments
+
+
+class SampleRun(Run):
+    """A pair of heads made for the purpose, with segmentations and landmarks.
+
+    Attributes:
+        nodes: fixed and moving volume, segmentation and markups; empty until the run is done.
+    """
+
+    task = "phantom"
+
+    def __init__(self, scene: slicer.vtkMRMLScene, **arguments: Any) -> None:
+        """`arguments`: those of phantom.make_pair."""
+        super().__init__()
+        self._scene, self._arguments = scene, arguments
+        self.nodes: list[slicer.vtkMRMLNode] = []
+
+    def arguments(self) -> dict[str, Any]:
+        """What the pair shall be like."""
+        return self._arguments
+
+    def finish(self) -> None:
+        """Puts the pair into the scene."""
+        self.nodes = addSample(self._scene, self.value)
+
+
+@dataclass
+class BatchEntry:
+    """What became of one pair of a batch: a run that is done, or an error that says why not."""
+
+    run: RegistrationRun
+    error: BaseException | None = None
+
+
+def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRun], Any]) -> list[BatchEntry]:
+    """Registers one pair after the other; a pair that fails does not stop the next.
+
+    Args:
+        register: starts a run and waits for its end; raises what it failed for.
+    """
+    entries = []
+    for run in runs:
+        entry = BatchEntry(run)
+        try:
+            register(run)
+        except (InputError, RuntimeError) as error:
+            entry.error = error
+        entries.append(entry)
+    return entries
+
+
+def _initialAffine(node: slicer.vtkMRMLTransformNode, grid: Grid) -> np.ndarray:
+    """(4, 4) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
+    if grid.ndim == 2:
+        raise InputError(f"The initial transform {node.GetName()} cannot be used for single slices. Put the moving "
+                         "volume under it instead.")
+    if not node.IsTransformToWorldLinear():
+        raise InputError(f"The initial transform {node.GetName()} is not linear. Choose a linear one.")
+    matrix = vtk.vtkMatrix4x4()
+    node.GetMatrixTransformToWorld(matrix)
+    return LPS_RAS @ np.linalg.inv(arrayFromVtkMatrix(matrix)) @ LPS_RAS

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All or nothing: changes of the scene that are taken back if one of them fails."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import slicer
+import vtk
+
+
+class Transaction:
+    """Creates nodes and lends nodes for change; on an exception new nodes vanish and lent ones are as before.
+
+    Lent nodes must get new data objects (SetAndObserve...), never be written into: what is kept of them is shallow.
+
+    >>> with Transaction(scene) as transaction:
+    ...     node = transaction.create("vtkMRMLScalarVolumeNode", "warped")
+    ...     transaction.lend(chosen).SetAndObserveImageData(image)
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
+        self.scene = scene
+        self.created: list[slicer.vtkMRMLNode] = []
+        self._before: set[str] = set()
+        self._lent: dict[str, _Kept] = {}
+
+    def __enter__(self) -> Transaction:
+        self._before = _nodeIds(self.scene)
+        return self
+
+    def create(self, className: str, name: str) -> slicer.vtkMRMLNode:
+        """A new node of the scene; the name is made unique."""
+        node = self.scene.AddNewNodeByClass(className, self.scene.GenerateUniqueName(name))
+        self.created.append(node)
+        return node
+
+    def lend(self, node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode:
+        """The node, for changing it; its content, references, attributes and display come back on failure."""
+        nodes = [node]
+        if node.IsA("vtkMRMLDisplayableNode"):
+            nodes += [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+        for each in nodes:
+            if each is not None and each.GetID() not in self._lent:
+                self._lent[each.GetID()] = _Kept(each)
+        return node
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if kind is None:
+            return
+        for kept in reversed(list(self._lent.values())):
+            kept.giveBack()
+        # Also what came along with the nodes made here: display nodes, color tables.
+        for identifier in sorted(_nodeIds(self.scene) - self._before):
+            node = self.scene.GetNodeByID(identifier)
+            if node is not None and not node.IsA("vtkMRMLSubjectHierarchyNode"):
+                self.scene.RemoveNode(node)
+
+
+class _Kept:
+    """What a node was."""
+
+    def __init__(self, node: slicer.vtkMRMLNode) -> None:
+        self.node = node
+        self.voxels = None
+        if node.IsA("vtkMRMLVolumeNode"):  # label maps do not support CopyContent
+            matrix = vtk.vtkMatrix4x4()
+            node.GetIJKToRASMatrix(matrix)
+            self.voxels = (node.GetImageData(), matrix)
+        else:
+            self.content = node.CreateNodeInstance()
+            self.content.UnRegister(None)  # CreateNodeInstance hands over a reference of its own
+            self.content.CopyContent(node, False)
+        self.attributes = {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
+        self.references = {role: [node.GetNthNodeReferenceID(role, index)
+                                  for index in range(node.GetNumberOfNodeReferences(role))]
+                           for role in _roles(node)}
+
+    def giveBack(self) -> None:
+        node = self.node
+        if node.GetScene() is None:
+            return
+        modifying = node.StartModify()
+        if self.voxels is not None:
+            node.SetAndObserveImageData(self.voxels[0])
+            node.SetIJKToRASMatrix(self.voxels[1])
+        else:
+            node.CopyContent(self.content, False)
+        for name in set(node.GetAttributeNames()) - set(self.attributes):
+            node.RemoveAttribute(name)
+        for name, value in self.attributes.items():
+            node.SetAttribute(name, value)
+        for role in set(_roles(node)) | set(self.references):
+            wanted = self.references.get(role, [])
+            for index, identifier in enumerate(wanted):
+                if node.GetNthNodeReferenceID(role, index) != identifier:
+                    node.SetNthNodeReferenceID(role, index, identifier)
+            for index in range(node.GetNumberOfNodeReferences(role) - 1, len(wanted) - 1, -1):
+                node.RemoveNthNodeReferenceID(role, index)
+        node.EndModify(modifying)
+
+
+def _roles(node: slicer.vtkMRMLNode) -> list[str]:
+    roles: list[str] = []
+    node.GetNodeReferenceRoles(roles)
+    return roles
+
+
+def _nodeIds(scene: slicer.vtkMRMLScene) -> set[str]:
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}
