@@ -22,6 +22,7 @@ from typing import Any
 
 from .imaging.errors import Cancelled, InputError
 from .parameters import ALIGNMENTS, PRESETS, Parameters
+from .processors import share_processors
 from .version import __version__
 
 DONE, FAILED, WRONG_INPUT, CANCELLED = 0, 1, 2, 130
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse has said why
         return WRONG_INPUT if end.code else DONE
     _reuse_memory()
+    share_processors()
     _Interrupt.install()
     try:
         return options.run(options)

@@ -21,6 +21,8 @@ DIRECTIONS = ("fixed_to_moving", "moving_to_fixed")
 _POINTS_PER_WAVELENGTH = 5.5
 # Bound on dt·max|Dv| of the final time steps; half of what is used while optimizing.
 _PER_STEP = 0.2
+# Largest relative change of ⟨Lv, v⟩ along the final geodesic.
+_DRIFT, _MOST_STEPS = 0.02, 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Deformation:
     affine: np.ndarray
     margin_mm: float
     band_limited: bool = False
-    integrator: str = "midpoint"
+    integrator: str = "rk4"
     steps: int = 0
     device: str = "cpu"
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
@@ -151,6 +153,10 @@ class Deformation:
             with torch.no_grad():
                 steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, 8)
                 trajectory = shooting.shoot(t * v0, steps, self.integrator)
+                # A geodesic keeps its energy. One that does not was integrated too coarsely, at high frequencies.
+                while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
+                    steps = math.ceil(1.5 * steps)
+                    trajectory = shooting.shoot(t * v0, steps, self.integrator)
             wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(shooting.band.modes, self.lengths, strict=True))
             shape = tuple(
                 max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength)))
@@ -195,7 +201,23 @@ class Deformation:
         to_index = self.domain.inverse_affine @ (np.eye(d + 1) if before is None else before) @ grid.affine
         ratio = to_index[:d, :d]
         edges = np.array(self.lengths) / self.domain.shape
-        if np.abs(ratio - np.diag(np.diag(ratio))).max() < 1e-6 and np.diag(ratio).min() > 0:
+        order = np.abs(ratio).argmax(1)
+        along = ratio[np.arange(d), order]
+        parallel = len(set(order)) == d and np.abs(ratio).sum() - np.abs(along).sum() < 1e-6
+        if parallel and ((order != np.arange(d)).any() or along.min() < 0):
+            # Stored in another order or direction: what lies at a point does not depend on that.
+            matrix = np.zeros((d + 1, d + 1))
+            matrix[d, d] = 1
+            for a, other in enumerate(order):
+                matrix[other, a] = np.sign(along[a])
+                matrix[other, d] = grid.shape[other] - 1 if along[a] < 0 else 0
+            same = Grid(tuple(grid.shape[a] for a in order), grid.affine @ matrix)
+            values = self._on_grid(same, direction, t, before)
+            if values is None:
+                return None
+            values = np.flip(values, tuple(int(a) + 1 for a in np.flatnonzero(along < 0)))
+            return values.transpose(0, *(1 + np.argsort(order)))
+        if parallel:
             # Axes parallel to the domain's: interpolation is one matrix product per axis. Outside the domain is rest.
             step = tuple(np.diag(ratio) * edges)
             origin = tuple((to_index[:d, d] + 0.5) * edges)

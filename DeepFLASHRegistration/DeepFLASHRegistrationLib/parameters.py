@@ -17,10 +17,10 @@ NORMALIZATIONS = ("percentiles", "window")
 PRESETS = ("fast", "default", "fine", "paper")
 
 
-def _setting(default: Any, label: str, help: str, *, unit: str = "", choices: tuple[str, ...] = (),
-             range: tuple[float, float] | None = None) -> Any:  # noqa: A002
-    return field(default=default, metadata={"label": label, "help": help, "unit": unit, "choices": choices,
-                                            "range": range})
+def _setting(default: Any, label: str, text: str, *, unit: str = "", choices: tuple[str, ...] = (),
+             limits: tuple[float, float] | None = None) -> Any:
+    return field(default=default, metadata={"label": label, "help": text, "unit": unit, "choices": choices,
+                                            "range": limits})
 
 
 @dataclass(frozen=True)
@@ -43,53 +43,54 @@ class Parameters:
         "differences (same scanner and contrast), or mutual information (other modality).", choices=SIMILARITIES)
     window_mm: float = _setting(
         8.75, "Correlation window", "Full width of the window of the local correlation at the finest level; at least "
-        "five voxels at every level.", unit="mm", range=(0.01, 200.0))
+        "five voxels at every level, and at most a quarter of the image.", unit="mm", limits=(0.01, 200.0))
     symmetric: bool = _setting(
         False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer.")
     sigma: float = _setting(
         0.05, "Sigma", "Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of "
-        "the deformation. Smaller fits closer.", range=(1e-3, 10.0))
+        "the deformation. Smaller fits closer.", limits=(1e-3, 10.0))
     alpha: float = _setting(
         6.0, "Smoothness α", "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.",
-        unit="(1.25 mm)²", range=(0.0, 1e4))
-    power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", range=(1.0, 8.0))
-    gamma: float = _setting(1.0, "γ", "Weight of the displacement itself in the metric.", range=(1e-3, 1e3))
+        unit="(1.25 mm)²", limits=(0.0, 1e4))
+    power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
+    gamma: float = _setting(1.0, "γ", "Weight of the displacement itself in the metric.", limits=(1e-3, 1e3))
     alpha_growth: float = _setting(
         3.0, "Growth of α", "Factor by which α grows for each coarser level, so that coarse levels stay as smooth as "
-        "their voxels.", range=(1.0, 16.0))
+        "their voxels.", limits=(1.0, 16.0))
     resolutions: tuple[int, ...] = _setting(
-        (4, 2, 1), "Resolutions", "Voxel size of each level in working voxels.", range=(1, 64))
+        (4, 2, 1), "Resolutions", "Voxel size of each level in working voxels.", limits=(1, 64))
     bands: tuple[int, ...] = _setting(
         (15, 31, 47), "Bands", "Frequencies of the velocity along the longest axis at each level (odd; shorter axes "
-        "get proportionally fewer).", range=(3, 255))
+        "get proportionally fewer).", limits=(3, 255))
     iterations: tuple[int, ...] = _setting(
-        (10, 8, 8), "Iterations", "Most iterations of each level.", range=(0, 10000))
+        (10, 8, 8), "Iterations", "Most iterations of each level.", limits=(0, 10000))
     tolerance: float = _setting(
         1e-4, "Tolerance", "A level ends when an iteration lowers the energy by less than this fraction.",
-        range=(0.0, 0.1))
+        limits=(0.0, 0.1))
     integrator: str = _setting("multistep", "Integrator", "Time stepping of EPDiff while optimizing.",
                                choices=INTEGRATORS)
     steps: int = _setting(
-        0, "Time steps", "Steps of the geodesic while optimizing; 0 chooses them from the velocity.", range=(0, 200))
+        0, "Time steps", "Steps of the geodesic while optimizing; 0 chooses them from the velocity.", limits=(0, 200))
     map: str = _setting(
         "semi-lagrangian", "Map", "How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or "
         "as a displacement in the band (FLASH's own).", choices=MAPS)
     spacing_mm: float = _setting(
         0.0, "Working voxel", "Voxel size at resolution 1; 0 chooses it from the fixed image.", unit="mm",
-        range=(0.0, 100.0))
+        limits=(0.0, 100.0))
     max_voxels: int = _setting(
         2_700_000, "Most voxels", "Upper limit of the working grid when its voxel size is chosen automatically.",
-        range=(1000, 1_000_000_000))
+        limits=(1000, 1_000_000_000))
     margin_mm: float = _setting(
-        12.0, "Margin", "Space around the fixed foreground in which the deformation fades out.", unit="mm",
-        range=(0.0, 200.0))
+        12.0, "Margin", "Space around the fixed foreground in which the deformation fades out; at most a quarter of the "
+        "image.", unit="mm",
+        limits=(0.0, 200.0))
     normalization: str = _setting(
         "percentiles", "Intensity scaling", "Percentiles of the foreground, or a fixed window (CT).",
         choices=NORMALIZATIONS)
     window_low: float = _setting(-160.0, "Window from", "Lower end of the fixed intensity window.",
-                                 unit="image units", range=(-1e6, 1e6))
+                                 unit="image units", limits=(-1e6, 1e6))
     window_high: float = _setting(240.0, "Window to", "Upper end of the fixed intensity window.",
-                                  unit="image units", range=(-1e6, 1e6))
+                                  unit="image units", limits=(-1e6, 1e6))
     bias_correction: bool = _setting(False, "Bias correction", "Correct both images' bias field first (N4).")
     histogram_matching: bool = _setting(
         False, "Histogram matching", "Give the moving image the fixed image's histogram first (same contrast only).")

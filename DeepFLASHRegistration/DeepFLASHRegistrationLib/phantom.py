@@ -110,7 +110,7 @@ def make_pair(seed: int = 0, shape: Sequence[int] = (112, 128, 112), spacing_mm:
 
     Raises:
         ValueError: an argument outside its range.
-        ImportError: torch is not installed.
+        RuntimeError: torch is not installed.
     """
     shape = tuple(int(n) for n in shape)
     if len(shape) != 3 or min(shape) < 16:
@@ -275,7 +275,11 @@ class _Geodesic:
 def _random_geodesic(rng: np.random.Generator, head: np.ndarray,
                      largest_mm: float) -> tuple[_Geodesic, dict[str, Any]]:
     """A geodesic whose largest displacement in the brain is `largest_mm` to a percent."""
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise RuntimeError("PyTorch is needed to draw a geodesic. In Slicer, install the PyTorch extension and its "
+                           "PyTorch; elsewhere run: pip install torch") from error
 
     from .geodesics.band import Band, Lattice, Metric
     from .geodesics.jacobian import smallest_determinant

@@ -367,6 +367,9 @@ class _Problem:
         # Lengths in mm are meant for human anatomy; of a mouse's head or a cell they must not exceed the image.
         self.largest_mm = float(fixed.grid.extent.max()) / 4
         self.margin_mm = min(parameters.margin_mm, self.largest_mm)
+        if parameters.spacing_mm and float(fixed.grid.extent.max()) > 32_767 * parameters.spacing_mm:
+            raise InputError(f"A working voxel of {parameters.spacing_mm:g} mm is too small for "
+                             f"{fixed.name or 'the fixed image'}. Choose a larger one, or 0 to let it be chosen.")
         grid = working_grid(
             fixed, spacing_mm=parameters.spacing_mm or None, margin_mm=self.margin_mm,
             max_voxels=parameters.max_voxels, mask=Volume(fixed.grid, inside.astype(np.uint8)))
@@ -391,6 +394,9 @@ class _Problem:
         self.moving = resample(moving, self.grid, affine, outside=outside[1])
         # One voxel around the object belongs to it: its outline is information too.
         self.fixed_mask = _dilated(resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > 0.25)
+        if not self.fixed_mask.any():
+            raise InputError(f"A working voxel of {finest:.3g} mm is larger than what {fixed.name or 'the fixed image'} "
+                             "shows. Choose a smaller one, or 0 to let it be chosen.")
         view = np.ones(moving.grid.shape, dtype=np.float32)
         if moving_mask is not None:
             view = _on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
@@ -427,8 +433,8 @@ class _Problem:
             modes = []
             for n, length, cells in zip(parameters.bands[i:i + 1] * len(edges), self.lengths,
                                         np.array(self.grid.shape) // np.array(factors), strict=True):
-                # Same shortest wavelength along every axis, and never finer than the level's voxels can show.
-                wanted = min(n * length / longest, cells - 1)
+                # Same shortest wavelength along every axis, and never below four of the level's voxels.
+                wanted = min(n * length / longest, cells / 2)
                 modes.append(max(3, 2 * round((wanted - 1) / 2) + 1))
             alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
             step = float(edges.min()) if parameters.map == "band-limited" else None
@@ -495,12 +501,20 @@ def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: M
 
     estimate = minimize(pair, levels, settings, start, window, report, watch.cancel)
     fixed_steps = parameters.steps if band_limited else 0
-    values = dict(
-        domain=problem.grid, unit_mm=problem.unit_mm,
-        velocity=estimate.velocity.detach().cpu().numpy().astype(np.float32), alpha=estimate.metric.alpha,
-        power=estimate.metric.power, gamma=estimate.metric.gamma, metric_step=estimate.metric.step,
-        affine=problem.affine, margin_mm=problem.margin_mm, band_limited=band_limited,
-        integrator=parameters.integrator if band_limited else "midpoint", steps=fixed_steps)
+    values = {
+        "domain": problem.grid,
+        "unit_mm": problem.unit_mm,
+        "velocity": estimate.velocity.detach().cpu().numpy().astype(np.float32),
+        "alpha": estimate.metric.alpha,
+        "power": estimate.metric.power,
+        "gamma": estimate.metric.gamma,
+        "metric_step": estimate.metric.step,
+        "affine": problem.affine,
+        "margin_mm": problem.margin_mm,
+        "band_limited": band_limited,
+        "integrator": parameters.integrator if band_limited else "rk4",
+        "steps": fixed_steps,
+    }
     return values, history, estimate.cancelled
 
 

@@ -22,10 +22,10 @@ import numpy as np
 TESTING = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTING.parent / "DeepFLASHRegistration"))
 
-from DeepFLASHRegistrationLib.imaging.grid import Grid  # noqa: E402
-from DeepFLASHRegistrationLib.imaging.volume import Volume  # noqa: E402
-from DeepFLASHRegistrationLib.parameters import Parameters  # noqa: E402
-from DeepFLASHRegistrationLib.process import RegistrationProcess  # noqa: E402
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.process import RegistrationProcess
 
 
 def timed(process: RegistrationProcess, task: str, arguments: dict) -> tuple[float, float]:

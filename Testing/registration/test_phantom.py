@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -219,6 +220,13 @@ def test_resolution_does_not_change_the_person(small):
 def test_wrong_arguments_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make_pair(0, **wrong)
+
+
+def test_without_torch_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert bullseye(0).fixed.data.max() == 1  # needs none
+    with pytest.raises(RuntimeError, match="pip install torch"):
+        make_pair(0, **SMALL)
 
 
 # The error ---------------------------------------------------------------------------------------------------

@@ -192,8 +192,7 @@ class _Objective:
         v = velocity.detach().requires_grad_()
         trajectory = self.shooting.shoot(v, self.steps, self.settings.integrator)
         norm = self.shooting.energy(v)
-        start, end = (float(self.shooting.energy(trajectory.velocities[i].detach())) for i in (0, -1))
-        if not math.isfinite(end) or abs(end - start) > ENERGY_DRIFT * start:
+        if not self.shooting.drift(trajectory) <= ENERGY_DRIFT:
             return _INFINITE
         try:
             maps = [getattr(self.flow, side.direction)(trajectory) for side in self.sides]
@@ -273,7 +272,8 @@ def minimize(pair: Pair, levels: Sequence[Level], settings: Settings, initial: T
         zero = torch.zeros(len(modes), *modes, dtype=pair.fixed.dtype, device=pair.fixed.device)
         velocity = zero if velocity is None else fit_modes(velocity, modes).to(zero).contiguous()
         objective = _Objective(pair, level, settings, window, velocity)
-        for velocity, stopped, progress in _descend(objective, velocity, cancelled or (lambda: False)):
+        for state in _descend(objective, velocity, cancelled or (lambda: False)):
+            velocity, stopped, progress = state
             if progress is not None and report is not None:
                 iteration, evaluation, seconds = progress
                 report(Iteration(

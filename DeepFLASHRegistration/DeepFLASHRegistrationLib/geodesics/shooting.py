@@ -60,6 +60,11 @@ class Shooting:
         """⟨Lv, v⟩ as a mean over the domain (multiply by band.volume for the integral)."""
         return (self.L * v * v).sum()
 
+    def drift(self, trajectory: Trajectory) -> float:
+        """Relative change of ⟨Lv, v⟩ from t = 0 to 1, which the exact geodesic keeps; NaN or infinite if it blew up."""
+        start, end = (float(self.energy(trajectory.velocities[i].detach())) for i in (0, -1))
+        return abs(end - start) / start if start > 0 else abs(end)
+
     def ad(self, v: Tensor, w: Tensor) -> Tensor:
         """ad_v w = (Dv)w − (Dw)v, truncated to the band; (d, *modes) each."""
         values = self.product(torch.cat([v, w, self.gradient(v).flatten(0, 1), self.gradient(w).flatten(0, 1)]))

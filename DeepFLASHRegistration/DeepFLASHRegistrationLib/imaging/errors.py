@@ -6,5 +6,5 @@ class InputError(ValueError):
     """Input that cannot be used. The message names the file (or the argument) and the remedy."""
 
 
-class Cancelled(Exception):  # noqa: N818 - the user's wish, no error
+class Cancelled(Exception):
     """Cancelled before there was anything to return."""
