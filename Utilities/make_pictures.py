@@ -40,8 +40,14 @@ def grid_lines(grid: Grid, spacing_mm: float, normal: np.ndarray) -> Volume:
 def make(result: Path, phantom: Path, path: Path) -> None:
     """Fixed, moving before, warped, deformation grid and Jacobian, in three planes each."""
     fixed, moving, warped, log_jacobian = (
-        read_volume(f) for f in (phantom / "fixed.nii.gz", phantom / "moving.nii.gz", result / "warped.nii.gz",
-                                 result / "log_jacobian.nii.gz"))
+        read_volume(f)
+        for f in (
+            phantom / "fixed.nii.gz",
+            phantom / "moving.nii.gz",
+            result / "warped.nii.gz",
+            result / "log_jacobian.nii.gz",
+        )
+    )
     grid, field = read_displacement_field(result / "fixed_to_moving.nii.gz")
     inner = tuple(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(grid.shape, fixed.grid.shape, strict=True))
     before = resample(moving, fixed.grid)
@@ -49,6 +55,7 @@ def make(result: Path, phantom: Path, path: Path) -> None:
     center = figures.foreground_center(fixed.data)
     rows = []
     for view in figures.views(fixed.grid):
+
         def gray(data: np.ndarray, view: figures.View = view) -> np.ndarray:
             cut = view.cut(data, center)
             picture = figures.gray(cut, figures.window([cut]))
@@ -67,8 +74,10 @@ def make(result: Path, phantom: Path, path: Path) -> None:
     width = max(p.shape[1] for row in rows for p in row)
     lines_ = []
     for row in rows:
-        padded = [np.pad(p, ((_GAP, _GAP), ((width - p.shape[1]) // 2 + _GAP, (width - p.shape[1] + 1) // 2 + _GAP),
-                             (0, 0))) for p in row]
+        padded = [
+            np.pad(p, ((_GAP, _GAP), ((width - p.shape[1]) // 2 + _GAP, (width - p.shape[1] + 1) // 2 + _GAP), (0, 0)))
+            for p in row
+        ]
         lines_.append(np.concatenate(padded, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(figures.png(np.concatenate(lines_, 0)))
@@ -82,7 +91,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         phantom, result = f"{folder}/phantom", f"{folder}/result"
         if cli.main(["phantom", phantom]) or cli.main(
-                ["register", f"{phantom}/fixed.nii.gz", f"{phantom}/moving.nii.gz", "-o", result]):
+            ["register", f"{phantom}/fixed.nii.gz", f"{phantom}/moving.nii.gz", "-o", result]
+        ):
             sys.exit(1)
         make(Path(result), Path(phantom), target)
 

@@ -4,7 +4,7 @@
     python3 Utilities/test_in_slicer.py /path/to/Slicer [--only NAME …] [--minutes 20]
 
 The tests are the module's own (DeepFLASHRegistration.py, without a main window, as Slicer's generic tests run it) and
-Testing/slicer/*Test.py: plain unittest, with a main window unless the name ends in ConsoleTest.py. Without a display
+Testing/in_slicer/*Test.py: plain unittest, with a main window unless the name ends in ConsoleTest.py. Without a display
 they run under xvfb-run. Exit status: 0 all passed, 1 some failed, 2 wrong usage, 77 no Slicer was given.
 """
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     slicer = shutil.which(options.slicer)
     if slicer is None:
         parser.error(f"{options.slicer} is not an executable file: name Slicer's launcher")
-    scripts = [MODULE, *sorted((ROOT / "Testing" / "slicer").glob("*Test.py"))]
+    scripts = [MODULE, *sorted((ROOT / "Testing" / "in_slicer").glob("*Test.py"))]
     scripts = [script for script in scripts if not options.only or script.stem in options.only]
     if not scripts:
         parser.error(f"no script has one of the names {', '.join(options.only)}")

@@ -16,9 +16,19 @@ _POINTS = (".fcsv", ".mrk.json", ".json", ".csv")
 _SURFACES = (".vtk", ".vtp", ".ply", ".stl")
 
 
-def carry(result: str | os.PathLike, source: str | os.PathLike, output: str | os.PathLike, *, to: str = "fixed",
-          time: float = 1.0, reference: str | os.PathLike | None = None, labels: bool = False,
-          interpolation: str = "linear", device: str = "auto", threads: int | None = None) -> None:
+def carry(
+    result: str | os.PathLike,
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    to: str = "fixed",
+    time: float = 1.0,
+    reference: str | os.PathLike | None = None,
+    labels: bool = False,
+    interpolation: str = "linear",
+    device: str = "auto",
+    threads: int | None = None,
+) -> None:
     """Reads a file, carries it to the fixed or the moving image's space, and writes it.
 
     Args:
@@ -49,13 +59,17 @@ def carry(result: str | os.PathLike, source: str | os.PathLike, output: str | os
     grids = saved.moving_grid, saved.fixed_grid
     origin, target = grids if to == "fixed" else grids[::-1]
     # Points move with the tissue; images are resampled: each point of the new grid asks where it came from.
-    outwards, inwards = ("moving_to_fixed", "fixed_to_moving") if to == "fixed" else ("fixed_to_moving", "moving_to_fixed")
+    outwards, inwards = (
+        ("moving_to_fixed", "fixed_to_moving") if to == "fixed" else ("fixed_to_moving", "moving_to_fixed")
+    )
 
     def moved(found: np.ndarray) -> np.ndarray:
         flat = in_plane(found, origin)
         if flat.shape[1] != origin.ndim:
-            raise InputError(f"{source}: has {found.shape[1]}-D points, but the result is {origin.ndim}-D. Pass "
-                             f"{origin.ndim}-D points.")
+            raise InputError(
+                f"{source}: has {found.shape[1]}-D points, but the result is {origin.ndim}-D. Pass "
+                f"{origin.ndim}-D points."
+            )
         result = deformation.points(flat, outwards, time)
         if flat.shape[1] == found.shape[1]:
             return result
@@ -76,8 +90,10 @@ def carry(result: str | os.PathLike, source: str | os.PathLike, output: str | os
             grid = target if reference is None else io.read_volume(reference).grid
             for path, ndim in ((source, volume.ndim), (reference, grid.ndim)):
                 if ndim != target.ndim:
-                    raise InputError(f"{path}: has {ndim} dimensions, the result {target.ndim}. Pass an image of "
-                                     f"{target.ndim} dimensions.")
+                    raise InputError(
+                        f"{path}: has {ndim} dimensions, the result {target.ndim}. Pass an image of "
+                        f"{target.ndim} dimensions."
+                    )
             field = deformation.displacement(grid, inwards, time)
             if labels:
                 data = warp_labels(volume, grid, field)

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_INPUT if end.code else DONE
     _reuse_memory()
     share_processors()
-    _Interrupt.install()
     try:
-        return options.run(options)
+        with _interruptible():
+            return options.run(options)
     except (KeyboardInterrupt, Cancelled):
         return _say("Cancelled; nothing was written.", CANCELLED)
     except InputError as error:
@@ -54,30 +54,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"Failed: {_in_words(error)}", FAILED)
 
 
-class _Interrupt:
-    """Ctrl-C, and what a terminal that closes or a scheduler sends, as one KeyboardInterrupt."""
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Makes Ctrl-C, and what a terminal that closes or a scheduler sends, one KeyboardInterrupt."""
+    last = -math.inf
 
-    _QUIET_SECONDS = 1.0
-
-    def __init__(self) -> None:
-        self._last = -math.inf
-
-    def __call__(self, *_: Any) -> None:
+    def interrupt(*_: Any) -> None:
         # Impatient fingers: a second signal must not interrupt the cleaning up after the first.
+        nonlocal last
         now = time.monotonic()
-        if now - self._last > self._QUIET_SECONDS:
-            self._last = now
+        if now - last > 1:
+            last = now
             raise KeyboardInterrupt
 
-    @classmethod
-    def install(cls) -> None:
-        interrupt = cls()
+    before = {}
+    try:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             with contextlib.suppress(ValueError, AttributeError, OSError):  # not the main thread, or no such signal
                 number = getattr(signal, name)
                 # nohup and shells in the background have some ignored, and mean it.
                 if signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, interrupt)
+                    before[number] = signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(message: str, code: int) -> int:
@@ -88,14 +89,18 @@ def _say(message: str, code: int) -> int:
 
 def _in_words(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
-        return ("the memory did not suffice. Close other programs, choose a larger working voxel (--spacing-mm), or the "
-                "preset fast.")
+        return (
+            "the memory did not suffice. Close other programs, choose a larger working voxel (--spacing-mm), or the "
+            "preset fast."
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}."
     if isinstance(error, (OSError, RuntimeError, ArithmeticError)) and str(error):
         return str(error)
-    return (f"unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it, with what "
-            "--traceback shows.")
+    return (
+        f"unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it, with what "
+        "--traceback shows."
+    )
 
 
 def _reuse_memory() -> None:
@@ -113,19 +118,33 @@ def _reuse_memory() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="deepflash", description="Diffeomorphic registration of medical images by band-limited geodesics.")
+        prog="deepflash", description="Diffeomorphic registration of medical images by band-limited geodesics."
+    )
     parser.add_argument("--version", action="version", version=f"deepflash {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _register_options(commands.add_parser(
-        "register", help="register a moving image to a fixed one",
-        description="Register MOVING to FIXED and write images, transforms, velocity and a report to a folder."))
-    _apply_options(commands.add_parser(
-        "apply", help="carry an image, labels, points or a surface over with a saved result",
-        description="Carry INPUT over with the result that \"deepflash register\" wrote, at full precision from v0."))
-    _phantom_options(commands.add_parser(
-        "phantom", help="make a pair of images whose true map is known",
-        description="Write two brain-like images related by a known random diffeomorphism and affine, or the ellipses "
-                    "(\"bull's eye\") of the DeepFLASH paper."))
+    _register_options(
+        commands.add_parser(
+            "register",
+            help="register a moving image to a fixed one",
+            description="Register MOVING to FIXED and write images, transforms, velocity and a report to a folder.",
+        )
+    )
+    _apply_options(
+        commands.add_parser(
+            "apply",
+            help="carry an image, labels, points or a surface over with a saved result",
+            description='Carry INPUT over with the result that "deepflash register" wrote, at full precision from v0.',
+        )
+    )
+    _phantom_options(
+        commands.add_parser(
+            "phantom",
+            help="make a pair of images whose true map is known",
+            description="Write two brain-like images related by a known random diffeomorphism and affine, or the "
+            "ellipses "
+            '("bull\'s eye") of the DeepFLASH paper.',
+        )
+    )
     return parser
 
 
@@ -141,19 +160,30 @@ def _register_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("moving", metavar="MOVING", help="image file or DICOM folder")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--force", action="store_true", help="replace an earlier result in OUT")
-    for name, what in (("moving-labels", "label map to carry over"), ("fixed-labels", "label map to compare with"),
-                       ("fixed-mask", "where the fixed image counts"), ("moving-mask", "where the moving image counts"),
-                       ("fixed-points", "landmarks (.fcsv, .mrk.json, .csv)"),
-                       ("moving-points", "the same landmarks in the moving image")):
+    for name, what in (
+        ("moving-labels", "label map to carry over"),
+        ("fixed-labels", "label map to compare with"),
+        ("fixed-mask", "where the fixed image counts"),
+        ("moving-mask", "where the moving image counts"),
+        ("fixed-points", "landmarks (.fcsv, .mrk.json, .csv)"),
+        ("moving-points", "the same landmarks in the moving image"),
+    ):
         parser.add_argument(f"--{name}", metavar="FILE", help=what)
-    parser.add_argument("--init", default="", metavar="HOW",
-                        help=f"{', '.join(ALIGNMENTS)}, or a transform file ({', '.join(_TRANSFORM_FILES)}); "
-                             "default: affine")
+    parser.add_argument(
+        "--init",
+        default="",
+        metavar="HOW",
+        help=f"{', '.join(ALIGNMENTS)}, or a transform file ({', '.join(_TRANSFORM_FILES)}); default: affine",
+    )
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
-    parser.add_argument("--truth", metavar="FILE",
-                        help="true fixed-to-moving displacement field: the error against it is reported")
-    parser.add_argument("--json-progress", action="store_true",
-                        help="one JSON object per event on standard output instead of a progress bar")
+    parser.add_argument(
+        "--truth", metavar="FILE", help="true fixed-to-moving displacement field: the error against it is reported"
+    )
+    parser.add_argument(
+        "--json-progress",
+        action="store_true",
+        help="one JSON object per event on standard output instead of a progress bar",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     _common(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
@@ -167,7 +197,9 @@ def _register_options(parser: argparse.ArgumentParser) -> None:
         if f.type == "bool":
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            group.add_argument(flag, type=_value(f.type), default=None, help=text, metavar=_METAVARS.get(f.type, "N,N,…"))
+            group.add_argument(
+                flag, type=_value(f.type), default=None, help=text, metavar=_METAVARS.get(f.type, "N,N,…")
+            )
 
 
 _METAVARS = {"int": "N", "float": "X", "str": "NAME"}
@@ -175,27 +207,36 @@ _METAVARS = {"int": "N", "float": "X", "str": "NAME"}
 
 def _value(kind: str) -> Any:
     if kind.startswith("tuple"):
+
         def integers(text: str) -> tuple[int, ...]:
             return tuple(int(x) for x in text.split(","))
+
         return integers
     return {"int": int, "float": float, "str": str}[kind]
 
 
 def _apply_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_apply)
-    parser.add_argument("result", metavar="OUT", help="folder written by \"deepflash register\"")
+    parser.add_argument("result", metavar="OUT", help='folder written by "deepflash register"')
     parser.add_argument("input", metavar="INPUT", help="image, label map, landmarks or surface")
     parser.add_argument("-o", "--output", required=True, metavar="FILE")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    parser.add_argument("--to", choices=("fixed", "moving"), default="fixed",
-                        help="the space to carry it to: INPUT lies in the other one (default: fixed)")
-    parser.add_argument("--time", type=float, default=1.0, metavar="T",
-                        help="time on the geodesic, 0 (affine alone) to 1 (default: 1)")
-    parser.add_argument("--reference", metavar="IMAGE",
-                        help="image whose grid the output takes (default: the fixed or moving image's)")
+    parser.add_argument(
+        "--to",
+        choices=("fixed", "moving"),
+        default="fixed",
+        help="the space to carry it to: INPUT lies in the other one (default: fixed)",
+    )
+    parser.add_argument(
+        "--time", type=float, default=1.0, metavar="T", help="time on the geodesic, 0 (affine alone) to 1 (default: 1)"
+    )
+    parser.add_argument(
+        "--reference", metavar="IMAGE", help="image whose grid the output takes (default: the fixed or moving image's)"
+    )
     parser.add_argument("--labels", action="store_true", help="INPUT is a label map")
-    parser.add_argument("--interpolation", choices=("linear", "cubic", "nearest"), default="linear",
-                        help="for images (default: linear)")
+    parser.add_argument(
+        "--interpolation", choices=("linear", "cubic", "nearest"), default="linear", help="for images (default: linear)"
+    )
     _common(parser)
 
 
@@ -239,13 +280,16 @@ def _register(options: argparse.Namespace) -> int:
         inputs["initial_affine"] = read_affine(transform, fixed.ndim, fixed.grid, moving.grid)
     truth = optional(options.truth, read_displacement_field)
     if truth is not None and truth[0].ndim != fixed.ndim:
-        raise InputError(f"{options.truth}: is a {truth[0].ndim}-D field, but {options.fixed} is {fixed.ndim}-D. Pass the "
-                         "true field of this pair.")
+        raise InputError(
+            f"{options.truth}: is a {truth[0].ndim}-D field, but {options.fixed} is {fixed.ndim}-D. Pass the "
+            "true field of this pair."
+        )
     from .registration import register
 
     with _bar(options) as progress:
-        result = register(fixed, moving, parameters, device=options.device, threads=options.threads, progress=progress,
-                          **inputs)
+        result = register(
+            fixed, moving, parameters, device=options.device, threads=options.threads, progress=progress, **inputs
+        )
         if truth is not None:
             from .metrics import truth_error
 
@@ -283,8 +327,10 @@ def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
         changes["initial_alignment"] = options.init
     elif options.init:
         if not options.init.lower().endswith(_TRANSFORM_FILES):
-            raise InputError(f"--init {options.init}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
-                             f"({', '.join(_TRANSFORM_FILES)}).")
+            raise InputError(
+                f"--init {options.init}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
+                f"({', '.join(_TRANSFORM_FILES)})."
+            )
         transform = options.init
     try:
         return Parameters.from_preset(options.preset, **changes), transform
@@ -304,8 +350,10 @@ def _summarize(result: Any, folder: Path) -> None:
         print(f"  {reason}")
     if "truth_error_mm" in metrics:
         error = metrics["truth_error_mm"]
-        print(f"  Error against the true map: mean {error['mean']:.2f} mm, 95 % within {error['p95']:.2f} mm, "
-              f"largest {error['max']:.2f} mm (before: mean {error['mean_before']:.2f} mm).")
+        print(
+            f"  Error against the true map: mean {error['mean']:.2f} mm, 95 % within {error['p95']:.2f} mm, "
+            f"largest {error['max']:.2f} mm (before: mean {error['mean_before']:.2f} mm)."
+        )
     print(f"{result.timings['total']:.1f} s on {result.provenance['device']}; {folder / 'report.html'}")
 
 
@@ -324,7 +372,7 @@ class _Bar:
             text += event.get("message", "")
             if "energy" in event:
                 text += f", energy {event['energy']:.4g}"
-            print("\r" + text.ljust(self.width)[:max(self.width, len(text))], end="", file=sys.stderr, flush=True)
+            print("\r" + text.ljust(self.width)[: max(self.width, len(text))], end="", file=sys.stderr, flush=True)
             self.width = len(text)
 
     def close(self) -> None:
@@ -348,8 +396,18 @@ def _apply(options: argparse.Namespace) -> int:
     _check_threads(options.threads)
     if Path(options.output).exists() and not options.force:
         raise InputError(f"{options.output}: exists. Choose another name, or add --force.")
-    carry(options.result, options.input, options.output, to=options.to, time=options.time, reference=options.reference,
-          labels=options.labels, interpolation=options.interpolation, device=options.device, threads=options.threads)
+    carry(
+        options.result,
+        options.input,
+        options.output,
+        to=options.to,
+        time=options.time,
+        reference=options.reference,
+        labels=options.labels,
+        interpolation=options.interpolation,
+        device=options.device,
+        threads=options.threads,
+    )
     return DONE
 
 

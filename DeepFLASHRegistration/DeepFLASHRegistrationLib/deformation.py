@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -157,10 +159,13 @@ class Deformation:
                 while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
                     steps = math.ceil(1.5 * steps)
                     trajectory = shooting.shoot(t * v0, steps, self.integrator)
-            wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(shooting.band.modes, self.lengths, strict=True))
+            wavelength = min(
+                2 * length / max(n - 1, 1) for n, length in zip(shooting.band.modes, self.lengths, strict=True)
+            )
             shape = tuple(
                 max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength)))
-                for n, length in zip(self.domain.shape, self.lengths, strict=True))
+                for n, length in zip(self.domain.shape, self.lengths, strict=True)
+            )
             lattice = Lattice.cells(shape, self.lengths)
             if self.band_limited:
                 flow = BandLimitedFlow(shooting, lattice)
@@ -206,13 +211,7 @@ class Deformation:
         parallel = len(set(order)) == d and np.abs(ratio).sum() - np.abs(along).sum() < 1e-6
         if parallel and ((order != np.arange(d)).any() or along.min() < 0):
             # Stored in another order or direction: what lies at a point does not depend on that.
-            matrix = np.zeros((d + 1, d + 1))
-            matrix[d, d] = 1
-            for a, other in enumerate(order):
-                matrix[other, a] = np.sign(along[a])
-                matrix[other, d] = grid.shape[other] - 1 if along[a] < 0 else 0
-            same = Grid(tuple(grid.shape[a] for a in order), grid.affine @ matrix)
-            values = self._on_grid(same, direction, t, before)
+            values = self._on_grid(stored(grid, order, along < 0), direction, t, before)
             if values is None:
                 return None
             values = np.flip(values, tuple(int(a) + 1 for a in np.flatnonzero(along < 0)))
@@ -242,8 +241,10 @@ class Deformation:
         matrix = torch.as_tensor(to_index, device=self.device)
         rest = [torch.arange(n, dtype=torch.float64, device=self.device) for n in grid.shape[1:]]
         for k in range(grid.shape[0]):
-            index = torch.stack(torch.meshgrid(torch.tensor([float(k)], dtype=torch.float64, device=self.device), *rest,
-                                               indexing="ij"), -1)
+            index = torch.stack(
+                torch.meshgrid(torch.tensor([float(k)], dtype=torch.float64, device=self.device), *rest, indexing="ij"),
+                -1,
+            )
             points = index @ matrix[:d, :d].T + matrix[:d, d]
             result[:, k] = sampler.at(u, self._normalized(points, source.lattice), padding="zeros").cpu().numpy()[:, 0]
         return result
@@ -298,3 +299,30 @@ def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, devic
         shape[axis] = -1
         weights = weights * (ramp * ramp * (3 - 2 * ramp)).view(shape)
     return weights.to(device=device, dtype=torch.float32)
+
+
+def stored(grid: Grid, order: Sequence[int], backwards: Sequence[bool]) -> Grid:
+    """The same points with their axes in another order, some of them backwards.
+
+    Args:
+        order: for each axis of the new grid, which of the old it is.
+        backwards: for each axis of the new grid, whether it runs against the old.
+    """
+    d = grid.ndim
+    matrix = np.zeros((d + 1, d + 1))
+    matrix[d, d] = 1
+    for new, (old, back) in enumerate(zip(order, backwards, strict=True)):
+        matrix[old, new] = -1 if back else 1
+        matrix[old, d] = grid.shape[old] - 1 if back else 0
+    return replace(grid, shape=tuple(grid.shape[a] for a in order), affine=grid.affine @ matrix)
+
+
+def upright(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The storage nearest to axes z, y, x that all ascend, as arguments of `stored`.
+
+    Computed on images stored so, a registration does not depend on how their files are.
+    """
+    d = grid.ndim
+    cosines = grid.direction[::-1]  # rows z, y, x; columns the array's axes
+    order = max(itertools.permutations(range(d)), key=lambda p: sum(abs(cosines[k, p[k]]) for k in range(d)))
+    return order, tuple(bool(cosines[k, axis] < 0) for k, axis in enumerate(order))

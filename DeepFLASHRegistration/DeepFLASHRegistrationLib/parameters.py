@@ -17,10 +17,18 @@ NORMALIZATIONS = ("percentiles", "window")
 PRESETS = ("fast", "default", "fine", "paper")
 
 
-def _setting(default: Any, label: str, text: str, *, unit: str = "", choices: tuple[str, ...] = (),
-             limits: tuple[float, float] | None = None) -> Any:
-    return field(default=default, metadata={"label": label, "help": text, "unit": unit, "choices": choices,
-                                            "range": limits})
+def _setting(
+    default: Any,
+    label: str,
+    text: str,
+    *,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    limits: tuple[float, float] | None = None,
+) -> Any:
+    return field(
+        default=default, metadata={"label": label, "help": text, "unit": unit, "choices": choices, "range": limits}
+    )
 
 
 @dataclass(frozen=True)
@@ -37,63 +45,116 @@ class Parameters:
     preset: str = _setting("default", "Preset", "What the other settings started from.", choices=PRESETS)
     method: str = _setting("flash", "Method", "Estimator of the initial velocity: FLASH optimizes it.", choices=METHODS)
     initial_alignment: str = _setting(
-        "affine", "Initial alignment", "Linear alignment before the deformation.", choices=ALIGNMENTS)
+        "affine", "Initial alignment", "Linear alignment before the deformation.", choices=ALIGNMENTS
+    )
     similarity: str = _setting(
-        "lncc", "Similarity", "What is compared: local correlation (also across contrasts), correlation, squared "
-        "differences (same scanner and contrast), or mutual information (other modality).", choices=SIMILARITIES)
+        "lncc",
+        "Similarity",
+        "What is compared: local correlation (also across contrasts), correlation, squared "
+        "differences (same scanner and contrast), or mutual information (other modality).",
+        choices=SIMILARITIES,
+    )
     window_mm: float = _setting(
-        8.75, "Correlation window", "Full width of the window of the local correlation at the finest level; at least "
-        "five voxels at every level, and at most a quarter of the image.", unit="mm", limits=(0.01, 200.0))
+        8.75,
+        "Correlation window",
+        "Full width of the window of the local correlation at the finest level; at least "
+        "five voxels at every level, and at most a quarter of the image.",
+        unit="mm",
+        limits=(0.01, 200.0),
+    )
     symmetric: bool = _setting(
-        False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer.")
+        False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer."
+    )
     sigma: float = _setting(
-        0.05, "Sigma", "Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of "
-        "the deformation. Smaller fits closer.", limits=(1e-3, 10.0))
+        0.05,
+        "Sigma",
+        "Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of "
+        "the deformation. Smaller fits closer.",
+        limits=(1e-3, 10.0),
+    )
     alpha: float = _setting(
-        6.0, "Smoothness α", "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.",
-        unit="(1.25 mm)²", limits=(0.0, 1e4))
+        6.0,
+        "Smoothness α",
+        "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.",
+        unit="(1.25 mm)²",
+        limits=(0.0, 1e4),
+    )
     power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
     gamma: float = _setting(1.0, "γ", "Weight of the displacement itself in the metric.", limits=(1e-3, 1e3))
     alpha_growth: float = _setting(
-        3.0, "Growth of α", "Factor by which α grows for each coarser level, so that coarse levels stay as smooth as "
-        "their voxels.", limits=(1.0, 16.0))
+        3.0,
+        "Growth of α",
+        "Factor by which α grows for each coarser level, so that coarse levels stay as smooth as their voxels.",
+        limits=(1.0, 16.0),
+    )
     resolutions: tuple[int, ...] = _setting(
-        (4, 2, 1), "Resolutions", "Voxel size of each level in working voxels.", limits=(1, 64))
+        (4, 2, 1), "Resolutions", "Voxel size of each level in working voxels.", limits=(1, 64)
+    )
     bands: tuple[int, ...] = _setting(
-        (15, 31, 47), "Bands", "Frequencies of the velocity along the longest axis at each level (odd; shorter axes "
-        "get proportionally fewer).", limits=(3, 255))
+        (15, 31, 47),
+        "Bands",
+        "Frequencies of the velocity along the longest axis at each level (odd; shorter axes "
+        "get proportionally fewer).",
+        limits=(3, 255),
+    )
     iterations: tuple[int, ...] = _setting(
-        (10, 8, 8), "Iterations", "Most iterations of each level.", limits=(0, 10000))
+        (10, 8, 8), "Iterations", "Most iterations of each level.", limits=(0, 10000)
+    )
     tolerance: float = _setting(
-        1e-4, "Tolerance", "A level ends when an iteration lowers the energy by less than this fraction.",
-        limits=(0.0, 0.1))
-    integrator: str = _setting("multistep", "Integrator", "Time stepping of EPDiff while optimizing.",
-                               choices=INTEGRATORS)
+        1e-4,
+        "Tolerance",
+        "A level ends when an iteration lowers the energy by less than this fraction.",
+        limits=(0.0, 0.1),
+    )
+    integrator: str = _setting(
+        "multistep", "Integrator", "Time stepping of EPDiff while optimizing.", choices=INTEGRATORS
+    )
     steps: int = _setting(
-        0, "Time steps", "Steps of the geodesic while optimizing; 0 chooses them from the velocity.", limits=(0, 200))
+        0, "Time steps", "Steps of the geodesic while optimizing; 0 chooses them from the velocity.", limits=(0, 200)
+    )
     map: str = _setting(
-        "semi-lagrangian", "Map", "How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or "
-        "as a displacement in the band (FLASH's own).", choices=MAPS)
+        "semi-lagrangian",
+        "Map",
+        "How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or "
+        "as a displacement in the band (FLASH's own).",
+        choices=MAPS,
+    )
     spacing_mm: float = _setting(
-        0.0, "Working voxel", "Voxel size at resolution 1; 0 chooses it from the fixed image.", unit="mm",
-        limits=(0.0, 100.0))
+        0.0,
+        "Working voxel",
+        "Voxel size at resolution 1; 0 chooses it from the fixed image.",
+        unit="mm",
+        limits=(0.0, 100.0),
+    )
     max_voxels: int = _setting(
-        2_700_000, "Most voxels", "Upper limit of the working grid when its voxel size is chosen automatically.",
-        limits=(1000, 1_000_000_000))
+        2_700_000,
+        "Most voxels",
+        "Upper limit of the working grid when its voxel size is chosen automatically.",
+        limits=(1000, 1_000_000_000),
+    )
     margin_mm: float = _setting(
-        12.0, "Margin", "Space around the fixed foreground in which the deformation fades out; at most a quarter of the "
-        "image.", unit="mm",
-        limits=(0.0, 200.0))
+        12.0,
+        "Margin",
+        "Space around the fixed foreground in which the deformation fades out; at most a quarter of the image.",
+        unit="mm",
+        limits=(0.0, 200.0),
+    )
     normalization: str = _setting(
-        "percentiles", "Intensity scaling", "Percentiles of the foreground, or a fixed window (CT).",
-        choices=NORMALIZATIONS)
-    window_low: float = _setting(-160.0, "Window from", "Lower end of the fixed intensity window.",
-                                 unit="image units", limits=(-1e6, 1e6))
-    window_high: float = _setting(240.0, "Window to", "Upper end of the fixed intensity window.",
-                                  unit="image units", limits=(-1e6, 1e6))
+        "percentiles",
+        "Intensity scaling",
+        "Percentiles of the foreground, or a fixed window (CT).",
+        choices=NORMALIZATIONS,
+    )
+    window_low: float = _setting(
+        -160.0, "Window from", "Lower end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+    )
+    window_high: float = _setting(
+        240.0, "Window to", "Upper end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+    )
     bias_correction: bool = _setting(False, "Bias correction", "Correct both images' bias field first (N4).")
     histogram_matching: bool = _setting(
-        False, "Histogram matching", "Give the moving image the fixed image's histogram first (same contrast only).")
+        False, "Histogram matching", "Give the moving image the fixed image's histogram first (same contrast only)."
+    )
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -101,7 +162,8 @@ class Parameters:
         if not len(self.resolutions) == len(self.bands) == len(self.iterations) >= 1:
             raise ValueError(
                 "resolutions, bands and iterations need one entry per level each, but have "
-                f"{len(self.resolutions)}, {len(self.bands)} and {len(self.iterations)}.")
+                f"{len(self.resolutions)}, {len(self.bands)} and {len(self.iterations)}."
+            )
         if any(n % 2 == 0 for n in self.bands):
             raise ValueError(f"bands must be odd numbers, not {self.bands}.")
         if list(self.resolutions) != sorted(self.resolutions, reverse=True):
@@ -133,11 +195,27 @@ class Parameters:
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (10, 6), "tolerance": 1e-3},
     "default": {},
-    "fine": {"resolutions": (4, 2, 1), "bands": (15, 31, 47), "iterations": (15, 15, 40), "sigma": 0.045, "symmetric": True},
+    "fine": {
+        "resolutions": (4, 2, 1),
+        "bands": (15, 31, 47),
+        "iterations": (15, 15, 40),
+        "sigma": 0.045,
+        "symmetric": True,
+    },
     # DeepFLASH (Wang & Zhang, CVPR 2020), section 4, and the released FLASH settings.
-    "paper": {"similarity": "ssd", "sigma": 0.03, "alpha": 3.0, "power": 6.0, "alpha_growth": 1.0,
-              "resolutions": (1,), "bands": (15,), "iterations": (100,), "integrator": "euler", "steps": 10,
-              "map": "band-limited"},
+    "paper": {
+        "similarity": "ssd",
+        "sigma": 0.03,
+        "alpha": 3.0,
+        "power": 6.0,
+        "alpha_growth": 1.0,
+        "resolutions": (1,),
+        "bands": (15,),
+        "iterations": (100,),
+        "integrator": "euler",
+        "steps": 10,
+        "map": "band-limited",
+    },
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .deformation import Deformation, border_window
+from .deformation import Deformation, border_window, stored, upright
 from .imaging.errors import Cancelled, InputError
 from .imaging.grid import Grid
 from .imaging.volume import Volume, checked_image, checked_labels, checked_mask
@@ -33,6 +33,9 @@ from .version import __version__
 _UNIT_MM = 1.25
 # For objects of very different size (mice, microscopy, whole bodies) the unit grows with them: 1/128 of their length.
 _USUAL_EXTENT_MM = (60.0, 400.0)
+# A voxel belongs to the object if this part of it does; no fraction that grids half a voxel apart give exactly, which
+# rounding would decide.
+_COVERED = 0.24
 # Points of the map's lattice per shortest wavelength of the band, while optimizing.
 _MAP_POINTS = 3.2
 # Attempts to mend folds of the sampled map by damping the velocity around them.
@@ -113,14 +116,24 @@ class _Progress:
             raise Cancelled("The registration was cancelled before there was a result.")
 
 
-def register(fixed: Volume, moving: Volume, parameters: Parameters | None = None, *,
-             moving_labels: Volume | None = None, fixed_labels: Volume | None = None,
-             fixed_mask: Volume | None = None, moving_mask: Volume | None = None,
-             fixed_points: np.ndarray | None = None, moving_points: np.ndarray | None = None,
-             initial_affine: np.ndarray | None = None, initial_velocity: Mapping[str, Any] | None = None,
-             device: str = "auto", threads: int | None = None,
-             progress: Callable[[dict[str, Any]], None] | None = None,
-             cancel: Callable[[], bool] | None = None) -> Result:
+def register(
+    fixed: Volume,
+    moving: Volume,
+    parameters: Parameters | None = None,
+    *,
+    moving_labels: Volume | None = None,
+    fixed_labels: Volume | None = None,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    fixed_points: np.ndarray | None = None,
+    moving_points: np.ndarray | None = None,
+    initial_affine: np.ndarray | None = None,
+    initial_velocity: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Result:
     """Register a moving image to a fixed one.
 
     Args:
@@ -166,8 +179,9 @@ def register(fixed: Volume, moving: Volume, parameters: Parameters | None = None
         notes += more
         watch.stop_if_cancelled()
         watch.phase("affine", 0.05, "Aligning")
-        affine, more = _alignment(scaled_fixed, scaled_moving, fixed_mask, moving_mask, parameters, initial_affine,
-                                  threads, watch)
+        affine, more = _alignment(
+            scaled_fixed, scaled_moving, fixed_mask, moving_mask, parameters, initial_affine, threads, watch
+        )
         notes += more
         watch.stop_if_cancelled()
         watch.phase("level", 0.2, "Preparing the levels")
@@ -187,15 +201,26 @@ def register(fixed: Volume, moving: Volume, parameters: Parameters | None = None
         notes += more
         parts, determinant = _outputs(fixed, moving, velocity, forward, moving_labels, used_device)
         watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = _measure(fixed, moving, affine, parts, determinant, folded, fixed_labels, moving_labels, points,
-                           problem.foreground)
+        metrics = _measure(
+            fixed, moving, affine, parts, determinant, folded, fixed_labels, moving_labels, points, problem.foreground
+        )
         if not cancelled and len(history) < 2 and sum(parameters.iterations):
             notes.append("The optimization could not lower the energy: the result is the affine alignment.")
     return Result(
-        parameters=parameters, fixed_grid=fixed.grid, moving_grid=moving.grid, velocity=velocity, history=history,
-        affine=affine, metrics=metrics, timings=watch.finished(),
-        provenance=_provenance(fixed, moving, used_device, threads), verdict=verdict(metrics, cancelled),
-        cancelled=cancelled, notes=list(dict.fromkeys(notes)), **parts)
+        parameters=parameters,
+        fixed_grid=fixed.grid,
+        moving_grid=moving.grid,
+        velocity=velocity,
+        history=history,
+        affine=affine,
+        metrics=metrics,
+        timings=watch.finished(),
+        provenance=_provenance(fixed, moving, used_device, threads),
+        verdict=verdict(metrics, cancelled),
+        cancelled=cancelled,
+        notes=list(dict.fromkeys(notes)),
+        **parts,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- preparation
@@ -207,7 +232,8 @@ def _require_torch() -> None:
     except ImportError as error:
         raise RuntimeError(
             "PyTorch is needed to register images. In Slicer, install the PyTorch extension and its PyTorch; elsewhere "
-            "run: pip install torch") from error
+            "run: pip install torch"
+        ) from error
 
 
 def resolve_device(name: str) -> str:
@@ -249,12 +275,15 @@ def torch_threads(count: int | None) -> Any:
 def _check_dimensions(fixed: Volume, *others: Volume | None) -> None:
     for other in others:
         if other is not None and other.ndim != fixed.ndim:
-            raise InputError(f"{fixed.name or 'fixed'} has {fixed.ndim} dimensions and {other.name or 'another input'} "
-                             f"{other.ndim}. Pass images of the same dimension.")
+            raise InputError(
+                f"{fixed.name or 'fixed'} has {fixed.ndim} dimensions and {other.name or 'another input'} "
+                f"{other.ndim}. Pass images of the same dimension."
+            )
 
 
-def _checked_points(fixed_points: Any, moving_points: Any, fixed: Volume,
-                    moving: Volume) -> tuple[np.ndarray, np.ndarray] | None:
+def _checked_points(
+    fixed_points: Any, moving_points: Any, fixed: Volume, moving: Volume
+) -> tuple[np.ndarray, np.ndarray] | None:
     if fixed_points is None and moving_points is None:
         return None
     if fixed_points is None or moving_points is None:
@@ -265,8 +294,10 @@ def _checked_points(fixed_points: Any, moving_points: Any, fixed: Volume,
         if points.ndim == 2 and len(points):
             points = in_plane(points, image.grid)
         if points.ndim != 2 or points.shape[1] != fixed.ndim or not len(points):
-            raise InputError(f"The {name} landmarks must be an array (N, {fixed.ndim}) with N at least 1, not "
-                             f"{points.shape}. Give points of the images' own dimension.")
+            raise InputError(
+                f"The {name} landmarks must be an array (N, {fixed.ndim}) with N at least 1, not "
+                f"{points.shape}. Give points of the images' own dimension."
+            )
         if not np.isfinite(points).all():
             raise InputError(f"The {name} landmarks hold NaN or infinity. Place them all.")
         index = image.grid.physical_to_index(points)
@@ -276,7 +307,8 @@ def _checked_points(fixed_points: Any, moving_points: Any, fixed: Volume,
             raise InputError(
                 f"{int(outside.sum())} of {len(points)} {name} landmarks lie outside {image.name or 'the image'} (the "
                 f"first is number {number + 1} at {np.round(points[number], 1).tolist()} mm LPS). Check that they "
-                "belong to this image, and their coordinate system (RAS or LPS).")
+                "belong to this image, and their coordinate system (RAS or LPS)."
+            )
         found.append(points)
     if len(found[0]) != len(found[1]):
         raise InputError(f"There are {len(found[0])} fixed and {len(found[1])} moving landmarks. Give one for one.")
@@ -306,8 +338,9 @@ def _on_grid(mask: Volume | None, grid: Grid, what: str) -> np.ndarray | None:
     return values
 
 
-def _intensities(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None,
-                 parameters: Parameters) -> tuple[Volume, Volume, list[str]]:
+def _intensities(
+    fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None, parameters: Parameters
+) -> tuple[Volume, Volume, list[str]]:
     from .imaging.intensities import match_histogram, n4, normalize
 
     window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
@@ -317,16 +350,55 @@ def _intensities(fixed: Volume, moving: Volume, fixed_mask: Volume | None, movin
         result = normalize(image, inside, window)
         if parameters.bias_correction:
             result = normalize(n4(result, inside), inside)
+        if inside is not None:
+            if np.ptp(result.data[inside]) == 0:
+                raise InputError(
+                    f"{mask.name or what}: {image.name or 'the image'} shows nothing inside this mask. Draw it "
+                    "on the object."
+                )
+            result = _filled(result, inside, parameters.window_mm / 2)
         scaled.append(result)
     if parameters.histogram_matching:
         scaled[1] = match_histogram(scaled[1], scaled[0])
-    notes = [n for s, original in zip(scaled, (fixed, moving), strict=True) for n in s.notes[len(original.notes):]]
+    notes = [n for s, original in zip(scaled, (fixed, moving), strict=True) for n in s.notes[len(original.notes) :]]
     return scaled[0], scaled[1], notes
 
 
-def _alignment(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None,
-               parameters: Parameters, initial: np.ndarray | None, threads: int | None,
-               watch: _Progress) -> tuple[np.ndarray, list[str]]:
+def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
+    """The volume with what lies outside the mask replaced by an average of what lies inside, nearby: windows and
+    interpolation reach across the mask's border, and must find nothing there that the user has excluded."""
+    import SimpleITK as sitk
+
+    grid = volume.grid
+    sigma = [float(min(max(sigma_mm, h), h * n / 8)) for h, n in zip(grid.spacing, grid.shape, strict=True)]
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        image = grid.apply_to(sitk.GetImageFromArray(values.astype(np.float32)))
+        return sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [s * s for s in sigma[::-1]], 128, 0.01))
+
+    weight = smooth(inside)
+    mean = float(volume.data[inside].mean())
+    nearby = smooth(np.where(inside, volume.data - mean, 0)) / np.maximum(weight, 1e-3) + mean
+    return volume.with_data(np.where(inside, volume.data, nearby).astype(np.float32))
+
+
+def _upright(volume: Volume) -> Volume:
+    """The same voxels in the one storage in which all computing is done."""
+    order, backwards = upright(volume.grid)
+    data = np.flip(volume.data.transpose(order), np.flatnonzero(backwards))
+    return dataclasses.replace(volume, grid=stored(volume.grid, order, backwards), data=np.ascontiguousarray(data))
+
+
+def _alignment(
+    fixed: Volume,
+    moving: Volume,
+    fixed_mask: Volume | None,
+    moving_mask: Volume | None,
+    parameters: Parameters,
+    initial: np.ndarray | None,
+    threads: int | None,
+    watch: _Progress,
+) -> tuple[np.ndarray, list[str]]:
     from .imaging.affine import align
 
     d = fixed.ndim
@@ -336,12 +408,21 @@ def _alignment(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_
         if matrix.shape != (d + 1, d + 1) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
             raise InputError(f"The initial transform must be an invertible {(d + 1, d + 1)} matrix of finite numbers.")
         if np.linalg.det(matrix[:d, :d]) < 0:
-            raise InputError("The initial transform mirrors the image, which no deformation of a body does. Pass one "
-                             "without a reflection, or mirror the moving image itself first.")
+            raise InputError(
+                "The initial transform mirrors the image, which no deformation of a body does. Pass one "
+                "without a reflection, or mirror the moving image itself first."
+            )
     else:
-        found = align(fixed, moving, parameters.initial_alignment, fixed_mask=fixed_mask, moving_mask=moving_mask,
-                      progress=lambda p: watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
-                      cancelled=watch.cancel, threads=threads)
+        found = align(
+            _upright(fixed),
+            _upright(moving),
+            parameters.initial_alignment,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            progress=lambda p: watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
+            cancelled=watch.cancel,
+            threads=threads,
+        )
         matrix, notes = found.matrix, list(found.notes)
     return matrix, notes
 
@@ -349,8 +430,15 @@ def _alignment(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_
 class _Problem:
     """The images on the working grid, and the box the geodesic lives on."""
 
-    def __init__(self, fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None,
-                 affine: np.ndarray, parameters: Parameters):
+    def __init__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        fixed_mask: Volume | None,
+        moving_mask: Volume | None,
+        affine: np.ndarray,
+        parameters: Parameters,
+    ):
         from .imaging.intensities import background_value, foreground
         from .imaging.resampling import resample
         from .imaging.working_grid import working_grid
@@ -359,7 +447,8 @@ class _Problem:
         d = fixed.ndim
         inside = foreground(fixed)
         if fixed_mask is not None:
-            inside = inside & _on_grid(fixed_mask, fixed.grid, "fixed mask")
+            masked = _on_grid(fixed_mask, fixed.grid, "fixed mask")
+            inside = inside & masked
             if not inside.any():
                 raise InputError(f"{fixed_mask.name or 'fixed mask'}: covers only background. Draw it on the object.")
         # Object voxels of the fixed image; metrics are taken over them.
@@ -368,35 +457,50 @@ class _Problem:
         self.largest_mm = float(fixed.grid.extent.max()) / 4
         self.margin_mm = min(parameters.margin_mm, self.largest_mm)
         if parameters.spacing_mm and float(fixed.grid.extent.max()) > 32_767 * parameters.spacing_mm:
-            raise InputError(f"A working voxel of {parameters.spacing_mm:g} mm is too small for "
-                             f"{fixed.name or 'the fixed image'}. Choose a larger one, or 0 to let it be chosen.")
+            raise InputError(
+                f"A working voxel of {parameters.spacing_mm:g} mm is too small for "
+                f"{fixed.name or 'the fixed image'}. Choose a larger one, or 0 to let it be chosen."
+            )
         grid = working_grid(
-            fixed, spacing_mm=parameters.spacing_mm or None, margin_mm=self.margin_mm,
-            max_voxels=parameters.max_voxels, mask=Volume(fixed.grid, inside.astype(np.uint8)))
+            fixed,
+            spacing_mm=parameters.spacing_mm or None,
+            margin_mm=self.margin_mm,
+            max_voxels=parameters.max_voxels,
+            mask=Volume(fixed.grid, inside.astype(np.uint8)),
+        )
+        # Sampling on voxels and stepping along axes tell directions apart, if slightly; storage must not choose them.
+        grid = stored(grid, *upright(grid))
         finest = float(grid.spacing.min())
         # Blocks that are averaged stay about cubic in mm on anisotropic grids.
-        self.factors = [
-            tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
+        self.factors = [tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
         multiple = [math.lcm(*(f[a] for f in self.factors)) for a in range(d)]
         missing = [-n % m for n, m in zip(grid.shape, multiple, strict=True)]
         needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
         if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
-            raise InputError(f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
-                             "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next.")
+            raise InputError(
+                f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
+                "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next."
+            )
         self.grid = grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
         longest = float(self.grid.extent.max())
         low, high = _USUAL_EXTENT_MM
         self.unit_mm = _UNIT_MM if low <= longest <= high else longest / 128
         self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
-        outside = [0.0 if background_value(v) is not None else float(np.percentile(v.data[(slice(None, None, 4),) * d], 5))
-                   for v in (fixed, moving)]
+        outside = [
+            0.0 if background_value(v) is not None else float(np.percentile(v.data[(slice(None, None, 4),) * d], 5))
+            for v in (fixed, moving)
+        ]
         self.fixed = resample(fixed, self.grid, outside=outside[0])
         self.moving = resample(moving, self.grid, affine, outside=outside[1])
         # One voxel around the object belongs to it: its outline is information too.
-        self.fixed_mask = _dilated(resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > 0.25)
+        self.fixed_mask = _dilated(resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > _COVERED)
+        if fixed_mask is not None:
+            self.fixed_mask &= resample(Volume(fixed.grid, masked.astype(np.float32)), self.grid) > _COVERED
         if not self.fixed_mask.any():
-            raise InputError(f"A working voxel of {finest:.3g} mm is larger than what {fixed.name or 'the fixed image'} "
-                             "shows. Choose a smaller one, or 0 to let it be chosen.")
+            raise InputError(
+                f"A working voxel of {finest:.3g} mm is larger than what {fixed.name or 'the fixed image'} "
+                "shows. Choose a smaller one, or 0 to let it be chosen."
+            )
         view = np.ones(moving.grid.shape, dtype=np.float32)
         if moving_mask is not None:
             view = _on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
@@ -406,9 +510,12 @@ class _Problem:
             raise InputError(
                 f"{fixed.name or 'The fixed'} and {moving.name or 'moving image'} do not overlap after the alignment "
                 f"({100 * meets:.0f} % of the fixed object is seen in the moving image). Check that they show the same "
-                "object; use the initial alignment \"affine\" or \"centers\", or give an initial transform.")
+                'object; use the initial alignment "affine" or "centers", or give an initial transform.'
+            )
         object_ = Volume(moving.grid, (foreground(moving) & (view > 0)).astype(np.float32))
-        self.moving_mask = _dilated(resample(object_, self.grid, affine) > 0.25)
+        self.moving_mask = _dilated(resample(object_, self.grid, affine) > _COVERED)
+        if moving_mask is not None:
+            self.moving_mask &= seen > _COVERED
         if not self.moving_mask.any():
             self.moving_mask = self.fixed_mask
         # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
@@ -431,8 +538,12 @@ class _Problem:
         for i, factors in enumerate(self.factors):
             voxel = edges * np.array(factors)
             modes = []
-            for n, length, cells in zip(parameters.bands[i:i + 1] * len(edges), self.lengths,
-                                        np.array(self.grid.shape) // np.array(factors), strict=True):
+            for n, length, cells in zip(
+                parameters.bands[i : i + 1] * len(edges),
+                self.lengths,
+                np.array(self.grid.shape) // np.array(factors),
+                strict=True,
+            ):
                 # Same shortest wavelength along every axis, and never below four of the level's voxels.
                 wanted = min(n * length / longest, cells / 2)
                 modes.append(max(3, 2 * round((wanted - 1) / 2) + 1))
@@ -442,9 +553,16 @@ class _Problem:
             radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
             wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
             map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
-            levels.append(Level(factors, Band(tuple(modes), self.lengths),
-                                Metric(alpha, parameters.power, parameters.gamma, step), radius,
-                                parameters.iterations[i], map_step))
+            levels.append(
+                Level(
+                    factors,
+                    Band(tuple(modes), self.lengths),
+                    Metric(alpha, parameters.power, parameters.gamma, step),
+                    radius,
+                    parameters.iterations[i],
+                    map_step,
+                )
+            )
         return levels
 
 
@@ -462,8 +580,9 @@ def _dilated(mask: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------ estimation
 
 
-def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: Mapping[str, Any] | None,
-              watch: _Progress) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
+def _estimate(
+    problem: _Problem, parameters: Parameters, device: str, initial: Mapping[str, Any] | None, watch: _Progress
+) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
     """v0 by FLASH. Another estimator takes the same problem and returns the same three things."""
     import torch
 
@@ -472,12 +591,31 @@ def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: M
     def tensor(x: np.ndarray | None) -> torch.Tensor | None:
         return None if x is None else torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
 
-    pair = Pair(*map(tensor, (problem.fixed, problem.moving, problem.fixed_mask, problem.moving_mask, problem.fixed_view,
-                              problem.moving_view)), problem.lengths)
+    pair = Pair(
+        *map(
+            tensor,
+            (
+                problem.fixed,
+                problem.moving,
+                problem.fixed_mask,
+                problem.moving_mask,
+                problem.fixed_view,
+                problem.moving_view,
+            ),
+        ),
+        problem.lengths,
+    )
     levels = problem.levels(parameters)
     band_limited = parameters.map == "band-limited"
-    settings = Settings(parameters.similarity, parameters.symmetric, parameters.sigma, parameters.integrator, parameters.steps, band_limited,
-                        parameters.tolerance)
+    settings = Settings(
+        parameters.similarity,
+        parameters.symmetric,
+        parameters.sigma,
+        parameters.integrator,
+        parameters.steps,
+        band_limited,
+        parameters.tolerance,
+    )
     start = None
     if initial is not None:
         start = torch.as_tensor(initial["velocity"], device=device)
@@ -489,12 +627,18 @@ def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: M
     total = sum(c * (level.iterations + 1) for c, level in zip(costs, levels, strict=True))
 
     def report(step: Any) -> None:
-        done = sum(c * (level.iterations + 1) for c, level in zip(costs[:step.level], levels, strict=False))
+        done = sum(c * (level.iterations + 1) for c, level in zip(costs[: step.level], levels, strict=False))
         done += costs[step.level] * (step.iteration + 1)
         record = {k: v for k, v in dataclasses.asdict(step).items() if k not in ("levels", "iterations")}
         history.append(record)
-        watch.tell(phase="level", progress=0.2 + 0.65 * done / total, levels=step.levels, iterations=step.iterations,
-                   message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}", **record)
+        watch.tell(
+            phase="level",
+            progress=0.2 + 0.65 * done / total,
+            levels=step.levels,
+            iterations=step.iterations,
+            message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}",
+            **record,
+        )
 
     def window(lattice: Any) -> torch.Tensor:
         return border_window(lattice, problem.lengths, problem.margin_mm / problem.unit_mm, device)
@@ -522,8 +666,8 @@ def _estimate(problem: _Problem, parameters: Parameters, device: str, initial: M
 
 
 def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
-    """Grids of the written fields: the fixed grid with a margin, and a grid of the same axes and spacing over the box to
-    which the affine takes it (the same grid where the affine is the identity)."""
+    """Grids of the written fields: the fixed grid with a margin, and a grid of the same axes and spacing over the box
+    to which the affine takes it (the same grid where the affine is the identity)."""
     margin = np.ceil(_FIELD_MARGIN_MM / fixed.spacing).astype(int)
     # The margin stays moderate where voxels are coarse or the object is small.
     margin = np.clip(margin, 2, np.maximum(2, np.array(fixed.shape) // 8))
@@ -538,12 +682,14 @@ def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
 
 def _inner(grid: Grid, field_grid: Grid, ring: int = 0) -> tuple[slice, ...]:
     """Where a grid lies in the field grid around it, with ``ring`` more voxels on each side."""
-    return tuple(slice((n - m) // 2 - ring, (n - m) // 2 + m + ring)
-                 for n, m in zip(field_grid.shape, grid.shape, strict=True))
+    return tuple(
+        slice((n - m) // 2 - ring, (n - m) // 2 + m + ring) for n, m in zip(field_grid.shape, grid.shape, strict=True)
+    )
 
 
-def _unfolded(fixed: Grid, velocity: dict[str, Any], inside: np.ndarray,
-              device: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _unfolded(
+    fixed: Grid, velocity: dict[str, Any], inside: np.ndarray, device: str
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The field fixed_to_moving, where it folds, and notes; ``velocity`` is weakened where it folds until it does not.
 
     The geodesic's map is one to one; its samples on the fixed grid need not be where it is steeper than voxels can
@@ -578,12 +724,17 @@ def _unfolded(fixed: Grid, velocity: dict[str, Any], inside: np.ndarray,
         band = Band(velocity["velocity"].shape[1:], deformation.lengths)
         wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(band.modes, band.lengths, strict=True))
         v0 = torch.as_tensor(velocity["velocity"], device=device)
-        velocity["velocity"] = attenuated(
-            v0, band, torch.as_tensor(_thinned(centers, wavelength / 3)), 0.7 * wavelength, 0.5).cpu().numpy()
+        velocity["velocity"] = (
+            attenuated(v0, band, torch.as_tensor(_thinned(centers, wavelength / 3)), 0.7 * wavelength, 0.5)
+            .cpu()
+            .numpy()
+        )
     notes = []
     if damped:
-        notes.append(f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
-                     "voxels can show.")
+        notes.append(
+            f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
+            "voxels can show."
+        )
     return forward, folded, notes
 
 
@@ -593,8 +744,14 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
     return points[np.sort(first)]
 
 
-def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], forward: np.ndarray,
-             moving_labels: Volume | None, device: str) -> tuple[dict[str, Any], np.ndarray]:
+def _outputs(
+    fixed: Volume,
+    moving: Volume,
+    velocity: Mapping[str, Any],
+    forward: np.ndarray,
+    moving_labels: Volume | None,
+    device: str,
+) -> tuple[dict[str, Any], np.ndarray]:
     """The images and fields of a Result, and the determinant on the fixed grid."""
     from . import warping
     from .imaging.resampling import resample
@@ -611,9 +768,12 @@ def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], forward
     if moving_labels is not None:
         labels = Volume(fixed.grid, warping.warp_labels(moving_labels, fixed.grid, on_fixed), moving_labels.name)
         labels_before = Volume(
-            fixed.grid, resample(moving_labels, fixed.grid, affine, nearest=True), moving_labels.name)
+            fixed.grid, resample(moving_labels, fixed.grid, affine, nearest=True), moving_labels.name
+        )
     # One voxel of the margin makes the differences central everywhere on the fixed grid.
-    determinant = jacobian_determinant(forward[_inner(fixed.grid, field_grid, 1)], fixed.grid.padded(1))[(slice(1, -1),) * fixed.ndim]
+    determinant = jacobian_determinant(forward[_inner(fixed.grid, field_grid, 1)], fixed.grid.padded(1))[
+        (slice(1, -1),) * fixed.ndim
+    ]
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = np.where(determinant > 0, np.log(determinant), -np.inf).astype(np.float32)
     return {
@@ -629,9 +789,18 @@ def _outputs(fixed: Volume, moving: Volume, velocity: Mapping[str, Any], forward
     }, determinant
 
 
-def _measure(fixed: Volume, moving: Volume, affine: np.ndarray, parts: Mapping[str, Any], determinant: np.ndarray,
-             folded: np.ndarray, fixed_labels: Volume | None, moving_labels: Volume | None,
-             points: tuple[np.ndarray, np.ndarray] | None, inside: np.ndarray) -> dict[str, Any]:
+def _measure(
+    fixed: Volume,
+    moving: Volume,
+    affine: np.ndarray,
+    parts: Mapping[str, Any],
+    determinant: np.ndarray,
+    folded: np.ndarray,
+    fixed_labels: Volume | None,
+    moving_labels: Volume | None,
+    points: tuple[np.ndarray, np.ndarray] | None,
+    inside: np.ndarray,
+) -> dict[str, Any]:
     from . import metrics as m
     from .imaging.intensities import foreground
     from .imaging.resampling import resample
@@ -656,11 +825,13 @@ def _measure(fixed: Volume, moving: Volume, affine: np.ndarray, parts: Mapping[s
         volumes = m.label_volumes(moving_labels.data, moving_labels.grid.voxel_volume)
         warped_volumes = m.label_volumes(parts["labels"].data, fixed.grid.voxel_volume)
         found["volume_change"] = m.volume_change(
-            volumes, warped_volumes, SMALLEST_LABEL_VOXELS * moving_labels.grid.voxel_volume)
+            volumes, warped_volumes, SMALLEST_LABEL_VOXELS * moving_labels.grid.voxel_volume
+        )
         if fixed_labels is not None:
             own = resample(fixed_labels, fixed.grid, nearest=True)
-            found["dice"] = m.label_table(own, parts["labels_before"].data, parts["labels"].data,
-                                          fixed.grid.voxel_volume, volumes)
+            found["dice"] = m.label_table(
+                own, parts["labels_before"].data, parts["labels"].data, fixed.grid.voxel_volume, volumes
+            )
             found["mean_dice_before"], found["mean_dice_after"] = m.mean_dice(found["dice"])
     if points is not None:
         at_fixed, at_moving = points
@@ -669,8 +840,11 @@ def _measure(fixed: Volume, moving: Volume, affine: np.ndarray, parts: Mapping[s
         after = m.landmark_errors(m.map_points(at_fixed, field_, grid), at_moving)
         first = m.landmark_errors(before, at_moving)
         found["landmarks"] = {
-            "before_mm": first.tolist(), "after_mm": after.tolist(),
-            "mean_before_mm": float(first.mean()), "mean_after_mm": float(after.mean())}
+            "before_mm": first.tolist(),
+            "after_mm": after.tolist(),
+            "mean_before_mm": float(first.mean()),
+            "mean_after_mm": float(after.mean()),
+        }
     return found
 
 
@@ -686,7 +860,9 @@ def _provenance(fixed: Volume, moving: Volume, device: str, threads: int | None)
     import SimpleITK as sitk
     import torch
 
-    title = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    title = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    )
     return {
         "program": f"deepflash-registration {__version__}",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -46,8 +46,10 @@ def check_output(folder: str | os.PathLike, force: bool = False) -> Path:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file. Give the name of a folder.")
         if folder.is_dir() and any(folder.iterdir()) and not force:
-            raise InputError(f"{folder}: exists and is not empty. Choose another folder, or add --force to replace an "
-                             "earlier result in it (other files are left alone).")
+            raise InputError(
+                f"{folder}: exists and is not empty. Choose another folder, or add --force to replace an "
+                "earlier result in it (other files are left alone)."
+            )
         for name in FILES:
             if (folder / name).is_dir():
                 raise InputError(f"{folder / name}: is a folder, where a file is to be written. Choose another folder.")
@@ -63,13 +65,20 @@ def check_output(folder: str | os.PathLike, force: bool = False) -> Path:
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{folder}: cannot be written ({reason}). Choose another folder, or change its "
-                         "permissions.") from error
+        raise InputError(
+            f"{folder}: cannot be written ({reason}). Choose another folder, or change its permissions."
+        ) from error
     return folder
 
 
-def save_result(result: Result, folder: str | os.PathLike, fixed: Volume, moving: Volume,
-                fixed_labels: Volume | None = None, force: bool = False) -> Path:
+def save_result(
+    result: Result,
+    folder: str | os.PathLike,
+    fixed: Volume,
+    moving: Volume,
+    fixed_labels: Volume | None = None,
+    force: bool = False,
+) -> Path:
     """Writes every file of report.FILES that the result has.
 
     Args:
@@ -97,10 +106,12 @@ def save_result(result: Result, folder: str | os.PathLike, fixed: Volume, moving
         temporary = place / f".{folder.name}.{secrets.token_hex(6)}.partial"
         temporary.mkdir()
         write_volume(temporary / "warped.nii.gz", result.warped)
-        write_displacement_field(temporary / "fixed_to_moving.nii.gz", result.field_grid, result.fixed_to_moving,
-                                 result.moving_grid)
-        write_displacement_field(temporary / "moving_to_fixed.nii.gz", result.inverse_grid, result.moving_to_fixed,
-                                 result.fixed_grid)
+        write_displacement_field(
+            temporary / "fixed_to_moving.nii.gz", result.field_grid, result.fixed_to_moving, result.moving_grid
+        )
+        write_displacement_field(
+            temporary / "moving_to_fixed.nii.gz", result.inverse_grid, result.moving_to_fixed, result.fixed_grid
+        )
         write_affine(temporary / "affine.tfm", result.affine, result.fixed_grid, result.moving_grid)
         logarithm = np.maximum(result.log_jacobian.data, np.float32(_LOG_FLOOR))
         write_volume(temporary / "log_jacobian.nii.gz", result.log_jacobian.with_data(logarithm))
@@ -122,8 +133,11 @@ def save_result(result: Result, folder: str | os.PathLike, fixed: Volume, moving
             reason = f"{error.strerror or error}; is there space on the disk?"
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             reason = "the disk is full"
-        raise OSError(error.errno or errno.EIO, f"{folder}: could not be written ({reason}). Nothing was left there; "
-                                                "free some space or choose another folder, and run again") from error
+        raise OSError(
+            error.errno or errno.EIO,
+            f"{folder}: could not be written ({reason}). Nothing was left there; "
+            "free some space or choose another folder, and run again",
+        ) from error
     finally:
         with _interrupts_wait():
             if temporary is not None:
@@ -173,21 +187,25 @@ def _interrupts_wait() -> Iterator[None]:
 
 def summary(result: Result) -> dict[str, Any]:
     """What result.json holds: plain values; what is not finite becomes null."""
-    return _plain({
-        "verdict": {"level": result.verdict.level, "reasons": result.verdict.reasons},
-        "cancelled": result.cancelled,
-        "metrics": result.metrics,
-        "notes": result.notes,
-        "timings_seconds": result.timings,
-        "parameters": result.parameters.to_dict(),
-        "provenance": result.provenance,
-        "affine_fixed_to_moving_lps_mm": result.affine,
-        "affine_log_determinant": float(np.log(abs(np.linalg.det(result.affine)))),
-        "fixed_grid": _grid_values(result.fixed_grid),
-        "field_grid": _grid_values(result.field_grid),
-        "history": result.history,
-        "files": {name: text for name, text in FILES.items() if name != "labels.nii.gz" or result.labels is not None},
-    })
+    return _plain(
+        {
+            "verdict": {"level": result.verdict.level, "reasons": result.verdict.reasons},
+            "cancelled": result.cancelled,
+            "metrics": result.metrics,
+            "notes": result.notes,
+            "timings_seconds": result.timings,
+            "parameters": result.parameters.to_dict(),
+            "provenance": result.provenance,
+            "affine_fixed_to_moving_lps_mm": result.affine,
+            "affine_log_determinant": float(np.log(abs(np.linalg.det(result.affine)))),
+            "fixed_grid": _grid_values(result.fixed_grid),
+            "field_grid": _grid_values(result.field_grid),
+            "history": result.history,
+            "files": {
+                name: text for name, text in FILES.items() if name != "labels.nii.gz" or result.labels is not None
+            },
+        }
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -221,8 +239,15 @@ def _grid(values: Mapping[str, Any]) -> Grid:
 # -------------------------------------------------------------------------------------------------- the geodesic
 
 # Numbers of a Deformation, with what they may be.
-_NUMBERS = (("unit_mm", 1e-9, 1e6), ("alpha", 0.0, 1e9), ("power", 0.0, 32.0), ("gamma", 1e-9, 1e9),
-            ("metric_step", 1e-9, 1e9), ("margin_mm", 0.0, 1e6), ("steps", 0, 1000))
+_NUMBERS = (
+    ("unit_mm", 1e-9, 1e6),
+    ("alpha", 0.0, 1e9),
+    ("power", 0.0, 32.0),
+    ("gamma", 1e-9, 1e9),
+    ("metric_step", 1e-9, 1e9),
+    ("margin_mm", 0.0, 1e6),
+    ("steps", 0, 1000),
+)
 _MOST_POINTS, _MOST_VOXELS = 1 << 28, 1 << 34
 
 
@@ -235,8 +260,16 @@ def write_velocity(path: Path, result: Result) -> None:
     settings["moving"] = _grid_values(result.moving_grid)
     tensors = {"velocity": values["velocity"].astype(np.float32), "affine": values["affine"].astype(np.float64)}
     text = json.dumps(_plain(settings))
-    write_tensors(path, tensors, {"format": _FORMAT, "geodesic": text, "crc32": _checksum(tensors, text),
-                                  "parameters": json.dumps(result.parameters.to_dict())})
+    write_tensors(
+        path,
+        tensors,
+        {
+            "format": _FORMAT,
+            "geodesic": text,
+            "crc32": _checksum(tensors, text),
+            "parameters": json.dumps(result.parameters.to_dict()),
+        },
+    )
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
@@ -266,7 +299,7 @@ def load_result(path: str | os.PathLike) -> SavedResult:
     if path.is_dir():
         path = path / VELOCITY
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file. Pass the folder that \"deepflash register\" wrote.")
+        raise InputError(f'{path}: there is no such file. Pass the folder that "deepflash register" wrote.')
     tensors, metadata = read_tensors(path)
     try:
         if metadata.get("format") != _FORMAT:
@@ -297,7 +330,10 @@ def _deformation(domain: Grid, velocity: np.ndarray, affine: np.ndarray, setting
     for name, low, high in _NUMBERS:
         if not (settings[name] is None and name == "metric_step") and not low <= float(settings[name]) <= high:
             raise ValueError(f"its {name} is out of range")
-    if settings["integrator"] not in INTEGRATORS or (type(settings["band_limited"]), type(settings["steps"])) != (bool, int):
+    if settings["integrator"] not in INTEGRATORS or (type(settings["band_limited"]), type(settings["steps"])) != (
+        bool,
+        int,
+    ):
         raise ValueError("its settings are unknown")
     lengths = domain.extent / float(settings["unit_mm"])
     # A map takes about as many points as the velocity has coefficients; a stretched domain would take any number.

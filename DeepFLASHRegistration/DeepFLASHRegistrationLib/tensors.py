@@ -28,8 +28,11 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     offset = 0
     arrays = [(name, np.ascontiguousarray(value)) for name, value in tensors.items()]
     for name, value in arrays:
-        header[name] = {"dtype": names[value.dtype], "shape": list(value.shape),
-                        "data_offsets": [offset, offset + value.nbytes]}
+        header[name] = {
+            "dtype": names[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [offset, offset + value.nbytes],
+        }
         offset += value.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -60,13 +63,16 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             data = file.read(stop)
             if len(data) != stop:
                 raise ValueError("it is cut off")
-        arrays = {name: np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape).copy()
-                  for name, (dtype, shape, begin) in header.items()}
+        arrays = {
+            name: np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape).copy()
+            for name, (dtype, shape, begin) in header.items()
+        }
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path}: is damaged, or no .safetensors file ({_reason(error)}). Copy it again, or register "
-                         "again.") from error
+        raise InputError(
+            f"{path}: is damaged, or no .safetensors file ({_reason(error)}). Copy it again, or register again."
+        ) from error
     return arrays, metadata
 
 

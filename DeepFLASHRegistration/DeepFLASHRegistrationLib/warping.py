@@ -13,8 +13,9 @@ from .imaging.volume import Volume
 _SLAB_VOXELS = 1_000_000
 
 
-def warp(volume: Volume, grid: Grid, displacement: np.ndarray, *, outside: float = 0.0,
-         interpolation: str = "linear") -> np.ndarray:
+def warp(
+    volume: Volume, grid: Grid, displacement: np.ndarray, *, outside: float = 0.0, interpolation: str = "linear"
+) -> np.ndarray:
     """The volume at x + u(x) for the points x of a grid.
 
     Args:

@@ -18,8 +18,10 @@ import SimpleITK as sitk
 
 def report(name: str, found: np.ndarray, expected: np.ndarray) -> None:
     difference = np.abs(found - expected) / np.ptp(expected)
-    print(f"{name:12} mean {difference.mean():.2e}  99.9 % {np.quantile(difference, 0.999):.2e}  "
-          f"largest {difference.max():.2e}")
+    print(
+        f"{name:12} mean {difference.mean():.2e}  99.9 % {np.quantile(difference, 0.999):.2e}  "
+        f"largest {difference.max():.2e}"
+    )
 
 
 def main() -> None:
@@ -38,8 +40,12 @@ def main() -> None:
     except ImportError:
         print("ANTs         not installed (pip install antspyx)")
         return
-    by_ants = ants.apply_transforms(ants.image_read(str(folder / "warped.nii.gz")), ants.image_read(moving_path),
-                                    [str(folder / "fixed_to_moving.nii.gz")], defaultvalue=outside)
+    by_ants = ants.apply_transforms(
+        ants.image_read(str(folder / "warped.nii.gz")),
+        ants.image_read(moving_path),
+        [str(folder / "fixed_to_moving.nii.gz")],
+        defaultvalue=outside,
+    )
     report("ANTs", by_ants.numpy().T, expected)
 
 

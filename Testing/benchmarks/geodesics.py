@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the time of one energy-and-gradient evaluation goes, each part beside a floor or a rival in the same run.
 
-    python Testing/benchmarks/geodesics.py [--shape 128,160,128] [--threads 2]
+python Testing/benchmarks/geodesics.py [--shape 128,160,128] [--threads 2]
 """
 
 from __future__ import annotations
@@ -54,12 +54,19 @@ def main() -> None:
         coefficients = torch.randn(10, *band.modes)
         points = shooting.product.lattice.shape
         spectrum = torch.randn(10, *points[:-1], points[-1] // 2 + 1, dtype=torch.complex64)
-        row(f"evaluate 10 fields of band {n} on {points}", milliseconds(lambda: shooting.product(coefficients)),
-            "padded real FFT", milliseconds(lambda: torch.fft.irfftn(spectrum, s=points, dim=(1, 2, 3))))
+        row(
+            f"evaluate 10 fields of band {n} on {points}",
+            milliseconds(lambda: shooting.product(coefficients)),
+            "padded real FFT",
+            milliseconds(lambda: torch.fft.irfftn(spectrum, s=points, dim=(1, 2, 3))),
+        )
         v = torch.randn(3, *band.modes) * 0.02 / shooting.L
-        row(f"EPDiff right-hand side, band {n}: 14 transforms", milliseconds(lambda: shooting.acceleration(v)),
+        row(
+            f"EPDiff right-hand side, band {n}: 14 transforms",
+            milliseconds(lambda: shooting.acceleration(v)),
             "term by term: 27 transforms",
-            milliseconds(lambda: shooting.K * shooting._direct(v, shooting.L * v)))
+            milliseconds(lambda: shooting.K * shooting._direct(v, shooting.L * v)),
+        )
     band = Band((47,) * 3, lengths)
     shooting, coarse = Shooting(band, Metric(6.0, 2.0)), Lattice.cells(tuple(n // 2 for n in shape), lengths)
     flow = Flow(band, coarse)
@@ -82,10 +89,18 @@ def main() -> None:
     sampled = milliseconds(lambda: F.grid_sample(image[None], sampler.identity, align_corners=True))
     row("shoot 4 steps, band 47, and its gradient", milliseconds(shoot), "one image sampled", sampled)
     row("follow 4 steps at half resolution, and its gradient", milliseconds(follow), "one image sampled", sampled)
-    row("sample the image, and its gradient", milliseconds(lambda: torch.autograd.grad(sampler(image, u).sum(), u)),
-        "one image sampled", sampled)
-    row("local correlation, and its gradient", milliseconds(lambda: torch.autograd.grad(similarity(warped), warped)),
-        "one image copied (the floor of bytes)", bytes_moved)
+    row(
+        "sample the image, and its gradient",
+        milliseconds(lambda: torch.autograd.grad(sampler(image, u).sum(), u)),
+        "one image sampled",
+        sampled,
+    )
+    row(
+        "local correlation, and its gradient",
+        milliseconds(lambda: torch.autograd.grad(similarity(warped), warped)),
+        "one image copied (the floor of bytes)",
+        bytes_moved,
+    )
 
 
 if __name__ == "__main__":

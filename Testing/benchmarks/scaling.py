@@ -3,8 +3,8 @@
 
     python Testing/benchmarks/scaling.py [--sizes 64,96,128,192,256] [--preset default]
 
-The pair is made on the spot: two smooth textured balls, one of them bent. Printed per size: seconds, seconds per million
-voxels (which must not grow), peak resident memory.
+The pair is made on the spot: two smooth textured balls, one of them bent. Printed per size: seconds, seconds per
+million voxels (which must not grow), peak resident memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def textured_ball(size: int, spacing: float, bend: float) -> Volume:
     z, y, x = (c / half for c in np.broadcast_arrays(z, y, x))
     x, y, z = (x + bend * np.sin(2.5 * y), y + bend * np.sin(2.2 * z + 1), z + bend * np.sin(2.8 * x + 2))
     radius = np.sqrt(x * x + y * y + z * z)
-    texture = sum(np.cos(f * x + a) * np.cos(f * y + 2 * a) * np.cos(f * z + 3 * a) for f, a in ((6, 0.3), (13, 1.1), (27, 2)))
+    texture = sum(
+        np.cos(f * x + a) * np.cos(f * y + 2 * a) * np.cos(f * z + 3 * a) for f, a in ((6, 0.3), (13, 1.1), (27, 2))
+    )
     data = np.where(radius < 0.85, np.clip(0.5 + 0.15 * texture, 0.05, 1), 0)
     return Volume(Grid((size,) * 3, affine), data.astype(np.float32))
 
@@ -49,8 +51,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, bend in (("fixed", 0.0), ("moving", 0.06)):
                 write_volume(f"{folder}/{name}.nii.gz", textured_ball(size, options.extent_mm / size, bend))
-            command = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli", "register", f"{folder}/fixed.nii.gz",
-                       f"{folder}/moving.nii.gz", "-o", f"{folder}/out", "--preset", options.preset, "--quiet"]
+            command = [
+                sys.executable,
+                "-m",
+                "DeepFLASHRegistrationLib.cli",
+                "register",
+                f"{folder}/fixed.nii.gz",
+                f"{folder}/moving.nii.gz",
+                "-o",
+                f"{folder}/out",
+                "--preset",
+                options.preset,
+                "--quiet",
+            ]
             environment = dict(os.environ, PYTHONPATH=sys.path[0])
             start = time.perf_counter()
             child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

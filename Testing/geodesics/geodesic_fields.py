@@ -26,8 +26,10 @@ def coefficients(band: Band, seed: int = 0, components: int | None = None) -> Te
 def velocity(band: Band, size: float = 1.0, seed: int = 0, smoothness: float = 1.0) -> Tensor:
     """A smooth random velocity whose largest component is about ``size`` units of length, (d, *modes)."""
     v = coefficients(band, seed) / Metric(smoothness, 2.0).symbol(band)
-    at = torch.stack(torch.meshgrid(*[torch.linspace(0, length, 17, dtype=torch.float64) for length in band.lengths],
-                                    indexing="ij"), -1).flatten(0, -2)
+    at = torch.stack(
+        torch.meshgrid(*[torch.linspace(0, length, 17, dtype=torch.float64) for length in band.lengths], indexing="ij"),
+        -1,
+    ).flatten(0, -2)
     return v * (size / evaluate_at(band, v, at).abs().max())
 
 
@@ -41,8 +43,11 @@ def evaluate_at(band: Band, field: Tensor, points: Tensor) -> Tensor:
         for index in range(n):
             k = (index + 1) // 2
             phase = 2 * math.pi * k * points[:, axis] / band.lengths[axis]
-            columns.append(torch.ones_like(phase) if k == 0
-                           else math.sqrt(2) * (torch.cos(phase) if index % 2 else torch.sin(phase)))
+            columns.append(
+                torch.ones_like(phase)
+                if k == 0
+                else math.sqrt(2) * (torch.cos(phase) if index % 2 else torch.sin(phase))
+            )
         factors.append(torch.stack(columns, -1))
     return torch.einsum("c" + letters + "," + ",".join("n" + x for x in letters) + "->nc", values, *factors)
 
@@ -99,8 +104,12 @@ def blobs(shape: tuple[int, ...], shift: tuple[float, ...] | float = 0.0, dtype:
     return (image / 1.6).clamp(0, 1).to(dtype)
 
 
-def waves(shape: tuple[int, ...], shift: tuple[float, ...] | float = 0.0, dtype: torch.dtype = torch.float64,
-          cells: tuple[int, ...] | None = None) -> Tensor:
+def waves(
+    shape: tuple[int, ...],
+    shift: tuple[float, ...] | float = 0.0,
+    dtype: torch.dtype = torch.float64,
+    cells: tuple[int, ...] | None = None,
+) -> Tensor:
     """A periodic texture in 0..1 without flat places; ``shift`` in voxels moves what is seen.
 
     cells: the shape that sets how fine it is (itself); the same image at another resolution has the same ``cells``.

@@ -103,8 +103,9 @@ def test_metric_follows_the_papers_symbol_with_frequencies_per_sample():
     symbol = Metric(alpha, c, gamma, step=h).symbol(band)
     for index in np.ndindex(band.modes):
         k = [(i + 1) // 2 for i in index]
-        total = gamma + 2 * alpha * sum((1 - math.cos(2 * math.pi * q / n)) / h**2
-                                        for q, n in zip(k, shape, strict=True))
+        total = gamma + 2 * alpha * sum(
+            (1 - math.cos(2 * math.pi * q / n)) / h**2 for q, n in zip(k, shape, strict=True)
+        )
         assert float(symbol[index]) == pytest.approx(total**c, rel=1e-12)
 
 
@@ -164,9 +165,19 @@ def test_separable_products_contract_every_axis_with_its_own_matrix():
     torch.testing.assert_close(separable(x, matrices), torch.einsum("abxyz,ix,jy,kz->abijk", x, *matrices))
 
 
-@pytest.mark.parametrize(("modes", "lengths"), [
-    ((4, 3), (1.0, 1.0)), ((0, 3), (1.0, 1.0)), ((-1, 3), (1.0, 1.0)), ((3,), (1.0,)), ((3, 3), (1.0,)),
-    ((3, 3), (1.0, 0.0)), ((3, 3), (1.0, math.inf)), ((3, 3), (math.nan, 1.0))])
+@pytest.mark.parametrize(
+    ("modes", "lengths"),
+    [
+        ((4, 3), (1.0, 1.0)),
+        ((0, 3), (1.0, 1.0)),
+        ((-1, 3), (1.0, 1.0)),
+        ((3,), (1.0,)),
+        ((3, 3), (1.0,)),
+        ((3, 3), (1.0, 0.0)),
+        ((3, 3), (1.0, math.inf)),
+        ((3, 3), (math.nan, 1.0)),
+    ],
+)
 def test_impossible_bands_are_refused(modes, lengths):
     with pytest.raises(ValueError, match="Band"):
         Band(modes, lengths)
@@ -199,8 +210,9 @@ def test_upsampling_reproduces_quadratics_inside():
         x, y = at.unbind(-1)
         return 0.3 + x - 2 * y + 0.7 * x * x - 0.4 * x * y + 0.2 * y * y
 
-    torch.testing.assert_close(Upsampler(source, target, DOUBLE)(parabola(points_of(source))),
-                               parabola(points_of(target)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        Upsampler(source, target, DOUBLE)(parabola(points_of(source))), parabola(points_of(target)), atol=1e-12, rtol=0
+    )
 
 
 def test_upsampling_error_falls_with_the_third_power_of_the_step():

@@ -23,15 +23,27 @@ SHAPE = (32, 28)
 
 def make_pair(fixed, moving, fixed_mask=None, moving_mask=None, fixed_view=None, moving_view=None, voxel=1.0):
     everywhere = torch.ones_like(fixed)
-    return Pair(fixed, moving, everywhere if fixed_mask is None else fixed_mask,
-                everywhere if moving_mask is None else moving_mask, fixed_view, moving_view,
-                tuple(voxel * n for n in fixed.shape))
+    return Pair(
+        fixed,
+        moving,
+        everywhere if fixed_mask is None else fixed_mask,
+        everywhere if moving_mask is None else moving_mask,
+        fixed_view,
+        moving_view,
+        tuple(voxel * n for n in fixed.shape),
+    )
 
 
 def make_level(pair, factor=1, modes=9, iterations=20, alpha=2.0, power=2.0, step=None, map_step=None):
     d = pair.fixed.ndim
-    return Level((factor,) * d, Band((modes,) * d, pair.lengths), Metric(alpha, power, step=step), (2,) * d, iterations,
-                 map_step or float(factor))
+    return Level(
+        (factor,) * d,
+        Band((modes,) * d, pair.lengths),
+        Metric(alpha, power, step=step),
+        (2,) * d,
+        iterations,
+        map_step or float(factor),
+    )
 
 
 def shifted(shape=SHAPE, dtype=DOUBLE, shift=(1.5, -1.0, 0.8)):
@@ -95,8 +107,9 @@ def test_energy_is_the_sum_of_its_parts_and_independent_of_the_units_of_the_grid
     values = []
     for scale in (1, 2):
         shape = tuple(scale * n for n in SHAPE)
-        pair = make_pair(waves(shape, cells=SHAPE), waves(shape, (1.5 * scale, -1.0 * scale), cells=SHAPE),
-                         voxel=1 / scale)
+        pair = make_pair(
+            waves(shape, cells=SHAPE), waves(shape, (1.5 * scale, -1.0 * scale), cells=SHAPE), voxel=1 / scale
+        )
         level = make_level(pair, map_step=1.0)
         v = velocity(level.band, 1.0, smoothness=8.0)
         result = _Objective(pair, level, Settings("ssd", steps=5, sigma=0.1), None, v)(v)
@@ -108,13 +121,43 @@ def test_energy_is_the_sum_of_its_parts_and_independent_of_the_units_of_the_grid
     assert values[0][0] == pytest.approx(values[1][0], rel=0.05)
 
 
+def test_symmetric_is_the_mean_of_both_directions():
+    """The way back is the geodesic that starts with −v₁ from the moving to the fixed image."""
+    pair = shifted()
+    swapped = make_pair(pair.moving, pair.fixed)
+    level = make_level(pair)
+    v = velocity(level.band, 1.0, smoothness=8.0)
+    end = Shooting(level.band, level.metric, DOUBLE).shoot(v, 16, "rk4").velocities[-1]
+    settings = Settings("ssd", steps=16, integrator="rk4")
+    there, back = (_Objective(p, level, settings, None, x)(x).dissimilarity for p, x in ((pair, v), (swapped, -end)))
+    both = _Objective(pair, level, dataclasses.replace(settings, symmetric=True), None, v)(v).dissimilarity
+    assert both == pytest.approx((there + back) / 2, rel=1e-3)
+    assert abs(there - back) > 0.003 * both  # else the mean would not be noticed
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_a_geodesic_whose_energy_drifts_has_infinite_energy(integrator):
+    pair = shifted()
+    level = make_level(pair, alpha=0.2)
+    v = velocity(level.band, 4.0, smoothness=1.0)
+    drift = []
+    for steps in (1, 64):
+        s = Shooting(level.band, level.metric, DOUBLE)
+        drift.append(abs(float(s.energy(s.shoot(v, steps, integrator).velocities[-1]) / s.energy(v)) - 1))
+        result = _Objective(pair, level, Settings(steps=steps, integrator=integrator), None, v)(v)
+        assert math.isinf(result.energy) == (drift[-1] > 0.5) == (result.gradient is None)
+    assert drift[0] > 1
+
+
 def test_the_regularization_is_taken_per_volume_of_the_mask():
     pair = shifted()
     mask = torch.zeros(SHAPE, dtype=DOUBLE)
     mask[8:24, 7:21] = 1
     level, v = make_level(pair), velocity(Band((9, 9), pair.lengths), 1.0, smoothness=8.0)
-    whole, part = (_Objective(p, level, Settings(steps=4), None, v)(v).regularization
-                   for p in (pair, dataclasses.replace(pair, fixed_mask=mask)))
+    whole, part = (
+        _Objective(p, level, Settings(steps=4), None, v)(v).regularization
+        for p in (pair, dataclasses.replace(pair, fixed_mask=mask))
+    )
     assert part == pytest.approx(4 * whole)
 
 
@@ -153,10 +196,15 @@ def test_a_known_small_deformation_is_recovered(shape, similarity):
     # moving = fixed∘φ, hence moving∘φ⁻¹ = fixed; and points of the moving image go through φ to the fixed one.
     moving = Sampler(cells, cells, DOUBLE)(fixed[None], flow.moving_to_fixed(truth))[0]
     pair = make_pair(fixed, moving)
-    estimate, _ = run(pair, [make_level(pair, 2, 5, 20), make_level(pair, 1, 7, 20)],
-                      Settings(similarity, sigma=0.01 if similarity == "lncc" else 0.003, tolerance=0), window=window)
+    estimate, _ = run(
+        pair,
+        [make_level(pair, 2, 5, 20), make_level(pair, 1, 7, 20)],
+        Settings(similarity, sigma=0.01 if similarity == "lncc" else 0.003, tolerance=0),
+        window=window,
+    )
     found = Flow(estimate.band, cells, DOUBLE, window=window(cells)).fixed_to_moving(
-        Shooting(estimate.band, estimate.metric, DOUBLE).shoot(estimate.velocity, 8))
+        Shooting(estimate.band, estimate.metric, DOUBLE).shoot(estimate.velocity, 8)
+    )
     expected = flow.fixed_to_moving(truth)
     error, size = ((x.norm(dim=0) * window(cells)).mean() for x in (found - expected, expected))
     assert float(size) > 0.2
@@ -309,7 +357,9 @@ ABSURD = {
     "alpha 0, sigma 1e-3, band 15": ({"alpha": 0.0, "modes": 15}, {"sigma": 1e-3}),
     "one step": ({"alpha": 0.1}, {"sigma": 1e-3, "steps": 1, "integrator": "euler"}),
     "band-limited, one step": (
-        {"alpha": 0.0}, {"sigma": 1e-3, "steps": 1, "integrator": "euler", "band_limited_map": True}),
+        {"alpha": 0.0},
+        {"sigma": 1e-3, "steps": 1, "integrator": "euler", "band_limited_map": True},
+    ),
     "band 3": ({"modes": 3}, {}),
     "band 1": ({"modes": 1}, {}),
     "more modes than voxels": ({"modes": 35}, {}),
@@ -349,8 +399,11 @@ def test_a_few_voxels_are_no_reason_to_fail(shape):
 
 
 @pytest.mark.parametrize("scale", [30.0, 1e4, 1e20, math.inf, math.nan])
-@pytest.mark.parametrize("more", [{}, {"steps": 4}, {"band_limited_map": True, "steps": 5, "integrator": "euler"}],
-                         ids=["free steps", "4 steps", "band-limited"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"steps": 4}, {"band_limited_map": True, "steps": 5, "integrator": "euler"}],
+    ids=["free steps", "4 steps", "band-limited"],
+)
 def test_a_wild_start_is_survived(scale, more):
     """In single precision and with a view of the moving image, which is judged by the start's own map."""
     pair = shifted((16, 14), torch.float32)
@@ -380,7 +433,9 @@ def test_thin_and_anisotropic_grids_work():
     shape = (6, 20, 24)
     pair = make_pair(waves(shape), waves(shape, (0.0, 1.0, -1.0)))
     pair = dataclasses.replace(pair, lengths=(24.0, 20.0, 24.0))
-    levels = [Level((1, 2, 2), Band((3, 5, 5), pair.lengths), Metric(4.0, 2.0), (1, 2, 2), 4, 2.0),
-              Level((1, 1, 1), Band((5, 7, 9), pair.lengths), Metric(2.0, 2.0), (1, 2, 2), 4, 1.0)]
+    levels = [
+        Level((1, 2, 2), Band((3, 5, 5), pair.lengths), Metric(4.0, 2.0), (1, 2, 2), 4, 2.0),
+        Level((1, 1, 1), Band((5, 7, 9), pair.lengths), Metric(2.0, 2.0), (1, 2, 2), 4, 1.0),
+    ]
     _, reports = run(pair, levels)
     assert reports[-1].similarity < 0.7 * reports[0].similarity

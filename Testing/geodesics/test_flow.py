@@ -101,21 +101,33 @@ def test_the_reference_particles_agree_with_scipy():
 
 @pytest.mark.parametrize("integrator", ["midpoint", "multistep", "rk4"])
 def test_semi_lagrangian_map_converges_to_the_particles_at_second_order(direction, integrator):
-    errors = map_errors(lambda s, shape: Flow(s.band, Lattice.cells(shape, s.band.lengths), DOUBLE),
-                        [(24, 6), (48, 12), (96, 24)], direction, integrator)
+    errors = map_errors(
+        lambda s, shape: Flow(s.band, Lattice.cells(shape, s.band.lengths), DOUBLE),
+        [(24, 6), (48, 12), (96, 24)],
+        direction,
+        integrator,
+    )
     assert math.log2(errors[0] / errors[2]) / 2 > 1.7
     assert errors[1] < 0.02  # of displacements of 1.2
 
 
 def test_semi_lagrangian_map_in_three_dimensions_follows_the_particles(direction):
-    errors = map_errors(lambda s, shape: Flow(s.band, Lattice.cells(shape, s.band.lengths), DOUBLE), [(20, 6)],
-                        direction, band=Band((5, 3, 7), (16.0, 14.0, 20.0)))
+    errors = map_errors(
+        lambda s, shape: Flow(s.band, Lattice.cells(shape, s.band.lengths), DOUBLE),
+        [(20, 6)],
+        direction,
+        band=Band((5, 3, 7), (16.0, 14.0, 20.0)),
+    )
     assert errors[0] < 0.06
 
 
 def test_windowed_map_follows_the_damped_particles(direction):
-    errors = map_errors(lambda s, shape: flow_on(s.band, shape, plane_window), [(24, 6), (48, 12), (96, 24)], direction,
-                        weight=lambda x: window_weight(x, PLANE.lengths)[:, None])
+    errors = map_errors(
+        lambda s, shape: flow_on(s.band, shape, plane_window),
+        [(24, 6), (48, 12), (96, 24)],
+        direction,
+        weight=lambda x: window_weight(x, PLANE.lengths)[:, None],
+    )
     assert math.log2(errors[0] / errors[2]) / 2 > 1.5
     assert errors[1] < 0.01
 
@@ -160,8 +172,9 @@ def test_there_and_back_is_the_identity_up_to_an_error_that_falls(windowed):
         trajectory = s.shoot(v0, steps, "midpoint")
         there, back = flow.fixed_to_moving(trajectory), flow.moving_to_fixed(trajectory)
         inside = interior(flow.lattice, PLANE.lengths, 5.0)
-        errors.append([float(compose(*pair, flow.sample)[:, inside].norm(dim=0).max())
-                       for pair in ((there, back), (back, there))])
+        errors.append(
+            [float(compose(*pair, flow.sample)[:, inside].norm(dim=0).max()) for pair in ((there, back), (back, there))]
+        )
         assert float(there.abs().max()) > 1
     for first, _, last in zip(*errors, strict=True):
         assert math.log2(first / last) / 2 > 1.35
@@ -240,8 +253,10 @@ def test_a_map_differentiates():
     small = Band((3, 3), (6.0, 5.0))
     s = shooting(small)
     v0 = velocity(small, 0.4, smoothness=1.0).requires_grad_()
-    for flow in (Flow(small, Lattice.cells((6, 5), small.lengths), DOUBLE),
-                 BandLimitedFlow(s, Lattice.cells((6, 5), small.lengths))):
+    for flow in (
+        Flow(small, Lattice.cells((6, 5), small.lengths), DOUBLE),
+        BandLimitedFlow(s, Lattice.cells((6, 5), small.lengths)),
+    ):
         assert torch.autograd.gradcheck(lambda v, flow=flow: flow.fixed_to_moving(s.shoot(v, 3)), (v0,), fast_mode=True)
 
 

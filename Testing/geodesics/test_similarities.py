@@ -211,9 +211,11 @@ def test_images_without_contrast_give_finite_values_and_no_pull(name, shape, con
 
 def test_resolution_does_not_change_the_scale_of_the_value(name):
     """One weight serves all levels: twice the voxels, the same number, nearly."""
+
     def value(shape):
-        return float(make(name, blobs(shape), radius=tuple(n // 8 for n in shape))(
-            blobs(shape, tuple(n / 16 for n in shape))))
+        return float(
+            make(name, blobs(shape), radius=tuple(n // 8 for n in shape))(blobs(shape, tuple(n / 16 for n in shape)))
+        )
 
     assert value((32, 32)) == pytest.approx(value((64, 64)), rel=0.25)
 

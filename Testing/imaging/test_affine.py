@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import data_folder
 from DeepFLASHRegistrationLib.imaging.affine import align
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
@@ -197,9 +197,9 @@ def test_wrong_calls_are_refused() -> None:
         align(sampled(GRID), sampled(centered_grid((50, 50), (2, 2))))
 
 
-def test_turned_brains_land_where_the_unturned_do() -> None:
+def test_turned_brains_land_where_the_unturned_do(brains: list[Path]) -> None:
     """Three of the cases of Testing/benchmarks/affine.py."""
-    files = sorted(data_folder("oasis-brains").glob("*_SS.nii.gz"))
+    files = brains
     fixed, moving = read_volume(files[0]), read_volume(files[1])
     unturned = align(fixed, moving)
     assert unturned.similarity > 0.85

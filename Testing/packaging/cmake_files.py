@@ -34,7 +34,13 @@ def installed_resources() -> list[str]:
 def tree(folder: Path = MODULE) -> list[Path]:
     """The files of the module as they would be committed: no caches, nothing hidden, nothing that pip leaves."""
     return sorted(
-        path for path in folder.rglob("*")
-        if path.is_file() and path.name != "CMakeLists.txt" and path.suffix != ".pyc"
-        and not any(part in _NOT_INSTALLED or part.startswith(".") or part.endswith(".egg-info")
-                    for part in path.relative_to(ROOT).parts))
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.name != "CMakeLists.txt"
+        and path.suffix != ".pyc"
+        and not any(
+            part in _NOT_INSTALLED or part.startswith(".") or part.endswith(".egg-info")
+            for part in path.relative_to(ROOT).parts
+        )
+    )

@@ -10,11 +10,22 @@ import struct
 import pytest
 from cmake_files import MODULE, ROOT, variable
 
-_SCHEMA = re.compile(r"https://raw\.githubusercontent\.com/Slicer/Slicer/main/Schemas/"
-                     r"slicer-extension-catalog-entry-schema-v1\.0\.\d\.json#")
+_SCHEMA = re.compile(
+    r"https://raw\.githubusercontent\.com/Slicer/Slicer/main/Schemas/"
+    r"slicer-extension-catalog-entry-schema-v1\.0\.\d\.json#"
+)
 # Types of all fields of the schema, which allows no others.
-_FIELDS = {"$schema": str, "category": str, "scm_url": str, "scm_revision": str, "scm_type": str, "build_dependencies":
-           list, "build_subdirectory": str, "enabled": bool, "tier": int}
+_FIELDS = {
+    "$schema": str,
+    "category": str,
+    "scm_url": str,
+    "scm_revision": str,
+    "scm_type": str,
+    "build_dependencies": list,
+    "build_subdirectory": str,
+    "enabled": bool,
+    "tier": int,
+}
 
 
 @pytest.fixture

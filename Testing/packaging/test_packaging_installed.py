@@ -47,8 +47,20 @@ except Exception as error:
     print(error)
 """
 # What Slicer's own process loads for its window, besides scene/ and gui/, which are tested in a scene and in Slicer.
-_FOR_THE_WINDOW = {"", "version", "parameters", "metrics", "verdict", "imaging", "imaging.errors", "imaging.grid",
-                   "imaging.volume", "process", "process.client", "process.memory"}
+_FOR_THE_WINDOW = {
+    "",
+    "version",
+    "parameters",
+    "metrics",
+    "verdict",
+    "imaging",
+    "imaging.errors",
+    "imaging.grid",
+    "imaging.volume",
+    "process",
+    "process.client",
+    "process.memory",
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +85,24 @@ def _library_modules() -> dict[str, str]:
 
 def _run(folder: Path, absent: str, modules: list[str], then: str = "") -> str:
     """What a process prints that imports modules from the installed extension; fails with what it could not import."""
-    done = subprocess.run([sys.executable, "-c", _IN_SLICER + then, str(folder), absent, " ".join(modules)],
-                          capture_output=True, text=True, timeout=120, cwd=folder, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_SLICER + then, str(folder), absent, " ".join(modules)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_everything_but_the_computing_rooms_imports_without_torch(installed):
-    modules = [full for name, full in _library_modules().items()
-               if name.partition(".")[0] not in ("geodesics", "learning", "scene", "gui")]
+    modules = [
+        full
+        for name, full in _library_modules().items()
+        if name.partition(".")[0] not in ("geodesics", "learning", "scene", "gui")
+    ]
     assert len(modules) > 10
     _run(installed, "torch safetensors scipy vtk slicer", modules)
 

@@ -8,8 +8,12 @@ import sys
 
 from cmake_files import LIBRARY, MODULE, ROOT, tree
 
-_SOURCES = [path for folder in ("DeepFLASHRegistration", "Testing", "Utilities") for path in tree(ROOT / folder)
-            if path.suffix == ".py"]
+_SOURCES = [
+    path
+    for folder in ("DeepFLASHRegistration", "Testing", "Utilities")
+    for path in tree(ROOT / folder)
+    if path.suffix == ".py"
+]
 _LOADED = [path for path in _SOURCES if path.is_relative_to(MODULE)]
 # What may be imported when a file is loaded; Slicer's reviewers ask for no more. The rest waits for a call.
 _COMMON = {*sys.stdlib_module_names, "numpy", "SimpleITK", "DeepFLASHRegistrationLib"}

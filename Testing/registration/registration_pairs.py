@@ -58,13 +58,15 @@ def _scaled(points: np.ndarray, center: Sequence[float], radii: Any) -> np.ndarr
     return np.sqrt((((points - np.array(center)[:d]) / np.broadcast_to(radii, 3)[:d]) ** 2).sum(-1))
 
 
-def intensities(points: np.ndarray) -> np.ndarray:
-    """The object at LPS mm (..., d): an ellipsoid with parts and a shading; 0 outside."""
+def intensities(points: np.ndarray, inverted: bool = False) -> np.ndarray:
+    """The object at LPS mm (..., d): an ellipsoid with parts and a shading, or its negative; 0 outside."""
     edge = 3.0
     value = 0.5 + 0.1 * np.sin(points[..., 0] / 9) * np.cos(points[..., 1] / 11)
     for center, radius, level in _PARTS:
         inside = 1 / (1 + np.exp((_scaled(points, center, radius) - 1) * radius / edge * 2))
         value = value + (level - value) * inside
+    if inverted:
+        value = 1.15 - value
     outer = _scaled(points, (0, 0, 0), _RADII)
     value = value / (1 + np.exp((outer - 1) * 10))
     return np.where(outer < 1.25, value, 0)
@@ -151,3 +153,23 @@ def disks(shape: tuple[int, int] = (48, 52), spacing: float = 2.0) -> tuple[Volu
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two arrays."""
     return float(np.corrcoef(a.ravel().astype(np.float64), b.ravel().astype(np.float64))[0, 1])
+
+
+# Options of the command line for a registration of a sixth of a second.
+TINY_OPTIONS = ["--resolutions", "1", "--bands", "9", "--iterations", "3", "--init", "none", "--threads", "1"]
+
+
+def write_tiny_pair(folder: Path) -> tuple[Path, Path]:
+    """Files fixed.nii.gz and moving.nii.gz of about 18^3 voxels, with labels and landmarks beside them."""
+    from DeepFLASHRegistrationLib.imaging.io import write_volume
+    from DeepFLASHRegistrationLib.imaging.points import write_points
+
+    fixed, moving = box((18, 20, 17), 5.2), box((19, 18, 18), (5.0, 5.5, 5.3))
+    write_volume(folder / "fixed.nii.gz", fixed_image(fixed))
+    write_volume(folder / "moving.nii.gz", moving_image(moving))
+    write_volume(folder / "fixed_labels.nii.gz", fixed_labels(fixed))
+    write_volume(folder / "moving_labels.nii.gz", moving_labels(moving))
+    points = np.array([(0.0, 0, 0), (-14, 12, 4), (15, 8, -5), (2, -18, 6)])
+    write_points(folder / "fixed.csv", points)
+    write_points(folder / "moving.csv", bend(points))
+    return folder / "fixed.nii.gz", folder / "moving.nii.gz"

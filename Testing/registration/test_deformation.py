@@ -37,9 +37,18 @@ def flat_deformation(band_limited: bool = False) -> Deformation:
     velocity = np.zeros((2, 9, 9), np.float32)
     velocity[:, :5, :5] = rng.normal(size=(2, 5, 5)) * 0.9 / (1 + np.add.outer(np.arange(5), np.arange(5)))
     affine = np.array([[0.9, -0.3, 12.0], [0.35, 1.0, -7.0], [0.0, 0.0, 1.0]])
-    return Deformation(domain=pairs.box((60, 70), 2.0), unit_mm=1.25, velocity=velocity, alpha=6.0, power=2.0, gamma=1.0,
-                       metric_step=2.0 / 1.25 if band_limited else None, affine=affine, margin_mm=12.0,
-                       band_limited=band_limited)
+    return Deformation(
+        domain=pairs.box((60, 70), 2.0),
+        unit_mm=1.25,
+        velocity=velocity,
+        alpha=6.0,
+        power=2.0,
+        gamma=1.0,
+        metric_step=2.0 / 1.25 if band_limited else None,
+        affine=affine,
+        margin_mm=12.0,
+        band_limited=band_limited,
+    )
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -64,8 +73,9 @@ def test_no_velocity_is_the_affine_at_any_time(deformation: Deformation, points:
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("turned", [False, True])
-def test_fields_agree_with_points_followed_one_by_one(deformation: Deformation, points: np.ndarray, direction: str,
-                                                      turned: bool) -> None:
+def test_fields_agree_with_points_followed_one_by_one(
+    deformation: Deformation, points: np.ndarray, direction: str, turned: bool
+) -> None:
     """On grids parallel to the domain and on oblique ones alike."""
     where = points if direction == "fixed_to_moving" else deformation.points(points, "fixed_to_moving")
     center = (where.min(0) + where.max(0)) / 2
@@ -99,8 +109,9 @@ def test_the_deformation_grows_along_the_geodesic(deformation: Deformation, poin
     assert sizes[2] == pytest.approx(0.5 * sizes[3], rel=0.15)
 
 
-def test_half_the_geodesic_of_the_velocity_is_the_geodesic_of_half_the_velocity(deformation: Deformation,
-                                                                               points: np.ndarray) -> None:
+def test_half_the_geodesic_of_the_velocity_is_the_geodesic_of_half_the_velocity(
+    deformation: Deformation, points: np.ndarray
+) -> None:
     half = dataclasses.replace(deformation, velocity=0.5 * deformation.velocity)
     for direction in DIRECTIONS:
         a, b = deformation.points(points, direction, 0.5), half.points(points, direction, 1.0)
@@ -147,8 +158,12 @@ def test_far_away_only_the_affine_is_left(deformation: Deformation, direction: s
 def test_the_deformation_ends_smoothly_at_the_domain(deformation: Deformation, direction: str) -> None:
     """Neither wrapped around nor cut off."""
     across = deformation.domain
-    index = np.stack(np.meshgrid(*[[(n - 1) / 2] for n in across.shape[:2]], np.arange(-8, across.shape[2] + 8, 0.25),
-                                 indexing="ij"), -1).reshape(-1, 3)
+    index = np.stack(
+        np.meshgrid(
+            *[[(n - 1) / 2] for n in across.shape[:2]], np.arange(-8, across.shape[2] + 8, 0.25), indexing="ij"
+        ),
+        -1,
+    ).reshape(-1, 3)
     line = across.index_to_physical(index)
     line = line if direction == "fixed_to_moving" else line @ deformation.affine[:3, :3].T + deformation.affine[:3, 3]
     moved = deformation.points(line, direction) - deformation.points(line, direction, 0.0)
@@ -187,7 +202,10 @@ def test_the_jacobian_of_points_is_that_of_the_field(deformation: Deformation, r
     index = index[np.random.default_rng(4).choice(len(index), 150, replace=False)]
     at = fixed.grid.index_to_physical(index)
     h = 3.2
-    columns = [(deformation.points(at + h * e, "fixed_to_moving") - deformation.points(at - h * e, "fixed_to_moving"))
-               / (2 * h) for e in np.eye(3)]
+    columns = [
+        (deformation.points(at + h * e, "fixed_to_moving") - deformation.points(at - h * e, "fixed_to_moving"))
+        / (2 * h)
+        for e in np.eye(3)
+    ]
     determinant = np.linalg.det(np.stack(columns, -1))
     assert np.abs(np.log(determinant) - result.log_jacobian.data[tuple(index.T)]).mean() < 0.02

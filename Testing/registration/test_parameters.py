@@ -55,8 +55,14 @@ def test_every_setting_tells_what_it_is() -> None:
 
 
 def test_values_are_plain() -> None:
-    parameters = Parameters(sigma=np.float32(0.25), steps=np.int64(3), resolutions=[2, 1], bands=np.array([7, 9]),
-                            iterations=(2.0, 3), bias_correction=np.bool_(True))
+    parameters = Parameters(
+        sigma=np.float32(0.25),
+        steps=np.int64(3),
+        resolutions=[2, 1],
+        bands=np.array([7, 9]),
+        iterations=(2.0, 3),
+        bias_correction=np.bool_(True),
+    )
     assert type(parameters.sigma) is float
     assert parameters.sigma == 0.25
     assert type(parameters.steps) is int
@@ -101,13 +107,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "message"), WRONG, ids=[m for _, m in WRONG])
 def test_what_is_wrong_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="must|need") as error:
+    with pytest.raises(ValueError, match=r"must|need") as error:
         Parameters(**changes)
     assert message in str(error.value)
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="Unknown parameter 'sigmma'. There are: "):
+    with pytest.raises(ValueError, match=r"Unknown parameter 'sigmma'\. There are: "):
         Parameters.from_preset("fast", sigmma=1)
     with pytest.raises(ValueError, match=r"Unknown preset 'best'. Choose one of fast, default, fine, paper\."):
         Parameters.from_preset("best")

@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch")
 
 # The smallest that still shows a deformation: a sixth of a second.
 TINY = Parameters.from_preset("default", resolutions=(1,), bands=(9,), iterations=(4,), initial_alignment="none")
-FIXED_GRID, MOVING_GRID = pairs.box((18, 20, 17), 5.2), pairs.box((19, 18, 18), (5.0, 5.5, 5.2))
+FIXED_GRID, MOVING_GRID = pairs.box((18, 20, 17), 5.2), pairs.box((19, 18, 18), (5.0, 5.5, 5.3))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,9 @@ def test_the_images_approach_each_other(registered: Registered) -> None:
     assert metrics["mean_dice_after"] > metrics["mean_dice_before"] + 0.05
     assert metrics["mean_dice_after"] > 0.85
     inside = registered.fixed.data > 0.1
-    before, after = (pairs.correlation(v.data[inside], registered.fixed.data[inside])
-                     for v in (result.moving_affine, result.warped))
+    before, after = (
+        pairs.correlation(v.data[inside], registered.fixed.data[inside]) for v in (result.moving_affine, result.warped)
+    )
     assert after > before
     assert metrics["similarity_after"] == pytest.approx(after, abs=0.02)
     assert result.verdict.level == "good", result.verdict.reasons
@@ -111,16 +112,36 @@ def test_the_history_descends(registered: Registered) -> None:
         if a["level"] == b["level"]:
             assert b["energy"] < a["energy"]
     assert {k for step in history for k in step} == {
-        "level", "iteration", "energy", "similarity", "regularization", "smallest_determinant", "seconds"}
+        "level",
+        "iteration",
+        "energy",
+        "similarity",
+        "regularization",
+        "smallest_determinant",
+        "seconds",
+    }
     assert all(np.isfinite(list(step.values())).all() for step in history)
 
 
 def test_metrics_are_all_there(registered: Registered) -> None:
     metrics = registered.result.metrics
     assert metrics.keys() >= {
-        "similarity_before", "similarity_after", "dice", "mean_dice_before", "mean_dice_after", "folds", "folds_strict",
-        "smallest_determinant", "largest_determinant", "sd_log_determinant", "inverse_error_mm",
-        "largest_displacement_mm", "overlap", "volume_change", "border_hits"}
+        "similarity_before",
+        "similarity_after",
+        "dice",
+        "mean_dice_before",
+        "mean_dice_after",
+        "folds",
+        "folds_strict",
+        "smallest_determinant",
+        "largest_determinant",
+        "sd_log_determinant",
+        "inverse_error_mm",
+        "largest_displacement_mm",
+        "overlap",
+        "volume_change",
+        "border_hits",
+    }
     assert metrics["dice"].keys() == {1, 2, 3, 4}
     # The determinant includes the affine's.
     log = registered.result.log_jacobian.data[registered.fixed.data > 0.3]
@@ -153,25 +174,28 @@ def test_how_the_moving_image_is_stored_does_not_matter(tiny: tuple[Volume, Volu
     fixed, moving = tiny
     labels = pairs.moving_labels(MOVING_GRID)
     for order, flip in pairs.storages(3):
-        result = register(fixed, pairs.stored(moving, order, flip), TINY, threads=1,
-                          moving_labels=pairs.stored(labels, order, flip))
-        assert np.allclose(result.warped.data, plain.warped.data, atol=0.5), (order, flip)
-        assert np.allclose(result.fixed_to_moving, plain.fixed_to_moving, atol=5e-3), (order, flip)
-        assert np.allclose(result.moving_to_fixed, plain.moving_to_fixed, atol=5e-3), (order, flip)
+        result = register(
+            fixed, pairs.stored(moving, order, flip), TINY, threads=1, moving_labels=pairs.stored(labels, order, flip)
+        )
+        assert np.allclose(result.warped.data, plain.warped.data, atol=0.01), (order, flip)
+        assert np.allclose(result.fixed_to_moving, plain.fixed_to_moving, atol=1e-4), (order, flip)
+        assert np.allclose(result.moving_to_fixed, plain.moving_to_fixed, atol=1e-4), (order, flip)
         assert (result.labels.data != plain.labels.data).mean() < 1e-3
 
 
 @pytest.mark.parametrize(("order", "flip"), pairs.storages(3)[1::6])
-def test_how_the_fixed_image_is_stored_does_not_matter(tiny: tuple[Volume, Volume], plain: Result,
-                                                       order: tuple[int, ...], flip: tuple[int, ...]) -> None:
+def test_how_the_fixed_image_is_stored_does_not_matter(
+    tiny: tuple[Volume, Volume], plain: Result, order: tuple[int, ...], flip: tuple[int, ...]
+) -> None:
     fixed, moving = tiny
     result = register(pairs.stored(fixed, order, flip), moving, TINY, threads=1)
     expected = pairs.stored(plain.warped, order, flip)
     assert result.warped.grid.same_as(expected.grid, 1e-6)
-    assert np.allclose(result.warped.data, expected.data, atol=2.0)  # of 800
-    equal_maps(result, plain, object_points(), 0.02)
+    assert np.allclose(result.warped.data, expected.data, atol=0.01)  # of 800
+    equal_maps(result, plain, object_points(), 1e-4)
     jacobian = pairs.stored(plain.log_jacobian, order, flip)
-    assert np.allclose(result.log_jacobian.data, jacobian.data, atol=0.02)
+    assert np.allclose(result.log_jacobian.data, jacobian.data, atol=1e-3)
+    assert result.velocity["domain"].same_as(plain.velocity["domain"], 1e-6)
     assert result.verdict.level == plain.verdict.level
 
 
@@ -182,10 +206,10 @@ def test_the_affine_alignment_does_not_depend_on_storage_either() -> None:
     first = register(fixed, moving, parameters, threads=1)
     for (order, flip), (order2, flip2) in zip(pairs.storages(3)[5::20], pairs.storages(3)[9::20], strict=False):
         again = register(pairs.stored(fixed, order, flip), pairs.stored(moving, order2, flip2), parameters, threads=1)
-        equal_maps(first, again, object_points(), 0.1)
+        equal_maps(first, again, object_points(), 1e-3)
 
 
-@pytest.mark.parametrize("turn", [pairs.turn(0), pairs.turn(33), pairs.turn(170, (3, 1, -1))], ids=["0", "33", "170"])
+@pytest.mark.parametrize("turn", [pairs.turn(0), pairs.turn(33)], ids=["0", "33"])
 def test_the_whole_world_may_turn_and_move(plain: Result, turn: np.ndarray) -> None:
     """Both images turned and moved together: the same registration, turned and moved."""
     world = np.eye(4)
@@ -216,13 +240,15 @@ def test_oblique_anisotropic_grids_give_nearly_the_same_map(plain: Result) -> No
 
 @pytest.mark.parametrize("scale", [1e-4, 0.1, 30.0])
 def test_from_cells_to_whales(tiny: tuple[Volume, Volume], scale: float) -> None:
-    bigger = [dataclasses.replace(v, grid=Grid(v.grid.shape, np.diag([scale] * 3 + [1.0]) @ v.grid.affine)) for v in tiny]
+    bigger = [
+        dataclasses.replace(v, grid=Grid(v.grid.shape, np.diag([scale] * 3 + [1.0]) @ v.grid.affine)) for v in tiny
+    ]
     result = register(*bigger, TINY, threads=1)
     assert result.metrics["similarity_after"] > 0.99
     assert max(result.velocity["domain"].shape) < 40
     points = object_points()
     error = np.linalg.norm(sampled(result, points * scale) / scale - pairs.bend(points), axis=1)
-    assert error.mean() < 0.7 * np.linalg.norm(points - pairs.bend(points), axis=1).mean()
+    assert error.mean() < 0.75 * np.linalg.norm(points - pairs.bend(points), axis=1).mean()
 
 
 def test_far_apart_turned_and_in_other_units(tiny: tuple[Volume, Volume]) -> None:
@@ -259,7 +285,7 @@ def test_2d_storage_does_not_matter(order: tuple[int, ...], flip: tuple[int, ...
     first = register(fixed, moving, TINY, threads=1)
     again = register(pairs.stored(fixed, order, flip), pairs.stored(moving, order[::-1], flip), TINY, threads=1)
     expected = pairs.stored(first.warped, order, flip)
-    assert np.allclose(again.warped.data, expected.data, atol=2.0)
+    assert np.allclose(again.warped.data, expected.data, atol=0.01)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -268,12 +294,12 @@ def test_a_single_slice_of_3d_space(axis: int) -> None:
     flat = register(*pairs.disks((40, 44), 2.4), TINY, threads=1)
     volumes = []
     for volume in pairs.disks((40, 44), 2.4):
-        shape, affine = [*volume.grid.shape], np.eye(4)
+        shape, affine = [*volume.grid.shape], np.zeros((4, 4))
         shape.insert(axis, 1)
         keep = [a for a in range(3) if a != axis]
         affine[:2, keep] = volume.grid.affine[:2, :2]
         affine[2, axis] = 5.0
-        affine[:2, 3], affine[2, 3] = volume.grid.affine[:2, 2], 31.0
+        affine[:, 3] = (*volume.grid.affine[:2, 2], 31.0, 1.0)
         grid = Grid(tuple(shape), affine).flattened()
         volumes.append(Volume(grid, volume.data.reshape(grid.shape), volume.name))
     result = register(*volumes, TINY, threads=1)
@@ -309,11 +335,13 @@ def junk(volume: Volume, keep: np.ndarray) -> Volume:
 
 
 def test_what_lies_outside_the_masks_does_not_count(tiny: tuple[Volume, Volume]) -> None:
-    """Half of the object replaced by noise, and masked out."""
+    """Half of the object replaced by noise, and masked out: not the slightest difference."""
     fixed, moving = tiny
     keep_fixed, keep_moving = (pairs.places(v.grid)[..., 0] < limit for v, limit in ((fixed, 8), (moving, 8)))
-    masks = {"fixed_mask": Volume(fixed.grid, keep_fixed.astype(np.uint8), "fixed mask"),
-             "moving_mask": Volume(moving.grid, keep_moving.astype(np.uint8), "moving mask")}
+    masks = {
+        "fixed_mask": Volume(fixed.grid, keep_fixed.astype(np.uint8), "fixed mask"),
+        "moving_mask": Volume(moving.grid, keep_moving.astype(np.uint8), "moving mask"),
+    }
     clean = register(fixed, moving, TINY, threads=1, **masks)
     spoiled = register(junk(fixed, keep_fixed), junk(moving, keep_moving), TINY, threads=1, **masks)
     unmasked = register(junk(fixed, keep_fixed), junk(moving, keep_moving), TINY, threads=1)
@@ -321,15 +349,17 @@ def test_what_lies_outside_the_masks_does_not_count(tiny: tuple[Volume, Volume])
     points = points[points[:, 0] < -4]
     difference = np.linalg.norm(sampled(clean, points) - sampled(spoiled, points), axis=1)
     without = np.linalg.norm(sampled(clean, points) - sampled(unmasked, points), axis=1)
-    assert difference.mean() < 0.15
-    assert difference.mean() < 0.4 * without.mean()
+    assert difference.max() < 1e-6
+    assert without.mean() > 0.1
     assert spoiled.metrics["similarity_after"] > spoiled.metrics["similarity_before"]
 
 
 def test_a_mask_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     fixed, moving = tiny
-    own, other = (Volume(g, (pairs.places(g)[..., 1] < 10.2).astype(np.uint8)) for g in (
-        fixed.grid, pairs.box((60, 62, 61), 2.0, pairs.turn(90, (0, 0, 1)))))
+    own, other = (
+        Volume(g, (pairs.places(g)[..., 1] < 10.2).astype(np.uint8))
+        for g in (fixed.grid, pairs.box((60, 62, 61), 2.0, pairs.turn(90, (0, 0, 1))))
+    )
     a, b = (register(fixed, moving, TINY, threads=1, fixed_mask=m) for m in (own, other))
     equal_maps(a, b, object_points()[::3], 1.5)
 
@@ -415,10 +445,13 @@ def test_threads_change_nothing_that_counts(tiny: tuple[Volume, Volume], plain: 
 
 @pytest.mark.parametrize("kind", ["uint8", "int16", "float64"])
 def test_the_element_type_does_not_matter(kind: str) -> None:
-    fixed, moving = (v.with_data(np.rint(v.data * factor)) for v, factor in (
-        (pairs.fixed_image(FIXED_GRID), 250), (pairs.moving_image(MOVING_GRID), 0.25)))
-    results = [register(*(v.with_data(v.data.astype(k)) for v in (fixed, moving)), TINY, threads=1)
-               for k in ("float32", kind)]
+    fixed, moving = (
+        v.with_data(np.rint(v.data * factor))
+        for v, factor in ((pairs.fixed_image(FIXED_GRID), 250), (pairs.moving_image(MOVING_GRID), 0.25))
+    )
+    results = [
+        register(*(v.with_data(v.data.astype(k)) for v in (fixed, moving)), TINY, threads=1) for k in ("float32", kind)
+    ]
     assert np.array_equal(results[0].fixed_to_moving, results[1].fixed_to_moving)
 
 
@@ -439,20 +472,23 @@ def test_isolated_nan_is_replaced_and_reported(tiny: tuple[Volume, Volume], plai
 def test_every_similarity_registers(tiny: tuple[Volume, Volume], similarity: str, ndim: int) -> None:
     images = tiny if ndim == 3 else pairs.disks((30, 33), 3.2)
     sigma = {"ssd": 0.03}.get(similarity, TINY.sigma)
-    result = register(*images, dataclasses.replace(TINY, similarity=similarity, sigma=sigma, iterations=(6,)), threads=1)
+    result = register(
+        *images, dataclasses.replace(TINY, similarity=similarity, sigma=sigma, iterations=(6,)), threads=1
+    )
     assert result.metrics["similarity_after"] > result.metrics["similarity_before"] + 0.01
     assert result.metrics["folds"]["count"] == 0
 
 
 @pytest.mark.parametrize("similarity", ["lncc", "mi"])
-def test_other_contrasts(tiny: tuple[Volume, Volume], similarity: str) -> None:
-    """The moving image upside down, in intensity."""
-    fixed, moving = tiny
-    inverted = moving.with_data(np.where(moving.data > 0, 1300 - moving.data, 0).astype(np.float32))
-    result = register(fixed, inverted, dataclasses.replace(TINY, similarity=similarity, iterations=(6,)), threads=1)
+def test_other_contrasts(similarity: str) -> None:
+    """What is bright in one image is dark in the other."""
+    fixed, grid = pairs.fixed_image(), pairs.moving_image().grid
+    inverted = Volume(grid, pairs.intensities(pairs.places(grid), inverted=True).astype(np.float32), "inverted")
+    result = register(fixed, inverted, pairs.quick(similarity=similarity, initial_alignment="none"), threads=1)
     points = object_points()
     before, after = (np.linalg.norm(p - pairs.bend(points), axis=1).mean() for p in (points, sampled(result, points)))
-    assert after < 0.75 * before
+    assert after < 0.9 * before
+    assert result.metrics["folds"]["count"] == 0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -515,13 +551,25 @@ def test_whatever_the_parameters_the_result_is_finite(tiny: tuple[Volume, Volume
         assert result.verdict.level != "good"
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"spacing_mm": 1e-300}, r"A working voxel of 1e-300 mm is too small for fixed\.nii\.gz\. Choose a larger one"),
-    ({"spacing_mm": 0.01}, r"A working grid of \d+ x \d+ x \d+ voxels is too large\. Choose a larger working voxel"),
-    ({"spacing_mm": 100.0}, r"A working voxel of 100 mm is larger than what fixed\.nii\.gz shows\. Choose a smaller one"),
-    ({"resolutions": (64, 63, 61), "bands": (3, 3, 3), "iterations": (1, 1, 1)}, "of which one divides the next"),
-], ids=["nothing", "tiny", "coarse", "resolutions"])
-def test_impossible_working_grids_are_refused(tiny: tuple[Volume, Volume], changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spacing_mm": 1e-300}, r"A working voxel of 1e-300 mm is too small for fixed\.nii\.gz\. Choose a larger one"),
+        (
+            {"spacing_mm": 0.01},
+            r"A working grid of \d+ x \d+ x \d+ voxels is too large\. Choose a larger working voxel",
+        ),
+        (
+            {"spacing_mm": 100.0},
+            r"A working voxel of 100 mm is larger than what fixed\.nii\.gz shows\. Choose a smaller one",
+        ),
+        ({"resolutions": (64, 63, 61), "bands": (3, 3, 3), "iterations": (1, 1, 1)}, "of which one divides the next"),
+    ],
+    ids=["nothing", "tiny", "coarse", "resolutions"],
+)
+def test_impossible_working_grids_are_refused(
+    tiny: tuple[Volume, Volume], changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         register(*tiny, dataclasses.replace(TINY, **changes), threads=1)
 
@@ -545,7 +593,7 @@ def test_progress_is_told_in_order(tiny: tuple[Volume, Volume]) -> None:
     assert list(dict.fromkeys(phases)) == order
     assert phases == sorted(phases, key=order.index)
     progress = [e["progress"] for e in events]
-    assert progress == sorted(progress)
+    assert all(b - a > -1e-9 for a, b in zip(progress, progress[1:], strict=False))
     assert progress[0] == 0
     assert progress[-1] <= 1
     assert all(isinstance(e["message"], str) and e["message"] for e in events)
@@ -582,7 +630,7 @@ def test_cancelling_at_any_moment(tiny: tuple[Volume, Volume]) -> None:
         try:
             result = register(*tiny, parameters, threads=1, cancel=cancel_after(calls))
         except Cancelled as error:
-            assert "cancelled" in str(error).lower()  # noqa: PT017
+            assert "cancelled" in str(error).lower()
             outcomes.append(-1)
             continue
         outcomes.append(len(result.history))

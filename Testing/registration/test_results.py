@@ -168,14 +168,18 @@ def test_the_saved_geodesic_gives_the_fields_bit_by_bit(saved: Saved) -> None:
     assert again.moving_grid.same_as(result.moving_grid, 1e-9)
     assert np.array_equal(again.deformation.velocity, result.velocity["velocity"])
     assert np.array_equal(again.deformation.displacement(result.field_grid, "fixed_to_moving"), result.fixed_to_moving)
-    assert np.array_equal(again.deformation.displacement(result.inverse_grid, "moving_to_fixed"), result.moving_to_fixed)
+    assert np.array_equal(
+        again.deformation.displacement(result.inverse_grid, "moving_to_fixed"), result.moving_to_fixed
+    )
 
 
 def test_the_file_alone_suffices(saved: Saved, tmp_path: Path) -> None:
     shutil.copy(saved.folder / "velocity.safetensors", tmp_path / "renamed.bin")
     again = load_result(tmp_path / "renamed.bin").deformation
     point = saved.fixed.grid.center[None]
-    assert np.array_equal(again.points(point, "fixed_to_moving"), saved.result.deformation.points(point, "fixed_to_moving"))
+    assert np.array_equal(
+        again.points(point, "fixed_to_moving"), saved.result.deformation.points(point, "fixed_to_moving")
+    )
 
 
 def test_the_safetensors_library_reads_the_velocity(saved: Saved) -> None:
@@ -209,7 +213,7 @@ def test_a_damaged_velocity_is_never_used(saved: Saved, tmp_path: Path) -> None:
     for trial in range(300):
         damaged = bytearray(content)
         if trial % 5 == 0:
-            del damaged[rng.integers(len(content)):]
+            del damaged[rng.integers(len(content)) :]
         else:
             for place in rng.integers(header if trial % 5 < 4 else len(content), size=rng.integers(1, 3)):
                 damaged[place] = rng.integers(256) if trial % 2 else damaged[place] ^ (1 << rng.integers(8))
@@ -236,6 +240,7 @@ def set_item(*path: Any, value: Any) -> Callable[[dict[str, Any], dict[str, Any]
             del place[path[-1]]
         else:
             place[path[-1]] = value
+
     return change
 
 
@@ -250,7 +255,9 @@ HOSTILE = {
     "shape too large": set_item("fixed", "shape", value=[10**6, 10**6, 10**6]),
     "shape infinite": set_item("fixed", "shape", value=[float("inf"), 3, 3]),
     "shape empty": set_item("moving", "shape", value=[]),
-    "affine sheared": set_item("domain", "index_to_lps_mm", value=[[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    "affine sheared": set_item(
+        "domain", "index_to_lps_mm", value=[[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    ),
     "affine nan": set_item("domain", "index_to_lps_mm", value=[[float("nan")] * 4] * 4),
     "affine ragged": set_item("domain", "index_to_lps_mm", value=[[1], [1, 2]]),
     "another dimension": set_item("moving", value={"shape": [4, 4], "index_to_lps_mm": np.eye(3).tolist()}),
@@ -265,8 +272,9 @@ HOSTILE = {
     "integrator": set_item("integrator", value="leapfrog"),
     "band_limited": set_item("band_limited", value="no"),
     "margin": set_item("margin_mm", value=float("inf")),
-    "domain stretched": set_item("domain", value={"shape": [40, 20_000, 20_000],
-                                                  "index_to_lps_mm": np.diag([1e-4, 1.0, 1.0, 1.0]).tolist()}),
+    "domain stretched": set_item(
+        "domain", value={"shape": [40, 20_000, 20_000], "index_to_lps_mm": np.diag([1e-4, 1.0, 1.0, 1.0]).tolist()}
+    ),
     "velocity flat": set_tensor("velocity", np.zeros(3, np.float32)),
     "velocity scalar": set_tensor("velocity", np.zeros((1,), np.float32)),
     "velocity even": set_tensor("velocity", np.zeros((3, 4, 5, 5), np.float32)),
@@ -377,10 +385,19 @@ WRITERS = ["write_velocity", "write_report", "os.replace"]
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("where", ["disk", *WRITERS])
-@pytest.mark.parametrize("what", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error"),
-                                  KeyboardInterrupt()], ids=["full", "failing", "interrupt"])
-def test_a_failure_leaves_everything_as_it_was(registered: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                               where: str, what: BaseException, force: bool) -> None:
+@pytest.mark.parametrize(
+    "what",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error"), KeyboardInterrupt()],
+    ids=["full", "failing", "interrupt"],
+)
+def test_a_failure_leaves_everything_as_it_was(
+    registered: Registered,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    what: BaseException,
+    force: bool,
+) -> None:
     folder = tmp_path / "deep" / "out"
     if force:
         folder.mkdir(parents=True)
@@ -424,8 +441,9 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
-def test_an_interrupt_during_the_renaming_waits(registered: Registered, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_during_the_renaming_waits(
+    registered: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in FILES:
         (tmp_path / name).write_text("old")
     real = results._replace
@@ -448,12 +466,19 @@ def test_a_really_full_disk(registered: Registered, tmp_path: Path) -> None:
 
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True,
-                             check=False) if shutil.which("mount") else None
+    mounted = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True, check=False
+        )
+        if shutil.which("mount")
+        else None
+    )
     if mounted is None or mounted.returncode:
         pytest.skip("no file system may be mounted here")
     try:
-        with pytest.raises(OSError, match=r"result: could not be written \(the disk is full\)\. Nothing was left there"):
+        with pytest.raises(
+            OSError, match=r"result: could not be written \(the disk is full\)\. Nothing was left there"
+        ):
             save(registered, disk / "result")
         assert os.listdir(disk) == []
     finally:

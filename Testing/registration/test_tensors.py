@@ -22,7 +22,7 @@ ARRAYS = {
     "bytes": np.array([0, 255], dtype=np.uint8),
     "none": np.zeros((0, 4), dtype=np.float32),
 }
-METADATA = {"format": "test", "text": "Größe \"α\"\n{}"}
+METADATA = {"format": "test", "text": 'Größe "α"\n{}'}
 
 
 @pytest.fixture
@@ -123,7 +123,9 @@ HOSTILE: list[tuple[Any, bytes]] = [
 @pytest.mark.parametrize(("header", "data"), HOSTILE, ids=[str(h)[:60] for h, _ in HOSTILE])
 def test_hostile_headers_are_refused(tmp_path: Path, header: Any, data: bytes) -> None:
     path = raw(tmp_path / "h.safetensors", header, data)
-    with pytest.raises(InputError, match=r"h\.safetensors: is damaged, or no \.safetensors file \(.+\)\. Copy it again"):
+    with pytest.raises(
+        InputError, match=r"h\.safetensors: is damaged, or no \.safetensors file \(.+\)\. Copy it again"
+    ):
         read_tensors(path)
 
 

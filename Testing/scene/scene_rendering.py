@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views without a window: what qMRMLLayoutManager does in Slicer, done for off-screen slice and 3-D views."""
 
+import functools
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,6 +15,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 SIZE = 240
 
 
+@functools.cache  # one for all tests of a process: its logics cannot be taken down and set up again
 def makeApp() -> SlicerApp:
     app = SlicerApp()
     app.layout_logic = slicer.vtkMRMLLayoutLogic()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Lattice:
-    """Regular points in the domain: ``origin + step * index`` along each array axis, in the domain's units of length."""
+    """Regular points in the domain: ``origin + step * index`` along each array axis, in the domain's units."""
 
     shape: tuple[int, ...]
     step: tuple[float, ...]
@@ -79,12 +79,12 @@ class Band:
         return math.prod(self.lengths)
 
     def frequencies(self, axis: int) -> Tensor:
-        """Angular frequency (radians per unit length) of each basis function along an axis, float64, shape (modes[axis],)."""
+        """Angular frequency (radians per unit) of each basis function along an axis, float64, (modes[axis],)."""
         k = (torch.arange(self.modes[axis], dtype=torch.float64) + 1).div(2, rounding_mode="floor")
         return 2 * math.pi / self.lengths[axis] * k
 
     def basis(self, axis: int, positions: Tensor) -> Tensor:
-        """Basis functions of an axis at ``positions`` (float64, in units of length): shape (len(positions), modes[axis])."""
+        """Basis functions of an axis at ``positions`` (float64, in units): (len(positions), modes[axis])."""
         frequencies = self.frequencies(axis)
         phase = positions.double()[:, None] * frequencies
         odd = torch.arange(self.modes[axis]) % 2 == 1
@@ -159,7 +159,9 @@ def separable(x: Tensor, matrices: list[Tensor]) -> Tensor:
 class Evaluator:
     """Evaluates fields of a band on a lattice; projects lattice values on the band."""
 
-    def __init__(self, band: Band, lattice: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"):
+    def __init__(
+        self, band: Band, lattice: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ):
         self.band, self.lattice = band, lattice
         basis = [band.basis(a, lattice.positions(a)) for a in range(band.ndim)]
         self._synthesis = [b.to(device=device, dtype=dtype) for b in basis]
@@ -182,7 +184,9 @@ class Upsampler:
     """Interpolates lattice values at the points of another lattice parallel to it: Keys' cubic convolution (1981),
     third order, exact at the nodes; beyond the outer nodes the outer value continues."""
 
-    def __init__(self, source: Lattice, target: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"):
+    def __init__(
+        self, source: Lattice, target: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ):
         self._matrices = [
             _cubic_weights(source, target, axis).to(device=device, dtype=dtype) for axis in range(source.ndim)
         ]

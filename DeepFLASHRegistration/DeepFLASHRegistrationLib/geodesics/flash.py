@@ -37,8 +37,8 @@ _ARMIJO = 1e-4
 class Pair:
     """Two images on the same cells of the domain: fixed, moving (*shape); weights (*shape) of 0..1.
 
-    fixed_mask and moving_mask say where the similarity is measured (the latter if symmetric), fixed_view and moving_view
-    (None: everywhere) where an image means anything.
+    fixed_mask and moving_mask say where the similarity is measured (the latter if symmetric), fixed_view and
+    moving_view (None: everywhere) where an image means anything.
     """
 
     fixed: Tensor
@@ -53,13 +53,19 @@ class Pair:
         """Averaged over blocks of ``factors`` voxels per axis (which must divide the shape)."""
         if all(f == 1 for f in factors):
             return self
+        if any(n % f for n, f in zip(self.fixed.shape, factors, strict=True)):
+            raise ValueError(f"Blocks of {tuple(factors)} voxels do not divide a shape of {tuple(self.fixed.shape)}.")
         pool = F.avg_pool3d if self.fixed.ndim == 3 else F.avg_pool2d
 
         def reduce(x: Tensor | None) -> Tensor | None:
             return None if x is None else pool(x[None, None], tuple(factors))[0, 0]
 
-        return Pair(*map(reduce, (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view,
-                                  self.moving_view)), self.lengths)
+        return Pair(
+            *map(
+                reduce, (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view)
+            ),
+            self.lengths,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,19 @@ _INFINITE = _Evaluation(math.inf, math.inf, math.inf, None, None)
 class _Side:
     """One image resampled onto the other, compared inside a mask."""
 
-    def __init__(self, objective: _Objective, still: Tensor, mask: Tensor, warped: Tensor, view: Tensor | None,
-                 direction: str, cells: Lattice, map_cells: Lattice, trajectory: Trajectory):
+    def __init__(
+        self,
+        objective: _Objective,
+        still: Tensor,
+        mask: Tensor,
+        own_view: Tensor | None,
+        warped: Tensor,
+        view: Tensor | None,
+        direction: str,
+        cells: Lattice,
+        map_cells: Lattice,
+        trajectory: Trajectory,
+    ):
         dtype, device, level = still.dtype, still.device, objective.level
         # The similarity sees only the box around the mask: half the voxels of a head, and none that do not count.
         lower, upper = _box(mask > 0, tuple(r + 1 for r in level.radius))
@@ -140,16 +157,20 @@ class _Side:
         self.sample = Sampler(part, cells, dtype, device)
         self.warped = warped[None]
         mask = mask[crop]
+        support = None if own_view is None else own_view[crop]
         if view is not None:
             # Where the warped image ends is judged once a level, with the map the level starts from: a mask that moved
             # with every step would reward steps that push voxels out of it.
             with torch.no_grad(), contextlib.suppress(NonFiniteField):
                 u = self.upsample(getattr(objective.flow, direction)(trajectory))
-                seen = mask * self.sample(view[None], u, padding="zeros")[0]
-                if float(seen.sum()) > 0.05 * float(mask.sum()):
-                    mask = seen
+                seen = self.sample(view[None], u, padding="zeros")[0]
+                if float((mask * seen).sum()) > 0.05 * float(mask.sum()):
+                    mask = mask * seen
+                    support = seen if support is None else support * seen
+        if support is not None:
+            support = (support > 0.5).to(dtype)
         name = objective.settings.similarity
-        self.similarity = make_similarity(name, still[crop].contiguous(), mask, level.radius)
+        self.similarity = make_similarity(name, still[crop].contiguous(), mask, level.radius, support)
         self.covered = float(mask.sum()) / math.prod(cells.shape)
 
     def __call__(self, displacement: Tensor) -> Tensor:
@@ -160,8 +181,9 @@ class _Side:
 class _Objective:
     """E and its gradient at one level."""
 
-    def __init__(self, pair: Pair, level: Level, settings: Settings, window: Callable[[Lattice], Tensor] | None,
-                 velocity: Tensor):
+    def __init__(
+        self, pair: Pair, level: Level, settings: Settings, window: Callable[[Lattice], Tensor] | None, velocity: Tensor
+    ):
         data = pair.reduced(level.factors)
         dtype, device = data.fixed.dtype, data.fixed.device
         self.level, self.settings = level, settings
@@ -169,7 +191,8 @@ class _Objective:
         cells = Lattice.cells(tuple(data.fixed.shape), pair.lengths)
         map_shape = tuple(
             max(4, min(n, math.ceil(length / level.map_step)))
-            for n, length in zip(data.fixed.shape, pair.lengths, strict=True))
+            for n, length in zip(data.fixed.shape, pair.lengths, strict=True)
+        )
         map_cells = Lattice.cells(map_shape, pair.lengths)
         if settings.band_limited_map:
             self.flow = BandLimitedFlow(self.shooting, map_cells)
@@ -178,11 +201,35 @@ class _Objective:
         self.steps = settings.steps or self.shooting.recommended_steps(velocity)
         with torch.no_grad():
             trajectory = self.shooting.shoot(velocity, self.steps, settings.integrator)
-        self.sides = [_Side(self, data.fixed, data.fixed_mask, data.moving, data.moving_view, "fixed_to_moving", cells,
-                            map_cells, trajectory)]
+        self.sides = [
+            _Side(
+                self,
+                data.fixed,
+                data.fixed_mask,
+                data.fixed_view,
+                data.moving,
+                data.moving_view,
+                "fixed_to_moving",
+                cells,
+                map_cells,
+                trajectory,
+            )
+        ]
         if settings.symmetric:
-            self.sides.append(_Side(self, data.moving, data.moving_mask, data.fixed, data.fixed_view, "moving_to_fixed",
-                                    cells, map_cells, trajectory))
+            self.sides.append(
+                _Side(
+                    self,
+                    data.moving,
+                    data.moving_mask,
+                    data.moving_view,
+                    data.fixed,
+                    data.fixed_view,
+                    "moving_to_fixed",
+                    cells,
+                    map_cells,
+                    trajectory,
+                )
+            )
         self.data_weight = 1 / (2 * settings.sigma**2)
         self.metric_weight = 0.5 / self.sides[0].covered
         self.voxel = max(cells.step)
@@ -207,7 +254,12 @@ class _Objective:
         if not bool(torch.isfinite(gradient).all()):
             return _INFINITE
         return _Evaluation(
-            float(energy.detach()), float(dissimilarity.detach()), float(regularization.detach()), gradient, maps[0].detach())
+            float(energy.detach()),
+            float(dissimilarity.detach()),
+            float(regularization.detach()),
+            gradient,
+            maps[0].detach(),
+        )
 
     def refine(self) -> bool:
         """Take half as many time steps again; False if they are prescribed or enough for anything sane."""
@@ -250,10 +302,15 @@ class _LBFGS:
             self.pairs.append((s, y, 1 / curvature))
 
 
-def minimize(pair: Pair, levels: Sequence[Level], settings: Settings, initial: Tensor | None = None,
-             window: Callable[[Lattice], Tensor] | None = None,
-             report: Callable[[Iteration], None] | None = None,
-             cancelled: Callable[[], bool] | None = None) -> Estimate:
+def minimize(
+    pair: Pair,
+    levels: Sequence[Level],
+    settings: Settings,
+    initial: Tensor | None = None,
+    window: Callable[[Lattice], Tensor] | None = None,
+    report: Callable[[Iteration], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Estimate:
     """Minimize E over v0 through the levels.
 
     Args:
@@ -265,6 +322,10 @@ def minimize(pair: Pair, levels: Sequence[Level], settings: Settings, initial: T
         report: called after every accepted step.
         cancelled: asked before every evaluation; once true, the best velocity so far is returned.
     """
+    if not levels:
+        raise ValueError("minimize needs at least one level.")
+    if not bool((pair.fixed_mask > 0).any()) or not bool((pair.moving_mask > 0).any()):
+        raise ValueError("The masks must not be empty: there would be nothing to compare.")
     velocity = initial
     steps, stopped = settings.steps or 1, False
     for number, level in enumerate(levels):
@@ -276,26 +337,41 @@ def minimize(pair: Pair, levels: Sequence[Level], settings: Settings, initial: T
             velocity, stopped, progress = state
             if progress is not None and report is not None:
                 iteration, evaluation, seconds = progress
-                report(Iteration(
-                    number, len(levels), iteration, level.iterations, evaluation.energy, evaluation.dissimilarity,
-                    evaluation.regularization, smallest_determinant(evaluation.displacement, objective.flow.lattice),
-                    seconds))
+                report(
+                    Iteration(
+                        number,
+                        len(levels),
+                        iteration,
+                        level.iterations,
+                        evaluation.energy,
+                        evaluation.dissimilarity,
+                        evaluation.regularization,
+                        smallest_determinant(evaluation.displacement, objective.flow.lattice),
+                        seconds,
+                    )
+                )
         steps = objective.steps
         if stopped:
             break
     return Estimate(velocity, objective.level.band, objective.level.metric, steps, stopped)
 
 
-def _descend(objective: _Objective, velocity: Tensor,
-             cancelled: Callable[[], bool]) -> Iterator[tuple[Tensor, bool, tuple[int, _Evaluation, float] | None]]:
+def _descend(
+    objective: _Objective, velocity: Tensor, cancelled: Callable[[], bool]
+) -> Iterator[tuple[Tensor, bool, tuple[int, _Evaluation, float] | None]]:
     """L-BFGS with backtracking. Yields (velocity, cancelled, progress) at the start and after every accepted step."""
     started = time.perf_counter()
     if cancelled():
         yield velocity, True, None
         return
     now = _evaluate_safely(objective, velocity)
+    for _ in range(6):
+        if now.gradient is not None or cancelled():
+            break
+        # Not even with many steps: a gentler field of the same shape can be integrated.
+        velocity = 0.5 * velocity
+        now = _evaluate_safely(objective, velocity)
     if now.gradient is None:
-        # Not even with many steps: start this level from rest rather than from a field that cannot be integrated.
         velocity = torch.zeros_like(velocity)
         objective.steps = objective.settings.steps or objective.shooting.recommended_steps(velocity)
         now = objective(velocity)
@@ -337,7 +413,11 @@ def _descend(objective: _Objective, velocity: Tensor,
             if now.gradient is None:
                 return
             continue
-        search.update(step * direction, accepted.gradient - now.gradient)
+        if refined:
+            # Gradients of two discretizations do not make a curvature.
+            search.pairs.clear()
+        else:
+            search.update(step * direction, accepted.gradient - now.gradient)
         decrease = (now.energy - accepted.energy) / max(abs(now.energy), 1e-30)
         velocity = velocity + step * direction
         now = accepted

@@ -25,8 +25,14 @@ class Flow:
         window: weights (*lattice.shape) that damp the velocity, e.g. towards the border of the domain.
     """
 
-    def __init__(self, band: Band, lattice: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
-                 window: Tensor | None = None):
+    def __init__(
+        self,
+        band: Band,
+        lattice: Lattice,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        window: Tensor | None = None,
+    ):
         self.band, self.lattice, self.window = band, lattice, window
         self.evaluate = Evaluator(band, lattice, dtype, device)
         self.sample = Sampler(lattice, lattice, dtype, device)

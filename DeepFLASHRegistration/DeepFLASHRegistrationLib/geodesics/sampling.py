@@ -37,7 +37,7 @@ def require_finite(field: Tensor) -> None:
 
 
 def identity_coordinates(lattice: Lattice, source: Lattice, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Points of ``lattice`` as normalized coordinates (−1 … 1 at the outer cell centers) of ``source``: (1, *shape, d)."""
+    """Points of ``lattice`` as normalized coordinates (−1 … 1 at the outer centers) of ``source``: (1, *shape, d)."""
     axes = []
     for a in range(lattice.ndim):
         index = (lattice.positions(a) - source.origin[a]) / source.step[a]
@@ -55,7 +55,9 @@ def scale_to_normalized(source: Lattice, dtype: torch.dtype, device: torch.devic
 class Sampler:
     """Samples arrays given on ``source`` at the points of ``lattice`` displaced by a field."""
 
-    def __init__(self, lattice: Lattice, source: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"):
+    def __init__(
+        self, lattice: Lattice, source: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ):
         device = torch.device(device)
         self.lattice, self.source = lattice, source
         self.identity = identity_coordinates(lattice, source, dtype, device)
@@ -100,7 +102,7 @@ def sample_labels(labels: Tensor, index: Tensor) -> Tensor:
     require_finite(index)
     kind, d = labels.dtype, labels.ndim
     # Small and unsigned types lack operations, and room for the mark.
-    labels = labels.to(torch.int64 if kind in (torch.int64, torch.uint32, torch.uint64) else torch.int32)
+    labels = labels.to(torch.int32 if kind.itemsize < 4 or kind == torch.int32 else torch.int64)
     padded = F.pad(labels, (1, 1) * d)
     strides = _strides(padded.shape)
     # By cell, that is between neighboring voxels: the label on which all its corners agree, else a mark.
@@ -119,25 +121,25 @@ def sample_labels(labels: Tensor, index: Tensor) -> Tensor:
         bases, parts, cell = [], [], 0
         for axis, n in enumerate(labels.shape):
             position = index[start : start + _CHUNK, axis].clamp(-1, n) + 1
-            base = position.floor().clamp_(max=n)
-            parts.append(position - base)
-            bases.append(base.long())
+            bases.append(position.long().clamp_(max=n))
+            parts.append(position - bases[axis])
             cell = bases[axis] * cell_strides[axis] + cell
-        chosen = cells[cell]
+        chosen = cells.index_select(0, cell)
         mixed = (chosen == mark).nonzero().flatten()
         if len(mixed):
-            first = sum(base[mixed] * stride for base, stride in zip(bases, strides, strict=True))
-            parts = [part[mixed] for part in parts]
+            first = sum(base.index_select(0, mixed) * stride for base, stride in zip(bases, strides, strict=True))
+            parts = [part.index_select(0, mixed) for part in parts]
             found, weights = [], []
             for corner in corners:
-                found.append(padded[first + sum(c * s for c, s in zip(corner, strides, strict=True))])
+                offset = sum(c * s for c, s in zip(corner, strides, strict=True))
+                found.append(padded.index_select(0, first + offset))
                 weights.append(math.prod(part if c else 1 - part for c, part in zip(corner, parts, strict=True)))
             best, most = found[0], torch.zeros_like(weights[0])
             for candidate in found:
                 support = sum(w * (other == candidate) for w, other in zip(weights, found, strict=True))
                 better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
                 best, most = torch.where(better, candidate, best), torch.where(better, support, most)
-            chosen[mixed] = best
+            chosen.index_copy_(0, mixed, best)
         result[start : start + _CHUNK] = chosen
     return result.to(kind)
 
@@ -151,15 +153,16 @@ def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _inside(index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Which points lie in the image, whose voxels have an extent: the outer half voxel takes the outer value, as in ITK."""
+    """Which points lie in the image with its voxels' extent: the outer half voxel takes the outer value, as in ITK."""
     last = torch.tensor([n - 1 for n in shape], dtype=index.dtype, device=index.device)
     return ((index >= -0.5) & (index < last + 0.5)).all(-1)
 
 
 def sample_linear(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
     """Linear interpolation of an image (*shape) at voxel coordinates (n, d): (n,)."""
-    values = F.grid_sample(image[None, None], _normalized_index(index, image.shape), padding_mode="border",
-                           align_corners=True).reshape(-1)
+    values = F.grid_sample(
+        image[None, None], _normalized_index(index, image.shape), padding_mode="border", align_corners=True
+    ).reshape(-1)
     return torch.where(_inside(index, image.shape), values, outside)
 
 
@@ -187,16 +190,21 @@ def sample_cubic(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
         weights, first = [], 0
         for axis, n in enumerate(image.shape):
             position = index[start : start + _CHUNK, axis].clamp(0, n - 1)
-            base = position.floor()
-            first = base.long() * strides[axis] + first
+            base = position.long()
+            first = base * strides[axis] + first
             t = (position - base).to(image.dtype)
-            weights.append((
-                ((1 - 0.5 * t) * t - 0.5) * t, (1.5 * t - 2.5) * t * t + 1,
-                ((2 - 1.5 * t) * t + 0.5) * t, (0.5 * t - 0.5) * t * t))
+            weights.append(
+                (
+                    ((1 - 0.5 * t) * t - 0.5) * t,
+                    (1.5 * t - 2.5) * t * t + 1,
+                    ((2 - 1.5 * t) * t + 0.5) * t,
+                    (0.5 * t - 0.5) * t * t,
+                )
+            )
         total = 0
         for taps in itertools.product(range(4), repeat=d - 1):
             line = first + sum(tap * stride for tap, stride in zip(taps, strides, strict=False))
-            row = sum(weights[-1][tap] * padded[line + tap] for tap in range(4))
+            row = sum(weights[-1][tap] * padded.index_select(0, line + tap) for tap in range(4))
             total = total + math.prod(weights[axis][tap] for axis, tap in enumerate(taps)) * row
         result[start : start + _CHUNK] = total
     return torch.where(_inside(index, image.shape), result, outside)

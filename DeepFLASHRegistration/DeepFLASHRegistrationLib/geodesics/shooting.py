@@ -45,7 +45,9 @@ class Shooting:
         metric: L; its ``step`` also selects the paper's central differences for D.
     """
 
-    def __init__(self, band: Band, metric: Metric, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"):
+    def __init__(
+        self, band: Band, metric: Metric, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ):
         self.band, self.metric = band, metric
         symbol = metric.symbol(band)
         self.L = symbol.to(device=device, dtype=dtype)

@@ -55,20 +55,29 @@ class _LocalCorrelation(torch.autograd.Function):
 class LocalCorrelation:
     """1 − squared correlation in a window around each voxel, averaged over the mask.
 
-    cc² = cov(I, J)² / ((var I + guard)(var J + guard)): insensitive to bias fields and to locally inverted contrast. The
-    guard keeps windows without contrast at 0, and in single precision it must stay well above the rounding error of a
+    cc² = cov(I, J)² / ((var I + guard)(var J + guard)): insensitive to bias fields and to locally inverted contrast.
+    The guard keeps windows without contrast at 0, and in single precision it must stay well above the rounding
+    error of a
     variance, 1e-7 for intensities in 0 … 1: else a flat window opposite a structured one pulls hundreds of times harder
     than any true edge.
     """
 
-    def __init__(self, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], guard: float = 1e-6):
+    def __init__(
+        self, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], guard: float = 1e-6, support: Tensor | None = None
+    ):
+        """``support`` (0 or 1): which voxels windows may look at, all by default; ``mask``: where windows center."""
+        self.support = support
+        if support is not None:
+            fixed = fixed * support
         self.fixed, self.radius, self.guard = fixed, radius, guard
-        self.count = box_sum(torch.ones_like(fixed), radius)
+        self.count = box_sum(torch.ones_like(fixed) if support is None else support, radius).clamp(min=1)
         self.mean = box_sum(fixed, radius) / self.count
         self.variance = (box_sum(fixed * fixed, radius) / self.count - self.mean**2).clamp(min=0) + guard
         self.weight = mask / mask.sum()
 
     def __call__(self, warped: Tensor) -> Tensor:
+        if self.support is not None:
+            warped = warped * self.support
         return _LocalCorrelation.apply(
             warped, self.fixed, self.mean, self.variance, self.count, self.weight, self.radius, self.guard
         )
@@ -128,10 +137,10 @@ class MutualInformation:
         return 1 - 2 * (fixed + moving - both) / (fixed + moving).clamp(min=1e-12)
 
 
-def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[int, ...]):
+def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], support: Tensor | None = None):
     """The named dissimilarity for a fixed image (*shape), a mask of weights (*shape) and a window radius in voxels."""
     if name == "lncc":
-        return LocalCorrelation(fixed, mask, radius)
+        return LocalCorrelation(fixed, mask, radius, support=support)
     makers = {"ssd": SquaredDifferences, "ncc": GlobalCorrelation, "mi": MutualInformation}
     if name not in makers:
         raise ValueError(f"Unknown similarity {name!r}; choose one of {', '.join(SIMILARITIES)}.")

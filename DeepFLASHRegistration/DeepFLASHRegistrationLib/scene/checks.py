@@ -24,9 +24,13 @@ ERROR, WARNING = "error", "warning"
 
 # Voxels per axis of the thinned-out images that are looked at: enough for what is judged, and done within 0.1 s.
 _LOOKED_AT = 40
-_FLIP_SAMPLES = 20  # per axis of the lattice on which orientations are compared
+# Orientations are compared on a lattice in a ball of this radius in standard deviations of the object: well inside it,
+# since the outlines of a head and of the same head turned about are much alike. There two healthy brains correlate with
+# 0.5 to 0.6 as they are and with at most 0.25 when turned about.
+_FLIP_SAMPLES = 24
+_FLIP_RADIUS = 1.8
 _FLIP_GAIN = 0.2  # by how much the correlation must be better in another orientation
-_FLIP_ENOUGH = 0.5  # and how good it must be there
+_FLIP_ENOUGH = 0.35  # and how good it must be there
 _TINY_OVERLAP = 0.25  # of the smaller field of view
 _VOXEL_RATIO = 8.0  # of volumes
 _STRIPPED_RATIO = 1.6  # of foreground volumes
@@ -75,8 +79,8 @@ def checkInputs(inputs: Inputs, parameters: Parameters, device: str = "cpu", fre
         return found
     fixed, moving = images["fixed"], images["moving"]
     if fixed.ndim != moving.ndim:
-        found.append(Check("dimension", ERROR, "One volume is a single slice and the other is not. Choose two volumes or "
-                                               "two slices."))
+        found.append(Check("dimension", ERROR, "One volume is a single slice and the other is not. Choose two volumes "
+                                               "or two slices."))
         return found
     host = memory.free_bytes() if freeHost is None else freeHost
     grids = gridFromVolume(inputs.fixedVolume), gridFromVolume(inputs.movingVolume)
@@ -94,8 +98,8 @@ def _thinned(node: Any) -> Volume:
     image = node.GetImageData()
     if node.IsA("vtkMRMLVectorVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode") or (
             image.GetNumberOfScalarComponents() != 1):
-        raise InputError(f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a scalar "
-                         "volume of it (module Vector to Scalar Volume) and register that.")
+        raise InputError(f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a "
+                         "scalar volume of it (module Vector to Scalar Volume) and register that.")
     data = arrayFromImage(image).reshape(grid.shape)
     steps = [max(1, size // _LOOKED_AT) for size in grid.shape]
     thin = np.ascontiguousarray(data[tuple(slice(None, None, step) for step in steps)])
@@ -136,8 +140,8 @@ def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> li
         return []
     fine, coarse = (movingName, fixedName) if ratio > 1 else (fixedName, movingName)
     factor = max(ratio, 1 / ratio)
-    text = (f"A voxel of {coarse} is {factor:.0f} times as large as one of {fine}: what {coarse} does not show cannot be "
-            "matched. ")
+    text = (f"A voxel of {coarse} is {factor:.0f} times as large as one of {fine}: what {coarse} does not show cannot "
+            "be matched. ")
     text += ("The result will have its coarse voxels; exchange fixed and moving to get the fine ones." if ratio > 1 else
              "A preset of fewer levels (fast) is enough.")
     changes = {} if ratio > 1 else {"preset": "fast"}
@@ -155,9 +159,9 @@ def _stripped(fixed: Volume, moving: Volume) -> list[Check]:
     sizes = [foreground(v).sum() * v.grid.voxel_volume for v in (whole, stripped)]
     if sizes[0] < _STRIPPED_RATIO * sizes[1]:
         return []
-    return [Check("skull", WARNING, f"{stripped.name} shows its object cut out (skull-stripped?), {whole.name} with what "
-                                    "surrounds it. Strip both or neither, or choose a mask of the object in "
-                                    f"{whole.name}.")]
+    return [Check("skull", WARNING,
+                  f"{stripped.name} shows its object cut out (skull-stripped?), {whole.name} with what surrounds it. "
+                  f"Strip both or neither, or choose a mask of the object in {whole.name}.")]
 
 
 def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
@@ -165,6 +169,7 @@ def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
     if initial or fixed.ndim != 3:
         return []
     lattice = np.stack(np.meshgrid(*[np.linspace(-1, 1, _FLIP_SAMPLES)] * 3, indexing="ij"), -1)
+    lattice = _FLIP_RADIUS * lattice[(lattice**2).sum(-1) < 1]
     here = _seen(fixed, lattice)
     scores = {signs: _correlation(here, _seen(moving, lattice * signs))
               for signs in itertools.product((1, -1), repeat=3)}
@@ -174,18 +179,18 @@ def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
     if abs(scores[best]) < max(_FLIP_ENOUGH, abs(own) + _FLIP_GAIN):
         return []
     names = [name for name, sign in zip(("left-right", "front-back", "up-down"), best, strict=True) if sign < 0]
-    return [Check("orientation", WARNING, f"{moving.name} looks like {fixed.name} turned about ({' and '.join(names)}): "
-                                          f"correlation {scores[best]:.2f} that way, {own:.2f} as it is. Its orientation "
-                                          "may be stored wrongly. Correct it (Volumes, Volume Information; or put it under "
-                                          "a linear transform) before it is registered.")]
+    return [Check("orientation", WARNING,
+                  f"{moving.name} looks like {fixed.name} turned about ({' and '.join(names)}): correlation "
+                  f"{scores[best]:.2f} that way, {own:.2f} as it is. Its orientation may be stored wrongly. Correct it "
+                  "(Volumes, Volume Information; or put it under a linear transform) before it is registered.")]
 
 
 def _seen(volume: Volume, lattice: np.ndarray) -> np.ndarray:
-    """The image around the middle of its object, in units of the object's size; lattice: LPS directions, -1 ... 1."""
+    """The image at points given from the middle of its object in standard deviations of it, along the axes of LPS."""
     inside = foreground(volume)
     points = volume.grid.index_to_physical(np.argwhere(inside))
     center, size = points.mean(0), points.std(0)
-    index = np.rint(volume.grid.physical_to_index(center + 2.2 * lattice * size)).astype(int)
+    index = np.rint(volume.grid.physical_to_index(center + lattice * size)).astype(int)
     valid = ((index >= 0) & (index < volume.grid.shape)).all(-1)
     index = np.clip(index, 0, np.array(volume.grid.shape) - 1)
     low, high = np.percentile(volume.data[inside], (1, 99))
@@ -210,15 +215,16 @@ def _memory(fixed: Volume, grid: Grid, parameters: Parameters, device: str, free
     work = working_grid(grid, spacing_mm=parameters.spacing_mm or None, margin_mm=parameters.margin_mm,
                         max_voxels=parameters.max_voxels, mask=inside)
     band = _band(work, max(parameters.bands))
-    factor = memory.coarsening(work.shape, freeHost, freeDevice, band, device)
-    if factor == 1:
+    larger = work.shape if work.size > grid.size else grid.shape
+    if memory.coarsening(larger, freeHost, freeDevice, band, device) == 1:
         return []
-    need = memory.needed_bytes(work.shape, band, device)
+    factor = memory.coarsening(work.shape, freeHost, freeDevice, band, device)
+    need = memory.needed_bytes(larger, band, device)
     text = f"About {_gigabytes(need[0])} of memory are needed and {_gigabytes(freeHost)} are free"
     if need[1]:
         text += f"; on the GPU {_gigabytes(need[1])}, and {_gigabytes(freeDevice)} are free"
-    if not np.isfinite(factor):
-        return [Check("memory", WARNING, f"{text}. Close other programs"
+    if factor == 1 or not np.isfinite(factor):  # the volume itself is too large, or nothing is left
+        return [Check("memory", WARNING, f"{text}. Close other programs, or crop {fixed.name} (module Crop Volume)"
                                          + (", or compute on the CPU." if need[1] else "."))]
     spacing = round(float(work.spacing.min() * factor), 2)
     return [Check("memory", WARNING, f"{text}. A working voxel of {spacing:g} mm fits.", {"spacing_mm": spacing},

@@ -25,9 +25,13 @@ def markOutputs(nodes: OutputNodes, inputs: Inputs) -> None:
 
 def foreignOutputs(nodes: OutputNodes, inputs: Inputs) -> list[str]:
     """Names of the outputs that were made from other inputs: to write into them would lose another result."""
-    return [name for name, node, source in _pairs(nodes, inputs)
-            if node.GetNodeReferenceID(_SOURCE) is not None
-            and (node.GetNodeReference(_FIXED) is not inputs.fixedVolume or node.GetNodeReference(_SOURCE) is not source)]
+    found = []
+    for name, node, source in _pairs(nodes, inputs):
+        own = (node.GetNodeReference(_FIXED), node.GetNodeReference(_SOURCE))
+        if node.GetNodeReferenceID(_SOURCE) is not None and (
+                own[0] is not inputs.fixedVolume or own[1] is not source):
+            found.append(name)
+    return found
 
 
 def _pairs(nodes: OutputNodes, inputs: Inputs) -> list[tuple[str, slicer.vtkMRMLNode, slicer.vtkMRMLNode | None]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,34 @@ class OutputNodes:
     histogramChart: Any = NEW
 
 
+class PreparedFields:
+    """The two fields of a result as grid transforms, each converted when it is first asked for.
+
+    That takes as long as all the rest: who must not stand still for long asks for them beforehand, one by one.
+    """
+
+    def __init__(self, result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+                 movingVolume: slicer.vtkMRMLScalarVolumeNode) -> None:
+        self._result, self._fixed, self._moving = result, fixedVolume, movingVolume
+
+    @cached_property
+    def fixedToMoving(self) -> slicer.vtkOrientedGridTransform:
+        """In RAS mm; resamples images."""
+        result = self._result
+        return gridTransform(result.fixed_to_moving, result.field_grid, gridFromVolume(self._moving))
+
+    @cached_property
+    def movingToFixed(self) -> slicer.vtkOrientedGridTransform:
+        """In RAS mm; moves points."""
+        result = self._result
+        return gridTransform(result.moving_to_fixed, result.inverse_grid, gridFromVolume(self._fixed))
+
+
 def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode,
                 outputs: OutputNodes | None = None, *, movingSegmentation: slicer.vtkMRMLNode | None = None,
                 movingLabels: Labels | None = None, movingMarkups: slicer.vtkMRMLMarkupsNode | None = None,
-                movingModel: slicer.vtkMRMLModelNode | None = None) -> OutputNodes:
+                movingModel: slicer.vtkMRMLModelNode | None = None,
+                prepared: PreparedFields | None = None) -> OutputNodes:
     """Writes a result into the scene of `fixedVolume`, all or nothing.
 
     Args:
@@ -61,6 +86,7 @@ def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, moving
         movingSegmentation: the segmentation or label map volume that result.labels were made from.
         movingLabels: what labelsFromNode gave for it.
         movingMarkups, movingModel: landmarks and surfaces to carry to the fixed image.
+        prepared: the fields of the result, if they were converted beforehand.
 
     Returns:
         The nodes; None for what was not wanted or is not in the result.
@@ -72,7 +98,8 @@ def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, moving
     inputs = (fixedVolume, movingVolume, movingSegmentation, movingMarkups, movingModel)
     checkOutputs(outputs, [node for node in inputs if node is not None], movingSegmentation)
     with Transaction(fixedVolume.GetScene()) as transaction:
-        writer = _Writer(transaction, result, fixedVolume, movingVolume)
+        writer = _Writer(transaction, result, fixedVolume, movingVolume,
+                         prepared or PreparedFields(result, fixedVolume, movingVolume))
         nodes = replace(outputs, **{each.name: None for each in fields(outputs)})
         nodes.transform = writer.transform(outputs.transform)
         nodes.inverseTransform = writer.inverse(outputs.inverseTransform)
@@ -146,8 +173,9 @@ class _Writer:
     """Writes one kind of output each, into a chosen or a new node."""
 
     def __init__(self, transaction: Transaction, result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 movingVolume: slicer.vtkMRMLScalarVolumeNode) -> None:
+                 movingVolume: slicer.vtkMRMLScalarVolumeNode, prepared: PreparedFields) -> None:
         self.transaction = transaction
+        self.prepared = prepared
         self.result = result
         self.fixed = fixedVolume
         self.moving = movingVolume
@@ -165,7 +193,7 @@ class _Writer:
         if choice is None:
             return None
         result = self.result
-        data = gridTransform(result.fixed_to_moving, result.field_grid, self.movingGrid)
+        data = self.prepared.fixedToMoving
         node = self._node(choice, "vtkMRMLTransformNode", self.pair)
         _setTransform(node, data, self.fixed, self.moving)
         affine = affineInSpace(result.affine, self.fixedGrid, self.movingGrid)
@@ -175,13 +203,10 @@ class _Writer:
     def inverse(self, choice: Any) -> slicer.vtkMRMLTransformNode | None:
         if choice is None:
             return None
-        data = self.inverseData()
+        data = self.prepared.movingToFixed
         node = self._node(choice, "vtkMRMLTransformNode", f"{self.fixed.GetName()} to {self.moving.GetName()}")
         _setTransform(node, data, self.moving, self.fixed)
         return node
-
-    def inverseData(self) -> slicer.vtkOrientedGridTransform:
-        return gridTransform(self.result.moving_to_fixed, self.result.inverse_grid, self.fixedGrid)
 
     def warped(self, choice: Any) -> slicer.vtkMRMLScalarVolumeNode | None:
         if choice is None:
@@ -221,13 +246,15 @@ class _Writer:
         node.SetAndObserveSegmentation(segmentation)
         node.SetReferenceImageGeometryParameterFromVolumeNode(self.fixed)
         node.CreateDefaultDisplayNodes()
+        if choice == NEW and source.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility(source.GetDisplayNode().GetVisibility())
         return node
 
     def carried(self, choice: Any, source: slicer.vtkMRMLNode, carry: Any) -> slicer.vtkMRMLNode | None:
         if choice is None:
             return None
         node = self._node(choice, source.GetClassName(), f"{source.GetName()} propagated")
-        carry(source, node, self.inverseData())
+        carry(source, node, self.prepared.movingToFixed)
         return node
 
     def table(self, choice: Any, what: str, rows: list[dict[str, Any]]) -> slicer.vtkMRMLTableNode | None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..runner import Run
 from .conversion import pointsFromNode, volumeFromNode
 from .geometry import LPS_RAS, arrayFromVtkMatrix
 from .labels import Labels, labelsFromNode, maskFromNode
-from .outputs import NEW, OutputNodes, checkOutputs, writeResult
+from .outputs import NEW, OutputNodes, PreparedFields, checkOutputs, writeResult
 from .samples import addSample
 from .sequence import createGeodesicSequence
 
@@ -72,6 +72,7 @@ class RegistrationRun(Run):
         self.given: dict[str, Any] = {}
         self._machine = {"device": device, "threads": threads or None}
         self._movingLabels: Labels | None = None
+        self._fields: PreparedFields | None = None
 
     @property
     def result(self) -> Any:
@@ -127,11 +128,25 @@ class RegistrationRun(Run):
             found["fixed_labels"] = labelsFromNode(inputs.fixedSegmentation, references[1], self._movingLabels).volume
         return found
 
-    def finish(self) -> None:
-        """Writes the outputs, all or none."""
+    def prepare(self) -> Iterator[None]:
+        """Converts the fields, which takes as long as all else."""
+        self._checkInputs()
+        self._fields = PreparedFields(self.value, self.inputs.fixedVolume, self.inputs.movingVolume)
+        if self.outputs.transform is not None:
+            _ = self._fields.fixedToMoving
+            yield
+        if self.outputs.inverseTransform is not None:
+            _ = self._fields.movingToFixed
+            yield
+
+    def _checkInputs(self) -> None:
         for name, node in self.inputs.nodes().items():
             if node.GetScene() is None:
                 raise InputError(f"The chosen {name} was removed from the scene during the registration.")
+
+    def finish(self) -> None:
+        """Writes the outputs, all or none."""
+        self._checkInputs()
         for each in fields(self.outputs):
             node = getattr(self.outputs, each.name)
             if node is not None and node != NEW and node.GetScene() is None:
@@ -145,7 +160,13 @@ class RegistrationRun(Run):
         self.nodes = writeResult(
             self.value, self.inputs.fixedVolume, self.inputs.movingVolume, self.outputs,
             movingSegmentation=segmentation, movingLabels=self._movingLabels,
-            movingMarkups=self.inputs.movingMarkups, movingModel=self.inputs.movingModel)
+            movingMarkups=self.inputs.movingMarkups, movingModel=self.inputs.movingModel, prepared=self._fields)
+        self._fields = None  # the nodes hold them now
+
+    @property
+    def canBeKept(self) -> bool:
+        """Whether it was cancelled when there was something worth keeping, which is not in the scene yet."""
+        return self.state == "cancelled" and self.value is not None and self.nodes is None
 
     def keep(self) -> OutputNodes:
         """Writes the best so far of a cancelled run into the scene.
@@ -234,29 +255,18 @@ class SampleRun(Run):
         self.nodes = addSample(self._scene, self.value)
 
 
-@dataclass
-class BatchEntry:
-    """What became of one pair of a batch: a run that is done, or an error that says why not."""
-
-    run: RegistrationRun
-    error: BaseException | None = None
-
-
-def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRun], Any]) -> list[BatchEntry]:
-    """Registers one pair after the other; a pair that fails does not stop the next.
+def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRun], Any]) -> None:
+    """Registers one pair after the other. A pair that fails says so in its `state` and `error`; the next one follows.
 
     Args:
         register: starts a run and waits for its end; raises what it failed for.
     """
-    entries = []
     for run in runs:
-        entry = BatchEntry(run)
         try:
             register(run)
         except (InputError, RuntimeError) as error:
-            entry.error = error
-        entries.append(entry)
-    return entries
+            if not run.done:  # it could not even be started
+                run.end("failed", error)
 
 
 def _initialAffine(node: slicer.vtkMRMLTransformNode, grid: Grid) -> np.ndarray:

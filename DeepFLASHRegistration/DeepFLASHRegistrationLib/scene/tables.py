@@ -84,6 +84,7 @@ def writeTable(node: slicer.vtkMRMLTableNode, rows: list[dict[str, Any]]) -> Non
             column.InsertNextValue(value)
         table.AddColumn(column)
     node.SetAndObserveTable(table)
+    node.SetUseColumnTitleAsColumnHeader(True)
 
 
 def _number(value: Any) -> float:

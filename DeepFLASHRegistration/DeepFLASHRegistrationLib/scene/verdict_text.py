@@ -14,5 +14,5 @@ def verdictOf(metricsTable: slicer.vtkMRMLTableNode | None) -> tuple[str, list[s
     quantity, value = table.GetColumnByName("Quantity"), table.GetColumnByName("After")
     if quantity is None or value is None or table.GetNumberOfRows() == 0 or quantity.GetValue(0) != "Verdict":
         return None
-    level, *reasons = value.GetValue(0).split("; ")
-    return level, reasons
+    rows = range(1, table.GetNumberOfRows())
+    return value.GetValue(0), [value.GetValue(row) for row in rows if quantity.GetValue(row) == "Reason"]

@@ -11,7 +11,7 @@ import slicer
 from ..arrays import arrayFromImage, imageFromArray
 from .colors import FOLD_COLOR, determinantColors, limitFor
 from .toggle import Toggle
-from .views import showInSlices, userComposites, userSliceNodes
+from .views import nodesOfClass, showInSlices, userComposites, userSliceNodes
 
 _QUANTILE = 0.995  # of voxels whose determinant lies within the colors
 
@@ -64,6 +64,10 @@ class JacobianDisplay(Toggle):
         self.changes.set(display, "WindowLevel", 2 * math.log(limit), 0.0)
         self.changes.set(display, "Interpolate", 0)  # the determinant of each voxel as it is; NaN must not spread
         showInSlices(self.changes, self.scene, self.fixed, self.volume, self.opacity)
+        # Colored segments would mix with the colors of the determinant; their outlines stay.
+        for segments in nodesOfClass(self.scene, "vtkMRMLSegmentationDisplayNode"):
+            if segments.GetVisibility():
+                self.changes.set(segments, "Visibility2DFill", 0)
         self._showLegend()  # last: a legend looks for its volume in the views when it is itself changed, only then
         folded = self.folded
         if folded.any():

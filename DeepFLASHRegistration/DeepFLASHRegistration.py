@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import logging
+import os
+import shutil
+import sys
+
+import qt
+import slicer
+import vtk
+from DeepFLASHRegistrationLib.gui.check_list import CheckList
+from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel
+from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
+from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
+from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode
+from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
+from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
+from DeepFLASHRegistrationLib.imaging.errors import InputError
+from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.runner import Runner
+from DeepFLASHRegistrationLib.scene.as_python import pythonCall
+from DeepFLASHRegistrationLib.scene.checks import checkInputs
+from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
+from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
+from DeepFLASHRegistrationLib.scene.runs import (
+    DevicesRun,
+    GeodesicRun,
+    Inputs,
+    RegistrationRun,
+    SampleRun,
+    SaveRun,
+    runBatch,
+)
+from DeepFLASHRegistrationLib.torch_installation import ensure_torch, torch_is_installed
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+DOCUMENTATION = "https://github.com/deepflash-registration/SlicerDeepFLASH/blob/main/docs/tutorial.md"
+
+#
+# DeepFLASHRegistration
+#
+
+
+class DeepFLASHRegistration(ScriptedLoadableModule):
+    """Uses ScriptedLoadableModule base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+    """
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("DeepFLASH Registration")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
+        self.parent.dependencies = ["Sequences"]
+        self.parent.contributors = ["SlicerDeepFLASH developers"]
+        self.parent.helpText = _("""
+Finds the smooth, invertible deformation that carries one image, its segmentations and landmarks to another, shows it
+with its Jacobian determinant, and says how far it can be trusted. No data leave the computer. Research software, not
+for clinical decisions. See the <a href="{url}">tutorial</a>.
+""").format(url=DOCUMENTATION)
+        self.parent.acknowledgementText = _("""
+Implements FLASH (M. Zhang, P. T. Fletcher, IJCV 127, 2019) and DeepFLASH (J. Wang, M. Zhang, CVPR 2020); please cite
+them. License: Apache 2.0. Patents: none known.
+""")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Add the made pair to the Sample Data module: nothing is downloaded."""
+    import SampleData
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="DeepFLASH",
+        sampleName="DeepFLASHHeads",
+        thumbnailFileName=os.path.join(os.path.dirname(__file__), "Resources", "Icons", "DeepFLASHHeads.png"),
+        uris="",
+        fileNames="",
+        nodeNames="",
+        customDownloader=lambda source: slicer.util.getModuleLogic("DeepFLASHRegistration").makeSample(),
+    )
+
+
+#
+# DeepFLASHRegistrationWidget
+#
+
+
+class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Uses ScriptedLoadableModuleWidget base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+    """
+
+    def __init__(self, parent=None) -> None:
+        """Called when the user opens the module the first time and the widget is initialized."""
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)  # needed for parameter node observation
+        self.logic = None
+        self.registration = None  # the last registration: it knows more than the scene holds of it
+        self._parameterNode = None
+        self._parameterNodeGuiTag = None
+
+    def setup(self) -> None:
+        """Called when the user opens the module the first time and the widget is initialized."""
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/DeepFLASHRegistration.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = DeepFLASHRegistrationLogic()
+
+        self.form = ParameterForm(self.onParametersChanged)
+        self.form.addTo(self.ui.inputsLayout, ["preset", "method"])
+        self.form.addTo(self.ui.alignmentLayout, ["initial_alignment"])
+        self.form.addTo(self.ui.parametersWidget.layout())  # empty layouts are no variables of self.ui
+        self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
+        # Inputs are looked at a moment after they were chosen, not at every step of a spin box.
+        self.checkTimer = qt.QTimer()
+        self.checkTimer.setSingleShot(True)
+        self.checkTimer.setInterval(250)
+        self.checkTimer.connect("timeout()", self.checkNow)
+        self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
+        self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
+        self.displays = DisplayPanel(self.ui, self.makeGeodesic)
+        self.report = ReportPanel(self.ui)
+        self.machinePanel = MachinePanel(self.ui, self.logic.machine, self.checkTimer.start)
+
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.ui.parameterNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onParameterNodeSelected)
+        self.ui.registerButton.connect("clicked(bool)", self.onRegisterButton)
+        self.ui.keepButton.connect("clicked(bool)", self.onKeepButton)
+        self.ui.copyPythonButton.connect("clicked(bool)", self.onCopyPythonButton)
+        self.ui.saveButton.connect("clicked(bool)", self.onSaveButton)
+        self.ui.parametersCollapsibleButton.connect("contentsCollapsed(bool)", self.onParametersCollapsed)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """Called when the application closes and the module widget is destroyed."""
+        self.logic.close()
+        self.displays.clear()
+        self.setParameterNode(None)
+        self.checkTimer.stop()
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """Called each time the user opens this module."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """Called each time the user opens a different module. A run goes on meanwhile."""
+        self.setParameterNode(None)
+
+    def onSceneStartClose(self, caller, event) -> None:
+        """Called just before the scene is closed."""
+        self.logic.cancel(now=True)
+        self.displays.clear()
+        self.registration = None
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event) -> None:
+        """Called just after the scene is closed."""
+        # If this module is shown while the scene is closed then recreate a new parameter node immediately
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event) -> None:
+        """Called just after a scene was loaded: its settings take the place of settings that were never used."""
+        self.setParameterNode(None)
+        self.logic.removeUnusedSettings()
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Ensure parameter node exists and observed."""
+        if self._parameterNode is None or self._parameterNode.parameterNode.GetScene() is None:
+            self.setParameterNode(self.logic.getParameterNode())
+
+    def onParameterNodeSelected(self, node) -> None:
+        """Other settings were chosen, or new ones made."""
+        if node is not None and self._parameterNode and node is not self._parameterNode.parameterNode:
+            self.setParameterNode(DeepFLASHRegistrationParameterNode(node))
+
+    def setParameterNode(self, node) -> None:
+        """Set and observe parameter node: when it is changed the GUI must be updated immediately."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+        self._parameterNode = node
+        if node:
+            # In the .ui file, a Qt dynamic property "SlicerParameterName" is set on each element that needs connection.
+            self._parameterNodeGuiTag = node.connectGui(self.ui)
+            self.addObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.ui.parameterNodeSelector.setCurrentNode(node.parameterNode)
+        self.update()
+
+    def update(self, caller=None, event=None) -> None:
+        """Shows what the parameter node and the run have become."""
+        node = self._parameterNode
+        if node:
+            if not self.runPanel.busy:
+                node.forgetOutputs(foreignOutputs(node.outputs(), node.inputs()))
+            if node.values() != self.form.values():
+                self.form.setValues(node.values())
+            self.displays.setShown(node.shown(), self._hasResult())
+            self.report.setTables(node.metricsTable, node.labelsTable)
+            self.checkTimer.start()
+        self._updateButtons()
+
+    def _updateButtons(self) -> None:
+        self.runPanel.update(self._missing())
+        self.ui.saveButton.enabled = not self.runPanel.busy and self._hasResult()
+        self.ui.copyPythonButton.enabled = self._parameterNode is not None
+        self.ui.keepButton.visible = (not self.runPanel.busy and self.registration is not None
+                                      and self.registration.canBeKept)
+
+    def _missing(self) -> str:
+        """Why Register cannot be pressed; empty if it can."""
+        node = self._parameterNode
+        if not node or not node.fixedVolume:
+            return _("Choose a fixed volume.")
+        if not node.movingVolume:
+            return _("Choose a moving volume.")
+        if node.movingVolume is node.fixedVolume:
+            return _("Fixed and moving volume are the same. Choose another one.")
+        try:
+            self.form.parameters()
+        except ValueError as error:
+            return str(error)
+        return " ".join(self.checks.errors)
+
+    def _hasResult(self) -> bool:
+        """Whether more can be computed of the result that is shown."""
+        done, node = self.registration, self._parameterNode
+        return bool(node and done is not None and done.nodes is not None and done.inputs.fixedVolume is node.fixedVolume
+                    and done.inputs.movingVolume is node.movingVolume)
+
+    def checkNow(self) -> None:
+        """Looks at the chosen volumes, and offers remedies for what speaks against them."""
+        if not self._parameterNode or self.runPanel.busy:
+            return
+        try:
+            parameters = self.form.parameters()
+        except ValueError:
+            parameters = Parameters()
+        device, free = self.logic.machine.memory()
+        self.checks.show(checkInputs(self._parameterNode.inputs(), parameters, device, freeDevice=free))
+        self._updateButtons()
+
+    def onRemedy(self, changes) -> None:
+        """The button beside a warning changes parameters."""
+        self.form.change(changes)
+        self.onParametersChanged()
+
+    def onParametersChanged(self) -> None:
+        """The user changed a parameter."""
+        if self._parameterNode:
+            self._parameterNode.settings = json.dumps(self.form.values())
+
+    def onParametersCollapsed(self, collapsed) -> None:
+        """What can be computed on is asked when it is about to be chosen; that also warms the child process."""
+        if not collapsed and self.logic.machine.devices is None and torch_is_installed() and self.logic.current is None:
+            self.logic.start(DevicesRun(), completedCallback=lambda run: self.machinePanel.offer(),
+                             waitForCompletion=False)
+
+    def onRegisterButton(self) -> None:
+        """Register, or Cancel while something runs."""
+        if self.runPanel.busy:
+            self.runPanel.cancel()
+        elif isinstance(self.logic.current, DevicesRun):  # started a moment ago, and soon over
+            self.logic.current.on_end(lambda run: qt.QTimer.singleShot(0, self.onRegisterButton))
+        else:
+            node, machine = self._parameterNode, self.logic.machine
+            run = RegistrationRun(node.inputs(), self.form.parameters(), node.outputs(), machine.device,
+                                  machine.threads)
+            if self.runPanel.start(run):
+                self.registration = run
+        self._updateButtons()
+
+    def onRunEnded(self, run) -> None:
+        """A run that this window started has ended, in whatever way."""
+        if isinstance(run, GeodesicRun):
+            if run.state == "done" and self._parameterNode:
+                self._parameterNode.browser = run.browser
+            else:
+                self.displays.geodesicFailed()
+        elif run is self.registration and run.state == "done":
+            self._take(run)
+        self.update()
+
+    def _take(self, run) -> None:
+        """Chooses the outputs of a run, so that the next one updates them, and shows where to look."""
+        if self._parameterNode:
+            self._parameterNode.setOutputs(run.nodes)
+        self.ui.displayCollapsibleButton.collapsed = self.ui.reportCollapsibleButton.collapsed = False
+
+    def onKeepButton(self) -> None:
+        """Writes the best so far of a cancelled registration."""
+        with slicer.util.tryWithErrorDisplay(_("Failed to write the result.")):
+            self.logic.keep(self.registration)
+            self._take(self.registration)
+        self.update()
+
+    def makeGeodesic(self) -> bool:
+        """Starts making the sequence of the geodesic; whether that was possible."""
+        started = self._hasResult() and self.runPanel.start(GeodesicRun(self.registration))
+        self._updateButtons()
+        return started
+
+    def onSaveButton(self) -> None:
+        """Writes the files of the result into a folder, as the command line does."""
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("An empty folder for the report"))
+        if folder:
+            self.runPanel.start(SaveRun(self.registration, folder))
+            self._updateButtons()
+
+    def onCopyPythonButton(self) -> None:
+        """Puts the console call of the present settings into the clipboard."""
+        node = self._parameterNode
+        with slicer.util.tryWithErrorDisplay(_("The parameters cannot be used.")):
+            slicer.app.clipboard().setText(pythonCall(node.inputs(), self.form.parameters(), node.outputs()))
+            self.runPanel.status(_("The Python call is in the clipboard."))
+
+
+#
+# DeepFLASHRegistrationLogic
+#
+
+
+class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
+    """Registers volumes, in a child process that stays warm between registrations. Works without a window.
+
+    >>> logic = slicer.util.getModuleLogic("DeepFLASHRegistration")
+    >>> run = logic.register(fixedVolume, movingVolume, movingSegmentation=segmentation)
+    >>> run.verdict.level, run.metrics["similarity_after"], run.nodes.warpedVolume
+    """
+
+    def __init__(self) -> None:
+        """Called when the logic class is instantiated. Starts nothing."""
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.isSingletonParameterNode = False  # several settings per scene
+        self.machine = Machine()
+        self._runner = Runner(shutil.which("PythonSlicer") or sys.executable)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(40)
+        self._timer.connect("timeout()", self._onTimer)
+        slicer.app.connect("aboutToQuit()", self.close)
+
+    def getParameterNode(self):
+        return DeepFLASHRegistrationParameterNode(super().getParameterNode())
+
+    def removeUnusedSettings(self) -> None:
+        """Remove parameter nodes for which no volume was ever chosen, if there are others."""
+        nodes = [DeepFLASHRegistrationParameterNode(node) for node in self.getAllParameterNodes()]
+        unused = [node for node in nodes if not node.fixedVolume and not node.movingVolume]
+        for node in unused if len(unused) < len(nodes) else unused[1:]:
+            slicer.mrmlScene.RemoveNode(node.parameterNode)
+
+    @property
+    def current(self):
+        """The run that has not ended yet, None if there is none."""
+        return self._runner.current
+
+    def register(self, fixedVolume, movingVolume, *, movingSegmentation=None, fixedSegmentation=None, fixedMask=None,
+                 movingMask=None, fixedMarkups=None, movingMarkups=None, movingModel=None, initialTransform=None,
+                 parameters=None, outputs=None, progressCallback=None, completedCallback=None,
+                 waitForCompletion=True) -> RegistrationRun:
+        """
+        Register a moving to a fixed volume. Input nodes are never changed.
+        :param fixedVolume, movingVolume: scalar volumes; a single slice is registered in 2-D
+        :param movingSegmentation: segmentation or label map to carry over; names, colors and terminology are kept
+        :param fixedSegmentation: compared with the carried one, by names
+        :param fixedMask, movingMask: segmentations, label maps or volumes; what lies outside does not count
+        :param movingMarkups, movingModel: carried over
+        :param fixedMarkups: compared with movingMarkups, point by point
+        :param initialTransform: linear transform that would move the moving volume near the fixed one
+        :param parameters: Parameters, e.g. Parameters.from_preset("fast"); None for the defaults
+        :param outputs: OutputNodes, each a node to update, NEW (default) or None; e.g. the `nodes` of an earlier run
+        :param progressCallback: called with a dict (phase, progress, message, energy, ...) for each event
+        :param completedCallback: called with the run when it has ended
+        :param waitForCompletion: if False, returns at once; the run's `done`, `state`, `error` and `nodes` tell later
+        :return: RegistrationRun with `nodes`, `metrics`, `verdict` and `result`
+        :raises InputError: an input cannot be used; Cancelled: cancelled by the user; RuntimeError: it failed
+        """
+        inputs = Inputs(fixedVolume, movingVolume, movingSegmentation, fixedSegmentation, fixedMask, movingMask,
+                        fixedMarkups, movingMarkups, movingModel, initialTransform)
+        run = RegistrationRun(inputs, parameters, outputs, self.machine.device, self.machine.threads)
+        return self.start(run, progressCallback, completedCallback, waitForCompletion)
+
+    def registerBatch(self, pairs, progressCallback=None) -> list[RegistrationRun]:
+        """
+        Register many pairs with one warm child process. A pair that fails does not stop the next.
+        :param pairs: dicts of arguments of register: fixedVolume, movingVolume, ..., parameters, outputs
+        :param progressCallback: as in register; events have also "pair", counted from 0
+        :return: the runs; `state` is "done" or "failed", then `error` says why
+        """
+        machine, runs = self.machine, []
+        for pair in pairs:
+            inputs = Inputs(**{name: node for name, node in pair.items() if name not in ("parameters", "outputs")})
+            runs.append(RegistrationRun(inputs, pair.get("parameters"), pair.get("outputs"), machine.device,
+                                        machine.threads))
+        runBatch(runs, lambda run: self.start(
+            run, progressCallback and (lambda event: progressCallback({**event, "pair": runs.index(run)}))))
+        return runs
+
+    def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):
+        """Start any run; arguments, result and errors as for register."""
+        ensure_torch()
+        run.on_event(progressCallback)
+        self._runner.start(run)
+        run.on_end(self._onEnd)
+        run.on_end(completedCallback)
+        if waitForCompletion:
+            self._runner.wait(run, slicer.app.processEvents)
+        else:
+            self._timer.start()
+        return run
+
+    def keep(self, run) -> OutputNodes:
+        """Write the best so far of a cancelled run into the scene."""
+        run.keep()
+        markOutputs(run.nodes, run.inputs)
+        return run.nodes
+
+    def cancel(self, now=False) -> None:
+        """Ask the present run to stop and to keep the best so far (run.keep()); with now=True end it at once."""
+        self._runner.cancel(now)
+
+    def close(self) -> None:
+        """End the child process. The next run starts a fresh one."""
+        self._timer.stop()
+        self._runner.close()
+
+    def log(self) -> list[str]:
+        """The last lines that the child process printed."""
+        return self._runner.log()
+
+    def makeSample(self, **arguments) -> list:
+        """Make two heads with segmentations and landmarks; returns the nodes, fixed and moving volume first."""
+        return self.start(SampleRun(slicer.mrmlScene, **arguments)).nodes
+
+    def _onTimer(self) -> None:
+        self._runner.step()
+        if self._runner.current is None:
+            self._timer.stop()
+
+    def _onEnd(self, run) -> None:
+        if isinstance(run, DevicesRun) and run.value:
+            self.machine.devices = run.value["devices"]
+        elif isinstance(run, RegistrationRun) and run.state == "done":
+            markOutputs(run.nodes, run.inputs)
+        if run.state == "failed":
+            logging.error("DeepFLASH registration failed: %s", run.error)
+
+
+#
+# DeepFLASHRegistrationTest
+#
+
+
+class DeepFLASHRegistrationTest(ScriptedLoadableModuleTest):
+    """What must hold in every Slicer, without a window and without torch. Testing/in_slicer tests the rest.
+    Uses ScriptedLoadableModuleTest base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+    """
+
+    def setUp(self):
+        """Do whatever is needed to reset the state - typically a scene clear will be enough."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        """Run as few or as many tests as needed here."""
+        self.setUp()
+        self.test_LogicStartsNothing()
+        self.setUp()
+        self.test_WrongInputIsTold()
+
+    def test_LogicStartsNothing(self):
+        logic = DeepFLASHRegistrationLogic()
+        self.assertIsNone(logic.current)
+        self.assertNotIn("torch", sys.modules)
+        self.assertEqual(logic.getParameterNode().values(), Parameters().to_dict())
+
+    def test_WrongInputIsTold(self):
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        for fixed, moving in ((None, volume), (volume, None), (volume, volume)):
+            with self.assertRaises(InputError):
+                RegistrationRun(Inputs(fixed, moving)).arguments()
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters as widgets, made from the metadata of their one definition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from ..parameters import Parameters
+
+
+class ParameterForm:
+    """A labeled widget for every field of Parameters.
+
+    What the user does not touch keeps its exact value, whatever the widgets can show of it. Values that contradict each
+    other for a moment (a level added to one list and not yet to the others) are kept as they are typed, and told.
+
+    Attributes:
+        widgets: name of the field -> its widget.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        """`changed` is called after every change by the user."""
+        self._changed = changed
+        self._values = Parameters().to_dict()
+        self._showing = False
+        self.widgets: dict[str, qt.QWidget] = {}
+        self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
+        for each in self._fields.values():
+            self.widgets[each.name] = self._widget(each)
+        self._show()
+
+    def addTo(self, layout: qt.QFormLayout, names: list[str] | None = None) -> None:
+        """Puts widgets into a form, by default all that are nowhere yet."""
+        for name in names or [name for name, widget in self.widgets.items() if widget.parent() is None]:
+            label = qt.QLabel(_(self._fields[name].metadata["label"]) + ":")
+            label.setBuddy(self.widgets[name])
+            label.toolTip = self.widgets[name].toolTip
+            layout.addRow(label, self.widgets[name])
+
+    def values(self) -> dict[str, Any]:
+        """Plain values as they are shown, also if they contradict each other."""
+        return dict(self._values)
+
+    def setValues(self, values: dict[str, Any]) -> None:
+        """Shows these values; missing ones are those of the preset. Calls nobody back."""
+        preset = values.get("preset", "default")
+        known = {name: value for name, value in values.items() if name in self._fields}
+        self._values = {**Parameters.from_preset(preset).to_dict(), **known}
+        self._show()
+
+    def change(self, values: dict[str, Any]) -> None:
+        """Changes some values, as the user would; a preset comes first and changes the others. Calls nobody back."""
+        if "preset" in values:
+            self.setValues({"preset": values["preset"], "method": self._values["method"]})
+        self.setValues({**self._values, **values})
+
+    def parameters(self) -> Parameters:
+        """The parameters shown.
+
+        Raises:
+            ValueError: they contradict each other; says which.
+        """
+        return Parameters.from_dict(self._values)
+
+    # ------------------------------------------------------------------------------------------------- widgets
+
+    def _widget(self, each: dataclasses.Field) -> qt.QWidget:
+        meta, name = each.metadata, each.name
+        if meta["choices"]:
+            widget = qt.QComboBox()
+            widget.addItems(list(meta["choices"]))
+            widget.connect("currentTextChanged(QString)", lambda text: self._set(name, text))
+        elif each.type == "bool":
+            widget = qt.QCheckBox()
+            widget.connect("toggled(bool)", lambda value: self._set(name, bool(value)))
+        elif each.type == "int":
+            widget = qt.QSpinBox()
+            widget.setRange(int(meta["range"][0]), int(meta["range"][1]))
+            widget.connect("valueChanged(int)", lambda value: self._set(name, int(value)))
+        elif each.type == "float":
+            widget = qt.QDoubleSpinBox()
+            widget.setDecimals(max(2, _decimals(each.default), _decimals(meta["range"][0])))
+            widget.setRange(*meta["range"])
+            widget.setSingleStep(max(10.0**-widget.decimals, each.default / 10))
+            widget.connect("valueChanged(double)", lambda value: self._set(name, float(value)))
+        else:
+            widget = qt.QLineEdit()
+            widget.connect("textEdited(QString)", lambda text: self._set(name, _numbers(text)))
+        if meta["unit"] and hasattr(widget, "suffix"):
+            widget.suffix = f" {meta['unit']}"
+        widget.objectName = f"{name}ParameterWidget"
+        widget.toolTip = self._tip(each)
+        # A wheel that scrolls the panel must not change what lies under the pointer.
+        widget.setFocusPolicy(qt.Qt.StrongFocus)
+        widget.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
+        return widget
+
+    @staticmethod
+    def _tip(each: dataclasses.Field) -> str:
+        meta = each.metadata
+        default = ", ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
+        unit = f" {meta['unit']}" if meta["unit"] else ""
+        lines = [_(meta["help"]), _("Default: {value}{unit}").format(value=default, unit=unit)]
+        if meta["range"]:
+            low, high = meta["range"]
+            lines.append(_("Range: {low} to {high}").format(low=f"{low:g}", high=f"{high:g}"))
+        lines.append(_("In Python: {name}").format(name=each.name))
+        return "\n".join(lines)
+
+    def _set(self, name: str, value: Any) -> None:
+        if self._showing:
+            return
+        if name == "preset":
+            self._values = Parameters.from_preset(value, method=self._values["method"]).to_dict()
+            self._show()
+        else:
+            self._values[name] = value
+            self._mark()
+        self._changed()
+
+    def _show(self) -> None:
+        self._showing = True
+        try:
+            for name, widget in self.widgets.items():
+                value, each = self._values[name], self._fields[name]
+                if each.metadata["choices"]:
+                    widget.setCurrentText(value)
+                elif each.type == "bool":
+                    widget.checked = value
+                elif each.type in ("int", "float"):
+                    widget.value = value
+                else:
+                    widget.text = value if isinstance(value, str) else ", ".join(map(str, value))
+        finally:
+            self._showing = False
+        self._mark()
+
+    def _mark(self) -> None:
+        """Lists that contradict each other are underlined in red, in whatever style Slicer has."""
+        try:
+            self.parameters()
+            style = ""
+        except ValueError:
+            style = "border-bottom: 2px solid #d04040;"
+        for name, each in self._fields.items():
+            if each.type.startswith("tuple"):
+                self.widgets[name].setStyleSheet(style)
+
+
+def _decimals(value: float) -> int:
+    text = f"{value:.8f}".rstrip("0")
+    return len(text.partition(".")[2])
+
+
+def _numbers(text: str) -> list[int] | str:
+    """The numbers of a list, or the text itself if it is none."""
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        return text

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the window shows, as a node that is saved with the scene."""
+
+import json
+from typing import Any, Union
+
+import slicer
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLMarkupsClosedCurveNode,
+    vtkMRMLMarkupsCurveNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsLineNode,
+    vtkMRMLModelNode,
+    vtkMRMLPlotChartNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLSequenceBrowserNode,
+    vtkMRMLTableNode,
+    vtkMRMLTransformNode,
+)
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+from ..parameters import Parameters
+from ..scene.outputs import NEW, OutputNodes
+from ..scene.runs import Inputs
+from .display_panel import Shown
+
+# Union, not |: the parameter node wrapper of Slicer 5.10 cannot connect the latter to a node selector.
+Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
+Markups = Union[vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsLineNode, vtkMRMLMarkupsCurveNode,  # noqa: UP007
+                vtkMRMLMarkupsClosedCurveNode, None]
+
+
+@parameterNodeWrapper
+class DeepFLASHRegistrationParameterNode:
+    """What the window shows.
+
+    Inputs (see Inputs), outputs (see OutputNodes; None stands for a new node) and whether each is wanted, and the
+    parameters of the registration as JSON text (see Parameters).
+    """
+
+    fixedVolume: vtkMRMLScalarVolumeNode
+    movingVolume: vtkMRMLScalarVolumeNode
+    movingSegmentation: Labels
+    fixedSegmentation: Labels
+    fixedMask: Labels
+    movingMask: Labels
+    fixedMarkups: Markups
+    movingMarkups: Markups
+    movingModel: vtkMRMLModelNode
+    initialTransform: vtkMRMLTransformNode
+    settings: str = ""
+
+    warpedVolume: vtkMRMLScalarVolumeNode
+    transform: vtkMRMLTransformNode
+    inverseTransform: vtkMRMLTransformNode
+    logJacobianVolume: vtkMRMLScalarVolumeNode
+    segmentation: Labels
+    markups: Markups
+    model: vtkMRMLModelNode
+    metricsTable: vtkMRMLTableNode
+    labelsTable: vtkMRMLTableNode
+    convergenceChart: vtkMRMLPlotChartNode
+    histogramChart: vtkMRMLPlotChartNode
+    browser: vtkMRMLSequenceBrowserNode
+
+    wantWarpedVolume: bool = True
+    wantTransform: bool = True
+    wantInverseTransform: bool = True
+    wantLogJacobianVolume: bool = True
+    wantSegmentation: bool = True
+    wantMarkups: bool = True
+    wantModel: bool = True
+    wantTables: bool = True
+
+    def inputs(self) -> Inputs:
+        """The chosen inputs."""
+        return Inputs(**{name: getattr(self, name) for name in Inputs.__dataclass_fields__})
+
+    def outputs(self) -> OutputNodes:
+        """The chosen outputs, NEW for new ones, None for unwanted ones."""
+        return OutputNodes(**{name: (getattr(self, name) or NEW) if self._wants(name) else None
+                              for name in OutputNodes.__dataclass_fields__})
+
+    def setOutputs(self, nodes: OutputNodes) -> None:
+        """Chooses these nodes, so that the next run updates them; what is None stays chosen as it is."""
+        with slicer.util.NodeModify(self.parameterNode):
+            for name in OutputNodes.__dataclass_fields__:
+                setattr(self, name, getattr(nodes, name) or getattr(self, name))
+            self.browser = None  # of an earlier result
+
+    def forgetOutputs(self, names: list[str]) -> None:
+        """Chooses new nodes instead of these."""
+        if names:
+            with slicer.util.NodeModify(self.parameterNode):
+                for name in [*names, "browser"]:
+                    setattr(self, name, None)
+
+    def _wants(self, name: str) -> bool:
+        return getattr(self, f"want{name[0].upper()}{name[1:]}", self.wantTables)
+
+    def values(self) -> dict[str, Any]:
+        """The parameters as plain values."""
+        return json.loads(self.settings) if self.settings else Parameters().to_dict()
+
+    def shown(self) -> Shown:
+        """What can be displayed."""
+        return Shown(**{name: getattr(self, name) for name in Shown.__dataclass_fields__})

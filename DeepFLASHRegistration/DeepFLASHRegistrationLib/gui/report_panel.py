@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict and the tables of a result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from ..scene.verdict_text import verdictOf
+
+_COLORS = {"good": "#2e8b57", "check": "#c77700", "failed": "#c62828"}
+
+
+class ReportPanel:
+    """Shows what the tables of a result hold; they are in the scene, so it works for a loaded scene as well."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+
+    def setTables(self, metrics: slicer.vtkMRMLTableNode | None, labels: slicer.vtkMRMLTableNode | None) -> None:
+        """Shows these tables, and the verdict that the first one holds."""
+        for view, table in ((self._ui.metricsTableView, metrics), (self._ui.labelsTableView, labels)):
+            view.setMRMLTableNode(table)
+            view.visible = table is not None
+        self._hideVerdictRows(metrics)
+        found = verdictOf(metrics)
+        if found is None:
+            self._ui.verdictLabel.text = _("There is no result yet.")
+            return
+        level, reasons = found
+        words = {"good": _("Good"), "check": _("Check: look at this before you rely on it"),
+                 "failed": _("Failed: do not use this result")}
+        points = "".join(f"<li>{reason}</li>" for reason in reasons)
+        self._ui.verdictLabel.text = (f"<b style='color: {_COLORS.get(level, 'gray')}'>\u25cf {words.get(level, level)}"
+                                      f"</b><ul style='margin: 0'>{points}</ul>")
+
+    def _hideVerdictRows(self, metrics: slicer.vtkMRMLTableNode | None) -> None:
+        """The table begins with what is said above it."""
+        table = metrics.GetTable() if metrics is not None else None
+        quantity = table.GetColumnByName("Quantity") if table is not None else None
+        if quantity is None:
+            return
+        for row in range(table.GetNumberOfRows()):
+            self._ui.metricsTableView.setRowHidden(row, quantity.GetValue(row) in ("Verdict", "Reason"))

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of nodes to register, and results to write without having registered."""
+
+import numpy as np
+from DeepFLASHRegistrationLib.scene.runs import Inputs, RegistrationRun
+from scene_synthetic import Stretch, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
+
+FIXED = makeGrid((16, 18, 20), (3, 3, 3))
+MOVING = makeGrid((17, 18, 19), (3, 3, 3), tilt=0.1)
+
+
+def ball(grid, radii=(20, 22, 18)):
+    """Where a smooth ball lies, and its picture."""
+    distance = sum((pointsOf(grid)[..., axis] / radius) ** 2 for axis, radius in enumerate(radii))
+    picture = 100 / (1 + np.exp(6 * (distance - 1))) + 8 * np.cos(pointsOf(grid)[..., 0] / 5) * (distance < 1)
+    return picture.astype(np.float32), distance < 1
+
+
+def addPair(scene):
+    """A fixed and a moving ball, each with a segmentation of one segment."""
+    nodes = []
+    for name, grid, radii in (("fixed", FIXED, (20, 22, 18)), ("moving", MOVING, (23, 18, 20))):
+        picture, inside = ball(grid, radii)
+        volume = addVolume(scene, grid, picture, name)
+        nodes += [volume, addSegmentation(scene, grid, {"ball": inside}, volume, f"{name} segmentation")]
+    return Inputs(fixedVolume=nodes[0], fixedSegmentation=nodes[1], movingVolume=nodes[2], movingSegmentation=nodes[3])
+
+
+def finished(run: RegistrationRun):
+    """The run with a made result, as if the child had returned it."""
+    run.arguments()
+    labels = run.given.get("moving_labels")
+    inside = None if labels is None else (lambda points: (np.linalg.norm(points, axis=-1) < 18).astype(int))
+    run.value = makeResult(run.given["fixed"].grid, run.given["moving"].grid, Stretch(0.3), smooth, labelsAt=inside)
+    return run
+
+
+def names(scene):
+    """Names and classes of all nodes, to see whether anything came or went."""
+    return sorted((node.GetClassName(), node.GetName() or "") for node in
+                  (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())))

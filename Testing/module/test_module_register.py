@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From nodes to nodes, through the engine in its child process."""
+
+import numpy as np
+import pytest
+from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.runner import Runner
+from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, Inputs, RegistrationRun, SampleRun, SaveRun
+from module_nodes import ball, names
+from scene_synthetic import addSegmentation, addVolume, makeGrid
+
+# Two ellipses would be the same after an affine alignment.
+FAST = Parameters.from_preset("fast", initial_alignment="centers", iterations=(6, 4))
+
+
+@pytest.fixture(scope="module")
+def runner(childPython):
+    runner = Runner(childPython)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def inputs(scene):
+    """A single slice each: two dimensions suffice, and take no time."""
+    nodes = []
+    for name, radii in (("fixed", (30, 22, 1e9)), ("moving", (24, 28, 1e9))):
+        grid = makeGrid((1, 48, 50), (2, 2, 2))
+        picture, inside = ball(grid, radii)
+        volume = addVolume(scene, grid, picture, name)
+        nodes += [volume, addSegmentation(scene, grid, {"ball": inside}, volume, f"{name} segmentation")]
+    return Inputs(fixedVolume=nodes[0], fixedSegmentation=nodes[1], movingVolume=nodes[2], movingSegmentation=nodes[3])
+
+
+def _run(inputs, parameters=FAST, outputs=None):
+    return RegistrationRun(inputs, parameters, outputs, "cpu", 1)
+
+
+def test_registered_twice_updates_the_same_nodes_with_the_same_numbers(runner, inputs, scene):
+    first = _run(inputs)
+    runner.wait(runner.start(first))
+    assert first.metrics["mean_dice_after"] > first.metrics["mean_dice_before"]
+    assert first.verdict.level in ("good", "check")
+    before = names(scene)
+    again = _run(inputs, outputs=first.nodes)
+    runner.wait(runner.start(again))
+    assert again.nodes.warpedVolume is first.nodes.warpedVolume
+    assert names(scene) == before
+    np.testing.assert_array_equal(again.result.warped.data, first.result.warped.data)
+    # The second run pays for no start; its share of the overhead is what is asked of a warm child.
+    assert again.seconds["total"] - again.seconds["task"] < 0.3
+
+
+def test_cancelled_it_leaves_the_scene_alone_and_can_be_kept(runner, inputs, scene):
+    before = names(scene)
+    run = _run(inputs, Parameters.from_preset("fast", iterations=(10000, 10000), tolerance=0.0))
+    run.on_event(lambda event: runner.cancel() if len(run.history) >= 3 else None)
+    runner.start(run)
+    with pytest.raises(Exception, match="cancelled"):
+        runner.wait(run)
+    assert run.state == "cancelled"
+    assert names(scene) == before
+    assert run.canBeKept
+    assert run.keep().warpedVolume is not None
+
+
+def test_the_geodesic_begins_at_the_alignment_and_ends_at_the_result(runner, inputs):
+    run = _run(inputs)
+    runner.wait(runner.start(run))
+    geodesic = GeodesicRun(run, steps=3)
+    fields = runner.wait(runner.start(geodesic))
+    assert geodesic.browser.GetMasterSequenceNode().GetNumberOfDataNodes() == 3
+    lengths = [float(np.abs(field - fields[0]).max()) for field in fields]
+    assert lengths[0] == 0 < lengths[1] < lengths[2]
+
+
+def test_files_and_report(runner, inputs, tmp_path):
+    run = _run(inputs)
+    runner.wait(runner.start(run))
+    report = runner.wait(runner.start(SaveRun(run, str(tmp_path / "result"))))
+    assert (tmp_path / "result" / "warped.nii.gz").is_file()
+    assert report.endswith("report.html")
+    with pytest.raises(Exception, match="not empty"):
+        runner.wait(runner.start(SaveRun(run, str(tmp_path / "result"))))
+
+
+def test_the_sample_pair(runner, scene):
+    run = SampleRun(scene, seed=1, shape=(32, 36, 32), spacing_mm=5.0)
+    runner.wait(runner.start(run))
+    fixed, moving, fixedSegmentation, _, fixedMarkups, movingMarkups = run.nodes
+    assert "fixed" in fixed.GetName()
+    assert "moving" in moving.GetName()
+    assert fixedSegmentation.GetSegmentation().GetNumberOfSegments() > 3
+    assert fixedMarkups.GetNumberOfControlPoints() == movingMarkups.GetNumberOfControlPoints() > 3

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs through the child process: started, followed, cancelled, failed, one after the other."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+from DeepFLASHRegistrationLib.imaging.errors import Cancelled, InputError
+from DeepFLASHRegistrationLib.process import ChildDied
+from DeepFLASHRegistrationLib.runner import Run, Runner
+from DeepFLASHRegistrationLib.scene.runs import DevicesRun, Inputs, RegistrationRun, runBatch
+from module_nodes import addPair
+
+
+@pytest.fixture
+def runner():
+    runner = Runner(sys.executable)
+    yield runner
+    runner.close()
+
+
+class Failing(Run):
+    task = "devices"
+
+    def finish(self):
+        raise InputError("no room in the scene")
+
+
+def test_a_run_is_started_followed_and_done(runner):
+    ended, meanwhile = [], []
+    run = DevicesRun()
+    run.on_end(ended.append)
+    assert runner.wait(runner.start(run), lambda: meanwhile.append(1))["devices"][0]["name"] == "cpu"
+    assert run.state == "done"
+    assert ended == [run]
+    assert meanwhile
+    assert runner.current is None
+    assert run.seconds_passed >= run.seconds["task"] >= 0
+
+
+def test_a_callback_that_comes_late_is_called_at_once(runner):
+    run = DevicesRun()
+    runner.wait(runner.start(run))
+    late = []
+    run.on_end(late.append)
+    assert late == [run]
+
+
+def test_the_child_stays_warm(runner):
+    runner.wait(runner.start(DevicesRun()))
+    pid = runner.pid
+    runner.wait(runner.start(DevicesRun()))
+    assert runner.pid == pid
+
+
+def test_one_at_a_time(runner):
+    run = runner.start(DevicesRun())
+    with pytest.raises(RuntimeError, match="running"):
+        runner.start(DevicesRun())
+    runner.wait(run)
+
+
+def test_what_cannot_be_read_starts_nothing(runner):
+    with pytest.raises(InputError):
+        runner.start(RegistrationRun(Inputs()))
+    assert runner.current is None
+    assert runner.pid is None
+
+
+def test_a_failure_while_writing_is_the_failure_of_the_run(runner):
+    run = runner.start(Failing())
+    with pytest.raises(InputError, match="no room"):
+        runner.wait(run)
+    assert run.state == "failed"
+    runner.wait(runner.start(DevicesRun()))
+
+
+def test_a_killed_child_is_told_and_replaced(runner):
+    runner.wait(runner.start(DevicesRun()))
+    run = runner.start(DevicesRun())
+    time.sleep(0.3)
+    os.kill(runner.pid, signal.SIGKILL)
+    try:
+        runner.wait(run)  # it may have been quicker, or be given to a fresh child as it had not begun
+    except ChildDied:
+        assert run.state == "failed"
+    runner.wait(runner.start(DevicesRun()))
+
+
+def test_closing_ends_a_run_as_cancelled(runner):
+    run = runner.start(DevicesRun())
+    runner.close()
+    assert run.state == "cancelled"
+    assert isinstance(run.error, Cancelled)
+    assert runner.current is None
+
+
+def test_an_exception_meanwhile_ends_the_run(runner):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    run = runner.start(DevicesRun())
+    with pytest.raises(KeyboardInterrupt):
+        runner.wait(run, interrupt)
+    assert run.done
+    assert runner.current is None
+
+
+def test_progress_and_time_left_follow_the_events():
+    run = Run()
+    seen = []
+    run.on_event(seen.append)
+    run.state, run._began = "running", time.monotonic() - 10
+    assert run.seconds_left is None
+    run.take({"phase": "level", "progress": 0.5, "message": "half", "energy": 3.0})
+    run.take({"phase": "level", "progress": 0.4, "message": "never back"})
+    assert (run.progress, run.message, len(run.history), len(seen)) == (0.5, "never back", 1, 2)
+    assert 8 < run.seconds_left < 12
+
+
+def test_a_pair_that_fails_does_not_stop_the_batch(scene):
+    runs = [RegistrationRun(Inputs()), RegistrationRun(addPair(scene))]
+    done = []
+
+    def register(run):
+        run.arguments()
+        done.append(run)
+
+    runBatch(runs, register)
+    assert runs[0].state == "failed"
+    assert isinstance(runs[0].error, InputError)
+    assert done == runs[1:]
