@@ -236,7 +236,14 @@ class Deformation:
             result = np.zeros((d, *grid.shape), dtype=np.float32)
             result[(slice(None), *(slice(a, b) for a, b in zip(lower, upper, strict=True)))] = values
             return result
-        sampler = Sampler(source.lattice, source.lattice, torch.float32, self.device)
+        # Here interpolation is linear, so that the lattice must first become as fine as what is wanted.
+        lattice = source.lattice
+        wanted = [math.ceil(length * self.unit_mm / grid.spacing.min()) for length in self.lengths]
+        shape = tuple(min(2 * n, max(n, m)) for n, m in zip(lattice.shape, wanted, strict=True))
+        if shape != lattice.shape:
+            lattice = Lattice.cells(shape, self.lengths)
+            u = Upsampler(source.lattice, lattice, torch.float32, self.device)(u)
+        sampler = Sampler(lattice, lattice, torch.float32, self.device)
         result = np.empty((d, *grid.shape), dtype=np.float32)
         matrix = torch.as_tensor(to_index, device=self.device)
         rest = [torch.arange(n, dtype=torch.float64, device=self.device) for n in grid.shape[1:]]
@@ -246,7 +253,7 @@ class Deformation:
                 -1,
             )
             points = index @ matrix[:d, :d].T + matrix[:d, d]
-            result[:, k] = sampler.at(u, self._normalized(points, source.lattice), padding="zeros").cpu().numpy()[:, 0]
+            result[:, k] = sampler.at(u, self._normalized(points, lattice), padding="zeros").cpu().numpy()[:, 0]
         return result
 
     def _normalized(self, index: torch.Tensor, lattice: Any) -> torch.Tensor:

@@ -98,7 +98,7 @@ class Parameters:
         limits=(3, 255),
     )
     iterations: tuple[int, ...] = _setting(
-        (10, 8, 8), "Iterations", "Most iterations of each level.", limits=(0, 10000)
+        (10, 8, 7), "Iterations", "Most iterations of each level.", limits=(0, 10000)
     )
     tolerance: float = _setting(
         1e-4,

@@ -250,9 +250,10 @@ def test_masks(folder: Path, capsys: pytest.CaptureFixture[str], option: str) ->
     assert "away.nii.gz: the mask does not meet its image. Check that it belongs to it." in refused(
         folder, capsys, option, folder / "away.nii.gz"
     )
-    corner = np.zeros(grid.shape, np.uint8)
+    image = read_volume(folder / f"{option[2:-5]}.nii.gz")
+    corner = np.zeros(image.grid.shape, np.uint8)
     corner[0, 0, 0] = 1
-    write_volume(folder / "corner.nii.gz", Volume(grid, corner))
+    write_volume(folder / "corner.nii.gz", Volume(image.grid, corner))
     message = refused(folder, capsys, option, folder / "corner.nii.gz")
     assert "corner.nii.gz: " in message
     assert "shows nothing inside this mask. Draw it on the object." in message

@@ -338,7 +338,7 @@ def test_a_reader_that_goes_away(pair: tuple[str, str], tmp_path: Path) -> None:
     assert process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(120) == 1
+    assert process.wait(600) == 1
     assert process.stderr.read() == b""
     process.stderr.close()
     assert os.listdir(tmp_path) == ["in"]
@@ -423,7 +423,7 @@ def test_an_interrupt_that_comes_too_late(
 
 def ended(process: subprocess.Popen[bytes], out: Path) -> int:
     """The exit code, after a check that nothing or everything is written."""
-    code = process.wait(120)
+    code = process.wait(600)
     left = sorted(os.listdir(out.parent))
     if code == 0:
         assert left == ["in", out.name]
