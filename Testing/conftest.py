@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("DeepFLASHRegistrationLib") is None:
     sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
+
+
+def pytest_configure() -> None:
+    """Tests started in the background ignore interrupts, and so does all they start; some test just these."""
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 
 def data_folder(name: str = "") -> Path:
