@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _reuse_memory()
     share_processors()
     try:
-        with _interruptible():
+        with _interruptible(to_the_end=arguments is None):
             return options.run(options)
     except (KeyboardInterrupt, Cancelled):
         return _say("Cancelled; nothing was written.", CANCELLED)
@@ -55,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Makes Ctrl-C, and what a terminal that closes or a scheduler sends, one KeyboardInterrupt."""
+def _interruptible(to_the_end: bool) -> Iterator[None]:
+    """Makes Ctrl-C, and what a terminal that closes or a scheduler sends, one KeyboardInterrupt.
+
+    Afterwards they are what they were, or, if only the end of the process follows, without effect: then they come too
+    late, and must not change the exit code.
+    """
     last = -math.inf
 
     def interrupt(*_: Any) -> None:
@@ -78,7 +82,7 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if to_the_end else handler)
 
 
 def _say(message: str, code: int) -> int:
