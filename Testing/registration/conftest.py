@@ -35,8 +35,9 @@ def registered() -> Registered:
     moving = Volume(grid, (1000 * pairs.intensities(own)).astype(np.float32), "moving.nii.gz")
     labels = Volume(grid, pairs.parts(own), "labels.nii.gz")
     fixed, fixed_labels = pairs.fixed_image(), pairs.fixed_labels()
-    result = register(fixed, moving, pairs.quick(), moving_labels=labels, fixed_labels=fixed_labels,
-                      initial_affine=affine, threads=1)
+    result = register(
+        fixed, moving, pairs.quick(), moving_labels=labels, fixed_labels=fixed_labels, initial_affine=affine, threads=1
+    )
     return Registered(result, fixed, moving, labels, fixed_labels)
 
 

@@ -352,7 +352,7 @@ def test_an_interrupt_leaves_nothing(
     stage: str,
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         time.sleep(5)
 
     monkeypatch.setattr(f"DeepFLASHRegistrationLib.{stage}", interrupt)

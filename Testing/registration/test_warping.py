@@ -24,7 +24,8 @@ def some_field(grid: Grid) -> np.ndarray:
 def by_simpleitk(volume: Volume, grid: Grid, field: np.ndarray, interpolator: int, outside: float) -> np.ndarray:
     image = volume.grid.apply_to(sitk.GetImageFromArray(volume.data))
     transform = sitk.DisplacementFieldTransform(
-        grid.apply_to(sitk.Cast(sitk.GetImageFromArray(field, isVector=True), sitk.sitkVectorFloat64)))
+        grid.apply_to(sitk.Cast(sitk.GetImageFromArray(field, isVector=True), sitk.sitkVectorFloat64))
+    )
     reference = grid.apply_to(sitk.GetImageFromArray(np.zeros(grid.shape, np.float32)))
     return sitk.GetArrayFromImage(sitk.Resample(image, reference, transform, interpolator, outside))
 
