@@ -59,14 +59,18 @@ def make_venv(venv: Path) -> None:
     if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
         succeeds(["apt-get", "update", "-qq"])
         if any(succeeds(["apt-get", "install", "-y", "-qq", package]) for package in packages) and succeeds(
-                [*create, venv]):
+            [*create, venv]
+        ):
             return
     # Without root: the system's own pip, where there is one, installs a pip into an environment made without.
     if succeeds([*create, "--without-pip", venv], quiet=True) and succeeds(
-            [sys.executable, "-m", "pip", "--python", python, "install", "pip"]):
+        [sys.executable, "-m", "pip", "--python", python, "install", "pip"]
+    ):
         return
-    sys.exit(f"A virtual environment cannot be created with {sys.executable}. On Debian and Ubuntu this helps:\n\n"
-             f"    sudo apt-get install {packages[-1]}\n")
+    sys.exit(
+        f"A virtual environment cannot be created with {sys.executable}. On Debian and Ubuntu this helps:\n\n"
+        f"    sudo apt-get install {packages[-1]}\n"
+    )
 
 
 def pip(venv: Path, *arguments: str) -> bool:
@@ -127,12 +131,15 @@ def install(venv: Path, purpose: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the environment [.venv]")
-    parser.add_argument("--for", dest="purpose", choices=("run", "test"), default="run",
-                        help="what is to be done in it [run]")
+    parser.add_argument(
+        "--for", dest="purpose", choices=("run", "test"), default="run", help="what is to be done in it [run]"
+    )
     options = parser.parse_args(arguments)
     if sys.version_info < (3, 10):  # noqa: UP036 (this file is read by whatever python3 is there)
-        sys.exit(f"Python 3.10 or newer is needed, this is {platform.python_version()} ({sys.executable}). "
-                 "Name another one: make PYTHON=python3.12 …")
+        sys.exit(
+            f"Python 3.10 or newer is needed, this is {platform.python_version()} ({sys.executable}). "
+            "Name another one: make PYTHON=python3.12 …"
+        )
     make_venv(options.venv)
     install_torch(options.venv)
     install(options.venv, options.purpose)

@@ -60,16 +60,12 @@ class View:
 
     def cut(self, data: np.ndarray, index: Sequence[int]) -> np.ndarray:
         """The slice (rows, columns) of an array that passes through the voxel `index`."""
-        plane = (
-            data if self.normal is None else data[(slice(None),) * self.normal + (int(index[self.normal]),)]
-        )
+        plane = data if self.normal is None else data[(slice(None),) * self.normal + (int(index[self.normal]),)]
         if self.across < self.down:
             plane = plane.T
         return plane[:: -1 if self.flip_down else 1, :: -1 if self.flip_across else 1]
 
-    def place(
-        self, columns: np.ndarray, rows: np.ndarray, index: Sequence[int], shape: Sequence[int]
-    ) -> np.ndarray:
+    def place(self, columns: np.ndarray, rows: np.ndarray, index: Sequence[int], shape: Sequence[int]) -> np.ndarray:
         """Array indices (..., d) of the slice's points at (column, row), pixel centers at halves."""
         result = np.empty((*np.shape(columns), len(shape)))
         result[...] = index
@@ -80,9 +76,7 @@ class View:
     def project(self, index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """(column, row) on the slice, (..., 2), of array indices (..., d): the inverse of `place`."""
         sides = ((self.across, self.flip_across), (self.down, self.flip_down))
-        return np.stack(
-            [shape[a] - index[..., a] - 0.5 if f else index[..., a] + 0.5 for a, f in sides], axis=-1
-        )
+        return np.stack([shape[a] - index[..., a] - 0.5 if f else index[..., a] + 0.5 for a, f in sides], axis=-1)
 
 
 def views(grid: Grid) -> list[View]:
@@ -98,9 +92,7 @@ def views(grid: Grid) -> list[View]:
         keep = [axis for axis in range(3) if axis != grid.slice_axis]
         (view,) = [v for v in _views(grid.lifted().direction) if v.normal == grid.slice_axis]
         across, down = keep.index(view.across), keep.index(view.down)
-        return [
-            View(view.name, None, across, down, view.flip_across, view.flip_down, view.letters, view.tilt)
-        ]
+        return [View(view.name, None, across, down, view.flip_across, view.flip_down, view.letters, view.tilt)]
     direction = grid.direction
     across = int(np.argmax(np.abs(direction[0])))
     down = 1 - across
@@ -121,9 +113,7 @@ def _views(direction: np.ndarray) -> list[View]:
         tilt = math.degrees(math.acos(min(1.0, abs(float(direction[normal, axis[normal]])))))
         edges = (*letters[across], top, bottom)
         flip_down = positive[down] != down_is_positive
-        result.append(
-            View(name, axis[normal], axis[across], axis[down], not positive[across], flip_down, edges, tilt)
-        )
+        result.append(View(name, axis[normal], axis[across], axis[down], not positive[across], flip_down, edges, tilt))
     return result
 
 
@@ -219,19 +209,13 @@ def checkerboard(a: np.ndarray, b: np.ndarray, tile: tuple[float, float]) -> np.
     return to_bytes(np.where(odd, b, a))
 
 
-def determinant_picture(
-    base: np.ndarray, log_determinant: np.ndarray, limit: float, folded: np.ndarray
-) -> np.ndarray:
+def determinant_picture(base: np.ndarray, log_determinant: np.ndarray, limit: float, folded: np.ndarray) -> np.ndarray:
     """RGB bytes of a log determinant over a slice in 0..1; full color at +-limit, folded (bool) pixels loud.
 
     The color is faint outside what the slice shows, where no image content speaks for the map.
     """
-    t = np.nan_to_num(
-        log_determinant.astype(np.float32) / np.float32(limit), nan=0.0, posinf=1.0, neginf=-1.0
-    )
-    strength = np.sqrt(np.clip(np.abs(t), 0.0, 1.0)) * np.where(
-        _enclosed(base > 0.1), np.float32(0.9), np.float32(0.3)
-    )
+    t = np.nan_to_num(log_determinant.astype(np.float32) / np.float32(limit), nan=0.0, posinf=1.0, neginf=-1.0)
+    strength = np.sqrt(np.clip(np.abs(t), 0.0, 1.0)) * np.where(_enclosed(base > 0.1), np.float32(0.9), np.float32(0.3))
     picture = 0.85 * base[..., None] * (1.0 - strength[..., None]) + diverging(t) * strength[..., None]
     picture[folded] = FOLD_COLOR / 255.0
     return to_bytes(picture)
@@ -371,9 +355,7 @@ def line_chart(series: Sequence[Series], segments: Sequence[int], x_title: str, 
             parts.append(f'<path class="rule" d="M{at:.1f} {_TOP}V{CHART_HEIGHT - _BOTTOM}"/>')
         if len(segments) > 1:
             middle = x((start + stop) / 2 + 0.5)
-            parts.append(
-                f'<text class="tick" x="{middle:.1f}" y="{_TOP - 4}" text-anchor="middle">{number}</text>'
-            )
+            parts.append(f'<text class="tick" x="{middle:.1f}" y="{_TOP - 4}" text-anchor="middle">{number}</text>')
     for s in series:
         lines = []
         for start, stop in zip(bounds, bounds[1:]):
@@ -393,9 +375,7 @@ def log_histogram(values: np.ndarray, limit: float, x_title: str, y_title: str) 
     """SVG histogram of logarithms in percent; the axis, symmetric to +-limit, is labeled with the factors."""
     inside = np.clip(values, -limit, limit)
     bins = 48
-    counts = np.bincount(
-        np.minimum((inside + limit) * (bins / (2 * limit)), bins - 1).astype(np.intp), minlength=bins
-    )
+    counts = np.bincount(np.minimum((inside + limit) * (bins / (2 * limit)), bins - 1).astype(np.intp), minlength=bins)
     percent = 100.0 * counts / max(1, values.size)
     top = max(float(percent.max()), 1e-3) * 1.05
     x = _scale(-limit, limit, _LEFT, CHART_WIDTH - _RIGHT)
@@ -417,9 +397,7 @@ def log_histogram(values: np.ndarray, limit: float, x_title: str, y_title: str) 
 def factor_ticks(limit: float) -> list[tuple[float, str]]:
     """Where to mark an axis of logarithms from -limit to limit, and the factor to write there (1/2, 1, 2)."""
     choices = ((1.03,), (1.1, 1.2), (1.25, 1.5), (1.5, 2), (2, 3), (2, 4, 8), (4, 16))
-    factors = next(
-        c for c, top in zip(choices, (1.1, 1.3, 1.6, 2.2, 4, 9, math.inf)) if limit <= math.log(top)
-    )
+    factors = next(c for c, top in zip(choices, (1.1, 1.3, 1.6, 2.2, 4, 9, math.inf)) if limit <= math.log(top))
     factors = [f for f in factors if math.log(f) <= limit * 1.001]
     ticks = [(math.log(f), f"{f:g}") for f in factors] + [(-math.log(f), f"1/{f:g}") for f in factors]
     return sorted([*ticks, (0.0, "1")])
@@ -463,12 +441,9 @@ def _frame(parts: list[str], x_ticks: list[tuple[float, str]], x_title: str, y_t
         parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 14}" text-anchor="middle">{text}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{CHART_WIDTH - _RIGHT}"/>')
     center = (_LEFT + CHART_WIDTH - _RIGHT) / 2
+    parts.append(f'<text class="title" x="{center}" y="{CHART_HEIGHT - 4}" text-anchor="middle">{x_title}</text>')
     parts.append(
-        f'<text class="title" x="{center}" y="{CHART_HEIGHT - 4}" text-anchor="middle">{x_title}</text>'
-    )
-    parts.append(
-        f'<text class="title" transform="translate(9 {middle}) rotate(-90)" text-anchor="middle">'
-        f"{y_title}</text>"
+        f'<text class="title" transform="translate(9 {middle}) rotate(-90)" text-anchor="middle">{y_title}</text>'
     )
     return (
         f'<svg class="chart" viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" '

@@ -35,9 +35,7 @@ def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     if a.shape != b.shape or (mask is not None and mask.shape != a.shape):
         raise ValueError(f"images and mask must have one shape, not {a.shape} and {b.shape}")
     # A first estimate of the means, so that the one pass over the data below does not cancel.
-    shift_a, shift_b = (
-        float(np.mean(x.reshape(-1)[:: max(1, x.size // 4096)], dtype=np.float64)) for x in (a, b)
-    )
+    shift_a, shift_b = (float(np.mean(x.reshape(-1)[:: max(1, x.size // 4096)], dtype=np.float64)) for x in (a, b))
     sums = np.zeros(5)
     count = 0
     for part in _slabs(a.shape):
@@ -78,9 +76,7 @@ def label_volumes(labels: np.ndarray, voxel_volume: float) -> dict[int, float]:
     return {int(v): float(c) * voxel_volume for v, c in zip(values, counts) if c}
 
 
-def volume_change(
-    moving: Mapping[int, float], warped: Mapping[int, float], smallest: float = 0.0
-) -> dict[int, float]:
+def volume_change(moving: Mapping[int, float], warped: Mapping[int, float], smallest: float = 0.0) -> dict[int, float]:
     """Percent by which each label's volume changed from `moving` to `warped` (both {label: volume}).
 
     -100 is a label that vanished. Labels whose volume in `moving` is 0 or below `smallest` are left out: a
@@ -107,9 +103,7 @@ def label_table(
     {label: {before, after, volume_moving_mm3, volume_warped_mm3, volume_fixed_mm3}} in ascending order. Dice
     is None where the fixed or the moving labels lack the label: there is nothing to compare.
     """
-    values, (n_fixed, n_before, n_after, in_before, in_after) = _label_counts(
-        [fixed, before, after], [(0, 1), (0, 2)]
-    )
+    values, (n_fixed, n_before, n_after, in_before, in_after) = _label_counts([fixed, before, after], [(0, 1), (0, 2)])
     table: dict[int, dict[str, float | None]] = {}
     for i, value in enumerate(values):
         label = int(value)
@@ -134,9 +128,7 @@ def mean_dice(table: Mapping[int, Mapping[str, float | None]]) -> tuple[float, f
     return float(before), float(after)
 
 
-def _label_counts(
-    maps: list[np.ndarray], pairs: list[tuple[int, int]]
-) -> tuple[np.ndarray, list[np.ndarray]]:
+def _label_counts(maps: list[np.ndarray], pairs: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Labels (ascending, no 0) of all maps, and the voxels of each: per map, then where a pair agrees."""
     for labels in maps:
         if labels.shape != maps[0].shape:
@@ -279,9 +271,7 @@ def _steps(field: np.ndarray, grid: Grid) -> np.ndarray:
     """The grid's matrix (d, d), column a the step in mm along axis a; refuses fields that do not fit."""
     d = grid.ndim
     if field.shape != (*grid.shape, d):
-        raise ValueError(
-            f"a field on a grid of shape {grid.shape} has shape {(*grid.shape, d)}, not {field.shape}"
-        )
+        raise ValueError(f"a field on a grid of shape {grid.shape} has shape {(*grid.shape, d)}, not {field.shape}")
     if min(grid.shape) < 2:
         raise ValueError(f"derivatives need two samples along every axis, not the shape {grid.shape}")
     return np.asarray(grid.affine, dtype=np.float64)[:d, :d]

@@ -92,8 +92,14 @@ class Bullseye:
 
 # ---------------------------------------------------------------- the two heads
 
-def make_pair(seed: int = 0, shape: Sequence[int] = (112, 128, 112), spacing_mm: float = 1.5,
-              contrast: str = "different", largest_displacement_mm: float = 9.0) -> PhantomPair:
+
+def make_pair(
+    seed: int = 0,
+    shape: Sequence[int] = (112, 128, 112),
+    spacing_mm: float = 1.5,
+    contrast: str = "different",
+    largest_displacement_mm: float = 9.0,
+) -> PhantomPair:
     """Draws a head, and the same head deformed by a random geodesic and a random affine map.
 
     The geodesic's initial velocity is a draw from the Gaussian prior N(0, K) of the metric, scaled so that the
@@ -123,7 +129,8 @@ def make_pair(seed: int = 0, shape: Sequence[int] = (112, 128, 112), spacing_mm:
         raise ValueError(f"largest_displacement_mm must lie between 0 and 15, not {largest_displacement_mm}.")
     # One stream each, so that a change of the image's shape leaves the person and the map as they are.
     person, motion, deformation, fixed_scan, moving_scan = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5))
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)
+    )
     anatomy = Anatomy(person)
     head = motion.uniform(-12, 12, 3)  # where the fixed head's middle lies in the scanner, LPS mm
     affine, drawn = _random_affine(motion, head)
@@ -146,14 +153,33 @@ def make_pair(seed: int = 0, shape: Sequence[int] = (112, 128, 112), spacing_mm:
     landmarks = anatomy.landmarks()
     fixed_points = np.stack(list(landmarks.values())) + head
     parameters = {
-        "seed": int(seed), "shape": list(shape), "spacing_mm": float(spacing_mm), "contrast": contrast,
-        "largest_displacement_mm": float(largest_displacement_mm), **drawn, **found,
-        "fixed_contrast": "T1", "moving_contrast": "T2" if contrast == "different" else "T1",
-        "largest_bias": _BIAS, "noise": _NOISE * _SCALE, "affine": affine.tolist(),
+        "seed": int(seed),
+        "shape": list(shape),
+        "spacing_mm": float(spacing_mm),
+        "contrast": contrast,
+        "largest_displacement_mm": float(largest_displacement_mm),
+        **drawn,
+        **found,
+        "fixed_contrast": "T1",
+        "moving_contrast": "T2" if contrast == "different" else "T1",
+        "largest_bias": _BIAS,
+        "noise": _NOISE * _SCALE,
+        "affine": affine.tolist(),
     }
-    return PhantomPair(fixed, moving, fixed_labels, moving_labels, fixed_to_moving, moving_to_fixed, affine,
-                       fixed_points, to_moving(fixed_points), tuple(landmarks),
-                       {label: name for label, (name, _) in LABELS.items()}, parameters)
+    return PhantomPair(
+        fixed,
+        moving,
+        fixed_labels,
+        moving_labels,
+        fixed_to_moving,
+        moving_to_fixed,
+        affine,
+        fixed_points,
+        to_moving(fixed_points),
+        tuple(landmarks),
+        {label: name for label, (name, _) in LABELS.items()},
+        parameters,
+    )
 
 
 def error_mm(displacement: np.ndarray, grid: Grid, pair: PhantomPair) -> dict[str, float]:
@@ -170,8 +196,9 @@ def error_mm(displacement: np.ndarray, grid: Grid, pair: PhantomPair) -> dict[st
         ValueError: the field does not cover the fixed brain, or has another shape than its grid.
     """
     if displacement.shape != (*grid.shape, 3):
-        raise ValueError(f"A field on a grid of shape {grid.shape} has shape {(*grid.shape, 3)}, not "
-                         f"{displacement.shape}.")
+        raise ValueError(
+            f"A field on a grid of shape {grid.shape} has shape {(*grid.shape, 3)}, not {displacement.shape}."
+        )
     inside = pair.fixed_labels.data > 0
     points = grid_points(pair.fixed.grid, inside, limit=None)
     error = np.linalg.norm(map_points(points, displacement, grid) - points - pair.fixed_to_moving[inside], axis=-1)
@@ -192,8 +219,14 @@ def _rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
     return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
 
 
-def _oblique_grid(shape: tuple[int, ...], spacing_mm: float, center: np.ndarray, rng: np.random.Generator,
-                  axes: tuple[int, int, int], signs: tuple[int, int, int]) -> Grid:
+def _oblique_grid(
+    shape: tuple[int, ...],
+    spacing_mm: float,
+    center: np.ndarray,
+    rng: np.random.Generator,
+    axes: tuple[int, int, int],
+    signs: tuple[int, int, int],
+) -> Grid:
     """A grid around `center`, off by a few mm, its axes tilted by a few degrees from +-L, +-P, +-S.
 
     Array axis a runs along LPS axis axes[a], backwards where signs[a] is -1; `shape` is that along S, P, L.
@@ -256,30 +289,31 @@ class _Geodesic:
         nodes, dt = (self.nodes, 1 / self.steps) if reverse else (self.nodes[::-1], -1 / self.steps)
         result = np.empty(points.shape)
         for start in range(0, len(points), _CHUNK):
-            part = points[start:start + _CHUNK]
+            part = points[start : start + _CHUNK]
             x = first = torch.as_tensor((part - self.origin) @ self.matrix - 1, dtype=torch.float32)
             for step in range(self.steps):
-                begin, middle, end = nodes[2 * step:2 * step + 3]
+                begin, middle, end = nodes[2 * step : 2 * step + 3]
                 k1 = self._velocity(begin, x)
                 k2 = self._velocity(middle, x + dt / 2 * k1)
                 k3 = self._velocity(middle, x + dt / 2 * k2)
                 k4 = self._velocity(end, x + dt * k3)
                 x = x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-            result[start:start + _CHUNK] = part + (x - first).double().numpy() @ self.to_mm
+            result[start : start + _CHUNK] = part + (x - first).double().numpy() @ self.to_mm
         return result
 
     def _velocity(self, table: Tensor, x: Tensor) -> Tensor:
         return self.sampler.at(table, x.reshape(1, -1, 1, 1, 3)).reshape(3, -1).T
 
 
-def _random_geodesic(rng: np.random.Generator, head: np.ndarray,
-                     largest_mm: float) -> tuple[_Geodesic, dict[str, Any]]:
+def _random_geodesic(rng: np.random.Generator, head: np.ndarray, largest_mm: float) -> tuple[_Geodesic, dict[str, Any]]:
     """A geodesic whose largest displacement in the brain is `largest_mm` to a percent."""
     try:
         import torch
     except ImportError as error:
-        raise RuntimeError("PyTorch is needed to draw a geodesic. In Slicer, install the PyTorch extension and its "
-                           "PyTorch; elsewhere run: pip install torch") from error
+        raise RuntimeError(
+            "PyTorch is needed to draw a geodesic. In Slicer, install the PyTorch extension and its "
+            "PyTorch; elsewhere run: pip install torch"
+        ) from error
 
     from .geodesics.band import Band, Lattice, Metric
     from .geodesics.jacobian import smallest_determinant
@@ -319,8 +353,12 @@ def _random_geodesic(rng: np.random.Generator, head: np.ndarray,
         raise ValueError(f"No geodesic of {largest_mm} mm is gentle enough. Choose a smaller largest displacement.")
     geodesic = _Geodesic(shooting, velocity, domain, _TABLE_MM)
     return geodesic, {
-        "alpha": _ALPHA, "power": _POWER, "modes": list(modes), "time_steps": geodesic.steps,
-        "largest_displacement_found_mm": reach, "smallest_determinant": determinant,
+        "alpha": _ALPHA,
+        "power": _POWER,
+        "modes": list(modes),
+        "time_steps": geodesic.steps,
+        "largest_displacement_found_mm": reach,
+        "smallest_determinant": determinant,
         "geodesic_energy": float(shooting.energy(velocity)),
     }
 
@@ -342,8 +380,15 @@ def _displacement_on(grid: Grid, move: Callable[[np.ndarray], np.ndarray]) -> np
     return np.ascontiguousarray(np.moveaxis(Upsampler(source, target)(values).numpy(), 0, -1))
 
 
-def _scan(anatomy: Anatomy, grid: Grid, displacement: np.ndarray | None, head: np.ndarray,
-          contrast: Mapping[int, float], rng: np.random.Generator, name: str) -> tuple[Volume, Volume]:
+def _scan(
+    anatomy: Anatomy,
+    grid: Grid,
+    displacement: np.ndarray | None,
+    head: np.ndarray,
+    contrast: Mapping[int, float],
+    rng: np.random.Generator,
+    name: str,
+) -> tuple[Volume, Volume]:
     """Image and labels on a grid of the anatomy at the displaced points, with bias field and Rician noise."""
     points = grid_points(grid, limit=None)
     if displacement is not None:
@@ -375,6 +420,7 @@ def _bias(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 # ---------------------------------------------------------------- the bull's eye
 
+
 def bullseye(seed: int = 0) -> Bullseye:
     """Two images of concentric ellipses, 100 x 100 pixels of 1 mm (Wang & Zhang, CVPR 2020, section 4.1).
 
@@ -401,6 +447,7 @@ def bullseye(seed: int = 0) -> Bullseye:
 
 
 # ---------------------------------------------------------------- files
+
 
 def write_pair(folder: str | os.PathLike, pair: PhantomPair | Bullseye, force: bool = False) -> dict[str, Path]:
     """Writes a pair: images, labels and a JSON file of its parameters; of heads also the truth and landmarks.

@@ -44,18 +44,38 @@ LABELS: dict[int, tuple[str, tuple[int, int, int]]] = {
 }
 _RIGHT_OF = {2: 41, 3: 42, 4: 43, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52, 17: 53}
 
-# Relative intensities of the left (or only) label; white matter of T1 and fluid of T2 are 1.
-T1 = {2: 1.0, 3: 0.68, 4: 0.20, 7: 0.97, 8: 0.66, 10: 0.82, 11: 0.72, 12: 0.77, 13: 0.90, 14: 0.20, 15: 0.20,
-      16: 0.92, 17: 0.70, 24: 0.26}
-T2 = {2: 0.38, 3: 0.58, 4: 1.0, 7: 0.40, 8: 0.56, 10: 0.47, 11: 0.54, 12: 0.49, 13: 0.32, 14: 1.0, 15: 1.0,
-      16: 0.43, 17: 0.60, 24: 0.92}
+# Relative intensities (T1, T2) of the left (or only) label; white matter of T1 and fluid of T2 are 1.
+_INTENSITIES = {
+    2: (1.00, 0.38),
+    3: (0.68, 0.58),
+    4: (0.20, 1.00),
+    7: (0.97, 0.40),
+    8: (0.66, 0.56),
+    10: (0.82, 0.47),
+    11: (0.72, 0.54),
+    12: (0.77, 0.49),
+    13: (0.90, 0.32),
+    14: (0.20, 1.00),
+    15: (0.20, 1.00),
+    16: (0.92, 0.43),
+    17: (0.70, 0.60),
+    24: (0.26, 0.92),
+}
+T1, T2 = ({label: pair[i] for label, pair in _INTENSITIES.items()} for i in (0, 1))
 
 # Named points of the head frame in mm; those with x > 0 have a mirror image on the right.
 _LANDMARKS = {
-    "frontal horn": (12.0, -37.0, 3.0), "occipital horn": (23.0, 51.0, 1.0), "temporal horn": (34.0, -6.0, -25.0),
-    "caudate head": (15.0, -24.0, 4.0), "thalamus": (11.0, 7.0, 4.0), "putamen": (26.0, -5.0, 1.0),
-    "hippocampus": (27.0, 6.0, -20.0), "genu of corpus callosum": (0.0, -36.0, 4.0),
-    "splenium of corpus callosum": (0.0, 43.0, 8.0), "4th ventricle": (0.0, 29.0, -37.0), "pons": (0.0, 8.0, -33.0),
+    "frontal horn": (12.0, -37.0, 3.0),
+    "occipital horn": (23.0, 51.0, 1.0),
+    "temporal horn": (34.0, -6.0, -25.0),
+    "caudate head": (15.0, -24.0, 4.0),
+    "thalamus": (11.0, 7.0, 4.0),
+    "putamen": (26.0, -5.0, 1.0),
+    "hippocampus": (27.0, 6.0, -20.0),
+    "genu of corpus callosum": (0.0, -36.0, 4.0),
+    "splenium of corpus callosum": (0.0, 43.0, 8.0),
+    "4th ventricle": (0.0, 29.0, -37.0),
+    "pons": (0.0, 8.0, -33.0),
 }
 
 _CHUNK = 1 << 15  # points at a time: a dozen temporaries stay in the cache
@@ -75,8 +95,9 @@ class Anatomy:
         self._lean = rng.uniform(0, 2 * np.pi, size=2)
         self._ventricles = float(np.clip(np.exp(rng.normal(0.0, 0.12)), 0.8, 1.25))
 
-    def render(self, points: np.ndarray, contrast: Mapping[int, float],
-               voxel_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    def render(
+        self, points: np.ndarray, contrast: Mapping[int, float], voxel_mm: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Labels and noise-free intensities at points of the head frame.
 
         Args:
@@ -90,15 +111,16 @@ class Anatomy:
         labels = np.zeros(len(points), dtype=np.uint8)
         intensities = np.zeros(len(points), dtype=np.float32)
         for start in range(0, len(points), _CHUNK):
-            x, y, z = np.array(points[start:start + _CHUNK].T, dtype=np.float32, order="C")
+            x, y, z = np.array(points[start : start + _CHUNK].T, dtype=np.float32, order="C")
             near = np.flatnonzero((x / 76) ** 2 + ((y - 2) / 96) ** 2 + ((z + 4) / 90) ** 2 < 1)
             if near.size:
                 x, y, z = x[near], y[near], z[near]
                 labels[start + near], intensities[start + near] = self._paint(x, y, z, contrast, voxel_mm)
         return labels, intensities
 
-    def _paint(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, contrast: Mapping[int, float],
-               voxel_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    def _paint(
+        self, x: np.ndarray, y: np.ndarray, z: np.ndarray, contrast: Mapping[int, float], voxel_mm: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         x = x - self._meander(y, z)
         side = np.abs(x)
         cerebellum, stem = _cerebellum(side, y, z), _stem(side, y, z)
@@ -144,8 +166,9 @@ class Anatomy:
                 points[word + name] = np.array([sign * x + float(self._meander(np.float64(y), np.float64(z))), y, z])
         return points
 
-    def _cortex(self, x: np.ndarray, side: np.ndarray, y: np.ndarray, z: np.ndarray,
-                hull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _cortex(
+        self, x: np.ndarray, side: np.ndarray, y: np.ndarray, z: np.ndarray, hull: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Distance below the pial surface (fluid where negative), and the thickness of the gray matter."""
         # Between the hemispheres: a sheet in the midplane, outside the ellipse that the corpus callosum rims.
         rim = ellipse_distance(y, z, (4.0, 2.0), (45.0, 26.0))
@@ -169,8 +192,9 @@ class Anatomy:
         thickness = 3.0 + 0.35 * swell
         return np.maximum(pial, np.minimum(core, hull + 1) + thickness), thickness
 
-    def _pattern(self, left: np.ndarray, side: np.ndarray, y: np.ndarray, z: np.ndarray,
-                 convex: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _pattern(
+        self, left: np.ndarray, side: np.ndarray, y: np.ndarray, z: np.ndarray, convex: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The function whose zeros are the sulci, and the length of its gradient.
 
         It is drawn on the surface and continued inwards: on the convexity (`convex` near 1) towards the middle of the
@@ -183,14 +207,16 @@ class Anatomy:
         flat = 1 - convex
         stretch = convex / level + flat
         value, (gx, gy, gz) = self._folds.values_and_gradient(
-            left, convex * rx / level - flat * np.float32(_LOBE_CENTER[0]) + bend, stretch * ry - bend, stretch * rz)
+            left, convex * rx / level - flat * np.float32(_LOBE_CENTER[0]) + bend, stretch * ry - bend, stretch * rz
+        )
         # Chain rule through r / level, whose own gradient is n / level; sideways there is no slope.
         radial = convex * (gx * rx + gy * ry + gz * rz) / level**3
         gx, gy, gz = convex / level * gx - radial * nx, stretch * gy - radial * ny, stretch * gz - radial * nz
         return value, np.sqrt(gx * gx + gy * gy + gz * gz)
 
-    def _paint_cerebellum(self, canvas: _Canvas, x: np.ndarray, side: np.ndarray, y: np.ndarray, z: np.ndarray,
-                          cerebellum: np.ndarray) -> None:
+    def _paint_cerebellum(
+        self, canvas: _Canvas, x: np.ndarray, side: np.ndarray, y: np.ndarray, z: np.ndarray, cerebellum: np.ndarray
+    ) -> None:
         """Folia fan out from the roof of the fourth ventricle; white matter sends a branch into each lobule."""
         py, pz = y - 31.0, z + 40.0
         reach = np.sqrt(py * py + pz * pz + (0.35 * side) ** 2) + 1
@@ -231,8 +257,7 @@ class _Waves:
     other.
     """
 
-    def __init__(self, rng: np.random.Generator, count: int, wavelength: tuple[float, float],
-                 asymmetry: float) -> None:
+    def __init__(self, rng: np.random.Generator, count: int, wavelength: tuple[float, float], asymmetry: float) -> None:
         directions = rng.normal(size=(count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         lengths = rng.uniform(*wavelength, size=(count, 1))
@@ -251,8 +276,9 @@ class _Waves:
             total += np.cos(kx * side + ky * y + kz * z + right + (left - right) * balance)
         return self.amplitude * total
 
-    def values_and_gradient(self, left: np.ndarray, x: np.ndarray, y: np.ndarray,
-                            z: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    def values_and_gradient(
+        self, left: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         """At points of one hemisphere (mirrored on the right)."""
         total, *gradient = (np.zeros_like(x) for _ in range(4))
         for vector, *phase in zip(self.vectors, *self.phases, strict=True):
@@ -282,8 +308,15 @@ def _maximum(a: np.ndarray, b: np.ndarray, radius: float) -> np.ndarray:
     return np.maximum(a, b) + blend * blend / np.float32(4 * radius)
 
 
-def _ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, center: tuple[float, float, float],
-               radii: tuple[float, float, float], yaw: float = 0.0, pitch: float = 0.0) -> np.ndarray:
+def _ellipsoid(
+    x: np.ndarray,
+    y: np.ndarray,
+    z: np.ndarray,
+    center: tuple[float, float, float],
+    radii: tuple[float, float, float],
+    yaw: float = 0.0,
+    pitch: float = 0.0,
+) -> np.ndarray:
     """First-order distance to an ellipsoid turned by `yaw` in the axial and `pitch` in the sagittal plane (degrees)."""
     x, y, z = x - np.float32(center[0]), y - np.float32(center[1]), z - np.float32(center[2])
     if yaw:
@@ -298,16 +331,18 @@ def _ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, center: tuple[float,
     return level * (1 - level) / (np.sqrt(x * x + y * y + z * z) + np.float32(1e-6))
 
 
-def ellipse_distance(y: np.ndarray, z: np.ndarray, center: tuple[float, float],
-                     radii: tuple[float, float]) -> np.ndarray:
+def ellipse_distance(
+    y: np.ndarray, z: np.ndarray, center: tuple[float, float], radii: tuple[float, float]
+) -> np.ndarray:
     """First-order distance to an ellipse of a plane, positive inside."""
     y, z = (y - np.float32(center[0])) / np.float32(radii[0]), (z - np.float32(center[1])) / np.float32(radii[1])
     level = np.sqrt(y * y + z * z)
     return level * (1 - level) / (np.sqrt((y / radii[0]) ** 2 + (z / radii[1]) ** 2) + np.float32(1e-6))
 
 
-def _tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, branches: tuple[tuple[tuple[float, ...], ...], ...],
-          wider: float = 1.0) -> np.ndarray:
+def _tube(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, branches: tuple[tuple[tuple[float, ...], ...], ...], wider: float = 1.0
+) -> np.ndarray:
     """Distance to tubes along polylines of nodes (x, y, z, radius)."""
     result = np.full_like(x, -_CLEAR)
     for nodes in branches:
@@ -351,14 +386,22 @@ def _sylvian(side: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     beyond = np.maximum(np.maximum(-34 - y, y - 34), 0)
     cleft = np.sqrt(height * height + np.maximum(37 - side, 0) ** 2 + beyond * beyond)
     wall = side - (38 - 0.004 * (y + 5) ** 2 - 0.012 * (height - 4) ** 2 + 0.7 * np.sin(y / 3))
-    insula = np.sqrt(wall * wall + np.maximum(np.abs(height - 4) - 11, 0) ** 2
-                     + np.maximum(np.maximum(-27 - y, y - 17), 0) ** 2)
+    insula = np.sqrt(
+        wall * wall + np.maximum(np.abs(height - 4) - 11, 0) ** 2 + np.maximum(np.maximum(-27 - y, y - 17), 0) ** 2
+    )
     return np.minimum(cleft, insula) - 0.9
 
 
 _LATERAL_VENTRICLE = (
-    ((13, -38, 2, 1.8), (8.5, -27, 9, 5.0), (6.8, -6, 16.5, 5.0), (11, 14, 17, 5.0), (20, 29, 9, 7.0),
-     (25, 36, 4, 5.6), (23, 54, 1, 1.8)),
+    (
+        (13, -38, 2, 1.8),
+        (8.5, -27, 9, 5.0),
+        (6.8, -6, 16.5, 5.0),
+        (11, 14, 17, 5.0),
+        (20, 29, 9, 7.0),
+        (25, 36, 4, 5.6),
+        (23, 54, 1, 1.8),
+    ),
     ((23, 33, 5, 5.2), (33, 20, -10, 3.6), (34.5, -2, -23, 2.4), (33.5, -9, -26, 1.4)),
 )
 _CAUDATE = (((13.5, -28, 2, 5.6), (15.5, -20, 6, 6.2), (16, -6, 15, 4.4), (18.5, 8, 19, 3.0), (23.5, 20, 17, 1.8)),)

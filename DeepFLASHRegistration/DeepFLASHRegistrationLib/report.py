@@ -36,8 +36,7 @@ FILES = {
     "labels.nii.gz": "The moving labels on the fixed image's grid.",
     "fixed_to_moving.nii.gz": "Displacement field in LPS mm (ITK, intent 1006), affine included. "
     "Resamples images and labels onto the fixed image.",
-    "moving_to_fixed.nii.gz": "Its inverse, from the same geodesic. "
-    "Moves points and surfaces of the moving image.",
+    "moving_to_fixed.nii.gz": "Its inverse, from the same geodesic. Moves points and surfaces of the moving image.",
     "affine.tfm": "The affine part alone, fixed to moving, as an ITK transform.",
     "log_jacobian.nii.gz": "Natural logarithm of the determinant of fixed_to_moving: "
     "0 keeps volumes, 0.69 is twice the volume in the moving image.",
@@ -103,9 +102,7 @@ def render(result: Result, fixed: Volume, moving: Volume, fixed_labels: Volume |
 def _text(value: Any) -> str:
     """Any value as HTML text: markup is shown, not obeyed, and so are control and direction characters."""
     text = str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # undecodable bytes of file names
-    text = "".join(
-        c if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp") else f"\\u{ord(c):04x}" for c in text
-    )
+    text = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp") else f"\\u{ord(c):04x}" for c in text)
     return html.escape(text, quote=True)
 
 
@@ -125,8 +122,7 @@ def _summary_line(result: Result, fixed: Volume) -> str:
 _SYMBOLS = {
     "good": '<circle cx="12" cy="12" r="11"/><path d="M6.5 12.5l3.8 3.8 7.2-8"/>',
     "check": '<path class="fill" d="M12 1.5L23.3 21.8H.7Z"/><path d="M12 8.5v6.2M12 17.6v1.2"/>',
-    "failed": '<path class="fill" d="M7.4.8h9.2l6.6 6.6v9.2l-6.6 6.6H7.4L.8 16.6V7.4Z"/>'
-    '<path d="M8 8l8 8M16 8l-8 8"/>',
+    "failed": '<path class="fill" d="M7.4.8h9.2l6.6 6.6v9.2l-6.6 6.6H7.4L.8 16.6V7.4Z"/><path d="M8 8l8 8M16 8l-8 8"/>',
 }
 _HEADLINES = {
     "good": ("Good", "Every criterion is met. Look at the pictures all the same."),
@@ -167,26 +163,18 @@ def _cards(metrics: Mapping[str, Any], timings: Mapping[str, float]) -> str:
         if before is not None and after is not None:
             cards.append((name, f"{after:{form}}{unit}", f"{before:{form}}{unit} before"))
 
-    from_to(
-        "Correlation in the mask", metrics.get("similarity_before"), metrics.get("similarity_after"), ".3f"
-    )
+    from_to("Correlation in the mask", metrics.get("similarity_before"), metrics.get("similarity_after"), ".3f")
     from_to("Mean Dice of labels", metrics.get("mean_dice_before"), metrics.get("mean_dice_after"), ".3f")
     landmarks = metrics.get("landmarks")
     if landmarks and len(landmarks["after_mm"]):
-        from_to(
-            "Mean landmark error", mean(landmarks["before_mm"]), mean(landmarks["after_mm"]), ".2f", " mm"
-        )
+        from_to("Mean landmark error", mean(landmarks["before_mm"]), mean(landmarks["after_mm"]), ".2f", " mm")
     if metrics.get("folds") is not None:
         strict = metrics.get("folds_strict")
-        note = (
-            f"{strict['count']} by the strict criterion" if strict is not None else "by central differences"
-        )
+        note = f"{strict['count']} by the strict criterion" if strict is not None else "by central differences"
         cards.append(("Folded voxels", str(metrics["folds"]["count"]), note))
     if metrics.get("smallest_determinant") is not None:
         largest = metrics.get("largest_determinant")
-        value = f"{metrics['smallest_determinant']:.2g}" + (
-            f" … {largest:.2g}" if largest is not None else ""
-        )
+        value = f"{metrics['smallest_determinant']:.2g}" + (f" … {largest:.2g}" if largest is not None else "")
         cards.append(("Determinant, range", value, "1 keeps volumes, ≤ 0 folds"))
     if metrics.get("inverse_error_mm") is not None:
         error = metrics["inverse_error_mm"]
@@ -198,9 +186,7 @@ def _cards(metrics: Mapping[str, Any], timings: Mapping[str, float]) -> str:
             )
         )
     if metrics.get("largest_displacement_mm") is not None:
-        cards.append(
-            ("Largest displacement", f"{metrics['largest_displacement_mm']:.1f} mm", "affine included")
-        )
+        cards.append(("Largest displacement", f"{metrics['largest_displacement_mm']:.1f} mm", "affine included"))
     if timings:
         cards.append(("Time", _seconds(_total(timings)), "all phases"))
     inner = "".join(
@@ -324,18 +310,14 @@ class _Pictures:
 
     def _difference(self, k: int, which: int) -> str:
         name = ("difference before", "difference after")[which - 1]
-        return self._panel(
-            k, name, self._image(figures.difference_picture(self.gray[which][k], self.gray[0][k]))
-        )
+        return self._panel(k, name, self._image(figures.difference_picture(self.gray[which][k], self.gray[0][k])))
 
     def _checkerboard(self, k: int) -> str:
         view, spacing = self.views[k], self.grid.spacing
         rows, columns = self.gray[0][k].shape
         edge = max(rows * spacing[view.down], columns * spacing[view.across]) / 9
         tile = edge / spacing[view.down], edge / spacing[view.across]
-        return self._panel(
-            k, "checkerboard", self._image(figures.checkerboard(self.gray[0][k], self.gray[2][k], tile))
-        )
+        return self._panel(k, "checkerboard", self._image(figures.checkerboard(self.gray[0][k], self.gray[2][k], tile)))
 
     def _convention(self) -> str:
         if not any(v.name for v in self.views):
@@ -369,11 +351,7 @@ class _Pictures:
     def _jacobian(self, k: int) -> str:
         folded = self.folded[k]
         pixels = figures.determinant_picture(self.gray[0][k], self.logs[k], self.limit, folded)
-        outline = (
-            f'<path class="fold" d="{figures.outline_path(*figures.outline(folded))}"/>'
-            if folded.any()
-            else ""
-        )
+        outline = f'<path class="fold" d="{figures.outline_path(*figures.outline(folded))}"/>' if folded.any() else ""
         return self._panel(k, "Jacobian determinant", self._image(pixels) + outline)
 
     def _folded(self, k: int) -> np.ndarray:
@@ -440,9 +418,7 @@ class _Pictures:
 
     def _deformation_caption(self) -> str:
         gradient = np.linspace(-1, 1, 181, dtype=np.float32)[None]
-        strip = figures.determinant_picture(
-            np.full_like(gradient, 0.5), gradient, 1.0, np.zeros(gradient.shape, bool)
-        )
+        strip = figures.determinant_picture(np.full_like(gradient, 0.5), gradient, 1.0, np.zeros(gradient.shape, bool))
         ticks = figures.factor_ticks(self.limit)
         marks = "".join(
             f'<path d="M{x:.1f} 13v4"/><text x="{x:.1f}" y="27">{t}</text>'
@@ -463,9 +439,7 @@ class _Pictures:
         if self.folds:
             seen = "outlined in black" if any(f.any() for f in self.folded) else "none in these slices"
             lines[0] += f' <span class="key"><i class="fold"></i>folded voxels ({seen})</span>'
-        lines.append(
-            "The grid is a regular one on the moving image after the affine part, carried along with it."
-        )
+        lines.append("The grid is a regular one on the moving image after the affine part, carried along with it.")
         if self.labels is not None and self.fixed_labels is not None:
             lines.append(
                 'Label outlines: <span class="key"><i class="line white"></i>both agree</span>'
@@ -492,9 +466,7 @@ def _charts(result: Result, fixed: Volume) -> str:
         energy = [s for s in energy if np.isfinite(s.values).any()]
         x_title = "accepted iterations" + (", by level" if len(segments) > 1 else "")
         if energy:
-            keys = "".join(
-                f'<span class="key"><i class="stroke {s.style}"></i>{s.name}</span>' for s in energy
-            )
+            keys = "".join(f'<span class="key"><i class="stroke {s.style}"></i>{s.name}</span>' for s in energy)
             charts.append((figures.line_chart(energy, segments, x_title, "energy"), keys))
         smallest = column("smallest_determinant")
         if np.isfinite(smallest).any():
@@ -512,9 +484,7 @@ def _charts(result: Result, fixed: Volume) -> str:
         charts.append((figures.log_histogram(values, limit, "determinant", "percent of voxels"), caption))
     if not charts:
         return ""
-    inner = "".join(
-        f"<figure>{chart}<figcaption>{caption}</figcaption></figure>" for chart, caption in charts
-    )
+    inner = "".join(f"<figure>{chart}<figcaption>{caption}</figcaption></figure>" for chart, caption in charts)
     return f'<section><h2>Convergence and distribution</h2><div class="charts">{inner}</div></section>'
 
 
@@ -545,8 +515,7 @@ def _label_section(dice: Mapping | None, changes: Mapping | None, ndim: int) -> 
         head = ("Label", "Volume change")
         rows = [(_text(label), change(float(percent))) for label, percent in changes.items()]
     cells = "".join(
-        "<tr>" + f'<th scope="row">{r[0]}</th>' + "".join(f"<td>{c}</td>" for c in r[1:]) + "</tr>"
-        for r in rows
+        "<tr>" + f'<th scope="row">{r[0]}</th>' + "".join(f"<td>{c}</td>" for c in r[1:]) + "</tr>" for r in rows
     )
     titles = "".join(f"<th>{h}</th>" for h in head)
     table = f'<table class="numbers"><thead><tr>{titles}</tr></thead>{cells}</table>'
@@ -672,10 +641,7 @@ def _seconds(value: float) -> str:
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
     body = "".join(
-        "<tr>"
-        + f'<th scope="row">{_text(row[0])}</th>'
-        + "".join(f"<td>{_text(c)}</td>" for c in row[1:])
-        + "</tr>"
+        "<tr>" + f'<th scope="row">{_text(row[0])}</th>' + "".join(f"<td>{_text(c)}</td>" for c in row[1:]) + "</tr>"
         for row in rows
     )
     return f"<table>{body}</table>"
@@ -690,15 +656,11 @@ def _notes(notes: Sequence[str]) -> str:
     unique = list(dict.fromkeys(notes))
     if not unique:
         return ""
-    return (
-        f"<section><h2>Notes</h2><ul>{''.join(f'<li>{_text(note)}</li>' for note in unique)}</ul></section>"
-    )
+    return f"<section><h2>Notes</h2><ul>{''.join(f'<li>{_text(note)}</li>' for note in unique)}</ul></section>"
 
 
 def _file_section(result: Result) -> str:
-    rows = [
-        (name, what) for name, what in FILES.items() if name != "labels.nii.gz" or result.labels is not None
-    ]
+    rows = [(name, what) for name, what in FILES.items() if name != "labels.nii.gz" or result.labels is not None]
     return f'<section class="files"><h2>Files beside this report</h2>{_table(rows)}</section>'
 
 

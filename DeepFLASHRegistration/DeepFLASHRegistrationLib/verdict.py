@@ -87,9 +87,7 @@ def criteria(metrics: Mapping[str, Any], cancelled: bool = False) -> list[Criter
         _overlap(metrics),
         _similarity(metrics),
         _folds(metrics.get("folds"), "Folds", "by central differences", FOLDED_PERCENT),
-        _folds(
-            metrics.get("folds_strict"), "Folds, strict", "by all corner simplices", STRICT_FOLDED_PERCENT
-        ),
+        _folds(metrics.get("folds_strict"), "Folds, strict", "by all corner simplices", STRICT_FOLDED_PERCENT),
         _smallest_determinant(metrics),
         _inverse_error(metrics, measure),
         _field_of_view(metrics),
@@ -145,9 +143,7 @@ def _similarity(metrics: Mapping[str, Any]) -> Criterion:
         return _missing(name)
     # Images of opposite contrast agree the better the nearer their correlation is to -1.
     gain = before - after if before < 0 and after < 0 else after - before
-    sentence = (
-        f"The correlation inside the mask went from {before:.3f} to {after:.3f} ({_signed(gain, '.3f')}; "
-    )
+    sentence = f"The correlation inside the mask went from {before:.3f} to {after:.3f} ({_signed(gain, '.3f')}; "
     sentence += f"a gain of {limits.check:g} expected, unless {SIMILARITY_ENOUGH:g} is reached)."
     allowed = f"gain ≥ {limits.check:g}; failed below {_signed(limits.failed)}"
     if abs(after) >= SIMILARITY_ENOUGH and gain > limits.failed:
@@ -209,9 +205,7 @@ def _volume_change(metrics: Mapping[str, Any]) -> Criterion | None:
     if outliers:
         text = _listed(f"{label} ({change(changes[label])})" for label in outliers)
         sentence = f"The volume changed by more than a factor of {most:g} for {text}."
-    return Criterion(
-        "Volume change", "check" if outliers else "good", sentence, f"factor ≤ {most:g} per label"
-    )
+    return Criterion("Volume change", "check" if outliers else "good", sentence, f"factor ≤ {most:g} per label")
 
 
 def _landmarks(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None:

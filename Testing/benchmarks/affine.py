@@ -98,11 +98,16 @@ def main() -> None:
         busy.append(time.process_time() - used)
         apart = np.linalg.norm(corners @ (found - unturned[a, b]).T, axis=1)
         errors.append(apart.max())
-        print(f"{case:3} {files[a].name[:4]}:{files[b].name[:4]} {way:16} {errors[-1]:8.3f} mm "
-              f"{seconds[-1]:6.2f} s ({busy[-1]:.2f} s of processor time)", flush=True)
-    print(f"\n{len(errors)} cases: corner error max {max(errors):.3f} mm, mean {np.mean(errors):.3f} mm, "
-          f"within 2 mm {sum(e <= 2 for e in errors)}; seconds max {max(seconds):.2f}, "
-          f"median {np.median(seconds):.2f}; processor time max {max(busy):.2f}, median {np.median(busy):.2f}")
+        print(
+            f"{case:3} {files[a].name[:4]}:{files[b].name[:4]} {way:16} {errors[-1]:8.3f} mm "
+            f"{seconds[-1]:6.2f} s ({busy[-1]:.2f} s of processor time)",
+            flush=True,
+        )
+    print(
+        f"\n{len(errors)} cases: corner error max {max(errors):.3f} mm, mean {np.mean(errors):.3f} mm, "
+        f"within 2 mm {sum(e <= 2 for e in errors)}; seconds max {max(seconds):.2f}, "
+        f"median {np.median(seconds):.2f}; processor time max {max(busy):.2f}, median {np.median(busy):.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -56,8 +56,7 @@ def registered(process: RegistrationProcess, arguments: dict) -> tuple[float, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128, help="voxels per axis (128)")
     parser.add_argument("--jobs", type=int, default=20, help="warm jobs to time (20)")
     parser.add_argument("--register", action="store_true", help="also time real, short registrations")
@@ -76,8 +75,10 @@ def main() -> None:
         closing = time.perf_counter() - before
     print(f"first job, start of the child included   {cold:.3f} s (longest poll {1e3 * longest_cold:.1f} ms)")
     print(f"import of torch in the child             {torch:.3f} s")
-    print(f"warm job of {options.size}^3: median {statistics.median(warm):.3f} s, largest {max(warm):.3f} s "
-          f"(longest poll {1e3 * max(longest):.1f} ms)")
+    print(
+        f"warm job of {options.size}^3: median {statistics.median(warm):.3f} s, largest {max(warm):.3f} s "
+        f"(longest poll {1e3 * max(longest):.1f} ms)"
+    )
     if overheads:
         total, overhead = zip(*overheads[1:], strict=True)
         print(f"register() of one iteration: {min(total):.2f} s, of which the child's overhead {max(overhead):.3f} s")

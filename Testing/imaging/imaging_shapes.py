@@ -10,8 +10,7 @@ from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 
 _RNG = np.random.default_rng(7)
-_BLOBS = [(_RNG.uniform(-1, 1, 3) * (28, 36, 24), _RNG.uniform(5, 11), _RNG.uniform(0.2, 0.6) * s)
-          for s in [1, -1] * 8]
+_BLOBS = [(_RNG.uniform(-1, 1, 3) * (28, 36, 24), _RNG.uniform(5, 11), _RNG.uniform(0.2, 0.6) * s) for s in [1, -1] * 8]
 
 
 def head_values(points: np.ndarray) -> np.ndarray:
@@ -36,8 +35,12 @@ def sampled(grid: Grid, affine: np.ndarray | None = None, name: str = "head") ->
     return Volume(grid, head_values(points).astype(np.float32), name)
 
 
-def centered_grid(shape: tuple[int, ...], spacing: tuple[float, ...], direction: np.ndarray | None = None,
-                  center: tuple[float, ...] | None = None) -> Grid:
+def centered_grid(
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...],
+    direction: np.ndarray | None = None,
+    center: tuple[float, ...] | None = None,
+) -> Grid:
     """A grid with its field of view around `center`; direction's columns are the array's axes (default: z, y, x)."""
     d = len(shape)
     direction = np.eye(d)[:, ::-1] if direction is None else direction

@@ -101,8 +101,9 @@ def test_noise_and_no_constant_background() -> None:
     rng = np.random.default_rng(0)
     truth = affine(rotation((1, 1, 1), 20), shift=(12, -8, 6))
     fixed, moving = sampled(GRID), sampled(around(np.eye(3), (12, -8, 6)), truth)
-    fixed, moving = (v.with_data((v.data + rng.normal(0, 0.05, v.data.shape)).astype(np.float32))
-                     for v in (fixed, moving))
+    fixed, moving = (
+        v.with_data((v.data + rng.normal(0, 0.05, v.data.shape)).astype(np.float32)) for v in (fixed, moving)
+    )
     assert apart(align(fixed, moving).matrix, truth, GRID) < 1.5
 
 
@@ -118,8 +119,9 @@ def test_partial_field_of_view(axis, noise) -> None:
     lower = [0, 0, 0]
     lower[axis] = -keep[axis].start
     cut = Volume(GRID.padded(lower, 0), np.ascontiguousarray(moving.data[tuple(keep)]))
-    fixed, cut = (v.with_data((v.data + noise * rng.normal(size=v.data.shape)).astype(np.float32))
-                  for v in (sampled(GRID), cut))
+    fixed, cut = (
+        v.with_data((v.data + noise * rng.normal(size=v.data.shape)).astype(np.float32)) for v in (sampled(GRID), cut)
+    )
     assert apart(align(fixed, cut).matrix, truth, GRID) < 2.5
 
 

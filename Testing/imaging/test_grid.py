@@ -98,19 +98,24 @@ def test_a_slice_becomes_flat_and_comes_back(axis: int) -> None:
 def test_slices_of_other_storage_share_coordinates() -> None:
     solid = Grid((1, 6, 7), oblique().affine)
     point = solid.index_to_physical((0, 2, 3))
-    values = {tuple(v.grid.flattened().project(point).round(6))
-              for v in storages(Volume(solid, np.zeros(solid.shape, np.float32)))}
+    values = {
+        tuple(v.grid.flattened().project(point).round(6))
+        for v in storages(Volume(solid, np.zeros(solid.shape, np.float32)))
+    }
     assert len(values) == 1
 
 
-@pytest.mark.parametrize(("shape", "affine", "message"), [
-    ((4, 5), np.eye(4), "affine of shape"),
-    ((4, 0, 5), np.eye(4), "no voxel"),
-    ((4,), np.eye(2), "2 or 3 axes"),
-    ((4, 5), np.full((3, 3), np.nan), "NaN"),
-    ((4, 5), np.diag([1.0, 0, 1]), "no length"),
-    ((4, 5), np.array([[1, 0.2, 0], [0, 1, 0], [0, 0, 1]]), "not orthogonal"),
-])
+@pytest.mark.parametrize(
+    ("shape", "affine", "message"),
+    [
+        ((4, 5), np.eye(4), "affine of shape"),
+        ((4, 0, 5), np.eye(4), "no voxel"),
+        ((4,), np.eye(2), "2 or 3 axes"),
+        ((4, 5), np.full((3, 3), np.nan), "NaN"),
+        ((4, 5), np.diag([1.0, 0, 1]), "no length"),
+        ((4, 5), np.array([[1, 0.2, 0], [0, 1, 0], [0, 0, 1]]), "not orthogonal"),
+    ],
+)
 def test_impossible_grids_are_refused(shape, affine, message) -> None:
     with pytest.raises(ValueError, match=message):
         Grid(shape, affine)
@@ -127,7 +132,9 @@ def test_volume_refuses_an_array_of_another_shape() -> None:
 
 
 def test_grid_and_volume_import_neither_simpleitk_nor_torch() -> None:
-    code = ("import sys; import DeepFLASHRegistrationLib.imaging.grid, DeepFLASHRegistrationLib.imaging.volume; "
-            "assert 'SimpleITK' not in sys.modules and 'torch' not in sys.modules")
+    code = (
+        "import sys; import DeepFLASHRegistrationLib.imaging.grid, DeepFLASHRegistrationLib.imaging.volume; "
+        "assert 'SimpleITK' not in sys.modules and 'torch' not in sys.modules"
+    )
     path = repr([p for p in sys.path if p])
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path}; {code}"], check=True)

@@ -31,6 +31,7 @@ def image(array: np.ndarray, grid: Grid | None = None, vector: bool = False) -> 
 
 # ---- images
 
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("grid", [oblique(), centered_grid((6, 7), (1, 2), rotation((), 25)[:, ::-1], (3, 4))])
 def test_what_simpleitk_writes_is_read_and_what_is_written_simpleitk_reads(tmp_path, suffix, grid) -> None:
@@ -134,6 +135,7 @@ def test_isolated_nan_and_infinity_become_background_and_are_noted(tmp_path) -> 
 
 # ---- refusals
 
+
 def four_d():
     return sitk.JoinSeries([image(noise(oblique()))] * 2)
 
@@ -168,9 +170,15 @@ def test_unreadable_files_are_refused_with_a_remedy(tmp_path, capfd) -> None:
     (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:700])
     io.write_volume(tmp_path / "a.nrrd", Volume(oblique(), noise(oblique())))
     (tmp_path / "cut.nrrd").write_bytes((tmp_path / "a.nrrd").read_bytes()[:-300])
-    for name, message in (("none.nii", "no such file"), ("empty.nii.gz", "is empty"), ("text.nii.gz", "text.nii.gz"),
-                          ("notes.txt", "no image file"), ("cut.nii", "cut off"), ("cut.nii.gz", "damaged"),
-                          ("cut.nrrd", "damaged")):
+    for name, message in (
+        ("none.nii", "no such file"),
+        ("empty.nii.gz", "is empty"),
+        ("text.nii.gz", "text.nii.gz"),
+        ("notes.txt", "no image file"),
+        ("cut.nii", "cut off"),
+        ("cut.nii.gz", "damaged"),
+        ("cut.nrrd", "damaged"),
+    ):
         with pytest.raises(InputError, match=message) as error:
             io.read_volume(tmp_path / name)
         assert name in str(error.value)
@@ -233,6 +241,7 @@ def test_masks_are_binary_and_not_empty(tmp_path) -> None:
 
 # ---- DICOM
 
+
 def write_series(folder, uid: str, number: int, data: np.ndarray, positions=None) -> None:
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
@@ -240,10 +249,18 @@ def write_series(folder, uid: str, number: int, data: np.ndarray, positions=None
     for k, plane in enumerate(data):
         z = 2.5 * k if positions is None else positions[k]
         slice_ = sitk.GetImageFromArray(plane.astype(np.int16))
-        for key, value in (("0008|0060", "MR"), ("0020|000d", "1.2.3"), ("0020|000e", uid), ("0020|0011", str(number)),
-                           ("0020|0013", str(k)), ("0008|103e", f"series {number}"),
-                           ("0020|0032", f"1\\2\\{z}"), ("0020|0037", "1\\0\\0\\0\\1\\0"),
-                           ("0008|0018", f"{uid}.{k}"), ("0028|0030", "1\\1")):
+        for key, value in (
+            ("0008|0060", "MR"),
+            ("0020|000d", "1.2.3"),
+            ("0020|000e", uid),
+            ("0020|0011", str(number)),
+            ("0020|0013", str(k)),
+            ("0008|103e", f"series {number}"),
+            ("0020|0032", f"1\\2\\{z}"),
+            ("0020|0037", "1\\0\\0\\0\\1\\0"),
+            ("0008|0018", f"{uid}.{k}"),
+            ("0028|0030", "1\\1"),
+        ):
             slice_.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{number}_{k}.dcm"))
         writer.Execute(slice_)
@@ -284,6 +301,7 @@ def test_a_folder_without_dicom_is_refused(tmp_path) -> None:
 
 # ---- displacement fields
 
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("grid", [oblique(), centered_grid((6, 7), (1, 2), rotation((), 25)[:, ::-1], (3, 4))])
 def test_itk_moves_points_by_the_written_field(tmp_path, suffix, grid) -> None:
@@ -291,7 +309,7 @@ def test_itk_moves_points_by_the_written_field(tmp_path, suffix, grid) -> None:
     path = str(tmp_path / f"f{suffix}")
     io.write_displacement_field(path, grid, field)
     transform = sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
-    for index in ((2, 3, 4)[:grid.ndim], (0,) * grid.ndim):
+    for index in ((2, 3, 4)[: grid.ndim], (0,) * grid.ndim):
         point = grid.index_to_physical(index)
         assert np.allclose(transform.TransformPoint(point), point + field[index], atol=1e-3)
     again, values = io.read_displacement_field(path)
@@ -356,6 +374,7 @@ def test_a_full_size_field_is_written_fast(tmp_path) -> None:
 
 # ---- affine files
 
+
 @pytest.mark.parametrize("suffix", [".tfm", ".txt", ".mat", ".h5"])
 @pytest.mark.parametrize("d", [2, 3])
 def test_affine_files_come_back_and_simpleitk_reads_them(tmp_path, suffix, d) -> None:
@@ -401,8 +420,13 @@ def test_unusable_transform_files_are_refused(tmp_path) -> None:
         cases = [("s.tfm", "s.tfm")]
     except RuntimeError:
         cases = []
-    for name, message in [*cases, ("none.tfm", "no such file"), ("flirt.mat", "no ITK transform"),
-                          ("2d.tfm", "2-D transform"), ("b.tfm", "not linear")]:
+    for name, message in [
+        *cases,
+        ("none.tfm", "no such file"),
+        ("flirt.mat", "no ITK transform"),
+        ("2d.tfm", "2-D transform"),
+        ("b.tfm", "not linear"),
+    ]:
         with pytest.raises(InputError, match=message):
             io.read_affine(tmp_path / name, 3)
     with pytest.raises(InputError, match="unknown kind"):
@@ -410,6 +434,7 @@ def test_unusable_transform_files_are_refused(tmp_path) -> None:
 
 
 # ---- atomic writing
+
 
 class Broken:
     """Fails in the middle of a write."""
@@ -431,8 +456,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         monkeypatch.setattr(io.zlib, "crc32", Broken(error))
     else:
         monkeypatch.setattr(io.os, "replace", Broken(error))
-    for write in (lambda: io.write_volume(path, Volume(oblique(), noise(oblique()) + 1)),
-                  lambda: io.write_displacement_field(path, oblique(), noise(oblique(), np.float32, 3))):
+    for write in (
+        lambda: io.write_volume(path, Volume(oblique(), noise(oblique()) + 1)),
+        lambda: io.write_displacement_field(path, oblique(), noise(oblique(), np.float32, 3)),
+    ):
         with pytest.raises(type(error)):
             write()
         assert path.read_bytes() == before
@@ -441,9 +468,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(io.os, "replace", Broken(OSError(28, "No space left on device")))
-    for write in (lambda: io.write_volume(tmp_path / "a.nii", Volume(oblique(), noise(oblique()))),
-                  lambda: io.write_affine(tmp_path / "a.nii.tfm", np.eye(4)),
-                  lambda: io.write_volume(tmp_path / "a.nii.nrrd", Volume(oblique(), noise(oblique())))):
+    for write in (
+        lambda: io.write_volume(tmp_path / "a.nii", Volume(oblique(), noise(oblique()))),
+        lambda: io.write_affine(tmp_path / "a.nii.tfm", np.eye(4)),
+        lambda: io.write_volume(tmp_path / "a.nii.nrrd", Volume(oblique(), noise(oblique()))),
+    ):
         with pytest.raises(OSError, match=r"a\.nii.*disk is full"):
             write()
     assert os.listdir(tmp_path) == []
@@ -452,8 +481,12 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch) -> None:
 def test_places_that_cannot_be_written_are_named(tmp_path) -> None:
     volume = Volume(oblique(), noise(oblique()))
     (tmp_path / "folder.nii").mkdir()
-    for name, message in (("none/a.nii.gz", "does not exist"), ("folder.nii", "is a folder"), ("a.mhd", "two files"),
-                          ("a.xyz", "unknown kind")):
+    for name, message in (
+        ("none/a.nii.gz", "does not exist"),
+        ("folder.nii", "is a folder"),
+        ("a.mhd", "two files"),
+        ("a.xyz", "unknown kind"),
+    ):
         with pytest.raises(InputError, match=message):
             io.write_volume(tmp_path / name, volume)
     assert os.listdir(tmp_path) == ["folder.nii"]

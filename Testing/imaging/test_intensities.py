@@ -102,6 +102,7 @@ def test_n4_removes_a_bias_field() -> None:
     def spread(data: np.ndarray) -> float:
         ratio = np.log(data[inside] / volume.data[inside])
         return float(ratio.std())
+
     assert spread(corrected.data) < 0.7 * spread(biased.data)
     assert not corrected.data[~inside].any()
     assert "N4" in corrected.notes[-1]

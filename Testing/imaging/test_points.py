@@ -21,11 +21,16 @@ def numbers(point: np.ndarray) -> str:
 
 
 def markup(space: str, points: np.ndarray) -> dict:
-    controls = [{"id": str(i), "label": f"P-{i}", "description": "kept", "position": list(p),
-                 "positionStatus": "defined"} for i, p in enumerate(points)]
+    controls = [
+        {"id": str(i), "label": f"P-{i}", "description": "kept", "position": list(p), "positionStatus": "defined"}
+        for i, p in enumerate(points)
+    ]
     controls.insert(1, {"id": "9", "label": "to be placed", "positionStatus": "undefined"})
-    return {"markups": [{"type": "Fiducial", "coordinateSystem": space, "controlPoints": controls,
-                         "display": {"color": [1, 0, 0]}}]}
+    return {
+        "markups": [
+            {"type": "Fiducial", "coordinateSystem": space, "controlPoints": controls, "display": {"color": [1, 0, 0]}}
+        ]
+    }
 
 
 @pytest.mark.parametrize(("space", "sign"), [("LPS", 1), ("1", 1), ("RAS", -1), ("0", -1)])
@@ -61,12 +66,15 @@ def test_mrk_json_in_its_own_coordinate_system(tmp_path, space, sign) -> None:
     assert content["controlPoints"][1]["positionStatus"] == "undefined"
 
 
-@pytest.mark.parametrize("text", [
-    "1.5,-2.25,3.0\n-40.125,50,60.0625\n",
-    "1.5,-2.25,3.0,A\n-40.125,50,60.0625,B\n",
-    "x,y,z,t,label,comment\n1.5,-2.25,3.0,0,A,c\n-40.125,50,60.0625,0,B,d\n",
-    "label;X;Y;Z\nA;1.5;-2.25;3.0\nB;-40.125;50;60.0625\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.5,-2.25,3.0\n-40.125,50,60.0625\n",
+        "1.5,-2.25,3.0,A\n-40.125,50,60.0625,B\n",
+        "x,y,z,t,label,comment\n1.5,-2.25,3.0,0,A,c\n-40.125,50,60.0625,0,B,d\n",
+        "label;X;Y;Z\nA;1.5;-2.25;3.0\nB;-40.125;50;60.0625\n",
+    ],
+)
 def test_csv_with_and_without_header(tmp_path, text) -> None:
     (tmp_path / "a.csv").write_text(text)
     points, labels = read_points(tmp_path / "a.csv")
@@ -78,7 +86,7 @@ def test_csv_with_and_without_header(tmp_path, text) -> None:
     assert kept == labels
     first, changed = text.splitlines()[0], (tmp_path / "b.csv").read_text().splitlines()[0]
     assert len(first.split(",")) == len(changed.split(","))
-    assert ("x" not in first or first == changed)
+    assert "x" not in first or first == changed
 
 
 def test_2d_points_live_in_csv(tmp_path) -> None:
@@ -102,13 +110,22 @@ def test_points_and_labels_go_from_kind_to_kind(tmp_path, source, target) -> Non
     assert read_points(tmp_path / f"b{target}")[1] == ["C", "D"]
 
 
-@pytest.mark.parametrize(("name", "text", "message"), [
-    ("a.txt", "1,2,3", "unknown kind"), ("none.csv", None, "cannot be read"), ("a.csv", "", "no points"),
-    ("a.csv", "1,2,3\n3,4,z\n", "no valid"), ("a.csv", "a,b,c\n1,2,3\n", "names no columns"),
-    ("a.csv", "1,2,nan\n", "not finite"), ("a.fcsv", "# CoordinateSystem = XYZ\n1,2,3,4\n", "XYZ"),
-    ("a.fcsv", "1,2\n", "no valid"), ("a.mrk.json", "{", "no valid"), ("a.mrk.json", "[]", "no valid"),
-    ("a.mrk.json", '{"markups": []}', "no points"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "1,2,3", "unknown kind"),
+        ("none.csv", None, "cannot be read"),
+        ("a.csv", "", "no points"),
+        ("a.csv", "1,2,3\n3,4,z\n", "no valid"),
+        ("a.csv", "a,b,c\n1,2,3\n", "names no columns"),
+        ("a.csv", "1,2,nan\n", "not finite"),
+        ("a.fcsv", "# CoordinateSystem = XYZ\n1,2,3,4\n", "XYZ"),
+        ("a.fcsv", "1,2\n", "no valid"),
+        ("a.mrk.json", "{", "no valid"),
+        ("a.mrk.json", "[]", "no valid"),
+        ("a.mrk.json", '{"markups": []}', "no points"),
+    ],
+)
 def test_unusable_files_are_refused_by_name(tmp_path, name, text, message) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)

@@ -23,8 +23,12 @@ def write_sphere(path, space: str | None) -> np.ndarray:
     source.Update()
     mesh = source.GetOutput()
     suffix = path.suffix
-    writer = {".vtk": vtk.vtkPolyDataWriter, ".vtp": vtk.vtkXMLPolyDataWriter,
-              ".ply": vtk.vtkPLYWriter, ".stl": vtk.vtkSTLWriter}[suffix]()
+    writer = {
+        ".vtk": vtk.vtkPolyDataWriter,
+        ".vtp": vtk.vtkXMLPolyDataWriter,
+        ".ply": vtk.vtkPLYWriter,
+        ".stl": vtk.vtkSTLWriter,
+    }[suffix]()
     if space and suffix == ".vtp":
         tag = vtk.vtkStringArray()
         tag.SetName("SPACE")

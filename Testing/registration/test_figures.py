@@ -12,9 +12,7 @@ from DeepFLASHRegistrationLib import figures as f
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 
 ORIENTATIONS = [
-    (order, signs)
-    for order in itertools.permutations(range(3))
-    for signs in itertools.product((1, -1), repeat=3)
+    (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
 ]
 
 
@@ -30,9 +28,7 @@ def stored_as(order, signs, edge=(7, 9, 11), spacing=(1.0, 2.0, 3.0)):
 
 def scene(grid):
     """Values that depend on the place in the patient only."""
-    return grid.index_to_physical(np.moveaxis(np.indices(grid.shape), 0, -1)) @ np.array(
-        [1.0, 100.0, 10_000.0]
-    )
+    return grid.index_to_physical(np.moveaxis(np.indices(grid.shape), 0, -1)) @ np.array([1.0, 100.0, 10_000.0])
 
 
 # Views ------------------------------------------------------------------------------------------------------
@@ -137,9 +133,7 @@ def test_gray_windows():
     slices = [np.linspace(0, 100, 1000), np.array([np.nan, np.inf])]
     low, high = f.window(slices)
     assert (low, high) == (pytest.approx(1.0, abs=0.1), pytest.approx(99.7, abs=0.1))
-    np.testing.assert_allclose(
-        f.gray(np.array([0.0, 50.35, 200.0, np.nan]), (low, high)), [0, 0.5, 1, 0], atol=1e-2
-    )
+    np.testing.assert_allclose(f.gray(np.array([0.0, 50.35, 200.0, np.nan]), (low, high)), [0, 0.5, 1, 0], atol=1e-2)
     low, high = f.window([np.full(9, 3.0)])
     assert low == 3.0
     assert high > low
@@ -166,9 +160,7 @@ def test_determinants_are_symmetric_in_log_and_folds_are_loud():
     assert low[2] > low[0] + 50
     assert high[0] > high[2] + 50
     assert np.ptp(middle) == 0
-    folded = f.determinant_picture(
-        base, np.array([[np.nan, -np.inf, 0]]), 0.7, np.array([[True, True, False]])
-    )
+    folded = f.determinant_picture(base, np.array([[np.nan, -np.inf, 0]]), 0.7, np.array([[True, True, False]]))
     np.testing.assert_array_equal(folded[0, :2], np.array([f.FOLD_COLOR, f.FOLD_COLOR]))
 
 
@@ -229,9 +221,7 @@ def test_the_deformation_grid_moves_with_the_map_after_the_affine():
     assert set(straight) <= set(still[:, 0])
     assert still.min() >= 0
     assert still.max() <= 31
-    np.testing.assert_allclose(
-        numbers((2.0, 1.0, 5.0)) - still, np.broadcast_to([2.0, 1.0], still.shape), atol=0.11
-    )
+    np.testing.assert_allclose(numbers((2.0, 1.0, 5.0)) - still, np.broadcast_to([2.0, 1.0], still.shape), atol=0.11)
 
 
 # Charts -----------------------------------------------------------------------------------------------------

@@ -112,8 +112,16 @@ def test_landmarks_correspond(pair):
     assert len(set(pair.point_names)) == len(pair.point_names) == len(pair.fixed_points)
 
 
-@pytest.mark.parametrize(("name", "labels"), [("left thalamus", {10}), ("right putamen", {51}), ("4th ventricle", {15}),
-                                              ("left frontal horn", {4}), ("pons", {16})])
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("left thalamus", {10}),
+        ("right putamen", {51}),
+        ("4th ventricle", {15}),
+        ("left frontal horn", {4}),
+        ("pons", {16}),
+    ],
+)
 def test_landmarks_lie_where_their_names_say(pair, name, labels):
     place = pair.point_names.index(name)
     for points, volume in ((pair.fixed_points, pair.fixed_labels), (pair.moving_points, pair.moving_labels)):
@@ -134,12 +142,21 @@ def test_the_same_seed_makes_the_same_pair_and_another_does_not(small):
 
 
 def test_volumes_of_structures_are_those_of_a_head(pair):
-    milliliters = {label: np.count_nonzero(pair.fixed_labels.data == label) * pair.fixed.grid.voxel_volume / 1000
-                   for label in LABELS}
+    milliliters = {
+        label: np.count_nonzero(pair.fixed_labels.data == label) * pair.fixed.grid.voxel_volume / 1000
+        for label in LABELS
+    }
     assert set(np.unique(pair.fixed_labels.data)) == set(np.unique(pair.moving_labels.data)) == {0, *LABELS}
     assert pair.label_names[10] == "Left-Thalamus"
-    for left, right, low, high in ((2, 41, 180, 330), (3, 42, 180, 320), (4, 43, 4, 20), (8, 47, 30, 70),
-                                   (10, 49, 3, 9), (11, 50, 2, 6), (12, 51, 3, 7)):
+    for left, right, low, high in (
+        (2, 41, 180, 330),
+        (3, 42, 180, 320),
+        (4, 43, 4, 20),
+        (8, 47, 30, 70),
+        (10, 49, 3, 9),
+        (11, 50, 2, 6),
+        (12, 51, 3, 7),
+    ):
         assert low < milliliters[left] < high
         assert 0.8 < milliliters[left] / milliliters[right] < 1.25
     assert 15 < milliliters[16] < 40
@@ -177,15 +194,23 @@ def test_same_contrast_makes_two_t1_images(small):
     pair = make_pair(3, **SMALL, contrast="same")
     np.testing.assert_array_equal(pair.fixed.data, small.fixed.data)
     np.testing.assert_array_equal(pair.moving_labels.data, small.moving_labels.data)
-    ratio = [v.data[np.isin(lab.data, (2, 41))].mean() / v.data[np.isin(lab.data, (4, 43))].mean()
-             for v, lab in ((pair.fixed, pair.fixed_labels), (pair.moving, pair.moving_labels))]
+    ratio = [
+        v.data[np.isin(lab.data, (2, 41))].mean() / v.data[np.isin(lab.data, (4, 43))].mean()
+        for v, lab in ((pair.fixed, pair.fixed_labels), (pair.moving, pair.moving_labels))
+    ]
     assert ratio[0] == pytest.approx(ratio[1], rel=0.15)
 
 
 def test_bias_field_and_noise_are_there(pair):
     """White matter deep inside, which has one intensity but for texture, bias and noise."""
-    deep = sitk.GetArrayFromImage(sitk.BinaryErode(sitk.GetImageFromArray(
-        np.isin(pair.fixed_labels.data, (2, 41)).astype(np.uint8)), (2, 2, 2))) > 0
+    deep = (
+        sitk.GetArrayFromImage(
+            sitk.BinaryErode(
+                sitk.GetImageFromArray(np.isin(pair.fixed_labels.data, (2, 41)).astype(np.uint8)), (2, 2, 2)
+            )
+        )
+        > 0
+    )
     where = grid_points(pair.fixed.grid, deep, limit=None)
     values = pair.fixed.data[deep]
     linear = np.column_stack([where - where.mean(0), np.ones(len(where))])
@@ -215,8 +240,17 @@ def test_resolution_does_not_change_the_person(small):
     assert (labels.reshape(small.fixed.grid.shape) == small.fixed_labels.data).mean() > 0.999
 
 
-@pytest.mark.parametrize("wrong", [{"shape": (8, 64, 64)}, {"shape": (64, 64)}, {"spacing_mm": 0.0}, {"contrast": "CT"},
-                                   {"largest_displacement_mm": 40.0}, {"largest_displacement_mm": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shape": (8, 64, 64)},
+        {"shape": (64, 64)},
+        {"spacing_mm": 0.0},
+        {"contrast": "CT"},
+        {"largest_displacement_mm": 40.0},
+        {"largest_displacement_mm": -1.0},
+    ],
+)
 def test_wrong_arguments_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make_pair(0, **wrong)
@@ -245,8 +279,10 @@ def test_the_error_is_found_on_another_grid(small):
     """An affine field is linear between its points, so any grid around the brain gives the same numbers."""
     grid = small.fixed.grid
     matrix = small.affine[:3, :3] - np.eye(3)
-    fields = [grid_points(g, limit=None).reshape(*g.shape, 3) @ matrix.T + small.affine[:3, 3]
-              for g in (grid, grid.padded(5).resampled(factor=2))]
+    fields = [
+        grid_points(g, limit=None).reshape(*g.shape, 3) @ matrix.T + small.affine[:3, 3]
+        for g in (grid, grid.padded(5).resampled(factor=2))
+    ]
     errors = [error_mm(f, g, small) for f, g in zip(fields, (grid, grid.padded(5).resampled(factor=2)), strict=True)]
     assert errors[0] == pytest.approx(errors[1], abs=1e-3)
     assert 1 < errors[0]["mean"] < errors[0]["p95"] < errors[0]["max"] < 12
@@ -264,8 +300,19 @@ def test_a_field_that_does_not_cover_the_brain_is_refused(small):
 
 
 def test_the_files_hold_the_pair(pair, written):
-    assert set(written) == {"fixed", "moving", "fixed_labels", "moving_labels", "fixed_points", "moving_points",
-                            "truth_fixed_to_moving", "truth_moving_to_fixed", "truth_affine", "labels", "phantom"}
+    assert set(written) == {
+        "fixed",
+        "moving",
+        "fixed_labels",
+        "moving_labels",
+        "fixed_points",
+        "moving_points",
+        "truth_fixed_to_moving",
+        "truth_moving_to_fixed",
+        "truth_affine",
+        "labels",
+        "phantom",
+    }
     for name in ("fixed", "moving"):
         image = read_volume(written[name])
         np.testing.assert_array_equal(image.data, getattr(pair, name).data)
@@ -298,9 +345,14 @@ def test_the_color_table_names_every_label(written):
 
 def test_itk_applies_the_written_truth(pair, written):
     field = sitk.ReadImage(str(written["truth_fixed_to_moving"]), sitk.sitkVectorFloat64)
-    moved = sitk.GetArrayFromImage(sitk.Resample(
-        sitk.ReadImage(str(written["moving_labels"])), sitk.ReadImage(str(written["fixed"])),
-        sitk.DisplacementFieldTransform(field), sitk.sitkNearestNeighbor))
+    moved = sitk.GetArrayFromImage(
+        sitk.Resample(
+            sitk.ReadImage(str(written["moving_labels"])),
+            sitk.ReadImage(str(written["fixed"])),
+            sitk.DisplacementFieldTransform(field),
+            sitk.sitkNearestNeighbor,
+        )
+    )
     points = grid_points(pair.fixed.grid, limit=None)
     there = map_points(points, pair.fixed_to_moving, pair.fixed.grid)
     index = np.rint(pair.moving.grid.physical_to_index(there)).astype(int)

@@ -118,9 +118,7 @@ def synthetic(shape=(26, 36, 32), spacing=(2.0, 1.2, 1.5), amplitude=3.0, fold=F
         **m.determinant_statistics(determinant),
         "folds_strict": {"count": int(strict.sum()), "percent": 100 * float(strict.mean())},
         "inverse_error_mm": m.inverse_error(m.grid_points(grid), mapped, back, field_grid),
-        "border_hits": m.border_hits(
-            m.map_points(m.grid_points(grid, fixed.data > 20), forth, field_grid), grid
-        ),
+        "border_hits": m.border_hits(m.map_points(m.grid_points(grid, fixed.data > 20), forth, field_grid), grid),
         "largest_displacement_mm": float(np.linalg.norm(forth, axis=-1).max()),
         "landmarks": {"before_mm": [3.1, 2.0], "after_mm": [0.4, 0.2]},
         "voxel_mm": grid.voxel_volume ** (1 / d),
@@ -261,9 +259,7 @@ def test_the_documented_limits_are_those_of_the_code():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         name = re.fullmatch(r"`([A-Z_]+)`", cells[-1])
         if name:
-            documented[name[1]] = [
-                float(number) for cell in cells[-3:-1] for number in re.findall(r"-?[\d.]+", cell)
-            ]
+            documented[name[1]] = [float(number) for cell in cells[-3:-1] for number in re.findall(r"-?[\d.]+", cell)]
     constants = {name: getattr(limits, name) for name in dir(limits) if name.isupper() and name[0] != "_"}
     assert set(documented) == set(constants)
     for name, value in constants.items():
@@ -401,15 +397,11 @@ def test_reports_without_labels_history_or_landmarks_and_of_two_dimensions(tmp_p
 
 def test_a_slice_of_a_volume_is_named_and_lettered(tmp_path):
     result, fixed, moving, labels = synthetic((60, 80), (1.0, 0.7))
-    flat = Grid(
-        (1, 60, 80), np.array([[0, 0, 0.7, -28], [0, 1, 0, -30], [2, 0, 0, 9], [0, 0, 0, 1.0]])
-    ).flattened()
+    flat = Grid((1, 60, 80), np.array([[0, 0, 0.7, -28], [0, 1, 0, -30], [2, 0, 0, 9], [0, 0, 0, 1.0]])).flattened()
     result.fixed_grid = flat
     for name in ("warped", "moving_affine", "log_jacobian", "labels"):
         setattr(result, name, Volume(flat, getattr(result, name).data))
-    page = page_of(
-        (result, Volume(flat, fixed.data, "slice.dcm"), moving, Volume(flat, labels.data)), tmp_path
-    )
+    page = page_of((result, Volume(flat, fixed.data, "slice.dcm"), moving, Volume(flat, labels.data)), tmp_path)
     assert "axial" in page.text
 
 

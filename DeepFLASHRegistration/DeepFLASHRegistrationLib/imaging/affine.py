@@ -57,9 +57,17 @@ class AffineAlignment:
     notes: tuple[str, ...] = ()
 
 
-def align(fixed: Volume, moving: Volume, kind: str = "affine", *, fixed_mask: Volume | None = None,
-          moving_mask: Volume | None = None, progress: Callable[[float], None] | None = None,
-          cancelled: Callable[[], bool] | None = None, threads: int | None = None) -> AffineAlignment:
+def align(
+    fixed: Volume,
+    moving: Volume,
+    kind: str = "affine",
+    *,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    progress: Callable[[float], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    threads: int | None = None,
+) -> AffineAlignment:
     """Finds the affine map that takes points of the fixed image to those of the moving image.
 
     Args:
@@ -76,12 +84,19 @@ def align(fixed: Volume, moving: Volume, kind: str = "affine", *, fixed_mask: Vo
     if kind not in KINDS:
         raise ValueError(f"Unknown alignment {kind!r}. Choose one of {', '.join(KINDS)}.")
     if fixed.ndim != moving.ndim:
-        raise InputError(f"{fixed.name or 'fixed'} is {fixed.ndim}-D but {moving.name or 'moving'} is {moving.ndim}-D. "
-                         "Register images of the same dimension.")
+        raise InputError(
+            f"{fixed.name or 'fixed'} is {fixed.ndim}-D but {moving.name or 'moving'} is {moving.ndim}-D. "
+            "Register images of the same dimension."
+        )
     start = time.perf_counter()
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
-        search = _Search(_Object(fixed, fixed_mask), _Object(moving, moving_mask), pool,
-                         progress or (lambda fraction: None), cancelled or (lambda: False))
+        search = _Search(
+            _Object(fixed, fixed_mask),
+            _Object(moving, moving_mask),
+            pool,
+            progress or (lambda fraction: None),
+            cancelled or (lambda: False),
+        )
         matrix, similarity, notes = search.run(kind)
     return AffineAlignment(matrix, similarity, time.perf_counter() - start, tuple(notes))
 
@@ -94,8 +109,10 @@ class _Object:
         inside = foreground(volume)
         # Beyond a face that the object reaches, nothing is known; beyond others there is more background. (axis, end)
         constant = background_value(volume) is not None
-        self.open = [[not constant or np.take(inside, end, axis=axis).mean() > _TOUCHING for end in (0, -1)]
-                     for axis in range(volume.ndim)]
+        self.open = [
+            [not constant or np.take(inside, end, axis=axis).mean() > _TOUCHING for end in (0, -1)]
+            for axis in range(volume.ndim)
+        ]
         limits = None
         if mask is not None:
             limits = on_grid(mask, volume.grid)
@@ -112,8 +129,9 @@ class _Object:
         self.levels: list[tuple[Grid, list[np.ndarray]]] = []
         for size in reversed(_LEVELS_MM):
             # Whole factors only; no axis below 4 voxels. (The nudge: 0.999999 mm is 1 mm, however an image is turned.)
-            factors = [max(1, min(int(size / h + 0.501), n // 4))
-                       for h, n in zip(grid.spacing, grid.shape, strict=True)]
+            factors = [
+                max(1, min(int(size / h + 0.501), n // 4)) for h, n in zip(grid.spacing, grid.shape, strict=True)
+            ]
             channels = [_averaged(c, factors) for c in channels]
             grid = grid.resampled(factor=factors)
             value = channels[0] if limits is None else channels[0] / np.maximum(channels[2], 1e-3)
@@ -121,7 +139,8 @@ class _Object:
         weights = self.levels[1][1][1]
         used = np.argwhere(weights > 0)
         self.center = self.levels[1][0].index_to_physical(
-            np.average(used, axis=0, weights=weights[weights > 0].astype(np.float64)))
+            np.average(used, axis=0, weights=weights[weights > 0].astype(np.float64))
+        )
 
     def points(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """LPS mm (n, d), values and bins (n,) of the voxels that count."""
@@ -132,7 +151,7 @@ class _Object:
             near &= channels[2] > 0.5
         index = np.argwhere(near)
         if len(index) > _MAX_POINTS[level]:
-            chosen = np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS[level]]
+            chosen = np.random.default_rng(0).permutation(len(index))[: _MAX_POINTS[level]]
             index = index[np.sort(chosen)]
         where = tuple(index.T)
         value = np.ascontiguousarray(value[where])
@@ -167,7 +186,7 @@ class _Sampler:
             self.mask = np.pad(channels[2] > 0.5, 1).reshape(-1)
         self.open = item.open
         self.shape = value.shape
-        self.strides = [int(np.prod(value.shape[a + 1:])) for a in range(d)]
+        self.strides = [int(np.prod(value.shape[a + 1 :])) for a in range(d)]
         # LPS mm relative to the object's center -> index in the padded array.
         self.linear = grid.inverse_affine[:d, :d]
         self.shift = grid.physical_to_index(item.center) + 1
@@ -219,8 +238,14 @@ class _Fit:
 class _Search:
     """Maps are (d, d+1) matrices between LPS coordinates relative to both objects' centers."""
 
-    def __init__(self, fixed: _Object, moving: _Object, pool: ThreadPoolExecutor,
-                 progress: Callable[[float], None], cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        fixed: _Object,
+        moving: _Object,
+        pool: ThreadPoolExecutor,
+        progress: Callable[[float], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
         self.fixed, self.moving, self.pool = fixed, moving, pool
         self.progress, self.cancelled = progress, cancelled
         self.d = len(fixed.center)
@@ -254,8 +279,10 @@ class _Search:
         stretches = np.linalg.svd(best[:, :d], compute_uv=False)
         if kind == "affine" and not (stretches.min() > 1 / _STRETCH and stretches.max() < _STRETCH):
             best, fit = self._refined(maps[measure], "rigid", measure, (0, 1, 2))
-            notes.append(f"The affine alignment stretched by {stretches.max():.2g} and squeezed by "
-                         f"{stretches.min():.2g}, which is hardly right: the rigid alignment is used.")
+            notes.append(
+                f"The affine alignment stretched by {stretches.max():.2g} and squeezed by "
+                f"{stretches.min():.2g}, which is hardly right: the rigid alignment is used."
+            )
         self.progress(1.0)
         return self._matrix(best), fit.score, notes + self._overlap_notes(fit)
 
@@ -385,7 +412,7 @@ class _Search:
                 # d/d(change) of value(point + change @ (point, 1)), row by row of change.
                 row = 2
                 for slope in sampled[1:] * valid:
-                    np.multiply(points, slope, out=rows[row:row + d, :n])
+                    np.multiply(points, slope, out=rows[row : row + d, :n])
                     rows[row + d, :n] = slope
                     row += d + 1
             parts = rows.reshape(len(rows), -1, _GRAM).transpose(1, 0, 2)
@@ -412,16 +439,18 @@ class _Search:
             score = fm / np.sqrt(ff * mm)
             gain = max(fm / mm, 1e-3 * np.sqrt(ff / mm))  # uphill also from a negative correlation
             away = total[j, -1]
-            return _Fit(float(score), overlap, (total[j, 1] - away * fm / mm) / gain,
-                        total[j, j] - np.outer(away, away) / mm)
+            return _Fit(
+                float(score), overlap, (total[j, 1] - away * fm / mm) / gain, total[j, j] - np.outer(away, away) / mm
+            )
         sums = sum(p[1] for p in parts)
         kept = sums[:, 0] > 0
         within = gram - sums[kept].T @ (sums[kept] / sums[kept, :1])
         rest, whole = within[-1, -1], total[-1, -1]
         if whole <= 1e-9 * count:
             return lost
-        return _Fit(float(np.sqrt(max(1 - rest / whole, 0))), overlap,
-                    total[j, -1] * rest / whole - within[j, -1], within[j, j])
+        return _Fit(
+            float(np.sqrt(max(1 - rest / whole, 0))), overlap, total[j, -1] * rest / whole - within[j, -1], within[j, j]
+        )
 
 
 def on_grid(mask: Volume, grid: Grid) -> np.ndarray:
@@ -433,8 +462,21 @@ def on_grid(mask: Volume, grid: Grid) -> np.ndarray:
     d = grid.ndim
     image = mask.grid.apply_to(sitk.GetImageFromArray((mask.data != 0).astype(np.uint8)))
     size, spacing, origin, direction = grid.to_image_geometry()
-    return sitk.GetArrayFromImage(sitk.Resample(image, size, sitk.Transform(d, sitk.sitkIdentity),
-                                                sitk.sitkNearestNeighbor, origin, spacing, direction, 0)) != 0
+    return (
+        sitk.GetArrayFromImage(
+            sitk.Resample(
+                image,
+                size,
+                sitk.Transform(d, sitk.sitkIdentity),
+                sitk.sitkNearestNeighbor,
+                origin,
+                spacing,
+                direction,
+                0,
+            )
+        )
+        != 0
+    )
 
 
 def _averaged(data: np.ndarray, factors: Sequence[int]) -> np.ndarray:

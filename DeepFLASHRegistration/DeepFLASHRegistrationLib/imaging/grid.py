@@ -56,8 +56,10 @@ class Grid:
             raise ValueError("The affine gives an axis no length. Repair the image's spacing and direction.")
         cosines = affine[:d, :d] / spacing
         if np.abs(cosines.T @ cosines - np.eye(d)).max() > _ORTHOGONALITY_TOLERANCE:
-            raise ValueError("The voxel axes are not orthogonal (sheared, or a gantry tilt). "
-                             "Resample the image on an orthogonal grid first.")
+            raise ValueError(
+                "The voxel axes are not orthogonal (sheared, or a gantry tilt). "
+                "Resample the image on an orthogonal grid first."
+            )
         plane = self.plane
         if plane is not None:
             plane = np.array(plane, dtype=np.float64)
@@ -146,8 +148,9 @@ class Grid:
         affine[:-1, -1] = self.index_to_physical(-lower)
         return replace(self, shape=tuple(np.array(self.shape) + lower + upper), affine=affine)
 
-    def resampled(self, spacing: float | Sequence[float] | None = None, *,
-                  factor: float | Sequence[float] | None = None) -> Grid:
+    def resampled(
+        self, spacing: float | Sequence[float] | None = None, *, factor: float | Sequence[float] | None = None
+    ) -> Grid:
         """A grid over the same field of view (voxel borders, not centers, coincide) with other voxels.
 
         Args:
@@ -201,8 +204,9 @@ class Grid:
         # In-plane axes follow the world's, not the storage, so that flipped or transposed slices share coordinates.
         across = [a for a in range(3) if a != axis]
         across.sort(key=lambda a: int(np.argmax(np.abs(direction[:, a]))))
-        units = np.stack([direction[:, a] * np.sign(direction[np.argmax(np.abs(direction[:, a])), a])
-                          for a in across], 1)
+        units = np.stack(
+            [direction[:, a] * np.sign(direction[np.argmax(np.abs(direction[:, a])), a]) for a in across], 1
+        )
         units[:, 1] -= units[:, 0] * (units[:, 0] @ units[:, 1])
         units[:, 1] /= np.linalg.norm(units[:, 1])
         normal = np.cross(units[:, 0], units[:, 1])
@@ -242,8 +246,12 @@ class Grid:
 
     def to_image_geometry(self) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
         """(size, spacing, origin, direction) in ITK's order and layout."""
-        return (self.shape[::-1], tuple(map(float, self.spacing[::-1])), tuple(map(float, self.origin)),
-                tuple(map(float, self.direction[:, ::-1].ravel())))
+        return (
+            self.shape[::-1],
+            tuple(map(float, self.spacing[::-1])),
+            tuple(map(float, self.origin)),
+            tuple(map(float, self.direction[:, ::-1].ravel())),
+        )
 
     def apply_to(self, image: Any) -> Any:
         """Gives a SimpleITK image of this shape this grid's origin, spacing and direction, and returns it."""

@@ -35,8 +35,9 @@ def foreground(volume: Volume) -> np.ndarray:
         return volume.data > constant
     sample = _sampled(volume.data)
     low, high = np.percentile(sample, _PERCENTILES)
-    border = np.concatenate([np.take(volume.data, end, axis=axis).ravel()
-                             for axis in range(volume.ndim) for end in (0, -1)])
+    border = np.concatenate(
+        [np.take(volume.data, end, axis=axis).ravel() for axis in range(volume.ndim) for end in (0, -1)]
+    )
     dark = np.median(border)
     if high <= low or dark > low + 0.15 * (high - low):
         return np.ones(volume.data.shape, dtype=bool)
@@ -45,8 +46,7 @@ def foreground(volume: Volume) -> np.ndarray:
     return volume.data > min(_otsu(sample, low, high), max(noise, low + 0.02 * (high - low)))
 
 
-def normalize(volume: Volume, mask: np.ndarray | None = None,
-              window: tuple[float, float] | None = None) -> Volume:
+def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[float, float] | None = None) -> Volume:
     """Scales intensities to [0, 1], clipped, as float32.
 
     By the window if given (CT: e.g. -160 to 240 HU); else from the 0.5th to the 99.5th percentile inside the mask, or
@@ -67,8 +67,10 @@ def normalize(volume: Volume, mask: np.ndarray | None = None,
     data = volume.data
     if mask is not None:
         if mask.shape != data.shape:
-            raise InputError(f"{name}: its mask has shape {mask.shape}, the image {data.shape}. "
-                             "Resample the mask on the image's grid.")
+            raise InputError(
+                f"{name}: its mask has shape {mask.shape}, the image {data.shape}. "
+                "Resample the mask on the image's grid."
+            )
         if not mask.any():
             raise InputError(f"{name}: its mask is empty. Draw it, or leave it out.")
     if window is not None:
@@ -131,8 +133,9 @@ def n4(volume: Volume, mask: np.ndarray | None = None) -> Volume:
     limits = np.percentile(_sampled(bias[inside]), (0.1, 99.9))
     data = (volume.data - min(lowest, 0)) / np.exp(np.clip(bias, *limits)) + min(lowest, 0)
     low, high = np.exp(limits)
-    return volume.with_data(data.astype(np.float32),
-                            f"{volume.name or 'image'}: bias field of {100 * (high / low - 1):.0f} % removed (N4)")
+    return volume.with_data(
+        data.astype(np.float32), f"{volume.name or 'image'}: bias field of {100 * (high / low - 1):.0f} % removed (N4)"
+    )
 
 
 def match_histogram(moving: Volume, fixed: Volume) -> Volume:
@@ -142,9 +145,15 @@ def match_histogram(moving: Volume, fixed: Volume) -> Volume:
     """
     import SimpleITK as sitk
 
-    matched = sitk.GetArrayFromImage(sitk.HistogramMatching(
-        sitk.GetImageFromArray(moving.data), sitk.GetImageFromArray(fixed.data),
-        numberOfHistogramLevels=256, numberOfMatchPoints=15, thresholdAtMeanIntensity=True))
+    matched = sitk.GetArrayFromImage(
+        sitk.HistogramMatching(
+            sitk.GetImageFromArray(moving.data),
+            sitk.GetImageFromArray(fixed.data),
+            numberOfHistogramLevels=256,
+            numberOfMatchPoints=15,
+            thresholdAtMeanIntensity=True,
+        )
+    )
     matched = np.clip(matched, 0, 1)
     matched[moving.data <= 0] = 0
     return moving.with_data(matched, f"{moving.name or 'moving'}: histogram matched to {fixed.name or 'fixed'}")

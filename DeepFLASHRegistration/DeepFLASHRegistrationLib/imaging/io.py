@@ -36,6 +36,7 @@ _SAMPLE = 1 << 14
 
 # ---------------------------------------------------------------- reading
 
+
 def read_volume(path: str | os.PathLike) -> Volume:
     """Reads an image file or a DICOM folder as a float32 Volume.
 
@@ -117,13 +118,16 @@ def _read_file(path: Path) -> tuple[Grid, np.ndarray, list[str]]:
     if "complex" in kind:
         raise InputError(f"{path}: holds complex values. Export the magnitude.")
     if components > 1:
-        raise InputError(f"{path}: has {components} components per voxel (RGB or vectors). "
-                         "Pass a gray-value image of one component.")
+        raise InputError(
+            f"{path}: has {components} components per voxel (RGB or vectors). Pass a gray-value image of one component."
+        )
     size = list(reader.GetSize())
     if len(size) > 3:
         if any(n > 1 for n in size[3:]):
-            raise InputError(f"{path}: is {len(size)}-D, of size {'x'.join(map(str, size))}. "
-                             "Extract one volume (one time point) first.")
+            raise InputError(
+                f"{path}: is {len(size)}-D, of size {'x'.join(map(str, size))}. "
+                "Extract one volume (one time point) first."
+            )
         reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
     if _is_nifti(path):
         data = _nifti_voxels(path, tuple(size[:3][::-1]))
@@ -149,12 +153,13 @@ def _nifti_voxels(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}). "
-                         "The file may be damaged: copy or export it again.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error}). The file may be damaged: copy or export it again."
+        ) from error
     order = "<" if raw[:4] == struct.pack("<i", 348) else ">"
     if len(raw) < 352 or raw[:4] != struct.pack(order + "i", 348) or raw[344:347] != b"n+1":
         return None
-    code, = struct.unpack_from(order + "h", raw, 70)
+    (code,) = struct.unpack_from(order + "h", raw, 70)
     kind = next((name for name, number in _NIFTI_TYPES.items() if number == code), None)
     if kind is None:
         return None
@@ -175,10 +180,13 @@ def _read_folder(path: Path) -> tuple[Grid, np.ndarray, list[str]]:
         raise InputError(f"{path}: holds no DICOM series. Pass an image file, or the folder that holds the slices.")
     names = {s: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), s) for s in series}
     if len(series) > 1:
-        listed = "\n".join(f"  {_series_description(files[0])}, {len(files)} files, e.g. {files[0]}"
-                           for files in names.values())
-        raise InputError(f"{path}: holds {len(series)} DICOM series. Pass one file of the series you want, or put "
-                         f"the series in sub-folders and pass one of them:\n{listed}")
+        listed = "\n".join(
+            f"  {_series_description(files[0])}, {len(files)} files, e.g. {files[0]}" for files in names.values()
+        )
+        raise InputError(
+            f"{path}: holds {len(series)} DICOM series. Pass one file of the series you want, or put "
+            f"the series in sub-folders and pass one of them:\n{listed}"
+        )
     return _read_series(path, names[series[0]])
 
 
@@ -187,11 +195,12 @@ def _series_description(file: str) -> str:
     reader.SetFileName(file)
     try:
         reader.ReadImageInformation()
-        number, text = (reader.GetMetaData(k).strip() if reader.HasMetaDataKey(k) else ""
-                        for k in ("0020|0011", "0008|103e"))
+        number, text = (
+            reader.GetMetaData(k).strip() if reader.HasMetaDataKey(k) else "" for k in ("0020|0011", "0008|103e")
+        )
     except RuntimeError:
         number = text = ""
-    return f"series {number or '?'} \"{text}\""
+    return f'series {number or "?"} "{text}"'
 
 
 def _read_series(path: Path, names: tuple[str, ...]) -> tuple[Grid, np.ndarray, list[str]]:
@@ -224,8 +233,7 @@ def _read_file_alone(path: Path, name: str) -> tuple[Grid, np.ndarray, list[str]
 def _uneven_slices(path: Path, reader: sitk.ImageSeriesReader, count: int) -> list[str]:
     """A note if the slices of a series are not equally spaced (missing slices, gantry tilt)."""
     try:
-        positions = np.array([[float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")]
-                              for i in range(count)])
+        positions = np.array([[float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")] for i in range(count)])
     except (RuntimeError, ValueError):
         return []
     steps = np.diff(positions, axis=0)
@@ -237,8 +245,10 @@ def _uneven_slices(path: Path, reader: sitk.ImageSeriesReader, count: int) -> li
 def _unreadable(path: Path, error: RuntimeError) -> InputError:
     text = str(error)
     if "rthonormal" in text:
-        return InputError(f"{path}: its voxel axes are not orthogonal (the sform has a shear). "
-                          "Resample it on an orthogonal grid, or remove the sform if the qform is right.")
+        return InputError(
+            f"{path}: its voxel axes are not orthogonal (the sform has a shear). "
+            "Resample it on an orthogonal grid, or remove the sform if the qform is right."
+        )
     if "Unable to determine ImageIO reader" in text:
         return InputError(f"{path}: is no image file that can be read. Pass NIfTI, NRRD, MetaImage or a DICOM folder.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -258,6 +268,7 @@ def _quiet() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- writing
+
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
@@ -308,8 +319,9 @@ def write_volume(path: str | os.PathLike, volume: Volume) -> None:
     _write_image(path, grid, data, vector=False)
 
 
-def write_displacement_field(path: str | os.PathLike, grid: Grid, displacement: np.ndarray,
-                             target: Grid | None = None) -> None:
+def write_displacement_field(
+    path: str | os.PathLike, grid: Grid, displacement: np.ndarray, target: Grid | None = None
+) -> None:
     """Writes a displacement field that ITK (SimpleITK, ANTs, Slicer) applies as point -> point + displacement.
 
     In NIfTI, 3-D fields carry intent 1006 and, as that intent is defined, components along RAS: ITK 5.3 and newer turn
@@ -328,8 +340,9 @@ def write_displacement_field(path: str | os.PathLike, grid: Grid, displacement: 
     """
     displacement = np.asarray(displacement)
     if displacement.shape != (*grid.shape, grid.ndim):
-        raise ValueError(f"A field on a grid of shape {grid.shape} has shape {(*grid.shape, grid.ndim)}, "
-                         f"not {displacement.shape}.")
+        raise ValueError(
+            f"A field on a grid of shape {grid.shape} has shape {(*grid.shape, grid.ndim)}, not {displacement.shape}."
+        )
     if grid.plane is not None:
         index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
         points = grid.index_to_physical(index)
@@ -372,8 +385,10 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
         except RuntimeError as error:
             raise _unreadable(path, error) from error
     if image.GetDimension() not in (2, 3) or image.GetNumberOfComponentsPerPixel() != image.GetDimension():
-        raise InputError(f"{path}: is {image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} components "
-                         "per voxel, no displacement field. Pass a file of as many components as dimensions.")
+        raise InputError(
+            f"{path}: is {image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} components "
+            "per voxel, no displacement field. Pass a file of as many components as dimensions."
+        )
     try:
         return Grid.from_image(image), sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
     except ValueError as error:
@@ -390,7 +405,7 @@ def _storable(path: str | os.PathLike, data: np.ndarray) -> np.ndarray:
     if data.dtype == np.float16:
         return data.astype(np.float32)
     if data.dtype.kind in "iu" and data.dtype.itemsize == 8:
-        if data.min() < -2**31 or data.max() >= 2**31:
+        if data.min() < -(2**31) or data.max() >= 2**31:
             raise InputError(f"{path}: values beyond 32 bits cannot be written. Renumber the labels.")
         return data.astype(np.int32)
     return data
@@ -484,11 +499,11 @@ def _write_gzip(file, header: bytes, body: memoryview, floats: bool) -> None:
     of floats only runs (background) are looked for, and a block that hardly shrinks is stored.
     """
     strategy = zlib.Z_RLE if floats else zlib.Z_DEFAULT_STRATEGY
-    blocks = [header, *(body[i:i + _BLOCK] for i in range(0, len(body), _BLOCK))]
+    blocks = [header, *(body[i : i + _BLOCK] for i in range(0, len(body), _BLOCK))]
 
     def compress(number: int) -> bytes:
         block = blocks[number]
-        middle = block[len(block) // 2:][:_SAMPLE]
+        middle = block[len(block) // 2 :][:_SAMPLE]
         store = floats and len(zlib.compress(middle, 1)) > 0.8 * len(middle)
         packer = zlib.compressobj(0 if store else 1, zlib.DEFLATED, -15, 9, strategy)
         last = number == len(blocks) - 1
@@ -509,8 +524,10 @@ def _write_gzip(file, header: bytes, body: memoryview, floats: bool) -> None:
 
 # ---------------------------------------------------------------- affine transforms
 
-def read_affine(path: str | os.PathLike, ndim: int, fixed: Grid | None = None,
-                moving: Grid | None = None) -> np.ndarray:
+
+def read_affine(
+    path: str | os.PathLike, ndim: int, fixed: Grid | None = None, moving: Grid | None = None
+) -> np.ndarray:
     """Reads a linear ITK transform (.tfm, .txt, .mat, .h5; also composites of linear ones, also ANTs' .mat).
 
     Args:
@@ -531,8 +548,10 @@ def read_affine(path: str | os.PathLike, ndim: int, fixed: Grid | None = None,
         with _quiet():
             transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path}: is no ITK transform file. Save the transform as .tfm, .h5, .mat or .txt "
-                         "(ITK's format; matrices of FSL or FreeSurfer must be converted).") from error
+        raise InputError(
+            f"{path}: is no ITK transform file. Save the transform as .tfm, .h5, .mat or .txt "
+            "(ITK's format; matrices of FSL or FreeSurfer must be converted)."
+        ) from error
     if not transform.IsLinear():
         raise InputError(f"{path}: holds a transform that is not linear. Pass a rigid or affine transform.")
     d = transform.GetDimension()
@@ -555,8 +574,9 @@ def read_affine(path: str | os.PathLike, ndim: int, fixed: Grid | None = None,
     return matrix
 
 
-def write_affine(path: str | os.PathLike, matrix: np.ndarray, fixed: Grid | None = None,
-                 moving: Grid | None = None) -> None:
+def write_affine(
+    path: str | os.PathLike, matrix: np.ndarray, fixed: Grid | None = None, moving: Grid | None = None
+) -> None:
     """Writes an affine point map as an ITK transform file (.tfm, .txt, .mat, .h5).
 
     Args:

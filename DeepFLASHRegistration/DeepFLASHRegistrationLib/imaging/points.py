@@ -47,8 +47,9 @@ def read_points(path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
     return form.points, form.labels
 
 
-def write_points(path: str | os.PathLike, points: np.ndarray, labels: list[str] | None = None,
-                 like: str | os.PathLike | None = None) -> None:
+def write_points(
+    path: str | os.PathLike, points: np.ndarray, labels: list[str] | None = None, like: str | os.PathLike | None = None
+) -> None:
     """Writes landmarks.
 
     Args:
@@ -76,7 +77,7 @@ def write_points(path: str | os.PathLike, points: np.ndarray, labels: list[str] 
     if source is None or source.kind != kind or source.points.shape != points.shape:
         source = _empty(kind, points, labels if labels is not None else [str(i + 1) for i in range(len(points))])
         labels = None
-    text = _WRITERS[kind](source, points * _TO_LPS[source.space][:points.shape[1]], labels)
+    text = _WRITERS[kind](source, points * _TO_LPS[source.space][: points.shape[1]], labels)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -213,19 +214,35 @@ def _empty(kind: str, points: np.ndarray, labels: list[str]) -> _Form:
     """A file of the given kind without history; coordinates are filled in by its writer."""
     n, d = points.shape
     if kind == ".csv":
-        return _Form(points, labels, "LPS", kind,
-                     (",".join("xyz"[:d]) + ",label", [[""] * d + [text] for text in labels], list(range(d)), d, ","))
+        return _Form(
+            points,
+            labels,
+            "LPS",
+            kind,
+            (",".join("xyz"[:d]) + ",label", [[""] * d + [text] for text in labels], list(range(d)), d, ","),
+        )
     if kind == ".fcsv":
-        lines = ["# Markups fiducial file version = 5.0", "# CoordinateSystem = LPS",
-                 "# columns = " + ",".join(_FCSV_COLUMNS)]
-        rows = [(3 + i, [str(i + 1), "", "", "", "0", "0", "0", "1", "1", "1", "0", labels[i], "", ""])
-                for i in range(n)]
+        lines = [
+            "# Markups fiducial file version = 5.0",
+            "# CoordinateSystem = LPS",
+            "# columns = " + ",".join(_FCSV_COLUMNS),
+        ]
+        rows = [
+            (3 + i, [str(i + 1), "", "", "", "0", "0", "0", "1", "1", "1", "0", labels[i], "", ""]) for i in range(n)
+        ]
         return _Form(points, labels, "LPS", kind, (lines + [""] * n, rows, [1, 2, 3], 11))
-    markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm",
-              "controlPoints": [{"id": str(i + 1), "label": labels[i], "position": [], "positionStatus": "defined"}
-                                for i in range(n)]}
-    schema = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/" \
-             "markups-schema-v1.0.3.json#"
+    markup = {
+        "type": "Fiducial",
+        "coordinateSystem": "LPS",
+        "coordinateUnits": "mm",
+        "controlPoints": [
+            {"id": str(i + 1), "label": labels[i], "position": [], "positionStatus": "defined"} for i in range(n)
+        ],
+    }
+    schema = (
+        "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+        "markups-schema-v1.0.3.json#"
+    )
     return _Form(points, labels, "LPS", kind, {"@schema": schema, "markups": [markup]})
 
 

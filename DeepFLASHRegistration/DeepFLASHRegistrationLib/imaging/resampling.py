@@ -9,8 +9,9 @@ from .grid import Grid
 from .volume import Volume
 
 
-def resample(volume: Volume, grid: Grid, matrix: np.ndarray | None = None, *, nearest: bool = False,
-             outside: float = 0.0) -> np.ndarray:
+def resample(
+    volume: Volume, grid: Grid, matrix: np.ndarray | None = None, *, nearest: bool = False, outside: float = 0.0
+) -> np.ndarray:
     """The volume at the points of a grid, mapped by an affine first.
 
     Args:
@@ -34,6 +35,15 @@ def resample(volume: Volume, grid: Grid, matrix: np.ndarray | None = None, *, ne
     transform.SetMatrix(matrix[:d, :d].ravel().tolist())
     transform.SetTranslation(matrix[:d, d].tolist())
     size, spacing, origin, direction = grid.to_image_geometry()
-    moved = sitk.Resample(image, size, transform, sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear, origin,
-                          spacing, direction, outside, image.GetPixelID() if nearest else sitk.sitkFloat32)
+    moved = sitk.Resample(
+        image,
+        size,
+        transform,
+        sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
+        origin,
+        spacing,
+        direction,
+        outside,
+        image.GetPixelID() if nearest else sitk.sitkFloat32,
+    )
     return sitk.GetArrayFromImage(moved)

@@ -56,8 +56,10 @@ def write_surface(path: str | os.PathLike, points: np.ndarray, like: str | os.Pa
     mesh, space = _read(Path(like))
     points = np.asarray(points, dtype=np.float64)
     if points.shape != (mesh.GetNumberOfPoints(), 3):
-        raise InputError(f"{path}: points of shape {points.shape}, but {like} has {mesh.GetNumberOfPoints()} vertices. "
-                         "Pass one point per vertex.")
+        raise InputError(
+            f"{path}: points of shape {points.shape}, but {like} has {mesh.GetNumberOfPoints()} vertices. "
+            "Pass one point per vertex."
+        )
     moved = vtk.vtkPoints()
     moved.SetData(numpy_to_vtk(points * _TO_LPS[space], deep=True))
     mesh.SetPoints(moved)
@@ -101,8 +103,9 @@ def _vtk(path: Path) -> Any:
     try:
         import vtk
     except ImportError as error:
-        raise InputError(f"{path}: surfaces need VTK. Install it (pip install vtk), "
-                         "or run inside 3D Slicer.") from error
+        raise InputError(
+            f"{path}: surfaces need VTK. Install it (pip install vtk), or run inside 3D Slicer."
+        ) from error
     return vtk
 
 
@@ -112,8 +115,12 @@ def _read(path: Path) -> tuple[Any, str]:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file. Check the path.")
     suffix = path.suffix.lower()
-    reader = {".vtk": vtk.vtkPolyDataReader, ".vtp": vtk.vtkXMLPolyDataReader,
-              ".ply": vtk.vtkPLYReader, ".stl": vtk.vtkSTLReader}[suffix]()
+    reader = {
+        ".vtk": vtk.vtkPolyDataReader,
+        ".vtp": vtk.vtkXMLPolyDataReader,
+        ".ply": vtk.vtkPLYReader,
+        ".stl": vtk.vtkSTLReader,
+    }[suffix]()
     shown = vtk.vtkObject.GetGlobalWarningDisplay()
     vtk.vtkObject.SetGlobalWarningDisplay(False)
     try:

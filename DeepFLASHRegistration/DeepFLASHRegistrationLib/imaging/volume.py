@@ -32,8 +32,10 @@ class Volume:
 
     def __post_init__(self) -> None:
         if tuple(self.data.shape) != self.grid.shape:
-            raise ValueError(f"{self.name or 'volume'}: the array has shape {tuple(self.data.shape)}, "
-                             f"its grid {self.grid.shape}. Pass them in the same (slowest first) order.")
+            raise ValueError(
+                f"{self.name or 'volume'}: the array has shape {tuple(self.data.shape)}, "
+                f"its grid {self.grid.shape}. Pass them in the same (slowest first) order."
+            )
 
     @property
     def ndim(self) -> int:
@@ -82,8 +84,10 @@ def checked_image(volume: Volume) -> Volume:
         data = np.where(finite, data, background)
         notes = (f"{name}: {count} NaN or infinite voxels were replaced by {background:g}",)
     if data.min() == data.max():
-        raise InputError(f"{name}: every voxel is {data.flat[0]:g}, there is nothing to register. "
-                         "Check that the right file was exported.")
+        raise InputError(
+            f"{name}: every voxel is {data.flat[0]:g}, there is nothing to register. "
+            "Check that the right file was exported."
+        )
     return volume.with_data(np.ascontiguousarray(data), *notes)
 
 
@@ -101,10 +105,12 @@ def checked_labels(volume: Volume) -> Volume:
         rounded = np.rint(data)
         wrong = data[~(rounded == data)]
         if wrong.size:
-            raise InputError(f"{name}: labels must be integers, but {wrong.size} voxels are not (e.g. {wrong[0]:g}). "
-                             "Pass the label map itself, not one that was resampled with interpolation.")
+            raise InputError(
+                f"{name}: labels must be integers, but {wrong.size} voxels are not (e.g. {wrong[0]:g}). "
+                "Pass the label map itself, not one that was resampled with interpolation."
+            )
         data = rounded
-    if data.dtype.kind != "b" and (data.min() < -2**31 or data.max() >= 2**31):
+    if data.dtype.kind != "b" and (data.min() < -(2**31) or data.max() >= 2**31):
         raise InputError(f"{name}: labels must fit in 32 bits. Renumber them.")
     data = np.ascontiguousarray(data, dtype=np.int32)
     if not data.any():

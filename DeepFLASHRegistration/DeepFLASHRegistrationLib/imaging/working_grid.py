@@ -16,8 +16,15 @@ from .volume import Volume
 _ANISOTROPY = 2.0
 
 
-def working_grid(fixed: Volume | Grid, *, spacing_mm: float | None = None, margin_mm: float = 0.0,
-                 max_voxels: int | None = None, mask: Volume | None = None, whole: bool = False) -> Grid:
+def working_grid(
+    fixed: Volume | Grid,
+    *,
+    spacing_mm: float | None = None,
+    margin_mm: float = 0.0,
+    max_voxels: int | None = None,
+    mask: Volume | None = None,
+    whole: bool = False,
+) -> Grid:
     """A grid parallel to the fixed image's axes that covers its foreground and a margin.
 
     Args:
