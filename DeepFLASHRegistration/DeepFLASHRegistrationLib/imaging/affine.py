@@ -12,26 +12,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from .errors import InputError
-from .grid import Grid
-from .intensities import background_value, foreground, normalize
+from .pyramid import BINS, LEVELS_MM, Pyramid, Sampler, mapped
 from .volume import Volume
 
 KINDS = ("none", "centers", "rigid", "affine")
 
-_LEVELS_MM = (8.0, 4.0, 2.0)
-_MAX_POINTS = (6000, 40_000, 120_000)
-_RIM_MM = 8.0  # background around the object counts too: the outline aligns as much as what is inside
-_TOUCHING = 0.05  # share of a face of the field of view that the object must fill to be taken as cut off there
 _BLOCK = 16_384
 _GRAM = 1024  # products of this length are too small for the BLAS to use threads of its own, beside ours
-_BINS = 32
 _STARTS = 6
 _SEARCH_STEP, _SEARCH_LIMIT = np.deg2rad(20.0), np.deg2rad(65.0)
 _MIN_OVERLAP = 0.2
@@ -91,138 +85,14 @@ def align(
     start = time.perf_counter()
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
         search = _Search(
-            _Object(fixed, fixed_mask),
-            _Object(moving, moving_mask),
+            Pyramid(fixed, fixed_mask),
+            Pyramid(moving, moving_mask),
             pool,
             progress or (lambda fraction: None),
             cancelled or (lambda: False),
         )
         matrix, similarity, notes = search.run(kind)
     return AffineAlignment(matrix, similarity, time.perf_counter() - start, tuple(notes))
-
-
-class _Object:
-    """An image, scaled to [0, 1], with its foreground and mask, at the resolutions of _LEVELS_MM (finest last)."""
-
-    def __init__(self, volume: Volume, mask: Volume | None) -> None:
-        self.name = volume.name or "image"
-        inside = foreground(volume)
-        # Beyond a face that the object reaches, nothing is known; beyond others there is more background. (axis, end)
-        constant = background_value(volume) is not None
-        self.open = [
-            [not constant or np.take(inside, end, axis=axis).mean() > _TOUCHING for end in (0, -1)]
-            for axis in range(volume.ndim)
-        ]
-        limits = None
-        if mask is not None:
-            limits = on_grid(mask, volume.grid)
-            if not limits.any():
-                raise InputError(f"{mask.name or 'mask'}: does not meet {self.name}. Pass the mask of this image.")
-            if (inside & limits).any():
-                inside = inside & limits
-        scaled = normalize(volume.with_data(volume.data), limits)
-        channels = [scaled.data, inside.astype(np.float32)]
-        if limits is not None:
-            # What the mask excludes must not leak into the averages beside it.
-            channels = [scaled.data * limits, channels[1], limits.astype(np.float32)]
-        grid = volume.grid
-        self.levels: list[tuple[Grid, list[np.ndarray]]] = []
-        for size in reversed(_LEVELS_MM):
-            # Whole factors only; no axis below 4 voxels. (The nudge: 0.999999 mm is 1 mm, however an image is turned.)
-            factors = [
-                max(1, min(int(size / h + 0.501), n // 4)) for h, n in zip(grid.spacing, grid.shape, strict=True)
-            ]
-            channels = [_averaged(c, factors) for c in channels]
-            grid = grid.resampled(factor=factors)
-            value = channels[0] if limits is None else channels[0] / np.maximum(channels[2], 1e-3)
-            self.levels.insert(0, (grid, [value, *channels[1:]]))
-        weights = self.levels[1][1][1]
-        used = np.argwhere(weights > 0)
-        self.center = self.levels[1][0].index_to_physical(
-            np.average(used, axis=0, weights=weights[weights > 0].astype(np.float64))
-        )
-
-    def points(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """LPS mm (n, d), values and bins (n,) of the voxels that count."""
-        grid, channels = self.levels[level]
-        value, inside = channels[:2]
-        near = _dilated(inside > 0.5, [int(np.ceil(_RIM_MM / h - 0.001)) for h in grid.spacing])
-        if len(channels) > 2:
-            near &= channels[2] > 0.5
-        index = np.argwhere(near)
-        if len(index) > _MAX_POINTS[level]:
-            chosen = np.random.default_rng(0).permutation(len(index))[: _MAX_POINTS[level]]
-            index = index[np.sort(chosen)]
-        where = tuple(index.T)
-        value = np.ascontiguousarray(value[where])
-        # Background is a class of its own, however dark the tissue.
-        bins = 1 + np.minimum((value * (_BINS - 1)).astype(np.intp), _BINS - 2)
-        bins[inside[where] < 0.5] = 0
-        return grid.index_to_physical(index), value, bins
-
-    def moments(self) -> np.ndarray:
-        """(d, d) unit vectors of the principal axes of the foreground, longest last."""
-        grid, channels = self.levels[0]
-        index = np.argwhere(channels[1] > 0.5)
-        if len(index) < 2:
-            return np.eye(grid.ndim)
-        offsets = grid.index_to_physical(index) - self.center
-        return np.linalg.eigh(offsets.T @ offsets)[1]
-
-
-class _Sampler:
-    """The moving image at one level: value and gradient (in LPS) by linear interpolation."""
-
-    def __init__(self, item: _Object, level: int) -> None:
-        grid, channels = item.levels[level]
-        d = grid.ndim
-        value = np.pad(channels[0], 1, mode="edge" if np.all(item.open) else "constant")
-        slopes = np.stack(np.gradient(value), -1)
-        slopes = slopes @ (grid.direction / grid.spacing).T.astype(np.float32)
-        self.table = np.ascontiguousarray(np.concatenate([value[..., None], slopes], -1)).reshape(-1, d + 1)
-        self.values = value.reshape(-1, 1)
-        self.mask = None
-        if len(channels) > 2:
-            self.mask = np.pad(channels[2] > 0.5, 1).reshape(-1)
-        self.open = item.open
-        self.shape = value.shape
-        self.strides = [int(np.prod(value.shape[a + 1 :])) for a in range(d)]
-        # LPS mm relative to the object's center -> index in the padded array.
-        self.linear = grid.inverse_affine[:d, :d]
-        self.shift = grid.physical_to_index(item.center) + 1
-
-    def __call__(self, points: np.ndarray, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
-        """At points (d, n): values, below them the gradient if asked for, (1 or 1 + d, n); where valid (n,)."""
-        d = len(self.shape)
-        base: np.ndarray | int = 0
-        weights = []
-        valid = np.ones(points.shape[1], dtype=bool)
-        for axis in range(d):
-            x = _row(self.linear[axis], self.shift[axis], points)
-            if self.open[axis][0]:
-                valid &= x >= 1
-            if self.open[axis][1]:
-                valid &= x <= self.shape[axis] - 2
-            x = np.clip(x, 0, self.shape[axis] - 1.001)
-            cell = x.astype(np.int32)
-            base = base + cell * self.strides[axis]
-            fraction = x - cell
-            weights.append((1 - fraction, fraction))
-        table = self.table if gradient else self.values
-        result: np.ndarray | int = 0
-        for corner in range(2**d):
-            bits = [(corner >> axis) & 1 for axis in range(d)]
-            weight = weights[0][bits[0]]
-            for axis in range(1, d):
-                weight = weight * weights[axis][bits[axis]]
-            offset = sum(s for s, bit in zip(self.strides, bits, strict=True) if bit)
-            result = result + table.take(base + offset, axis=0) * weight[:, None]
-        if self.mask is not None:
-            nearest = base
-            for axis in range(d):
-                nearest = nearest + (weights[axis][1] > 0.5) * self.strides[axis]
-            valid &= self.mask[nearest]
-        return result.T, valid
 
 
 @dataclass
@@ -240,8 +110,8 @@ class _Search:
 
     def __init__(
         self,
-        fixed: _Object,
-        moving: _Object,
+        fixed: Pyramid,
+        moving: Pyramid,
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
         cancelled: Callable[[], bool],
@@ -313,8 +183,8 @@ class _Search:
     def _open(self, level: int) -> None:
         points, self.values, self.bins = self.fixed.points(level)
         self.points = np.ascontiguousarray((points - self.fixed.center).T, dtype=np.float32)
-        self.sampler = _Sampler(self.moving, level)
-        self.size = _LEVELS_MM[level]
+        self.sampler = Sampler(self.moving, level)
+        self.size = LEVELS_MM[level]
         self.reach = float(np.abs(self.points).max())
 
     def _coarse(self, measure: str) -> np.ndarray:
@@ -338,10 +208,10 @@ class _Search:
 
         Background is left out: that objects are brighter than air correlates in any contrast.
         """
-        sampled, valid = self.sampler(_mapped(found, self.points), False)
+        sampled, valid = self.sampler(mapped(found, self.points), False)
         valid &= self.bins > 0
         f, m = self.values[valid].astype(np.float64), sampled[0, valid].astype(np.float64)
-        if len(f) < 2 * _BINS or min(f.std(), m.std()) < 1e-3:
+        if len(f) < 2 * BINS or min(f.std(), m.std()) < 1e-3:
             return True
         count, total = np.bincount(self.bins[valid]), np.bincount(self.bins[valid], m - m.mean())
         any_function = float((total[count > 0] ** 2 / count[count > 0]).sum() / (m.var() * m.size))
@@ -396,131 +266,75 @@ class _Search:
         return found, fit
 
     def _evaluate(self, found: np.ndarray, measure: str, derivatives: bool) -> _Fit:
-        d = self.d
-
-        def block(begin: int) -> tuple[np.ndarray, np.ndarray | None]:
-            part = slice(begin, begin + _BLOCK)
-            points = _mapped(found, self.points[:, part])
-            sampled, valid = self.sampler(points, derivatives)
-            n = points.shape[1]
-            # Rows: 1, fixed value, [derivatives], moving value.
-            rows = np.zeros((3 + derivatives * d * (d + 1), -(-n // _GRAM) * _GRAM), np.float32)
-            rows[0, :n] = valid
-            np.multiply(self.values[part], valid, out=rows[1, :n])
-            np.multiply(sampled[0], valid, out=rows[-1, :n])
-            if derivatives:
-                # d/d(change) of value(point + change @ (point, 1)), row by row of change.
-                row = 2
-                for slope in sampled[1:] * valid:
-                    np.multiply(points, slope, out=rows[row : row + d, :n])
-                    rows[row + d, :n] = slope
-                    row += d + 1
-            parts = rows.reshape(len(rows), -1, _GRAM).transpose(1, 0, 2)
-            gram = (parts @ parts.transpose(0, 2, 1)).sum(0, dtype=np.float64)
-            if measure == "correlation":
-                return gram, None
-            bins = self.bins[part]
-            return gram, np.stack([np.bincount(bins, row[:n], _BINS) for row in rows], 1)
-
-        parts = list(self.pool.map(block, range(0, self.points.shape[1], _BLOCK)))
-        gram = sum(p[0] for p in parts)
-        count = gram[0, 0]
-        overlap = count / self.points.shape[1]
+        blocks = list(
+            self.pool.map(
+                lambda begin: self._block(slice(begin, begin + _BLOCK), found, measure, derivatives),
+                range(0, self.points.shape[1], _BLOCK),
+            )
+        )
+        gram = sum(b[0] for b in blocks)
+        overlap = gram[0, 0] / self.points.shape[1]
+        fit = None
+        if overlap >= _MIN_OVERLAP and measure == "correlation":
+            fit = _correlation(gram)
+        elif overlap >= _MIN_OVERLAP:
+            fit = _correlation_ratio(gram, sum(b[1] for b in blocks))
         unknowns = len(gram) - 3
-        lost = _Fit(-np.inf, overlap, np.zeros(unknowns), np.eye(unknowns))
-        if overlap < _MIN_OVERLAP:
-            return lost
-        total = gram - np.outer(gram[0], gram[0]) / count
-        j = slice(2, -1)
+        score, gradient, hessian = fit or (-np.inf, np.zeros(unknowns), np.eye(unknowns))
+        return _Fit(float(score), overlap, gradient, hessian)
+
+    def _block(
+        self, part: slice, found: np.ndarray, measure: str, derivatives: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of some points: the products of the rows below with each other, and for the ratio their sums per bin."""
+        d = self.d
+        points = mapped(found, self.points[:, part])
+        sampled, valid = self.sampler(points, derivatives)
+        n = points.shape[1]
+        # Rows: 1, fixed value, [derivatives], moving value.
+        rows = np.zeros((3 + derivatives * d * (d + 1), -(-n // _GRAM) * _GRAM), np.float32)
+        rows[0, :n] = valid
+        np.multiply(self.values[part], valid, out=rows[1, :n])
+        np.multiply(sampled[0], valid, out=rows[-1, :n])
+        if derivatives:
+            # d/d(change) of value(point + change @ (point, 1)), row by row of change.
+            first = 2
+            for slope in sampled[1:] * valid:
+                np.multiply(points, slope, out=rows[first : first + d, :n])
+                rows[first + d, :n] = slope
+                first += d + 1
+        parts = rows.reshape(len(rows), -1, _GRAM).transpose(1, 0, 2)
+        gram = (parts @ parts.transpose(0, 2, 1)).sum(0, dtype=np.float64)
         if measure == "correlation":
-            ff, mm, fm = total[1, 1], total[-1, -1], total[1, -1]
-            if min(ff, mm) <= 1e-9 * count:
-                return lost
-            score = fm / np.sqrt(ff * mm)
-            gain = max(fm / mm, 1e-3 * np.sqrt(ff / mm))  # uphill also from a negative correlation
-            away = total[j, -1]
-            return _Fit(
-                float(score), overlap, (total[j, 1] - away * fm / mm) / gain, total[j, j] - np.outer(away, away) / mm
-            )
-        sums = sum(p[1] for p in parts)
-        kept = sums[:, 0] > 0
-        within = gram - sums[kept].T @ (sums[kept] / sums[kept, :1])
-        rest, whole = within[-1, -1], total[-1, -1]
-        if whole <= 1e-9 * count:
-            return lost
-        return _Fit(
-            float(np.sqrt(max(1 - rest / whole, 0))), overlap, total[j, -1] * rest / whole - within[j, -1], within[j, j]
-        )
+            return gram, None
+        return gram, np.stack([np.bincount(self.bins[part], row[:n], BINS) for row in rows], 1)
 
 
-def on_grid(mask: Volume, grid: Grid) -> np.ndarray:
-    """A mask as a boolean array on another grid, by nearest neighbor; False outside."""
-    if mask.grid.same_as(grid):
-        return mask.data != 0
-    import SimpleITK as sitk
+def _correlation(gram: np.ndarray) -> tuple[float, np.ndarray, np.ndarray] | None:
+    """Score, gradient and Hessian of the correlation, from the products of the rows of `_Search._block`.
 
-    d = grid.ndim
-    image = mask.grid.apply_to(sitk.GetImageFromArray((mask.data != 0).astype(np.uint8)))
-    size, spacing, origin, direction = grid.to_image_geometry()
-    return (
-        sitk.GetArrayFromImage(
-            sitk.Resample(
-                image,
-                size,
-                sitk.Transform(d, sitk.sitkIdentity),
-                sitk.sitkNearestNeighbor,
-                origin,
-                spacing,
-                direction,
-                0,
-            )
-        )
-        != 0
-    )
+    None if one of the images is constant there.
+    """
+    count, j = gram[0, 0], slice(2, -1)
+    total = gram - np.outer(gram[0], gram[0]) / count
+    ff, mm, fm = total[1, 1], total[-1, -1], total[1, -1]
+    if min(ff, mm) <= 1e-9 * count:
+        return None
+    gain = max(fm / mm, 1e-3 * np.sqrt(ff / mm))  # uphill also from a negative correlation
+    away = total[j, -1]
+    return fm / np.sqrt(ff * mm), (total[j, 1] - away * fm / mm) / gain, total[j, j] - np.outer(away, away) / mm
 
 
-def _averaged(data: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Means over blocks of `factors` voxels; the last block repeats the border."""
-    for axis, factor in enumerate(factors):
-        if factor == 1:
-            continue
-        short = -data.shape[axis] % factor
-        if short:
-            data = np.pad(data, [(0, short if a == axis else 0) for a in range(data.ndim)], mode="edge")
-        parts = [data[(slice(None),) * axis + (slice(i, None, factor),)] for i in range(factor)]
-        mean = parts[0] + parts[1]
-        for part in parts[2:]:
-            mean += part
-        data = mean * np.float32(1 / factor)
-    return data
-
-
-def _dilated(mask: np.ndarray, radii: Sequence[int]) -> np.ndarray:
-    """The mask grown by a box of the given radii in voxels."""
-    for axis, radius in enumerate(radii):
-        reach = min(radius, mask.shape[axis] - 1)
-        grown = mask.copy()
-        for shift in range(1, reach + 1):
-            ahead = (slice(None),) * axis + (slice(shift, None),)
-            behind = (slice(None),) * axis + (slice(None, -shift),)
-            grown[ahead] |= mask[behind]
-            grown[behind] |= mask[ahead]
-        mask = grown
-    return mask
-
-
-def _row(linear: np.ndarray, shift: float, points: np.ndarray) -> np.ndarray:
-    """linear @ points + shift for one row, in single precision."""
-    result = points[0] * np.float32(linear[0])
-    for weight, coordinate in zip(linear[1:], points[1:], strict=True):
-        result += coordinate * np.float32(weight)
-    result += np.float32(shift)
-    return result
-
-
-def _mapped(found: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (d, n) under a (d, d+1) map."""
-    return np.stack([_row(row[:-1], row[-1], points) for row in found])
+def _correlation_ratio(gram: np.ndarray, sums: np.ndarray) -> tuple[float, np.ndarray, np.ndarray] | None:
+    """The same for the root of the correlation ratio; sums: of the rows in each bin of the fixed image's intensity."""
+    count, j = gram[0, 0], slice(2, -1)
+    total = gram - np.outer(gram[0], gram[0]) / count
+    kept = sums[:, 0] > 0
+    within = gram - sums[kept].T @ (sums[kept] / sums[kept, :1])
+    rest, whole = within[-1, -1], total[-1, -1]
+    if whole <= 1e-9 * count:
+        return None
+    return np.sqrt(max(1 - rest / whole, 0)), total[j, -1] * rest / whole - within[j, -1], within[j, j]
 
 
 def _rotation(vector: np.ndarray) -> np.ndarray:

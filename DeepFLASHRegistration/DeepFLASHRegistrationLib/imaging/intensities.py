@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intensities: foreground, robust scaling to [0, 1], bias field, histogram matching."""
+"""Intensities: foreground (and masks), robust scaling to [0, 1], bias field, histogram matching."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,6 +46,20 @@ def foreground(volume: Volume) -> np.ndarray:
     # Four standard deviations, estimated so that tissue on less than half of the border (a neck) does not count.
     noise = dark + 4 * 1.4826 * np.median(np.abs(border - dark))
     return volume.data > min(_otsu(sample, low, high), max(noise, low + 0.02 * (high - low)))
+
+
+def dilated(mask: np.ndarray, radii: Sequence[int]) -> np.ndarray:
+    """The mask grown by a box of the given radii in voxels."""
+    for axis, radius in enumerate(radii):
+        reach = min(radius, mask.shape[axis] - 1)
+        grown = mask.copy()
+        for shift in range(1, reach + 1):
+            ahead = (slice(None),) * axis + (slice(shift, None),)
+            behind = (slice(None),) * axis + (slice(None, -shift),)
+            grown[ahead] |= mask[behind]
+            grown[behind] |= mask[ahead]
+        mask = grown
+    return mask
 
 
 def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[float, float] | None = None) -> Volume:

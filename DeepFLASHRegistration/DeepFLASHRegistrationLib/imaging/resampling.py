@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resampling through an affine map, by SimpleITK."""
+"""Resampling through an affine map, by SimpleITK, and masks on the grid of their image."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from .errors import InputError
 from .grid import Grid
 from .volume import Volume
 
@@ -47,3 +48,20 @@ def resample(
         image.GetPixelID() if nearest else sitk.sitkFloat32,
     )
     return sitk.GetArrayFromImage(moved)
+
+
+def mask_on_grid(mask: Volume, grid: Grid, name: str = "mask") -> np.ndarray:
+    """A mask given on any grid as a bool array on this one, by nearest neighbor; False outside.
+
+    Args:
+        mask: nonzero inside.
+        grid: usually that of the mask's image.
+        name: what the message calls a mask without a name.
+
+    Raises:
+        InputError: nothing of the mask lies on the grid.
+    """
+    inside = resample(mask.with_data((mask.data != 0).astype(np.uint8)), grid, nearest=True) != 0
+    if not inside.any():
+        raise InputError(f"{mask.name or name}: the mask does not meet its image. Check that it belongs to it.")
+    return inside
