@@ -21,23 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from .deformation import Deformation, border_window, stored, upright
+from .deformation import Deformation, stored, upright
 from .imaging.errors import Cancelled, InputError
 from .imaging.grid import Grid
 from .imaging.volume import Volume, checked_image, checked_labels, checked_mask
 from .parameters import Parameters
+from .problem import Problem, scaled_intensities, settings
 from .verdict import SMALLEST_DETERMINANT, SMALLEST_LABEL_VOXELS, Verdict, verdict
 from .version import __version__
 
-# The published α and c were used with lengths in voxels of 1.25 mm (128³ brains).
-_UNIT_MM = 1.25
-# For objects of very different size (mice, microscopy, whole bodies) the unit grows with them: 1/128 of their length.
-_USUAL_EXTENT_MM = (60.0, 400.0)
-# A voxel belongs to the object if this part of it does; no fraction that grids half a voxel apart give exactly, which
-# rounding would decide.
-_COVERED = 0.24
-# Points of the map's lattice per shortest wavelength of the band, while optimizing.
-_MAP_POINTS = 3.2
 # Attempts to mend folds of the sampled map by damping the velocity around them.
 _UNFOLDING = 6
 # The written fields reach this far beyond the fixed image.
@@ -175,7 +167,7 @@ def register(
     used_device = resolve_device(device)
     notes = [*fixed.notes, *moving.notes]
     with torch_threads(threads):
-        scaled_fixed, scaled_moving, more = _intensities(fixed, moving, fixed_mask, moving_mask, parameters)
+        scaled_fixed, scaled_moving, more = scaled_intensities(fixed, moving, fixed_mask, moving_mask, parameters)
         notes += more
         watch.stop_if_cancelled()
         watch.phase("affine", 0.05, "Aligning")
@@ -185,7 +177,7 @@ def register(
         notes += more
         watch.stop_if_cancelled()
         watch.phase("level", 0.2, "Preparing the levels")
-        problem = _Problem(scaled_fixed, scaled_moving, fixed_mask, moving_mask, affine, parameters)
+        problem = Problem(scaled_fixed, scaled_moving, fixed_mask, moving_mask, affine, parameters)
         try:
             velocity, history, cancelled = _estimate(problem, parameters, used_device, initial_velocity, watch)
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -326,62 +318,6 @@ def in_plane(points: np.ndarray, grid: Grid) -> np.ndarray:
     return points
 
 
-def _on_grid(mask: Volume | None, grid: Grid, what: str) -> np.ndarray | None:
-    """A mask given on any grid as bool on this one."""
-    from .imaging.resampling import resample
-
-    if mask is None:
-        return None
-    values = resample(mask, grid, nearest=True) != 0
-    if not values.any():
-        raise InputError(f"{mask.name or what}: the mask does not meet its image. Check that it belongs to it.")
-    return values
-
-
-def _intensities(
-    fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None, parameters: Parameters
-) -> tuple[Volume, Volume, list[str]]:
-    from .imaging.intensities import match_histogram, n4, normalize
-
-    window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
-    scaled = []
-    for image, mask, what in ((fixed, fixed_mask, "fixed mask"), (moving, moving_mask, "moving mask")):
-        inside = _on_grid(mask, image.grid, what)
-        result = normalize(image, inside, window)
-        if parameters.bias_correction:
-            result = normalize(n4(result, inside), inside)
-        if inside is not None:
-            if np.ptp(result.data[inside]) == 0:
-                raise InputError(
-                    f"{mask.name or what}: {image.name or 'the image'} shows nothing inside this mask. Draw it "
-                    "on the object."
-                )
-            result = _filled(result, inside, parameters.window_mm / 2)
-        scaled.append(result)
-    if parameters.histogram_matching:
-        scaled[1] = match_histogram(scaled[1], scaled[0])
-    notes = [n for s, original in zip(scaled, (fixed, moving), strict=True) for n in s.notes[len(original.notes) :]]
-    return scaled[0], scaled[1], notes
-
-
-def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
-    """The volume with what lies outside the mask replaced by an average of what lies inside, nearby: windows and
-    interpolation reach across the mask's border, and must find nothing there that the user has excluded."""
-    import SimpleITK as sitk
-
-    grid = volume.grid
-    sigma = [float(min(max(sigma_mm, h), h * n / 8)) for h, n in zip(grid.spacing, grid.shape, strict=True)]
-
-    def smooth(values: np.ndarray) -> np.ndarray:
-        image = grid.apply_to(sitk.GetImageFromArray(values.astype(np.float32)))
-        return sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [s * s for s in sigma[::-1]], 128, 0.01))
-
-    weight = smooth(inside)
-    mean = float(volume.data[inside].mean())
-    nearby = smooth(np.where(inside, volume.data - mean, 0)) / np.maximum(weight, 1e-3) + mean
-    return volume.with_data(np.where(inside, volume.data, nearby).astype(np.float32))
-
-
 def _upright(volume: Volume) -> Volume:
     """The same voxels in the one storage in which all computing is done."""
     order, backwards = upright(volume.grid)
@@ -427,195 +363,18 @@ def _alignment(
     return matrix, notes
 
 
-class _Problem:
-    """The images on the working grid, and the box the geodesic lives on."""
-
-    def __init__(
-        self,
-        fixed: Volume,
-        moving: Volume,
-        fixed_mask: Volume | None,
-        moving_mask: Volume | None,
-        affine: np.ndarray,
-        parameters: Parameters,
-    ):
-        from .imaging.intensities import background_value, foreground
-        from .imaging.resampling import resample
-        from .imaging.working_grid import working_grid
-
-        self.affine = affine
-        d = fixed.ndim
-        inside = foreground(fixed)
-        if fixed_mask is not None:
-            masked = _on_grid(fixed_mask, fixed.grid, "fixed mask")
-            inside = inside & masked
-            if not inside.any():
-                raise InputError(f"{fixed_mask.name or 'fixed mask'}: covers only background. Draw it on the object.")
-        # Object voxels of the fixed image; metrics are taken over them.
-        self.foreground = inside
-        # Lengths in mm are meant for human anatomy; of a mouse's head or a cell they must not exceed the image.
-        self.largest_mm = float(fixed.grid.extent.max()) / 4
-        self.margin_mm = min(parameters.margin_mm, self.largest_mm)
-        if parameters.spacing_mm and float(fixed.grid.extent.max()) > 32_767 * parameters.spacing_mm:
-            raise InputError(
-                f"A working voxel of {parameters.spacing_mm:g} mm is too small for "
-                f"{fixed.name or 'the fixed image'}. Choose a larger one, or 0 to let it be chosen."
-            )
-        grid = working_grid(
-            fixed,
-            spacing_mm=parameters.spacing_mm or None,
-            margin_mm=self.margin_mm,
-            max_voxels=parameters.max_voxels,
-            mask=Volume(fixed.grid, inside.astype(np.uint8)),
-        )
-        # Sampling on voxels and stepping along axes tell directions apart, if slightly; storage must not choose them.
-        grid = stored(grid, *upright(grid))
-        finest = float(grid.spacing.min())
-        # Blocks that are averaged stay about cubic in mm on anisotropic grids.
-        self.factors = [tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
-        multiple = [math.lcm(*(f[a] for f in self.factors)) for a in range(d)]
-        missing = [-n % m for n, m in zip(grid.shape, multiple, strict=True)]
-        needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
-        if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
-            raise InputError(
-                f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
-                "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next."
-            )
-        self.grid = grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
-        longest = float(self.grid.extent.max())
-        low, high = _USUAL_EXTENT_MM
-        self.unit_mm = _UNIT_MM if low <= longest <= high else longest / 128
-        self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
-        outside = [
-            0.0 if background_value(v) is not None else float(np.percentile(v.data[(slice(None, None, 4),) * d], 5))
-            for v in (fixed, moving)
-        ]
-        self.fixed = resample(fixed, self.grid, outside=outside[0])
-        self.moving = resample(moving, self.grid, affine, outside=outside[1])
-        # One voxel around the object belongs to it: its outline is information too.
-        self.fixed_mask = _dilated(resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > _COVERED)
-        if fixed_mask is not None:
-            self.fixed_mask &= resample(Volume(fixed.grid, masked.astype(np.float32)), self.grid) > _COVERED
-        if not self.fixed_mask.any():
-            raise InputError(
-                f"A working voxel of {finest:.3g} mm is larger than what {fixed.name or 'the fixed image'} "
-                "shows. Choose a smaller one, or 0 to let it be chosen."
-            )
-        view = np.ones(moving.grid.shape, dtype=np.float32)
-        if moving_mask is not None:
-            view = _on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
-        seen = resample(Volume(moving.grid, view), self.grid, affine)
-        meets = np.count_nonzero(self.fixed_mask & (seen > 0.5)) / np.count_nonzero(self.fixed_mask)
-        if meets < 0.02:
-            raise InputError(
-                f"{fixed.name or 'The fixed'} and {moving.name or 'moving image'} do not overlap after the alignment "
-                f"({100 * meets:.0f} % of the fixed object is seen in the moving image). Check that they show the same "
-                'object; use the initial alignment "affine" or "centers", or give an initial transform.'
-            )
-        object_ = Volume(moving.grid, (foreground(moving) & (view > 0)).astype(np.float32))
-        self.moving_mask = _dilated(resample(object_, self.grid, affine) > _COVERED)
-        if moving_mask is not None:
-            self.moving_mask &= seen > _COVERED
-        if not self.moving_mask.any():
-            self.moving_mask = self.fixed_mask
-        # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
-        hidden = moving_mask is not None or background_value(moving) is None
-        self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
-        hidden = fixed_mask is not None or background_value(fixed) is None
-        whole = inside if fixed_mask is not None else np.ones(fixed.grid.shape, dtype=bool)
-        seen = resample(Volume(fixed.grid, whole.astype(np.float32)), self.grid)
-        self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
-
-    def levels(self, parameters: Parameters) -> list[Any]:
-        """The levels of the optimizer."""
-        from .geodesics.band import Band, Metric
-        from .geodesics.flash import Level
-
-        count = len(self.factors)
-        longest = max(self.lengths)
-        edges = self.grid.spacing / self.unit_mm
-        levels = []
-        for i, factors in enumerate(self.factors):
-            voxel = edges * np.array(factors)
-            modes = []
-            for n, length, cells in zip(
-                parameters.bands[i : i + 1] * len(edges),
-                self.lengths,
-                np.array(self.grid.shape) // np.array(factors),
-                strict=True,
-            ):
-                # Same shortest wavelength along every axis, and never below four of the level's voxels.
-                wanted = min(n * length / longest, cells / 2)
-                modes.append(max(3, 2 * round((wanted - 1) / 2) + 1))
-            alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
-            step = float(edges.min()) if parameters.map == "band-limited" else None
-            window = min(parameters.window_mm, self.largest_mm) / self.unit_mm
-            radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
-            wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
-            map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
-            levels.append(
-                Level(
-                    factors,
-                    Band(tuple(modes), self.lengths),
-                    Metric(alpha, parameters.power, parameters.gamma, step),
-                    radius,
-                    parameters.iterations[i],
-                    map_step,
-                )
-            )
-        return levels
-
-
-def _dilated(mask: np.ndarray) -> np.ndarray:
-    result = mask.copy()
-    for axis in range(mask.ndim):
-        low, high = ([slice(None)] * mask.ndim for _ in range(2))
-        low[axis], high[axis] = slice(None, -1), slice(1, None)
-        before = result.copy()
-        result[tuple(low)] |= before[tuple(high)]
-        result[tuple(high)] |= before[tuple(low)]
-    return result
-
-
 # ------------------------------------------------------------------------------------------------------ estimation
 
 
 def _estimate(
-    problem: _Problem, parameters: Parameters, device: str, initial: Mapping[str, Any] | None, watch: _Progress
+    problem: Problem, parameters: Parameters, device: str, initial: Mapping[str, Any] | None, watch: _Progress
 ) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
     """v0 by FLASH. Another estimator takes the same problem and returns the same three things."""
     import torch
 
-    from .geodesics.flash import Pair, Settings, minimize
+    from .geodesics.flash import minimize
 
-    def tensor(x: np.ndarray | None) -> torch.Tensor | None:
-        return None if x is None else torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
-
-    pair = Pair(
-        *map(
-            tensor,
-            (
-                problem.fixed,
-                problem.moving,
-                problem.fixed_mask,
-                problem.moving_mask,
-                problem.fixed_view,
-                problem.moving_view,
-            ),
-        ),
-        problem.lengths,
-    )
     levels = problem.levels(parameters)
-    band_limited = parameters.map == "band-limited"
-    settings = Settings(
-        parameters.similarity,
-        parameters.symmetric,
-        parameters.sigma,
-        parameters.integrator,
-        parameters.steps,
-        band_limited,
-        parameters.tolerance,
-    )
     start = None
     if initial is not None:
         start = torch.as_tensor(initial["velocity"], device=device)
@@ -640,26 +399,11 @@ def _estimate(
             **record,
         )
 
-    def window(lattice: Any) -> torch.Tensor:
-        return border_window(lattice, problem.lengths, problem.margin_mm / problem.unit_mm, device)
-
-    estimate = minimize(pair, levels, settings, start, window, report, watch.cancel)
-    fixed_steps = parameters.steps if band_limited else 0
-    values = {
-        "domain": problem.grid,
-        "unit_mm": problem.unit_mm,
-        "velocity": estimate.velocity.detach().cpu().numpy().astype(np.float32),
-        "alpha": estimate.metric.alpha,
-        "power": estimate.metric.power,
-        "gamma": estimate.metric.gamma,
-        "metric_step": estimate.metric.step,
-        "affine": problem.affine,
-        "margin_mm": problem.margin_mm,
-        "band_limited": band_limited,
-        "integrator": parameters.integrator if band_limited else "rk4",
-        "steps": fixed_steps,
-    }
-    return values, history, estimate.cancelled
+    estimate = minimize(
+        problem.pair(device), levels, settings(parameters), start, problem.window(device), report, watch.cancel
+    )
+    velocity = problem.geodesic(estimate.velocity, estimate.metric, parameters)
+    return velocity, history, estimate.cancelled
 
 
 # --------------------------------------------------------------------------------------------------------- results

@@ -10,8 +10,9 @@ import math
 import pytest
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Band, Lattice, Metric, fit_modes
-from DeepFLASHRegistrationLib.geodesics.flash import Level, Pair, Settings, _Objective, minimize
+from DeepFLASHRegistrationLib.geodesics.flash import minimize
 from DeepFLASHRegistrationLib.geodesics.flow import Flow
+from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair, Settings
 from DeepFLASHRegistrationLib.geodesics.sampling import Sampler
 from DeepFLASHRegistrationLib.geodesics.shooting import INTEGRATORS, Shooting
 from DeepFLASHRegistrationLib.geodesics.similarities import SIMILARITIES
@@ -93,7 +94,7 @@ def test_gradient_of_the_whole_objective_agrees_with_finite_differences(case):
     pair = shifted(shape, shift=(0.9, -0.7, 0.5))
     level = make_level(pair, modes=5, **geometry)
     v = velocity(level.band, 0.8, smoothness=8.0)
-    objective = _Objective(pair, level, Settings(steps=4, **case), damp, v)
+    objective = Objective(pair, level, Settings(steps=4, **case), damp, v)
     gradient = objective(v).gradient
     for seed in (5, 6):
         direction = velocity(level.band, 1.0, seed, smoothness=8.0)
@@ -112,7 +113,7 @@ def test_energy_is_the_sum_of_its_parts_and_independent_of_the_units_of_the_grid
         )
         level = make_level(pair, map_step=1.0)
         v = velocity(level.band, 1.0, smoothness=8.0)
-        result = _Objective(pair, level, Settings("ssd", steps=5, sigma=0.1), None, v)(v)
+        result = Objective(pair, level, Settings("ssd", steps=5, sigma=0.1), None, v)(v)
         assert result.energy == pytest.approx(result.dissimilarity / (2 * 0.1**2) + result.regularization)
         energy = float(Shooting(level.band, level.metric, DOUBLE).energy(v))
         assert result.regularization == pytest.approx(0.5 * energy)  # the mask is the whole domain
@@ -129,8 +130,8 @@ def test_symmetric_is_the_mean_of_both_directions():
     v = velocity(level.band, 1.0, smoothness=8.0)
     end = Shooting(level.band, level.metric, DOUBLE).shoot(v, 16, "rk4").velocities[-1]
     settings = Settings("ssd", steps=16, integrator="rk4")
-    there, back = (_Objective(p, level, settings, None, x)(x).dissimilarity for p, x in ((pair, v), (swapped, -end)))
-    both = _Objective(pair, level, dataclasses.replace(settings, symmetric=True), None, v)(v).dissimilarity
+    there, back = (Objective(p, level, settings, None, x)(x).dissimilarity for p, x in ((pair, v), (swapped, -end)))
+    both = Objective(pair, level, dataclasses.replace(settings, symmetric=True), None, v)(v).dissimilarity
     assert both == pytest.approx((there + back) / 2, rel=1e-3)
     assert abs(there - back) > 0.003 * both  # else the mean would not be noticed
 
@@ -144,7 +145,7 @@ def test_a_geodesic_whose_energy_drifts_has_infinite_energy(integrator):
     for steps in (1, 64):
         s = Shooting(level.band, level.metric, DOUBLE)
         drift.append(abs(float(s.energy(s.shoot(v, steps, integrator).velocities[-1]) / s.energy(v)) - 1))
-        result = _Objective(pair, level, Settings(steps=steps, integrator=integrator), None, v)(v)
+        result = Objective(pair, level, Settings(steps=steps, integrator=integrator), None, v)(v)
         assert math.isinf(result.energy) == (drift[-1] > 0.5) == (result.gradient is None)
     assert drift[0] > 1
 
@@ -155,7 +156,7 @@ def test_the_regularization_is_taken_per_volume_of_the_mask():
     mask[8:24, 7:21] = 1
     level, v = make_level(pair), velocity(Band((9, 9), pair.lengths), 1.0, smoothness=8.0)
     whole, part = (
-        _Objective(p, level, Settings(steps=4), None, v)(v).regularization
+        Objective(p, level, Settings(steps=4), None, v)(v).regularization
         for p in (pair, dataclasses.replace(pair, fixed_mask=mask))
     )
     assert part == pytest.approx(4 * whole)

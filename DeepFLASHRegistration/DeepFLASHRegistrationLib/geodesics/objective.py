@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The energy of FLASH for two images at one level of resolution, and its gradient.
+
+    E(v0) = D(S∘ψ₁, T)/(2σ²) + ½ ∫⟨Lv0, v0⟩ / |mask|
+
+D is the mean dissimilarity over the mask and |mask| its volume, so that neither the resolution nor the empty space
+around the object changes what σ means. Multiplied by the number of voxels in the mask this is the energy of FLASH
+(Zhang & Fletcher, IJCV 2019).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .band import Band, Lattice, Metric, Upsampler
+from .flow import BandLimitedFlow, Flow
+from .sampling import NonFiniteField, Sampler
+from .shooting import Shooting
+from .similarities import make_similarity
+
+# A discrete geodesic whose energy ⟨Lv, v⟩ changes by more than this fraction is none: more time steps are needed.
+ENERGY_DRIFT = 0.3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images on the same cells of the domain: fixed, moving (*shape); weights (*shape) of 0..1.
+
+    fixed_mask and moving_mask say where the similarity is measured (the latter if symmetric), fixed_view and
+    moving_view (None: everywhere) where an image means anything.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor
+    moving_mask: Tensor
+    fixed_view: Tensor | None
+    moving_view: Tensor | None
+    lengths: tuple[float, ...]
+
+    def reduced(self, factors: Sequence[int]) -> Pair:
+        """Averaged over blocks of ``factors`` voxels per axis (which must divide the shape)."""
+        if all(f == 1 for f in factors):
+            return self
+        if any(n % f for n, f in zip(self.fixed.shape, factors, strict=True)):
+            raise ValueError(f"Blocks of {tuple(factors)} voxels do not divide a shape of {tuple(self.fixed.shape)}.")
+        pool = F.avg_pool3d if self.fixed.ndim == 3 else F.avg_pool2d
+
+        def reduce(x: Tensor | None) -> Tensor | None:
+            return None if x is None else pool(x[None, None], tuple(factors))[0, 0]
+
+        return Pair(
+            *map(
+                reduce, (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view)
+            ),
+            self.lengths,
+        )
+
+
+@dataclass(frozen=True)
+class Level:
+    """One stage: voxels averaged per axis, band, metric, window radius in voxels per axis, most iterations."""
+
+    factors: tuple[int, ...]
+    band: Band
+    metric: Metric
+    radius: tuple[int, ...]
+    iterations: int
+    map_step: float  # lattice of the map, in units of length
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all levels share."""
+
+    similarity: str = "lncc"
+    symmetric: bool = False
+    sigma: float = 0.05
+    integrator: str = "multistep"
+    steps: int = 0
+    band_limited_map: bool = False
+    tolerance: float = 1e-4
+
+
+@dataclass
+class Evaluation:
+    """E at one velocity and its parts; gradient with respect to the coefficients of v0, (d, *modes); the map
+    fixed_to_moving minus the identity on the objective's map lattice; the warped moving image in the first side's
+    box of the level's cells."""
+
+    energy: float
+    dissimilarity: float
+    regularization: float
+    gradient: Tensor | None
+    displacement: Tensor | None
+    warped: Tensor | None
+
+
+_INFINITE = Evaluation(math.inf, math.inf, math.inf, None, None, None)
+
+
+class _Side:
+    """One image resampled onto the other, compared inside a mask."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        direction: str,
+        still: Tensor,
+        mask: Tensor,
+        own_view: Tensor | None,
+        warped: Tensor,
+        view: Tensor | None,
+        velocity: Tensor,
+    ):
+        dtype, device, cells, radius = still.dtype, still.device, objective.cells, objective.level.radius
+        # The similarity sees only the box around the mask: half the voxels of a head, and none that do not count.
+        lower, upper = _box(mask > 0, tuple(r + 1 for r in radius))
+        self.crop = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
+        part = cells.box(lower, upper)
+        self.direction = direction
+        self.upsample = Upsampler(objective.flow.lattice, part, dtype, device)
+        self.sample = Sampler(part, cells, dtype, device)
+        self.warped = warped[None]
+        mask = mask[self.crop]
+        support = None if own_view is None else own_view[self.crop]
+        if view is not None:
+            # Where the warped image ends is judged once a level, with the map the level starts from: a mask that moved
+            # with every step would reward steps that push voxels out of it.
+            with torch.no_grad(), contextlib.suppress(NonFiniteField):
+                u = self.upsample(objective.map(velocity, direction))
+                seen = self.sample(view[None], u, padding="zeros")[0]
+                if float((mask * seen).sum()) > 0.05 * float(mask.sum()):
+                    mask = mask * seen
+                    support = seen if support is None else support * seen
+        if support is not None:
+            support = (support > 0.5).to(dtype)
+        name = objective.settings.similarity
+        self.similarity = make_similarity(name, still[self.crop].contiguous(), mask, radius, support)
+        self.covered = float(mask.sum()) / math.prod(cells.shape)
+
+    def __call__(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """Dissimilarity, and the warped image in the box ``crop``, for a map (d, *map lattice) minus the identity."""
+        warped = self.sample(self.warped, self.upsample(displacement))[0]
+        return self.similarity(warped), warped
+
+
+class Objective:
+    """E and its gradient at one level.
+
+    Attributes:
+        cells: the level's voxels.
+        fixed: the fixed image on them.
+        moving: the moving image on them, as it is before the geodesic.
+    """
+
+    def __init__(
+        self, pair: Pair, level: Level, settings: Settings, window: Callable[[Lattice], Tensor] | None, velocity: Tensor
+    ):
+        """``velocity`` (d, *modes): where the search starts; it decides the number of time steps."""
+        data = pair.reduced(level.factors)
+        dtype, device = data.fixed.dtype, data.fixed.device
+        self.level, self.settings = level, settings
+        self.fixed, self.moving = data.fixed, data.moving
+        self.shooting = Shooting(level.band, level.metric, dtype, device)
+        self.cells = Lattice.cells(tuple(data.fixed.shape), pair.lengths)
+        map_shape = tuple(
+            max(4, min(n, math.ceil(length / level.map_step)))
+            for n, length in zip(data.fixed.shape, pair.lengths, strict=True)
+        )
+        map_cells = Lattice.cells(map_shape, pair.lengths)
+        if settings.band_limited_map:
+            self.flow = BandLimitedFlow(self.shooting, map_cells)
+        else:
+            self.flow = Flow(level.band, map_cells, dtype, device, None if window is None else window(map_cells))
+        self.steps = settings.steps or self.shooting.recommended_steps(velocity)
+        forth = (data.fixed, data.fixed_mask, data.fixed_view, data.moving, data.moving_view)
+        back = (data.moving, data.moving_mask, data.moving_view, data.fixed, data.fixed_view)
+        self.sides = [_Side(self, "fixed_to_moving", *forth, velocity)]
+        if settings.symmetric:
+            self.sides.append(_Side(self, "moving_to_fixed", *back, velocity))
+        self.data_weight = 1 / (2 * settings.sigma**2)
+        self.metric_weight = 0.5 / self.sides[0].covered
+        self.voxel = max(self.cells.step)
+
+    def map(self, velocity: Tensor, direction: str) -> Tensor:
+        """The map of a geodesic minus the identity, (d, *map lattice)."""
+        return getattr(self.flow, direction)(self.shooting.shoot(velocity, self.steps, self.settings.integrator))
+
+    def __call__(self, velocity: Tensor) -> Evaluation:
+        """E, its parts and gradient; infinite where the geodesic is not finite or its energy drifts."""
+        v = velocity.detach().requires_grad_()
+        trajectory = self.shooting.shoot(v, self.steps, self.settings.integrator)
+        norm = self.shooting.energy(v)
+        if not self.shooting.drift(trajectory) <= ENERGY_DRIFT:
+            return _INFINITE
+        try:
+            maps = [getattr(self.flow, side.direction)(trajectory) for side in self.sides]
+            terms, images = zip(*(side(u) for side, u in zip(self.sides, maps, strict=True)), strict=True)
+            dissimilarity = sum(terms) / len(terms)
+        except NonFiniteField:
+            return _INFINITE
+        regularization = self.metric_weight * norm
+        energy = self.data_weight * dissimilarity + regularization
+        if not math.isfinite(float(energy.detach())):
+            return _INFINITE
+        (gradient,) = torch.autograd.grad(energy, v)
+        if not bool(torch.isfinite(gradient).all()):
+            return _INFINITE
+        return Evaluation(
+            float(energy.detach()),
+            float(dissimilarity.detach()),
+            float(regularization.detach()),
+            gradient,
+            maps[0].detach(),
+            images[0].detach(),
+        )
+
+    def evaluate_safely(self, velocity: Tensor) -> Evaluation:
+        """Evaluate; where the geodesic drifts, with more time steps if these are free to be chosen."""
+        result = self(velocity)
+        while result.gradient is None and self.refine():
+            result = self(velocity)
+        return result
+
+    def refine(self) -> bool:
+        """Take half as many time steps again; False if they are prescribed or enough for anything sane."""
+        if self.settings.steps or self.steps >= 64:
+            return False
+        self.steps = math.ceil(1.5 * self.steps)
+        return True
+
+    def largest_displacement(self, direction: Tensor) -> float:
+        """Largest length of a velocity field on the map's lattice, in voxels of the level."""
+        with torch.no_grad():
+            values = self.flow.evaluate(direction)
+            return float(values.square().sum(0).max().sqrt()) / self.voxel
+
+
+def _box(inside: Tensor, reach: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    lower, upper = [], []
+    for axis, r in enumerate(reach):
+        others = tuple(a for a in range(inside.ndim) if a != axis)
+        used = torch.nonzero(inside.any(dim=others)).flatten()
+        lower.append(max(0, int(used[0]) - r))
+        upper.append(min(inside.shape[axis], int(used[-1]) + 1 + r))
+    return tuple(lower), tuple(upper)
