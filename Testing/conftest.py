@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: the package on the path, and the folder of real images."""
+"""What all tests share: the package on the path, the folder of real images, and a real MRML scene without Slicer."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("DeepFLASHRegistrationLib") is None:
     sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
+# Folders whose tests need Slicer's classes, and use the helpers of the first.
+_NEED_SLICER = (ROOT / "Testing" / "scene", ROOT / "Testing" / "module")
+sys.path.append(str(_NEED_SLICER[0]))
 
 
 def pytest_configure() -> None:
@@ -43,3 +48,42 @@ def brains() -> list[Path]:
     if len(files) < 2:
         pytest.skip("fewer than two brains")
     return files
+
+
+@functools.cache
+def _missing_of_slicer() -> str:
+    """Why there is no scene; empty if there is."""
+    for module, wheel in (
+        ("slicer_core", "slicer-core"),
+        ("trame_slicer", "trame-slicer"),
+        ("slicer_layer_dm", "slicer-layer-dm"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            return f"{wheel} is not installed (pip install {wheel})"
+    try:
+        import slicer  # noqa: F401
+    except ImportError as error:
+        return f"slicer-core cannot be loaded: {error}"
+    return ""
+
+
+class _Skipped(pytest.Module):
+    def collect(self) -> Any:
+        pytest.skip(_missing_of_slicer(), allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    """Without Slicer's classes its tests are skipped, with what is missing, instead of failing to be imported."""
+    if any(folder in module_path.parents for folder in _NEED_SLICER) and _missing_of_slicer():
+        return _Skipped.from_parent(parent, path=module_path)
+    return None
+
+
+@pytest.fixture
+def scene() -> Any:
+    """A new MRML scene, as after "Close scene", without views."""
+    from scene_rendering import makeApp
+
+    app = makeApp()
+    app.scene.Clear(False)
+    return app.scene
