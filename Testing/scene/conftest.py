@@ -20,8 +20,10 @@ def _missing_for_pictures() -> str:
     except OSError:
         return "libEGL is not installed, nothing can be rendered off screen (apt-get install libegl1 libgl1-mesa-dri)"
     # In a process of its own: without a driver behind libEGL the attempt ends the process.
-    probe = ("import vtkmodules.vtkRenderingOpenGL2, vtkmodules.vtkRenderingCore as core; w = core.vtkRenderWindow(); "
-             "w.SetOffScreenRendering(1); w.AddRenderer(core.vtkRenderer()); w.Render()")
+    probe = (
+        "import vtkmodules.vtkRenderingOpenGL2, vtkmodules.vtkRenderingCore as core; w = core.vtkRenderWindow(); "
+        "w.SetOffScreenRendering(1); w.AddRenderer(core.vtkRenderer()); w.Render()"
+    )
     if subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode != 0:
         return "no OpenGL driver renders off screen (apt-get install libegl1 libgl1-mesa-dri)"
     return ""

@@ -61,8 +61,11 @@ class Room:
     def shown(self) -> list[str]:
         """Layout names of the slice views that are on."""
         description = self.layoutNode.GetCurrentLayoutDescription() or "<layout/>"
-        return [view.get("singletontag") for view in ElementTree.fromstring(description).iter("view")
-                if view.get("class") == "vtkMRMLSliceNode"]
+        return [
+            view.get("singletontag")
+            for view in ElementTree.fromstring(description).iter("view")
+            if view.get("class") == "vtkMRMLSliceNode"
+        ]
 
     def _onLayout(self) -> None:
         shown = self.shown()
@@ -124,5 +127,6 @@ class Room:
 
 
 def slicer_nodes(scene, className: str) -> list:
-    return [node for node in (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes()))
-            if node.IsA(className)]
+    return [
+        node for node in (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())) if node.IsA(className)
+    ]

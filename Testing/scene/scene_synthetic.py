@@ -124,25 +124,62 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
     determinant = truth.determinant(here)
     with np.errstate(invalid="ignore", divide="ignore"):
         logJacobian = np.log(determinant)
-    history = [{"level": step // 5, "iteration": step % 5, "energy": 10.0 / (1 + step), "similarity": 8.0 / (1 + step),
-                "regularization": 2.0 / (1 + step), "smallest_determinant": 0.6, "seconds": 0.1 * step}
-               for step in range(10)]
-    metrics = {"similarity_before": 0.5, "similarity_after": 0.98, "mean_dice_before": 0.6, "mean_dice_after": 0.9,
-               "dice": {1: {"before": 0.6, "after": 0.9, "volume_moving_mm3": 1000.0, "volume_warped_mm3": 1100.0,
-                            "volume_fixed_mm3": 1120.0}},
-               "volume_change": {1: 10.0}, "landmarks": {"before_mm": [4.0, 6.0], "after_mm": [1.0, 2.0]},
-               "folds": {"count": int((determinant <= 0).sum()), "percent": 100 * float((determinant <= 0).mean())},
-               "folds_strict": {"count": 0, "percent": 0.0}, "smallest_determinant": float(determinant.min()),
-               "largest_determinant": float(determinant.max()), "sd_log_determinant": float(np.nanstd(logJacobian)),
-               "inverse_error_mm": {"mean": 0.01, "p95": 0.02, "max": 0.05}, "largest_displacement_mm": 3.0,
-               "overlap": 0.9, "border_hits": 0.0}
+    history = [
+        {
+            "level": step // 5,
+            "iteration": step % 5,
+            "energy": 10.0 / (1 + step),
+            "similarity": 8.0 / (1 + step),
+            "regularization": 2.0 / (1 + step),
+            "smallest_determinant": 0.6,
+            "seconds": 0.1 * step,
+        }
+        for step in range(10)
+    ]
+    metrics = {
+        "similarity_before": 0.5,
+        "similarity_after": 0.98,
+        "mean_dice_before": 0.6,
+        "mean_dice_after": 0.9,
+        "dice": {
+            1: {
+                "before": 0.6,
+                "after": 0.9,
+                "volume_moving_mm3": 1000.0,
+                "volume_warped_mm3": 1100.0,
+                "volume_fixed_mm3": 1120.0,
+            }
+        },
+        "volume_change": {1: 10.0},
+        "landmarks": {"before_mm": [4.0, 6.0], "after_mm": [1.0, 2.0]},
+        "folds": {"count": int((determinant <= 0).sum()), "percent": 100 * float((determinant <= 0).mean())},
+        "folds_strict": {"count": 0, "percent": 0.0},
+        "smallest_determinant": float(determinant.min()),
+        "largest_determinant": float(determinant.max()),
+        "sd_log_determinant": float(np.nanstd(logJacobian)),
+        "inverse_error_mm": {"mean": 0.01, "p95": 0.02, "max": 0.05},
+        "largest_displacement_mm": 3.0,
+        "overlap": 0.9,
+        "border_hits": 0.0,
+    }
     return SimpleNamespace(
-        fixed_grid=fixedGrid, field_grid=fieldGrid, inverse_grid=inverseGrid, affine=truth.affine,
+        fixed_grid=fixedGrid,
+        field_grid=fieldGrid,
+        inverse_grid=inverseGrid,
+        affine=truth.affine,
         warped=Volume(fixedGrid, image(there).astype(np.float32)),
         moving_affine=Volume(fixedGrid, image(here).astype(np.float32)),
         fixed_to_moving=(truth.fixedToMoving(pointsOf(fieldGrid)) - pointsOf(fieldGrid)).astype(np.float32),
         moving_to_fixed=(truth.movingToFixed(pointsOf(inverseGrid)) - pointsOf(inverseGrid)).astype(np.float32),
         log_jacobian=Volume(fixedGrid, logJacobian.astype(np.float32)),
         labels=None if labelsAt is None else Volume(fixedGrid, labelsAt(there).astype(np.int32)),
-        labels_before=None, velocity={}, history=history, metrics=metrics, timings={}, provenance={},
-        verdict=SimpleNamespace(level="good", reasons=["smooth"]), cancelled=False, notes=[])
+        labels_before=None,
+        velocity={},
+        history=history,
+        metrics=metrics,
+        timings={},
+        provenance={},
+        verdict=SimpleNamespace(level="good", reasons=["smooth"]),
+        cancelled=False,
+        notes=[],
+    )

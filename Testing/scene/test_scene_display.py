@@ -35,8 +35,10 @@ def other(points):
 def makeStudy(room, truth=None):
     truth = truth or Stretch(0.5, 40.0)
     moving = makeGrid((34, 40, 44), (2.0, 2.0, 2.0))
-    volumes = {name: addVolume(room.scene, grid, image(pointsOf(grid)).astype(np.float32), name)
-               for name, grid, image in (("fixed", GRID, smooth), ("moving", moving, other))}
+    volumes = {
+        name: addVolume(room.scene, grid, image(pointsOf(grid)).astype(np.float32), name)
+        for name, grid, image in (("fixed", GRID, smooth), ("moving", moving, other))
+    }
     for name, volume in volumes.items():
         volume.GetDisplayNode().AutoWindowLevelOff()
         volume.GetDisplayNode().SetWindowLevel(*WINDOWS[name])
@@ -58,12 +60,22 @@ def stateOf(room):
     state = {"layout": room.layoutNode.GetViewArrangement()}
     for name in USUAL:
         composite, sliceNode = room.composite(name), room.views[name].get_view_node()
-        state[name] = (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(),
-                       composite.GetLabelVolumeID(), composite.GetForegroundOpacity(), composite.GetLabelOpacity(),
-                       composite.GetLinkedControl(), tuple(sliceNode.GetFieldOfView()), sliceNode.GetSliceOffset(),
-                       sliceNode.GetUseLabelOutline())
-    state["nodes"] = {room.scene.GetNthNode(index).GetID() for index in range(room.scene.GetNumberOfNodes())
-                      if not (room.scene.GetNthNode(index).GetSingletonTag() or "").startswith("DeepFLASH")}
+        state[name] = (
+            composite.GetBackgroundVolumeID(),
+            composite.GetForegroundVolumeID(),
+            composite.GetLabelVolumeID(),
+            composite.GetForegroundOpacity(),
+            composite.GetLabelOpacity(),
+            composite.GetLinkedControl(),
+            tuple(sliceNode.GetFieldOfView()),
+            sliceNode.GetSliceOffset(),
+            sliceNode.GetUseLabelOutline(),
+        )
+    state["nodes"] = {
+        room.scene.GetNthNode(index).GetID()
+        for index in range(room.scene.GetNumberOfNodes())
+        if not (room.scene.GetNthNode(index).GetSingletonTag() or "").startswith("DeepFLASH")
+    }
     return state
 
 
@@ -78,8 +90,11 @@ def shownThenAsBefore(room, toggle):
     toggle.hide()
     after = stateOf(room)
     # As in Slicer, the nodes of views that a layout once had stay in the scene; so does the color table.
-    after["nodes"] -= {identifier for identifier in after["nodes"] - state["nodes"]
-                       if room.scene.GetNodeByID(identifier).GetName().startswith(("Slice ", "DeepFLASH determinant"))}
+    after["nodes"] -= {
+        identifier
+        for identifier in after["nodes"] - state["nodes"]
+        if room.scene.GetNodeByID(identifier).GetName().startswith(("Slice ", "DeepFLASH determinant"))
+    }
     assert after == state
     for name, picture in room.pictures().items():
         np.testing.assert_array_equal(picture, pictures[name])
@@ -113,11 +128,16 @@ def at(room, picture, name, lps):
 def test_fixed_and_warped_stand_side_by_side(room, study):
     toggle = SideBySide(study.fixed, study.nodes.warpedVolume)
     with shownThenAsBefore(room, toggle):
-        assert room.shown() == [f"DeepFLASH{side}{orientation}" for orientation in ("Axial", "Sagittal", "Coronal")
-                                for side in ("Fixed", "Warped")]
+        assert room.shown() == [
+            f"DeepFLASH{side}{orientation}"
+            for orientation in ("Axial", "Sagittal", "Coronal")
+            for side in ("Fixed", "Warped")
+        ]
         for orientation, usual in (("Axial", "Red"), ("Coronal", "Green"), ("Sagittal", "Yellow")):
-            for side, which, data in (("Fixed", "fixed", smooth(pointsOf(GRID))),
-                                      ("Warped", "moving", study.result.warped.data)):
+            for side, which, data in (
+                ("Fixed", "fixed", smooth(pointsOf(GRID))),
+                ("Warped", "moving", study.result.warped.data),
+            ):
                 picture = room.picture(f"DeepFLASH{side}{orientation}")
                 for index, lps in voxelsIn(room, usual):
                     error = at(room, picture, f"DeepFLASH{side}{orientation}", lps) - grey(data[index], which)
@@ -227,10 +247,10 @@ def test_grid_lines_are_where_the_displacement_puts_them(room, far):
                     if np.abs(straight[:2]).max() > 45:
                         continue  # beyond the field the displacement is only continued
                     checked += 1
-                    assert isYellow(picture[row, column - 1:column + 2]).any()
+                    assert isYellow(picture[row, column - 1 : column + 2]).any()
                     between = study.truth.unbend(np.add(straight, (spacing / 2, 0, 0)) * (-1, -1, 1)) * (-1, -1, 1)
                     row, column = room.pixel("Red", between)
-                    assert not isYellow(picture[row, column - 1:column + 2]).any()
+                    assert not isYellow(picture[row, column - 1 : column + 2]).any()
             assert checked >= 20
 
 
@@ -273,6 +293,7 @@ def test_without_the_inverse_node_the_grid_is_inverted_numerically(room, study):
 
 def test_spacing_suits_the_extent(room):
     from DeepFLASHRegistrationLib.scene.display.deformation_grid import defaultSpacing
+
     for spacing, expected in ((1.3, 2.0), (7.0, 10.0), (0.1, 0.2)):
         grid = makeGrid((20, 20, 40), (spacing,) * 3)
         assert defaultSpacing(addVolume(room.scene, grid, np.zeros(grid.shape))) == pytest.approx(expected)
@@ -302,13 +323,22 @@ def test_the_legend_shows_the_ends_of_the_colors(room, study):
     toggle = JacobianDisplay(study.nodes.logJacobianVolume, study.fixed)
     with shownThenAsBefore(room, toggle):
         picture = room.picture("Red")
-        legend = picture[:, int(0.8 * picture.shape[1]):]
+        legend = picture[:, int(0.8 * picture.shape[1]) :]
         for logDeterminant in (-math.log(2), 0.0, math.log(2)):
             distance = np.abs(legend - np.array(colorAt(logDeterminant, 2.0)) * 255).max(-1)
             assert (distance < 8).sum() > 20
     colors = room.scene.GetFirstNodeByName("DeepFLASH determinant")
     assert [colors.GetColorName(index) for index in range(0, 257, 32)] == [
-        "0.5", "0.59", "0.71", "0.84", "1", "1.2", "1.4", "1.7", "2"]
+        "0.5",
+        "0.59",
+        "0.71",
+        "0.84",
+        "1",
+        "1.2",
+        "1.4",
+        "1.7",
+        "2",
+    ]
 
 
 def test_shrinking_and_growing_by_the_same_factor_are_equally_far_from_white():
@@ -349,8 +379,10 @@ def test_folded_voxels_are_loud(room):
 @pytest.mark.parametrize("kind", ["segmentation", "label map"])
 def test_outlines_run_along_the_borders(room, study, kind):
     points = pointsOf(GRID)
-    boxes = {"propagated": (np.abs(points) < (20, 16, 16)).all(-1),
-             "fixed": (np.abs(points - (6, 0, 0)) < (20, 16, 16)).all(-1)}
+    boxes = {
+        "propagated": (np.abs(points) < (20, 16, 16)).all(-1),
+        "fixed": (np.abs(points - (6, 0, 0)) < (20, 16, 16)).all(-1),
+    }
     nodes = {}
     for name, mask in boxes.items():
         if kind == "segmentation":
@@ -372,10 +404,10 @@ def test_outlines_run_along_the_borders(room, study, kind):
             for x in (left, right):
                 for y in (-10.0, 0.0, 10.0):
                     row, column = room.pixel("Red", (-x, -y, 2.0))
-                    near = picture[row, column - 4:column + 5]
+                    near = picture[row, column - 4 : column + 5]
                     assert (np.abs(near - wanted * 255).max(-1) < 40).any()
         row, column = room.pixel("Red", (0, 0, 2.0))
-        inside = picture[row - 8:row + 9, column - 8:column + 9]
+        inside = picture[row - 8 : row + 9, column - 8 : column + 9]
         assert (np.ptp(inside, axis=-1) < 4).all()  # gray: no fill
 
 
@@ -422,15 +454,19 @@ def test_scrubbing_the_geodesic_moves_moving_to_fixed_without_copies(room, study
 def test_displays_that_need_the_same_views_exclude_each_other(room, study):
     displays = Displays()
     warped = study.nodes.warpedVolume
-    displays.toggles = {"sides": SideBySide(study.fixed, warped), "flicker": Flicker(study.fixed, warped),
-                        "board": Checkerboard(study.fixed, warped),
-                        "jacobian": JacobianDisplay(study.nodes.logJacobianVolume, study.fixed),
-                        "grid": DeformationGrid(study.nodes.transform, study.fixed)}
+    displays.toggles = {
+        "sides": SideBySide(study.fixed, warped),
+        "flicker": Flicker(study.fixed, warped),
+        "board": Checkerboard(study.fixed, warped),
+        "jacobian": JacobianDisplay(study.nodes.logJacobianVolume, study.fixed),
+        "grid": DeformationGrid(study.nodes.transform, study.fixed),
+    }
     before, state = room.pictures(), stateOf(room)
     for name in ("grid", "sides", "flicker", "board", "jacobian", "sides", "board"):
         displays.show(name)
         assert [other for other, toggle in displays.toggles.items() if toggle.isShown] == sorted(
-            {"grid", name}, key=list(displays.toggles).index)
+            {"grid", name}, key=list(displays.toggles).index
+        )
     displays.hide("board")
     assert displays.toggles["grid"].isShown
     displays.hideAll()
@@ -440,8 +476,11 @@ def test_displays_that_need_the_same_views_exclude_each_other(room, study):
 
 
 def test_closing_the_scene_while_things_are_shown_is_safe(room, study):
-    toggles = [SideBySide(study.fixed, study.nodes.warpedVolume), DeformationGrid(study.nodes.transform, study.fixed),
-               JacobianDisplay(study.nodes.logJacobianVolume, study.fixed)]
+    toggles = [
+        SideBySide(study.fixed, study.nodes.warpedVolume),
+        DeformationGrid(study.nodes.transform, study.fixed),
+        JacobianDisplay(study.nodes.logJacobianVolume, study.fixed),
+    ]
     for toggle in toggles:
         toggle.show()
     room.scene.Clear(False)
@@ -454,8 +493,12 @@ def test_without_views_displays_still_work_on_the_nodes(scene):
     fixed = addVolume(scene, GRID, smooth(pointsOf(GRID)), "fixed")
     moving = addVolume(scene, GRID, other(pointsOf(GRID)), "moving")
     nodes = writeResult(makeResult(GRID, GRID, Stretch(0.3, 40.0), image=other), fixed, moving, OutputNodes())
-    for toggle in (Flicker(fixed, nodes.warpedVolume), Checkerboard(fixed, nodes.warpedVolume),
-                   DeformationGrid(nodes.transform, fixed), JacobianDisplay(nodes.logJacobianVolume, fixed)):
+    for toggle in (
+        Flicker(fixed, nodes.warpedVolume),
+        Checkerboard(fixed, nodes.warpedVolume),
+        DeformationGrid(nodes.transform, fixed),
+        JacobianDisplay(nodes.logJacobianVolume, fixed),
+    ):
         toggle.show()
         toggle.hide()
 

@@ -12,8 +12,10 @@ TURN = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 1, 3], [0, 0, 0, 1
 
 def balls(grid):
     points = pointsOf(grid)
-    return {"left": np.linalg.norm(points - (12, 0, 0), axis=-1) < 9,
-            "right": np.linalg.norm(np.add(points, (12, 0, 0)), axis=-1) < 7}
+    return {
+        "left": np.linalg.norm(points - (12, 0, 0), axis=-1) < 9,
+        "right": np.linalg.norm(np.add(points, (12, 0, 0)), axis=-1) < 7,
+    }
 
 
 def stateOf(node):
@@ -66,8 +68,11 @@ def test_a_cropped_label_map_elsewhere_in_the_world_lands_where_it_is(scene):
 def test_overlapping_segments_lose_nothing(scene):
     grid = makeGrid()
     points = pointsOf(grid)
-    masks = {"whole": np.linalg.norm(points, axis=-1) < 15, "core": np.linalg.norm(points, axis=-1) < 6,
-             "slab": np.abs(points[..., 2]) < 4}
+    masks = {
+        "whole": np.linalg.norm(points, axis=-1) < 15,
+        "core": np.linalg.norm(points, axis=-1) < 6,
+        "slab": np.abs(points[..., 2]) < 4,
+    }
     labels = labelsFromNode(addSegmentation(scene, grid, masks, shared=False))
     assert "overlapping segments" in labels.volume.notes[0]
     for title, mask in masks.items():
@@ -117,8 +122,11 @@ def test_masks_come_from_segmentations_label_maps_and_volumes(scene):
     masks = balls(grid)
     both = masks["left"] | masks["right"]
     reference = addVolume(scene, grid, smooth(pointsOf(grid)))
-    for node in (addSegmentation(scene, grid, masks), addVolume(scene, grid, both * 3.5),
-                 addVolume(scene, grid, both.astype(np.uint8), kind="vtkMRMLLabelMapVolumeNode")):
+    for node in (
+        addSegmentation(scene, grid, masks),
+        addVolume(scene, grid, both * 3.5),
+        addVolume(scene, grid, both.astype(np.uint8), kind="vtkMRMLLabelMapVolumeNode"),
+    ):
         mask = maskFromNode(node, reference)
         assert mask.data.dtype == np.uint8
         np.testing.assert_array_equal(mask.data, both)

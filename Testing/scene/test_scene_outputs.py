@@ -32,7 +32,8 @@ def makePair(scene, fixed=None, moving=None, parents=False, truth=None, **keywor
         # The moving image is a function of the world, wherever its voxels lie.
         movingGrid = volumeFromNode(movingNode).grid
         movingNode.GetImageData().DeepCopy(
-            addVolume(scene, movingGrid, smooth(pointsOf(movingGrid)), "scratch").GetImageData())
+            addVolume(scene, movingGrid, smooth(pointsOf(movingGrid)), "scratch").GetImageData()
+        )
         fixedGrid = volumeFromNode(fixedNode).grid
     movingNode.GetDisplayNode().AutoWindowLevelOff()
     movingNode.GetDisplayNode().SetWindowLevel(123, 77)
@@ -65,9 +66,11 @@ def resampledByVtk(transformNode, fixedNode, movingNode):
 
 def resampledByItk(path, fixedNode, movingNode):
     """The saved transform and the two images, as SimpleITK reads them."""
+
     def image(node):
         volume = volumeFromNode(node)
         return volume.grid.apply_to(sitk.GetImageFromArray(volume.data))
+
     if path.suffix == ".h5":
         transform = sitk.ReadTransform(str(path))
     else:
@@ -91,8 +94,12 @@ GRIDS = {
     "anisotropic": {"spacing": (3.5, 2.0, 1.5)},
     "oblique": {"tilt": 0.4},
     "flipped": {"flips": (-1, 1, 1)},
-    "permuted, oblique, flipped, anisotropic": {"flips": (1, -1, -1), "order": (2, 0, 1), "tilt": -0.3,
-                                                "spacing": (1.5, 2.0, 3.0)},
+    "permuted, oblique, flipped, anisotropic": {
+        "flips": (1, -1, -1),
+        "order": (2, 0, 1),
+        "tilt": -0.3,
+        "spacing": (1.5, 2.0, 3.0),
+    },
 }
 
 
@@ -158,6 +165,7 @@ def test_a_pair_of_slices_at_different_depths(scene, axis):
     away[2 - axis] = 9.0
     fixed = makeGrid(tuple(shape), (2.0, 2.0, 2.0), tilt=0.2)
     moving = makeGrid(tuple(1 if n == 1 else n + 8 for n in shape), (2.0, 2.0, 2.0), tilt=0.2, center=away)
+
     def wave(points):
         return smooth(np.concatenate([points, points[..., :1] * 0], -1))
 
@@ -177,8 +185,10 @@ def test_a_pair_of_slices_at_different_depths(scene, axis):
 
 def labelsOf(grid):
     points = pointsOf(grid)
-    return {"left": np.linalg.norm(points - (9, 0, 0), axis=-1) < 8,
-            "right": np.linalg.norm(points - (-9, 0, 0), axis=-1) < 7}
+    return {
+        "left": np.linalg.norm(points - (9, 0, 0), axis=-1) < 8,
+        "right": np.linalg.norm(points - (-9, 0, 0), axis=-1) < 7,
+    }
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
@@ -211,8 +221,10 @@ def test_a_propagated_segmentation_keeps_what_segments_are(scene, overlapping):
             assert str(value) == str(expected)
     again = labelsFromNode(node, fixedNode)
     for identifier in segmentation.GetSegmentIDs():
+
         def where(each, volume, identifier=identifier):
             return np.isin(volume, [label for label, ids in each.segments.items() if identifier in ids])
+
         np.testing.assert_array_equal(where(again, again.volume.data), where(labels, result.labels.data))
     parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
     geometry = slicer.vtkOrientedImageData()
@@ -251,8 +263,9 @@ def test_landmarks_and_surfaces_are_carried(scene):
     model.SetAndObserveMesh(sphere.GetOutput())
     nodes = writeResult(result, fixedNode, movingNode, movingMarkups=markups, movingModel=model)
     world = (TURN @ (5, -6, 7, 1))[:3] * (-1, -1, 1)
-    np.testing.assert_allclose(np.array(nodes.markups.GetNthControlPointPositionWorld(0)) * (-1, -1, 1),
-                               truth.movingToFixed(world), atol=0.05)
+    np.testing.assert_allclose(
+        np.array(nodes.markups.GetNthControlPointPositionWorld(0)) * (-1, -1, 1), truth.movingToFixed(world), atol=0.05
+    )
     assert nodes.markups.GetNthControlPointLabel(0) == "tip"
     np.testing.assert_allclose(markups.GetNthControlPointPosition(0), (5, -6, 7))
     vertex = np.array(nodes.model.GetMesh().GetPoint(3)) * (-1, -1, 1)
@@ -264,8 +277,10 @@ def test_tables_and_charts_hold_the_numbers(scene):
     fixedNode, movingNode, result, _ = makePair(scene)
     nodes = writeResult(result, fixedNode, movingNode)
     table = nodes.metricsTable.GetTable()
-    rows = {table.GetValue(row, 0).ToString(): [table.GetValue(row, column).ToString() for column in (1, 2, 3)]
-            for row in range(table.GetNumberOfRows())}
+    rows = {
+        table.GetValue(row, 0).ToString(): [table.GetValue(row, column).ToString() for column in (1, 2, 3)]
+        for row in range(table.GetNumberOfRows())
+    }
     assert rows["Verdict"] == ["", "good", ""]
     assert rows["Reason"] == ["", "smooth", ""]
     assert rows["Mean Dice"] == ["0.6", "0.9", ""]
@@ -304,20 +319,39 @@ def everything(scene):
 
 def contentOf(nodes):
     """What a user would notice of the output nodes."""
-    labels = nodes.segmentation.GetSegmentation().GetSegment("Id.left").GetRepresentation(
-        slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
-    content = [arrayFromImage(image).copy() for image in (
-        nodes.warpedVolume.GetImageData(), nodes.logJacobianVolume.GetImageData(), labels,
-        nodes.transform.GetTransformFromParent().GetDisplacementGrid(),
-        nodes.inverseTransform.GetTransformFromParent().GetDisplacementGrid())]
+    labels = (
+        nodes.segmentation.GetSegmentation()
+        .GetSegment("Id.left")
+        .GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
+    )
+    content = [
+        arrayFromImage(image).copy()
+        for image in (
+            nodes.warpedVolume.GetImageData(),
+            nodes.logJacobianVolume.GetImageData(),
+            labels,
+            nodes.transform.GetTransformFromParent().GetDisplacementGrid(),
+            nodes.inverseTransform.GetTransformFromParent().GetDisplacementGrid(),
+        )
+    ]
     content.append(np.array(nodes.markups.GetNthControlPointPosition(0)))
     content.append(np.array(nodes.model.GetMesh().GetPoint(5)))
-    tables = [nodes.metricsTable, nodes.labelsTable, nodes.convergenceChart.GetNthPlotSeriesNode(0).GetTableNode(),
-              nodes.histogramChart.GetNthPlotSeriesNode(0).GetTableNode()]
+    tables = [
+        nodes.metricsTable,
+        nodes.labelsTable,
+        nodes.convergenceChart.GetNthPlotSeriesNode(0).GetTableNode(),
+        nodes.histogramChart.GetNthPlotSeriesNode(0).GetTableNode(),
+    ]
     for table in tables:
-        content.append([[table.GetTable().GetValue(row, column).ToString()
-                         for column in range(table.GetTable().GetNumberOfColumns())]
-                        for row in range(table.GetTable().GetNumberOfRows())])
+        content.append(
+            [
+                [
+                    table.GetTable().GetValue(row, column).ToString()
+                    for column in range(table.GetTable().GetNumberOfColumns())
+                ]
+                for row in range(table.GetTable().GetNumberOfRows())
+            ]
+        )
     display = nodes.warpedVolume.GetDisplayNode()
     content.append([display.GetWindow(), display.GetLevel()])
     content.append([nodes.transform.GetAttribute("DeepFLASH.affine")])
@@ -338,8 +372,17 @@ def test_a_second_run_updates_the_same_nodes(scene):
     assert not same(contentOf(second), content)
 
 
-STEPS = ["gridTransform", "propagatedSegmentation", "carriedMarkups", "carriedModel", "writeTable",
-         "writeConvergenceChart", "writeHistogramChart", "placeBeside", "_setVoxels"]
+STEPS = [
+    "gridTransform",
+    "propagatedSegmentation",
+    "carriedMarkups",
+    "carriedModel",
+    "writeTable",
+    "writeConvergenceChart",
+    "writeHistogramChart",
+    "placeBeside",
+    "_setVoxels",
+]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -18,8 +18,11 @@ def pythonCall(inputs: Inputs, parameters: Parameters, outputs: OutputNodes) -> 
     lines = ["import slicer", "from DeepFLASHRegistrationLib.parameters import Parameters"]
     arguments = [f"{name}={_node(node)}" for name, node in inputs.nodes().items()]
     arguments.append(f"parameters={_parameters(parameters)}")
-    unusual = [f"{each.name}={_output(getattr(outputs, each.name))}" for each in fields(outputs)
-               if getattr(outputs, each.name) != NEW]
+    unusual = [
+        f"{each.name}={_output(getattr(outputs, each.name))}"
+        for each in fields(outputs)
+        if getattr(outputs, each.name) != NEW
+    ]
     if unusual:
         lines.append("from DeepFLASHRegistrationLib.scene.outputs import OutputNodes")
         arguments.append(f"outputs=OutputNodes({', '.join(unusual)})")
@@ -42,6 +45,9 @@ def _output(choice: Any) -> str:
 
 def _parameters(parameters: Parameters) -> str:
     usual = Parameters.from_preset(parameters.preset)
-    changed = [f"{each.name}={getattr(parameters, each.name)!r}" for each in fields(parameters)
-               if getattr(parameters, each.name) != getattr(usual, each.name)]
+    changed = [
+        f"{each.name}={getattr(parameters, each.name)!r}"
+        for each in fields(parameters)
+        if getattr(parameters, each.name) != getattr(usual, each.name)
+    ]
     return f"Parameters.from_preset({', '.join([repr(parameters.preset), *changed])})"

@@ -12,8 +12,9 @@ from .fields import transformedPoints
 from .geometry import toWorld
 
 
-def carriedMarkups(source: slicer.vtkMRMLMarkupsNode, target: slicer.vtkMRMLMarkupsNode,
-                   movingToFixed: vtk.vtkAbstractTransform) -> None:
+def carriedMarkups(
+    source: slicer.vtkMRMLMarkupsNode, target: slicer.vtkMRMLMarkupsNode, movingToFixed: vtk.vtkAbstractTransform
+) -> None:
     """Makes `target` a copy of `source` (labels, descriptions, look) with its points carried; RAS point map."""
     matrix = toWorld(source)
     target.SetAndObserveTransformNodeID(None)
@@ -28,8 +29,9 @@ def carriedMarkups(source: slicer.vtkMRMLMarkupsNode, target: slicer.vtkMRMLMark
     _copyLook(source, target)
 
 
-def carriedModel(source: slicer.vtkMRMLModelNode, target: slicer.vtkMRMLModelNode,
-                 movingToFixed: vtk.vtkAbstractTransform) -> None:
+def carriedModel(
+    source: slicer.vtkMRMLModelNode, target: slicer.vtkMRMLModelNode, movingToFixed: vtk.vtkAbstractTransform
+) -> None:
     """Makes `target` the surface of `source` with its vertices carried; RAS point map."""
     matrix = toWorld(source)
     mesh = source.GetMesh().NewInstance()

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import slicer
 
+from .arrays import slabs
 from .tables import writeTable
 from .transaction import Transaction
 
@@ -15,13 +17,21 @@ _BINS = 60
 _BLUE, _ORANGE = (0.12, 0.47, 0.71), (1.0, 0.5, 0.05)
 
 
-def writeConvergenceChart(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str,
-                          history: list[dict[str, Any]]) -> None:
+def writeConvergenceChart(
+    transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str, history: list[dict[str, Any]]
+) -> None:
     """Energy and its similarity part over the accepted iterations of all levels (entries of result.history)."""
-    rows = [{"Iteration": index, "Energy": float(entry["energy"]), "Similarity": float(entry["similarity"]),
-             "Regularization": float(entry["regularization"]),
-             "Smallest determinant": float(entry["smallest_determinant"]), "Level": int(entry["level"])}
-            for index, entry in enumerate(history)]
+    rows = [
+        {
+            "Iteration": index,
+            "Energy": float(entry["energy"]),
+            "Similarity": float(entry["similarity"]),
+            "Regularization": float(entry["regularization"]),
+            "Smallest determinant": float(entry["smallest_determinant"]),
+            "Level": int(entry["level"]),
+        }
+        for index, entry in enumerate(history)
+    ]
     table = _table(transaction, chart, name)
     writeTable(table, rows)
     for index, (column, color) in enumerate((("Energy", _BLUE), ("Similarity", _ORANGE))):
@@ -34,14 +44,34 @@ def writeConvergenceChart(transaction: Transaction, chart: slicer.vtkMRMLPlotCha
     _title(chart, "Convergence", "iteration", "energy")
 
 
-def writeHistogramChart(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str,
-                        logJacobian: np.ndarray) -> None:
-    """How often which log determinant occurs; bins are symmetric around 0, voxels without logarithm are left out."""
-    values = logJacobian[np.isfinite(logJacobian)]
-    limit = max(float(np.abs(values).max(initial=0.0)), 1e-3)
-    counts, edges = np.histogram(values, bins=_BINS, range=(-limit, limit))
-    rows = [{"Log determinant": float(center), "Voxels": int(count)}
-            for center, count in zip((edges[1:] + edges[:-1]) / 2, counts, strict=True)]
+def logHistogramInSteps(logJacobian: np.ndarray) -> Generator[None, None, tuple[np.ndarray, np.ndarray]]:
+    """How often which log determinant occurs, in short steps.
+
+    Returns:
+        counts and edges of bins that are symmetric around 0. Voxels without logarithm are left out.
+    """
+    limit = 1e-3
+    for slab in slabs(logJacobian):
+        values = np.abs(logJacobian[slab])
+        limit = max(limit, float(values.max(initial=0.0, where=np.isfinite(values))))
+        yield
+    edges = np.linspace(-limit, limit, _BINS + 1)
+    counts = np.zeros(_BINS, int)
+    for slab in slabs(logJacobian):
+        counts += np.histogram(logJacobian[slab], bins=_BINS, range=(-limit, limit))[0]
+        yield
+    return counts, edges
+
+
+def writeHistogramChart(
+    transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str, histogram: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """A histogram of log determinants: counts and edges."""
+    counts, edges = histogram
+    rows = [
+        {"Log determinant": float(center), "Voxels": int(count)}
+        for center, count in zip((edges[1:] + edges[:-1]) / 2, counts, strict=True)
+    ]
     table = _table(transaction, chart, name)
     writeTable(table, rows)
     series = _series(transaction, chart, 0, "Log determinant", table)
@@ -64,8 +94,9 @@ def _table(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: s
     return transaction.lend(table) if table is not None else transaction.create("vtkMRMLTableNode", f"{name} data")
 
 
-def _series(transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, index: int, name: str,
-            table: slicer.vtkMRMLTableNode) -> slicer.vtkMRMLPlotSeriesNode:
+def _series(
+    transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, index: int, name: str, table: slicer.vtkMRMLTableNode
+) -> slicer.vtkMRMLPlotSeriesNode:
     series = chart.GetNthPlotSeriesNode(index)
     if series is not None:
         transaction.lend(series)

@@ -55,8 +55,9 @@ class Check:
     action: str = ""
 
 
-def checkInputs(inputs: Inputs, parameters: Parameters, device: str = "cpu", freeHost: int | None = None,
-                freeDevice: int = 0) -> list[Check]:
+def checkInputs(
+    inputs: Inputs, parameters: Parameters, device: str = "cpu", freeHost: int | None = None, freeDevice: int = 0
+) -> list[Check]:
     """Looks at the chosen volumes before they are registered; errors first.
 
     Args:
@@ -79,8 +80,13 @@ def checkInputs(inputs: Inputs, parameters: Parameters, device: str = "cpu", fre
         return found
     fixed, moving = images["fixed"], images["moving"]
     if fixed.ndim != moving.ndim:
-        found.append(Check("dimension", ERROR, "One volume is a single slice and the other is not. Choose two volumes "
-                                               "or two slices."))
+        found.append(
+            Check(
+                "dimension",
+                ERROR,
+                "One volume is a single slice and the other is not. Choose two volumes or two slices.",
+            )
+        )
         return found
     host = memory.free_bytes() if freeHost is None else freeHost
     grids = gridFromVolume(inputs.fixedVolume), gridFromVolume(inputs.movingVolume)
@@ -96,10 +102,15 @@ def _thinned(node: Any) -> Volume:
     """Every n-th voxel, so that even a large volume is looked at in no time."""
     grid = gridFromVolume(node)
     image = node.GetImageData()
-    if node.IsA("vtkMRMLVectorVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode") or (
-            image.GetNumberOfScalarComponents() != 1):
-        raise InputError(f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a "
-                         "scalar volume of it (module Vector to Scalar Volume) and register that.")
+    if (
+        node.IsA("vtkMRMLVectorVolumeNode")
+        or node.IsA("vtkMRMLTensorVolumeNode")
+        or (image.GetNumberOfScalarComponents() != 1)
+    ):
+        raise InputError(
+            f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a "
+            "scalar volume of it (module Vector to Scalar Volume) and register that."
+        )
     data = arrayFromImage(image).reshape(grid.shape)
     steps = [max(1, size // _LOOKED_AT) for size in grid.shape]
     thin = np.ascontiguousarray(data[tuple(slice(None, None, step) for step in steps)])
@@ -128,10 +139,20 @@ def _overlap(fixed: Grid, moving: Grid, parameters: Parameters, initial: bool) -
     # Affine and centers begin where the objects are, wherever that is.
     if share >= _TINY_OVERLAP or initial or parameters.initial_alignment != "none":
         return []
-    level, what = (ERROR, "do not overlap") if share == 0 else (
-        WARNING, f"overlap by only {100 * share:.0f} % of the smaller one")
-    return [Check("overlap", level, f"The volumes {what}, and no initial alignment is asked for. Let them be aligned "
-                                    "first.", {"initial_alignment": "affine"}, "Align first")]
+    level, what = (
+        (ERROR, "do not overlap")
+        if share == 0
+        else (WARNING, f"overlap by only {100 * share:.0f} % of the smaller one")
+    )
+    return [
+        Check(
+            "overlap",
+            level,
+            f"The volumes {what}, and no initial alignment is asked for. Let them be aligned first.",
+            {"initial_alignment": "affine"},
+            "Align first",
+        )
+    ]
 
 
 def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> list[Check]:
@@ -140,10 +161,15 @@ def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> li
         return []
     fine, coarse = (movingName, fixedName) if ratio > 1 else (fixedName, movingName)
     factor = max(ratio, 1 / ratio)
-    text = (f"A voxel of {coarse} is {factor:.0f} times as large as one of {fine}: what {coarse} does not show cannot "
-            "be matched. ")
-    text += ("The result will have its coarse voxels; exchange fixed and moving to get the fine ones." if ratio > 1 else
-             "A preset of fewer levels (fast) is enough.")
+    text = (
+        f"A voxel of {coarse} is {factor:.0f} times as large as one of {fine}: what {coarse} does not show cannot "
+        "be matched. "
+    )
+    text += (
+        "The result will have its coarse voxels; exchange fixed and moving to get the fine ones."
+        if ratio > 1
+        else "A preset of fewer levels (fast) is enough."
+    )
     changes = {} if ratio > 1 else {"preset": "fast"}
     return [Check("voxel size", WARNING, text, changes, "Use preset fast" if changes else "")]
 
@@ -159,9 +185,14 @@ def _stripped(fixed: Volume, moving: Volume) -> list[Check]:
     sizes = [foreground(v).sum() * v.grid.voxel_volume for v in (whole, stripped)]
     if sizes[0] < _STRIPPED_RATIO * sizes[1]:
         return []
-    return [Check("skull", WARNING,
-                  f"{stripped.name} shows its object cut out (skull-stripped?), {whole.name} with what surrounds it. "
-                  f"Strip both or neither, or choose a mask of the object in {whole.name}.")]
+    return [
+        Check(
+            "skull",
+            WARNING,
+            f"{stripped.name} shows its object cut out (skull-stripped?), {whole.name} with what surrounds it. "
+            f"Strip both or neither, or choose a mask of the object in {whole.name}.",
+        )
+    ]
 
 
 def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
@@ -171,18 +202,24 @@ def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
     lattice = np.stack(np.meshgrid(*[np.linspace(-1, 1, _FLIP_SAMPLES)] * 3, indexing="ij"), -1)
     lattice = _FLIP_RADIUS * lattice[(lattice**2).sum(-1) < 1]
     here = _seen(fixed, lattice)
-    scores = {signs: _correlation(here, _seen(moving, lattice * signs))
-              for signs in itertools.product((1, -1), repeat=3)}
+    scores = {
+        signs: _correlation(here, _seen(moving, lattice * signs)) for signs in itertools.product((1, -1), repeat=3)
+    }
     own = scores[(1, 1, 1)]
     best = max(scores, key=lambda signs: abs(scores[signs]))
     # A mirror image of a nearly symmetric object (left and right of a head) is never that much better.
     if abs(scores[best]) < max(_FLIP_ENOUGH, abs(own) + _FLIP_GAIN):
         return []
     names = [name for name, sign in zip(("left-right", "front-back", "up-down"), best, strict=True) if sign < 0]
-    return [Check("orientation", WARNING,
-                  f"{moving.name} looks like {fixed.name} turned about ({' and '.join(names)}): correlation "
-                  f"{scores[best]:.2f} that way, {own:.2f} as it is. Its orientation may be stored wrongly. Correct it "
-                  "(Volumes, Volume Information; or put it under a linear transform) before it is registered.")]
+    return [
+        Check(
+            "orientation",
+            WARNING,
+            f"{moving.name} looks like {fixed.name} turned about ({' and '.join(names)}): correlation "
+            f"{scores[best]:.2f} that way, {own:.2f} as it is. Its orientation may be stored wrongly. Correct it "
+            "(Volumes, Volume Information; or put it under a linear transform) before it is registered.",
+        )
+    ]
 
 
 def _seen(volume: Volume, lattice: np.ndarray) -> np.ndarray:
@@ -207,13 +244,19 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 # --------------------------------------------------------------------------------------------------------- memory
 
 
-def _memory(fixed: Volume, grid: Grid, parameters: Parameters, device: str, freeHost: int | None,
-            freeDevice: int) -> list[Check]:
+def _memory(
+    fixed: Volume, grid: Grid, parameters: Parameters, device: str, freeHost: int | None, freeDevice: int
+) -> list[Check]:
     if freeHost is None:
         return []
     inside = Volume(fixed.grid, foreground(fixed).astype(np.uint8))
-    work = working_grid(grid, spacing_mm=parameters.spacing_mm or None, margin_mm=parameters.margin_mm,
-                        max_voxels=parameters.max_voxels, mask=inside)
+    work = working_grid(
+        grid,
+        spacing_mm=parameters.spacing_mm or None,
+        margin_mm=parameters.margin_mm,
+        max_voxels=parameters.max_voxels,
+        mask=inside,
+    )
     band = _band(work, max(parameters.bands))
     larger = work.shape if work.size > grid.size else grid.shape
     if memory.coarsening(larger, freeHost, freeDevice, band, device) == 1:
@@ -224,11 +267,24 @@ def _memory(fixed: Volume, grid: Grid, parameters: Parameters, device: str, free
     if need[1]:
         text += f"; on the GPU {_gigabytes(need[1])}, and {_gigabytes(freeDevice)} are free"
     if factor == 1 or not np.isfinite(factor):  # the volume itself is too large, or nothing is left
-        return [Check("memory", WARNING, f"{text}. Close other programs, or crop {fixed.name} (module Crop Volume)"
-                                         + (", or compute on the CPU." if need[1] else "."))]
+        return [
+            Check(
+                "memory",
+                WARNING,
+                f"{text}. Close other programs, or crop {fixed.name} (module Crop Volume)"
+                + (", or compute on the CPU." if need[1] else "."),
+            )
+        ]
     spacing = round(float(work.spacing.min() * factor), 2)
-    return [Check("memory", WARNING, f"{text}. A working voxel of {spacing:g} mm fits.", {"spacing_mm": spacing},
-                  f"Use {spacing:g} mm")]
+    return [
+        Check(
+            "memory",
+            WARNING,
+            f"{text}. A working voxel of {spacing:g} mm fits.",
+            {"spacing_mm": spacing},
+            f"Use {spacing:g} mm",
+        )
+    ]
 
 
 def _band(grid: Grid, modes: int) -> tuple[int, ...]:

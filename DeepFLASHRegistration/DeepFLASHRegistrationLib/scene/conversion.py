@@ -28,8 +28,10 @@ def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     grid = gridFromVolume(node)
     components = node.GetImageData().GetNumberOfScalarComponents()
     if node.IsA("vtkMRMLTensorVolumeNode") or node.IsA("vtkMRMLVectorVolumeNode") or components != 1:
-        raise InputError(f"{name} has {components} values per voxel (a color, vector or tensor image). "
-                         "Make a scalar volume of it (module Vector to Scalar Volume) and register that.")
+        raise InputError(
+            f"{name} has {components} values per voxel (a color, vector or tensor image). "
+            "Make a scalar volume of it (module Vector to Scalar Volume) and register that."
+        )
     notes = ()
     if node.GetParentTransformNode() is not None:
         notes = (f"{name} is used where its transform {node.GetParentTransformNode().GetName()} puts it",)
@@ -52,8 +54,11 @@ def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) ->
         InputError: if no point is placed, or the node lies under a non-linear transform.
     """
     matrix = toWorld(node)
-    placed = [index for index in range(node.GetNumberOfControlPoints())
-              if node.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined]
+    placed = [
+        index
+        for index in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined
+    ]
     if not placed:
         raise InputError(f"{node.GetName()} has no placed point. Place points, or choose other markups.")
     points = np.array([node.GetNthControlPointPosition(index) for index in placed])

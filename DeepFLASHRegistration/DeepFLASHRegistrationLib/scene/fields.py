@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..imaging.grid import Grid
-from .arrays import imageFromArray
+from .arrays import arrayFromImage, atOnce, emptyImage, slabs
 from .geometry import LPS_RAS, ijkToRasOfGrid, vtkMatrixFrom
 
 # What a result's transform node carries beside the field: a reference to its exact inverse, and the affine map.
@@ -17,8 +19,9 @@ INVERSE_ROLE = "DeepFLASH.inverse"
 AFFINE_ATTRIBUTE = "DeepFLASH.affine"  # 16 numbers, row by row, fixed -> moving in RAS mm
 
 
-def gridTransform(field: np.ndarray, grid: Grid, target: Grid | None = None,
-                  then: np.ndarray | None = None) -> slicer.vtkOrientedGridTransform:
+def gridTransform(
+    field: np.ndarray, grid: Grid, target: Grid | None = None, then: np.ndarray | None = None
+) -> slicer.vtkOrientedGridTransform:
     """A displacement field as Slicer's grid transform, in RAS mm.
 
     Args:
@@ -30,19 +33,29 @@ def gridTransform(field: np.ndarray, grid: Grid, target: Grid | None = None,
     Returns:
         The transform, with the precision of `field` (float32 or float64). Outside the grid VTK repeats the border.
     """
+    return atOnce(gridTransformInSteps(field, grid, target, then))
+
+
+def gridTransformInSteps(
+    field: np.ndarray, grid: Grid, target: Grid | None = None, then: np.ndarray | None = None
+) -> Generator[None, None, slicer.vtkOrientedGridTransform]:
+    """As gridTransform, which it returns at its end; between its steps a window may handle its events."""
     displacement = _inSpace(field, grid, grid if target is None else target)
-    displacement = displacement * np.array([-1, -1, 1], displacement.dtype)
     matrix = ijkToRasOfGrid(grid)
     if grid.ndim == 2:
         # One slice more on each side: readers of files apply nothing a hair outside of a single one.
         displacement = np.repeat(displacement, 3, axis=grid.slice_axis)
         matrix[:, 3] -= matrix[:, 2 - grid.slice_axis]
+    image = emptyImage(displacement.shape, displacement.dtype)
+    converted = arrayFromImage(image)
+    signs = np.array([-1, -1, 1], displacement.dtype)
+    for slab in slabs(displacement):
+        np.multiply(displacement[slab], signs, out=converted[slab])
+        yield
     if then is not None:
-        points = np.moveaxis(np.indices(displacement.shape[:3])[::-1], 0, -1) @ matrix[:3, :3].T + matrix[:3, 3]
-        moved = (points + displacement) @ then[:3, :3].T + then[:3, 3]
-        displacement = (moved - points).astype(displacement.dtype)
+        points = np.moveaxis(np.indices(converted.shape[:3])[::-1], 0, -1) @ matrix[:3, :3].T + matrix[:3, 3]
+        converted[:] = (points + converted) @ then[:3, :3].T + then[:3, 3] - points
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    image = imageFromArray(displacement, components=True)
     image.SetSpacing(spacing)
     image.SetOrigin(matrix[:3, 3])
     transform = slicer.vtkOrientedGridTransform()

@@ -40,8 +40,10 @@ def toWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     if parent is None:
         return np.eye(4)
     if not parent.IsTransformToWorldLinear():
-        raise InputError(f"{node.GetName()} is under the non-linear transform {parent.GetName()}. "
-                         "Harden that transform on a copy of it, or take it out of the transform, and register that.")
+        raise InputError(
+            f"{node.GetName()} is under the non-linear transform {parent.GetName()}. "
+            "Harden that transform on a copy of it, or take it out of the transform, and register that."
+        )
     matrix = vtk.vtkMatrix4x4()
     parent.GetMatrixTransformToWorld(matrix)
     return arrayFromVtkMatrix(matrix)

@@ -33,8 +33,9 @@ class Labels:
     segments: dict[int, tuple[str, ...]]
 
 
-def labelsFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolumeNode | None = None,
-                   like: Labels | None = None) -> Labels:
+def labelsFromNode(
+    node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolumeNode | None = None, like: Labels | None = None
+) -> Labels:
     """A label map volume or a segmentation as labels.
 
     Args:
@@ -51,8 +52,10 @@ def labelsFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolu
         return _fromSegmentation(node, referenceVolume, like)
     if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _fromLabelMap(node, referenceVolume, like)
-    raise InputError("Labels must be a segmentation or a label map volume"
-                     + (f", {node.GetName()} is a {node.GetClassName()}." if node is not None else ". Choose one."))
+    raise InputError(
+        "Labels must be a segmentation or a label map volume"
+        + (f", {node.GetName()} is a {node.GetClassName()}." if node is not None else ". Choose one.")
+    )
 
 
 def maskFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolumeNode) -> Volume:
@@ -71,8 +74,9 @@ def maskFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolume
     return checked_mask(volume)
 
 
-def _fromLabelMap(node: slicer.vtkMRMLLabelMapVolumeNode, referenceVolume: slicer.vtkMRMLVolumeNode | None,
-                  like: Labels | None) -> Labels:
+def _fromLabelMap(
+    node: slicer.vtkMRMLLabelMapVolumeNode, referenceVolume: slicer.vtkMRMLVolumeNode | None, like: Labels | None
+) -> Labels:
     grid = gridFromVolume(node)
     data = arrayFromImage(node.GetImageData())
     if referenceVolume is not None:
@@ -109,18 +113,19 @@ def _labelsFor(names: Iterable[str], like: Labels | None) -> list[int]:
     return labels
 
 
-def _fromSegmentation(node: slicer.vtkMRMLSegmentationNode, referenceVolume: slicer.vtkMRMLVolumeNode | None,
-                      like: Labels | None) -> Labels:
+def _fromSegmentation(
+    node: slicer.vtkMRMLSegmentationNode, referenceVolume: slicer.vtkMRMLVolumeNode | None, like: Labels | None
+) -> Labels:
     world = toWorld(node)
     segmentation = _withLabelMaps(node)
-    reference = (placementOfVolume(referenceVolume) if referenceVolume is not None
-                 else _ownPlacement(segmentation, world))
+    reference = (
+        placementOfVolume(referenceVolume) if referenceVolume is not None else _ownPlacement(segmentation, world)
+    )
     grid = gridFromIjkToRas(reference.ijkToWorld, reference.dimensions, node.GetName())
 
     segments = {identifier: segmentation.GetSegment(identifier) for identifier in segmentation.GetSegmentIDs()}
     names = {identifier: segment.GetName() for identifier, segment in segments.items()}
-    labelOf = {(identifier,): label
-               for identifier, label in zip(names, _labelsFor(names.values(), like), strict=True)}
+    labelOf = {(identifier,): label for identifier, label in zip(names, _labelsFor(names.values(), like), strict=True)}
     data = np.zeros(reference.dimensions[::-1], np.int32)
     cache: dict[str, np.ndarray] = {}
     for identifier, segment in segments.items():
@@ -131,19 +136,30 @@ def _fromSegmentation(node: slicer.vtkMRMLSegmentationNode, referenceVolume: sli
     overlaps = [" and ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
     notes = ()
     if overlaps:
-        notes = (f"{node.GetName()} has overlapping segments ({'; '.join(overlaps)}): "
-                 "each overlap is carried as a label of its own, then given to all its segments",)
+        notes = (
+            f"{node.GetName()} has overlapping segments ({'; '.join(overlaps)}): "
+            "each overlap is carried as a label of its own, then given to all its segments",
+        )
     volume = checked_labels(Volume(grid, data.reshape(grid.shape), node.GetName(), notes))
-    return Labels(volume, {label: _combinedName(ids, names) for ids, label in labelOf.items()},
-                  {label: ids for ids, label in labelOf.items()})
+    return Labels(
+        volume,
+        {label: _combinedName(ids, names) for ids, label in labelOf.items()},
+        {label: ids for ids, label in labelOf.items()},
+    )
 
 
 def _combinedName(ids: tuple[str, ...], names: dict[str, str]) -> str:
     return " + ".join(names[identifier] for identifier in ids)
 
 
-def _paint(data: np.ndarray, mask: np.ndarray, identifier: str, labelOf: dict[tuple[str, ...], int],
-           names: dict[str, str], like: Labels | None) -> None:
+def _paint(
+    data: np.ndarray,
+    mask: np.ndarray,
+    identifier: str,
+    labelOf: dict[tuple[str, ...], int],
+    names: dict[str, str],
+    like: Labels | None,
+) -> None:
     """Adds a segment to the labels; where it meets others, the combination gets a label of its own."""
     idsOf = {label: ids for ids, label in labelOf.items()}
     present = data[mask]
@@ -159,8 +175,9 @@ def _paint(data: np.ndarray, mask: np.ndarray, identifier: str, labelOf: dict[tu
     data[mask] = result
 
 
-def _maskOfSegment(segment: slicer.vtkSegment, world: np.ndarray, reference: Placement,
-                   cache: dict[str, np.ndarray]) -> np.ndarray | None:
+def _maskOfSegment(
+    segment: slicer.vtkSegment, world: np.ndarray, reference: Placement, cache: dict[str, np.ndarray]
+) -> np.ndarray | None:
     """Where a segment is; `cache` keeps the label maps that segments share, so that each is resliced once."""
     image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
     if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
@@ -182,17 +199,19 @@ def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentati
     copy = slicer.vtkSegmentation()
     copy.DeepCopy(segmentation)
     if not copy.CreateRepresentation(name):
-        raise InputError(f"{node.GetName()} cannot be turned into label maps. "
-                         "Create its binary labelmap representation in the Segmentations module.")
+        raise InputError(
+            f"{node.GetName()} cannot be turned into label maps. "
+            "Create its binary labelmap representation in the Segmentations module."
+        )
     return copy
 
 
 def _ownPlacement(segmentation: slicer.vtkSegmentation, world: np.ndarray) -> Placement:
     """The reference geometry of a segmentation, or, if it has none, what all its segments fit in."""
     parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-    geometry = (segmentation.GetConversionParameter(parameter)
-                or segmentation.DetermineCommonLabelmapGeometry(slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS,
-                                                                vtk.vtkStringArray()))  # none: all segments
+    geometry = segmentation.GetConversionParameter(parameter) or segmentation.DetermineCommonLabelmapGeometry(
+        slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, vtk.vtkStringArray()
+    )  # none: all segments
     image = slicer.vtkOrientedImageData()
     slicer.vtkSegmentationConverter.DeserializeImageGeometry(geometry, image, False)
     return placementOfImage(image, world)

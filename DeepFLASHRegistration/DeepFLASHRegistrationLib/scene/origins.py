@@ -28,8 +28,7 @@ def foreignOutputs(nodes: OutputNodes, inputs: Inputs) -> list[str]:
     found = []
     for name, node, source in _pairs(nodes, inputs):
         own = (node.GetNodeReference(_FIXED), node.GetNodeReference(_SOURCE))
-        if node.GetNodeReferenceID(_SOURCE) is not None and (
-                own[0] is not inputs.fixedVolume or own[1] is not source):
+        if node.GetNodeReferenceID(_SOURCE) is not None and (own[0] is not inputs.fixedVolume or own[1] is not source):
             found.append(name)
     return found
 

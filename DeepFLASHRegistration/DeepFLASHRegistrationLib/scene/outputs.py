@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -12,11 +13,12 @@ import slicer
 import vtk
 
 from ..imaging.errors import InputError
+from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from .arrays import imageFromArray
+from .arrays import atOnce, imageFromArray
 from .carry import carriedMarkups, carriedModel
-from .charts import writeConvergenceChart, writeHistogramChart
-from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransform
+from .charts import logHistogramInSteps, writeConvergenceChart, writeHistogramChart
+from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransform, gridTransformInSteps
 from .geometry import gridFromVolume, ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import placeBeside
 from .labels import Labels
@@ -48,34 +50,80 @@ class OutputNodes:
     histogramChart: Any = NEW
 
 
-class PreparedFields:
-    """The two fields of a result as grid transforms, each converted when it is first asked for.
+class PreparedResult:
+    """What the nodes of a result hold, each converted when it is first asked for.
 
-    That takes as long as all the rest: who must not stand still for long asks for them beforehand, one by one.
+    That takes longer than to write them: who must not stand still for long takes the `steps` beforehand.
     """
 
-    def __init__(self, result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 movingVolume: slicer.vtkMRMLScalarVolumeNode) -> None:
-        self._result, self._fixed, self._moving = result, fixedVolume, movingVolume
+    def __init__(
+        self, result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode
+    ) -> None:
+        self._result = result
+        # Planes of 2-D problems: where points of the one image go in the other.
+        self._towards = {"fixedToMoving": gridFromVolume(movingVolume), "movingToFixed": gridFromVolume(fixedVolume)}
+
+    def steps(self, outputs: OutputNodes) -> Iterator[None]:
+        """Converts what is wanted, in short steps."""
+        if outputs.transform is not None:
+            self.fixedToMoving = yield from gridTransformInSteps(*self._field("fixedToMoving"))
+        if outputs.inverseTransform is not None:
+            self.movingToFixed = yield from gridTransformInSteps(*self._field("movingToFixed"))
+        if outputs.histogramChart is not None:
+            self.histogram = yield from logHistogramInSteps(self._result.log_jacobian.data)
+        for name in ("warpedVolume", "logJacobianVolume"):
+            if getattr(outputs, name) is not None:
+                _ = getattr(self, name)
+                yield
+
+    def _field(self, name: str) -> tuple[np.ndarray, Grid, Grid]:
+        result = self._result
+        field, grid = (
+            (result.fixed_to_moving, result.field_grid)
+            if name == "fixedToMoving"
+            else (result.moving_to_fixed, result.inverse_grid)
+        )
+        return field, grid, self._towards[name]
 
     @cached_property
     def fixedToMoving(self) -> slicer.vtkOrientedGridTransform:
         """In RAS mm; resamples images."""
-        result = self._result
-        return gridTransform(result.fixed_to_moving, result.field_grid, gridFromVolume(self._moving))
+        return gridTransform(*self._field("fixedToMoving"))
 
     @cached_property
     def movingToFixed(self) -> slicer.vtkOrientedGridTransform:
         """In RAS mm; moves points."""
-        result = self._result
-        return gridTransform(result.moving_to_fixed, result.inverse_grid, gridFromVolume(self._fixed))
+        return gridTransform(*self._field("movingToFixed"))
+
+    @cached_property
+    def histogram(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the log determinants."""
+        return atOnce(logHistogramInSteps(self._result.log_jacobian.data))
+
+    @cached_property
+    def warpedVolume(self) -> vtk.vtkImageData:
+        """Voxels."""
+        return _voxels(self._result.warped)
+
+    @cached_property
+    def logJacobianVolume(self) -> vtk.vtkImageData:
+        """Voxels. Folded ones have no logarithm: NaN, whatever the engine marked them with."""
+        volume = self._result.log_jacobian
+        return _voxels(volume.with_data(np.where(np.isfinite(volume.data), volume.data, np.nan).astype(np.float32)))
 
 
-def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode,
-                outputs: OutputNodes | None = None, *, movingSegmentation: slicer.vtkMRMLNode | None = None,
-                movingLabels: Labels | None = None, movingMarkups: slicer.vtkMRMLMarkupsNode | None = None,
-                movingModel: slicer.vtkMRMLModelNode | None = None,
-                prepared: PreparedFields | None = None) -> OutputNodes:
+def writeResult(
+    result: Any,
+    fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+    movingVolume: slicer.vtkMRMLScalarVolumeNode,
+    outputs: OutputNodes | None = None,
+    *,
+    movingSegmentation: slicer.vtkMRMLNode | None = None,
+    movingLabels: Labels | None = None,
+    movingMarkups: slicer.vtkMRMLMarkupsNode | None = None,
+    movingModel: slicer.vtkMRMLModelNode | None = None,
+    prepared: PreparedResult | None = None,
+) -> OutputNodes:
     """Writes a result into the scene of `fixedVolume`, all or nothing.
 
     Args:
@@ -86,7 +134,7 @@ def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, moving
         movingSegmentation: the segmentation or label map volume that result.labels were made from.
         movingLabels: what labelsFromNode gave for it.
         movingMarkups, movingModel: landmarks and surfaces to carry to the fixed image.
-        prepared: the fields of the result, if they were converted beforehand.
+        prepared: the result's contents, if they were converted beforehand.
 
     Returns:
         The nodes; None for what was not wanted or is not in the result.
@@ -97,9 +145,9 @@ def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, moving
     outputs = OutputNodes() if outputs is None else outputs
     inputs = (fixedVolume, movingVolume, movingSegmentation, movingMarkups, movingModel)
     checkOutputs(outputs, [node for node in inputs if node is not None], movingSegmentation)
+    prepared = prepared or PreparedResult(result, fixedVolume, movingVolume)
     with Transaction(fixedVolume.GetScene()) as transaction:
-        writer = _Writer(transaction, result, fixedVolume, movingVolume,
-                         prepared or PreparedFields(result, fixedVolume, movingVolume))
+        writer = _Writer(transaction, result, fixedVolume, movingVolume, prepared)
         nodes = replace(outputs, **{each.name: None for each in fields(outputs)})
         nodes.transform = writer.transform(outputs.transform)
         nodes.inverseTransform = writer.inverse(outputs.inverseTransform)
@@ -119,26 +167,36 @@ def writeResult(result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, moving
         if rows:
             nodes.labelsTable = writer.table(outputs.labelsTable, "labels", rows)
         if result.history:
-            nodes.convergenceChart = writer.chart(outputs.convergenceChart, "convergence", writeConvergenceChart,
-                                                  result.history)
-        nodes.histogramChart = writer.chart(outputs.histogramChart, "histogram", writeHistogramChart,
-                                            result.log_jacobian.data)
+            nodes.convergenceChart = writer.chart(
+                outputs.convergenceChart, "convergence", writeConvergenceChart, result.history
+            )
+        if outputs.histogramChart is not None:
+            nodes.histogramChart = writer.chart(
+                outputs.histogramChart, "histogram", writeHistogramChart, prepared.histogram
+            )
         for node in transaction.created:
             placeBeside(node, fixedVolume)
     return nodes
 
 
 _CLASSES = {
-    "warpedVolume": ("vtkMRMLScalarVolumeNode",), "transform": ("vtkMRMLTransformNode",),
-    "inverseTransform": ("vtkMRMLTransformNode",), "logJacobianVolume": ("vtkMRMLScalarVolumeNode",),
-    "segmentation": ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"), "markups": ("vtkMRMLMarkupsNode",),
-    "model": ("vtkMRMLModelNode",), "metricsTable": ("vtkMRMLTableNode",), "labelsTable": ("vtkMRMLTableNode",),
-    "convergenceChart": ("vtkMRMLPlotChartNode",), "histogramChart": ("vtkMRMLPlotChartNode",),
+    "warpedVolume": ("vtkMRMLScalarVolumeNode",),
+    "transform": ("vtkMRMLTransformNode",),
+    "inverseTransform": ("vtkMRMLTransformNode",),
+    "logJacobianVolume": ("vtkMRMLScalarVolumeNode",),
+    "segmentation": ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"),
+    "markups": ("vtkMRMLMarkupsNode",),
+    "model": ("vtkMRMLModelNode",),
+    "metricsTable": ("vtkMRMLTableNode",),
+    "labelsTable": ("vtkMRMLTableNode",),
+    "convergenceChart": ("vtkMRMLPlotChartNode",),
+    "histogramChart": ("vtkMRMLPlotChartNode",),
 }
 
 
-def checkOutputs(outputs: OutputNodes, inputs: list[slicer.vtkMRMLNode],
-                 movingSegmentation: slicer.vtkMRMLNode | None = None) -> None:
+def checkOutputs(
+    outputs: OutputNodes, inputs: list[slicer.vtkMRMLNode], movingSegmentation: slicer.vtkMRMLNode | None = None
+) -> None:
     """Whether a result of these inputs can be written to these nodes; worth asking before the work is done.
 
     Raises:
@@ -150,18 +208,23 @@ def checkOutputs(outputs: OutputNodes, inputs: list[slicer.vtkMRMLNode],
         if node is None or node == NEW:
             continue
         if not any(node.IsA(name) for name in _CLASSES[each.name]):
-            raise InputError(f"{node.GetName()} ({node.GetClassName()}) cannot hold the output {each.name}. "
-                             f"Choose a {' or '.join(_CLASSES[each.name])}.")
+            raise InputError(
+                f"{node.GetName()} ({node.GetClassName()}) cannot hold the output {each.name}. "
+                f"Choose a {' or '.join(_CLASSES[each.name])}."
+            )
         if any(node is other for other in inputs):
-            raise InputError(f"{node.GetName()} is an input and an output. Inputs are never changed: "
-                             "choose another output node.")
+            raise InputError(
+                f"{node.GetName()} is an input and an output. Inputs are never changed: choose another output node."
+            )
         if any(node is other for other in chosen):
             raise InputError(f"{node.GetName()} is chosen for two outputs. Choose another node for one of them.")
         chosen.append(node)
     target = outputs.segmentation
     if movingSegmentation is not None and target not in (None, NEW) and not target.IsA(_labelClass(movingSegmentation)):
-        raise InputError(f"{target.GetName()} cannot hold the propagated {movingSegmentation.GetName()}. "
-                         f"Choose a {_labelClass(movingSegmentation)}.")
+        raise InputError(
+            f"{target.GetName()} cannot hold the propagated {movingSegmentation.GetName()}. "
+            f"Choose a {_labelClass(movingSegmentation)}."
+        )
 
 
 def _labelClass(source: slicer.vtkMRMLNode) -> str:
@@ -172,8 +235,14 @@ def _labelClass(source: slicer.vtkMRMLNode) -> str:
 class _Writer:
     """Writes one kind of output each, into a chosen or a new node."""
 
-    def __init__(self, transaction: Transaction, result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 movingVolume: slicer.vtkMRMLScalarVolumeNode, prepared: PreparedFields) -> None:
+    def __init__(
+        self,
+        transaction: Transaction,
+        result: Any,
+        fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+        movingVolume: slicer.vtkMRMLScalarVolumeNode,
+        prepared: PreparedResult,
+    ) -> None:
         self.transaction = transaction
         self.prepared = prepared
         self.result = result
@@ -212,7 +281,7 @@ class _Writer:
         if choice is None:
             return None
         node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.moving.GetName()} warped")
-        _setVoxels(node, self.result.warped)
+        _setVoxels(node, self.prepared.warpedVolume, self.result.warped.grid)
         node.SetVoxelValueUnits(self.moving.GetVoxelValueUnits())
         node.SetVoxelValueQuantity(self.moving.GetVoxelValueQuantity())
         _copyWindowLevel(self.moving.GetDisplayNode(), node.GetDisplayNode())
@@ -222,10 +291,7 @@ class _Writer:
         if choice is None:
             return None
         node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.pair} log Jacobian")
-        volume = self.result.log_jacobian
-        # Folded voxels have no logarithm: NaN, whatever the engine marked them with.
-        data = np.where(np.isfinite(volume.data), volume.data, np.nan).astype(np.float32)
-        _setVoxels(node, volume.with_data(data))
+        _setVoxels(node, self.prepared.logJacobianVolume, self.result.log_jacobian.grid)
         return node
 
     def labels(self, choice: Any, source: slicer.vtkMRMLNode, labels: Labels) -> slicer.vtkMRMLNode | None:
@@ -235,7 +301,7 @@ class _Writer:
         className = _labelClass(source)
         if className != "vtkMRMLSegmentationNode":
             node = self._node(choice, className, name)
-            _setVoxels(node, self.result.labels)
+            _setVoxels(node, _voxels(self.result.labels), self.result.labels.grid)
             display = source.GetDisplayNode()
             if display is not None and display.GetColorNodeID():
                 node.GetDisplayNode().SetAndObserveColorNodeID(display.GetColorNodeID())
@@ -272,18 +338,28 @@ class _Writer:
         return node
 
 
-def _setTransform(node: slicer.vtkMRMLTransformNode, data: vtk.vtkAbstractTransform,
-                  fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode) -> None:
+def _setTransform(
+    node: slicer.vtkMRMLTransformNode,
+    data: vtk.vtkAbstractTransform,
+    fixed: slicer.vtkMRMLNode,
+    moving: slicer.vtkMRMLNode,
+) -> None:
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(data)
     node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixed.GetID())
     node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), moving.GetID())
 
 
-def _setVoxels(node: slicer.vtkMRMLVolumeNode, volume: Volume) -> None:
+def _voxels(volume: Volume) -> vtk.vtkImageData:
+    image = imageFromArray(volume.data.reshape(inSpace(volume.grid).shape))
+    image.GetScalarRange()  # it is remembered, and a display will ask for it
+    return image
+
+
+def _setVoxels(node: slicer.vtkMRMLVolumeNode, image: vtk.vtkImageData, grid: Grid) -> None:
     node.SetAndObserveTransformNodeID(None)  # the grid is the world's
-    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
-    node.SetAndObserveImageData(imageFromArray(volume.data.reshape(inSpace(volume.grid).shape)))
+    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(grid)))
+    node.SetAndObserveImageData(image)
     node.CreateDefaultDisplayNodes()
 
 

@@ -71,7 +71,9 @@ def _emptySegmentation() -> slicer.vtkSegmentation:
 def _placed(volume: Volume, data: np.ndarray) -> slicer.vtkOrientedImageData:
     """Labels as an oriented image, in the smallest type that holds them."""
     largest = max(int(data.max(initial=0)), 1)
-    image = imageFromArray(data.reshape(inSpace(volume.grid).shape).astype(np.min_scalar_type(largest)),
-                           image=slicer.vtkOrientedImageData())
+    image = imageFromArray(
+        data.reshape(inSpace(volume.grid).shape).astype(np.min_scalar_type(largest)),
+        image=slicer.vtkOrientedImageData(),
+    )
     image.SetGeometryFromImageToWorldMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
     return image

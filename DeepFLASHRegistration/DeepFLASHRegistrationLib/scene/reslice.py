@@ -55,7 +55,8 @@ def resliced(image: vtk.vtkImageData, ijkToWorldOfImage: np.ndarray, reference: 
     reslice.SetBackgroundLevel(0)
     reslice.SetOutputSpacing(1, 1, 1)
     reslice.SetOutputOrigin(0, 0, 0)
-    reslice.SetOutputExtent(0, reference.dimensions[0] - 1, 0, reference.dimensions[1] - 1,
-                            0, reference.dimensions[2] - 1)
+    reslice.SetOutputExtent(
+        0, reference.dimensions[0] - 1, 0, reference.dimensions[1] - 1, 0, reference.dimensions[2] - 1
+    )
     reslice.Update()
     return arrayFromImage(reslice.GetOutput()).copy()

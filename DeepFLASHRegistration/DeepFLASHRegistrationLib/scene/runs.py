@@ -19,7 +19,7 @@ from ..runner import Run
 from .conversion import pointsFromNode, volumeFromNode
 from .geometry import LPS_RAS, arrayFromVtkMatrix
 from .labels import Labels, labelsFromNode, maskFromNode
-from .outputs import NEW, OutputNodes, PreparedFields, checkOutputs, writeResult
+from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
 from .samples import addSample
 from .sequence import createGeodesicSequence
 
@@ -63,8 +63,14 @@ class RegistrationRun(Run):
 
     task = "register"
 
-    def __init__(self, inputs: Inputs, parameters: Parameters | None = None, outputs: OutputNodes | None = None,
-                 device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        parameters: Parameters | None = None,
+        outputs: OutputNodes | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> None:
         super().__init__()
         self.inputs, self.outputs = inputs, OutputNodes() if outputs is None else outputs
         self.parameters = Parameters() if parameters is None else parameters
@@ -72,7 +78,7 @@ class RegistrationRun(Run):
         self.given: dict[str, Any] = {}
         self._machine = {"device": device, "threads": threads or None}
         self._movingLabels: Labels | None = None
-        self._fields: PreparedFields | None = None
+        self._prepared: PreparedResult | None = None
 
     @property
     def result(self) -> Any:
@@ -129,15 +135,10 @@ class RegistrationRun(Run):
         return found
 
     def prepare(self) -> Iterator[None]:
-        """Converts the fields, which takes as long as all else."""
+        """Converts what the nodes will hold, which takes longer than to write them."""
         self._checkInputs()
-        self._fields = PreparedFields(self.value, self.inputs.fixedVolume, self.inputs.movingVolume)
-        if self.outputs.transform is not None:
-            _ = self._fields.fixedToMoving
-            yield
-        if self.outputs.inverseTransform is not None:
-            _ = self._fields.movingToFixed
-            yield
+        self._prepared = PreparedResult(self.value, self.inputs.fixedVolume, self.inputs.movingVolume)
+        yield from self._prepared.steps(self.outputs)
 
     def _checkInputs(self) -> None:
         for name, node in self.inputs.nodes().items():
@@ -155,13 +156,21 @@ class RegistrationRun(Run):
         if segmentation is not None and self._movingLabels.segments:
             known = {identifier for ids in self._movingLabels.segments.values() for identifier in ids}
             if set(segmentation.GetSegmentation().GetSegmentIDs()) != known:
-                raise InputError(f"Segments of {segmentation.GetName()} were added or removed during the "
-                                 "registration. Run it again.")
+                raise InputError(
+                    f"Segments of {segmentation.GetName()} were added or removed during the registration. Run it again."
+                )
         self.nodes = writeResult(
-            self.value, self.inputs.fixedVolume, self.inputs.movingVolume, self.outputs,
-            movingSegmentation=segmentation, movingLabels=self._movingLabels,
-            movingMarkups=self.inputs.movingMarkups, movingModel=self.inputs.movingModel, prepared=self._fields)
-        self._fields = None  # the nodes hold them now
+            self.value,
+            self.inputs.fixedVolume,
+            self.inputs.movingVolume,
+            self.outputs,
+            movingSegmentation=segmentation,
+            movingLabels=self._movingLabels,
+            movingMarkups=self.inputs.movingMarkups,
+            movingModel=self.inputs.movingModel,
+            prepared=self._prepared,
+        )
+        self._prepared = None  # the nodes hold them now
 
     @property
     def canBeKept(self) -> bool:
@@ -212,8 +221,9 @@ class GeodesicRun(Run):
         for node in (inputs.fixedVolume, inputs.movingVolume):
             if node.GetScene() is None:
                 raise InputError(f"{node.GetName()} is not in the scene any more.")
-        self.browser = createGeodesicSequence(self.times, self.value, self._grid, inputs.fixedVolume,
-                                              inputs.movingVolume)
+        self.browser = createGeodesicSequence(
+            self.times, self.value, self._grid, inputs.fixedVolume, inputs.movingVolume
+        )
 
 
 class SaveRun(Run):
@@ -223,8 +233,12 @@ class SaveRun(Run):
 
     def __init__(self, registration: RegistrationRun, folder: str, force: bool = False) -> None:
         super().__init__()
-        self._arguments = {"result": registration.result, "folder": folder, "force": force,
-                           **{name: registration.given.get(name) for name in ("fixed", "moving", "fixed_labels")}}
+        self._arguments = {
+            "result": registration.result,
+            "folder": folder,
+            "force": force,
+            **{name: registration.given.get(name) for name in ("fixed", "moving", "fixed_labels")},
+        }
 
     def arguments(self) -> dict[str, Any]:
         """The result, its inputs and where to."""
@@ -272,8 +286,10 @@ def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRu
 def _initialAffine(node: slicer.vtkMRMLTransformNode, grid: Grid) -> np.ndarray:
     """(4, 4) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
     if grid.ndim == 2:
-        raise InputError(f"The initial transform {node.GetName()} cannot be used for single slices. Put the moving "
-                         "volume under it instead.")
+        raise InputError(
+            f"The initial transform {node.GetName()} cannot be used for single slices. Put the moving "
+            "volume under it instead."
+        )
     if not node.IsTransformToWorldLinear():
         raise InputError(f"The initial transform {node.GetName()} is not linear. Choose a linear one.")
     matrix = vtk.vtkMatrix4x4()

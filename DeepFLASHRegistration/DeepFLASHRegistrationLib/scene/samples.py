@@ -48,8 +48,9 @@ def _volume(transaction: Transaction, volume: Volume, name: str) -> slicer.vtkMR
     return node
 
 
-def _segmentation(transaction: Transaction, volume: Volume, names: Mapping[int, str],
-                  reference: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode:
+def _segmentation(
+    transaction: Transaction, volume: Volume, names: Mapping[int, str], reference: slicer.vtkMRMLScalarVolumeNode
+) -> slicer.vtkMRMLSegmentationNode:
     labels = Labels(volume, {int(label): name for label, name in names.items()}, {})
     node = transaction.create("vtkMRMLSegmentationNode", f"{reference.GetName()} segmentation")
     node.SetAndObserveSegmentation(segmentationOfLabels(labels, transaction.scene.GetNodeByID(_COLORS)))
@@ -58,8 +59,9 @@ def _segmentation(transaction: Transaction, volume: Volume, names: Mapping[int, 
     return node
 
 
-def _markups(transaction: Transaction, points: np.ndarray, names: tuple[str, ...],
-             name: str) -> slicer.vtkMRMLMarkupsFiducialNode:
+def _markups(
+    transaction: Transaction, points: np.ndarray, names: tuple[str, ...], name: str
+) -> slicer.vtkMRMLMarkupsFiducialNode:
     node = transaction.create("vtkMRMLMarkupsFiducialNode", name)
     node.CreateDefaultDisplayNodes()
     for point, label in zip(np.asarray(points) * _LPS_RAS, names, strict=True):

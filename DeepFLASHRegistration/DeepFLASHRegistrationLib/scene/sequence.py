@@ -15,9 +15,13 @@ from .hierarchy import placeBeside
 from .transaction import Transaction
 
 
-def createGeodesicSequence(times: Sequence[float], fields: Sequence[np.ndarray], grid: Grid,
-                           fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-                           movingVolume: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSequenceBrowserNode:
+def createGeodesicSequence(
+    times: Sequence[float],
+    fields: Sequence[np.ndarray],
+    grid: Grid,
+    fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+    movingVolume: slicer.vtkMRMLScalarVolumeNode,
+) -> slicer.vtkMRMLSequenceBrowserNode:
     """A sequence of grid transforms and the browser that steps through it.
 
     Args:
@@ -42,8 +46,9 @@ def createGeodesicSequence(times: Sequence[float], fields: Sequence[np.ndarray],
         for time, field in zip(times, fields, strict=True):
             # The sequence copies deeply what it is given, so it gets an empty node, and that the field.
             item = sequence.SetDataNodeAtValue(empty, f"{time:.3g}")
-            item.SetAndObserveTransformFromParent(gridTransform(field, grid, _plane(movingGrid, fixedGrid),
-                                                                then=fromMovingWorld))
+            item.SetAndObserveTransformFromParent(
+                gridTransform(field, grid, _plane(movingGrid, fixedGrid), then=fromMovingWorld)
+            )
         browser = transaction.create("vtkMRMLSequenceBrowserNode", f"{name} browser")
         browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
         browser.SetSaveChanges(sequence, True)  # the proxy shares the fields instead of copying them

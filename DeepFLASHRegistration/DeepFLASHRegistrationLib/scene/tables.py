@@ -54,8 +54,13 @@ def labelRows(result: Any, names: Mapping[int, str]) -> list[dict[str, Any]]:
     dice = {int(label): entry for label, entry in (result.metrics.get("dice") or {}).items()}
     change = {int(label): value for label, value in (result.metrics.get("volume_change") or {}).items()}
     labels = sorted(set(dice) | set(change))
-    columns = {"Dice before": "before", "Dice after": "after", "Volume moving (mm3)": "volume_moving_mm3",
-               "Volume warped (mm3)": "volume_warped_mm3", "Volume fixed (mm3)": "volume_fixed_mm3"}
+    columns = {
+        "Dice before": "before",
+        "Dice after": "after",
+        "Volume moving (mm3)": "volume_moving_mm3",
+        "Volume warped (mm3)": "volume_warped_mm3",
+        "Volume fixed (mm3)": "volume_fixed_mm3",
+    }
     rows = []
     for label in labels:
         row: dict[str, Any] = {"Label": label, "Name": names.get(label, str(label))}

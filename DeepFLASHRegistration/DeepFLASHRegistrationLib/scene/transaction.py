@@ -45,8 +45,9 @@ class Transaction:
                 self._lent[each.GetID()] = _Kept(each)
         return node
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             return
         for kept in reversed(list(self._lent.values())):
@@ -73,9 +74,10 @@ class _Kept:
             self.content.UnRegister(None)  # CreateNodeInstance hands over a reference of its own
             self.content.CopyContent(node, False)
         self.attributes = {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
-        self.references = {role: [node.GetNthNodeReferenceID(role, index)
-                                  for index in range(node.GetNumberOfNodeReferences(role))]
-                           for role in _roles(node)}
+        self.references = {
+            role: [node.GetNthNodeReferenceID(role, index) for index in range(node.GetNumberOfNodeReferences(role))]
+            for role in _roles(node)
+        }
 
     def giveBack(self) -> None:
         node = self.node

@@ -8,8 +8,11 @@ from typing import Any
 
 import slicer
 
-_SETTERS = {"TransformNodeID": "SetAndObserveTransformNodeID", "ColorNodeID": "SetAndObserveColorNodeID",
-            "WindowLevel": "SetWindowLevel"}
+_SETTERS = {
+    "TransformNodeID": "SetAndObserveTransformNodeID",
+    "ColorNodeID": "SetAndObserveColorNodeID",
+    "WindowLevel": "SetWindowLevel",
+}
 
 
 class Changes:
@@ -23,6 +26,7 @@ class Changes:
 
     def set(self, node: slicer.vtkMRMLNode, name: str, *value: Any, key: Any = ()) -> None:
         """Calls node.Set<name>(*key, *value), remembering node.Get<name>(*key) from before the first such call."""
+
         def get() -> Any:
             if name == "WindowLevel":
                 return node.GetWindow(), node.GetLevel()
@@ -51,8 +55,9 @@ class Changes:
 
 
 class _Change:
-    def __init__(self, node: slicer.vtkMRMLNode, get: Callable[[], Any], put: Callable[..., None], before: Any,
-                 after: Any) -> None:
+    def __init__(
+        self, node: slicer.vtkMRMLNode, get: Callable[[], Any], put: Callable[..., None], before: Any, after: Any
+    ) -> None:
         self.node, self.get, self.put, self.before, self.after = node, get, put, before, after
 
 

@@ -18,8 +18,12 @@ class Checkerboard(Toggle):
 
     usesLayers = True
 
-    def __init__(self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, warpedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 cubeMm: float | None = None) -> None:
+    def __init__(
+        self,
+        fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+        warpedVolume: slicer.vtkMRMLScalarVolumeNode,
+        cubeMm: float | None = None,
+    ) -> None:
         """`cubeMm`: edge of the cubes, default an eighth of the longest side of the image."""
         super().__init__(fixedVolume.GetScene())
         self.fixed, self.warped = fixedVolume, warpedVolume
@@ -41,8 +45,10 @@ class Checkerboard(Toggle):
 
     def _show(self) -> None:
         if self.fixed.GetImageData().GetDimensions() != self.warped.GetImageData().GetDimensions():
-            raise InputError(f"{self.warped.GetName()} is not on the grid of {self.fixed.GetName()}. "
-                             "Choose the warped volume of this registration.")
+            raise InputError(
+                f"{self.warped.GetName()} is not on the grid of {self.fixed.GetName()}. "
+                "Choose the warped volume of this registration."
+            )
         board = self._board = self.temporary("vtkMRMLScalarVolumeNode", "checkerboard")
         board.CopyOrientation(self.fixed)
         board.SetAndObserveTransformNodeID(self.fixed.GetTransformNodeID())
@@ -60,8 +66,10 @@ class Checkerboard(Toggle):
         own, other = self.fixed.GetDisplayNode(), self.warped.GetDisplayNode()
         gain = own.GetWindow() / (other.GetWindow() or 1.0)
         voxels = self.cubeMm / np.array(self.fixed.GetSpacing()[::-1])
-        cubes = np.ix_(*[np.floor(np.arange(size) / edge).astype(int)
-                         for size, edge in zip(fixed.shape, voxels, strict=True)])
+        cubes = np.ix_(
+            *[np.floor(np.arange(size) / edge).astype(int) for size, edge in zip(fixed.shape, voxels, strict=True)]
+        )
         parity = sum(cubes)
-        return imageFromArray(np.where(parity % 2, own.GetLevel() + gain * (warped - other.GetLevel()),
-                                       fixed).astype(np.float32))
+        return imageFromArray(
+            np.where(parity % 2, own.GetLevel() + gain * (warped - other.GetLevel()), fixed).astype(np.float32)
+        )

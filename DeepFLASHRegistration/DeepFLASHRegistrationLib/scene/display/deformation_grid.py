@@ -28,8 +28,12 @@ class DeformationGrid(Toggle):
     deformation without the affine part, from the exact inverse.
     """
 
-    def __init__(self, transformNode: slicer.vtkMRMLTransformNode, fixedVolume: slicer.vtkMRMLVolumeNode,
-                 spacingMm: float | None = None) -> None:
+    def __init__(
+        self,
+        transformNode: slicer.vtkMRMLTransformNode,
+        fixedVolume: slicer.vtkMRMLVolumeNode,
+        spacingMm: float | None = None,
+    ) -> None:
         """`spacingMm`: between lines; default by the image's extent."""
         super().__init__(fixedVolume.GetScene())
         self.transform, self.fixed = transformNode, fixedVolume

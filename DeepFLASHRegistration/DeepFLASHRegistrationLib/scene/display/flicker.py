@@ -14,8 +14,9 @@ class Flicker(Toggle):
 
     usesLayers = True
 
-    def __init__(self, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 warpedVolume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    def __init__(
+        self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, warpedVolume: slicer.vtkMRMLScalarVolumeNode
+    ) -> None:
         super().__init__(fixedVolume.GetScene())
         self.fixed, self.warped = fixedVolume, warpedVolume
         self.showsWarped = False

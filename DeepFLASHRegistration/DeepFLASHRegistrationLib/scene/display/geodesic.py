@@ -15,8 +15,12 @@ class GeodesicDisplay(Toggle):
 
     usesLayers = True
 
-    def __init__(self, browser: slicer.vtkMRMLSequenceBrowserNode, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 movingVolume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    def __init__(
+        self,
+        browser: slicer.vtkMRMLSequenceBrowserNode,
+        fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+        movingVolume: slicer.vtkMRMLScalarVolumeNode,
+    ) -> None:
         """`browser`: from createGeodesicSequence for these volumes."""
         super().__init__(fixedVolume.GetScene())
         self.browser, self.fixed, self.moving = browser, fixedVolume, movingVolume

@@ -24,8 +24,13 @@ class JacobianDisplay(Toggle):
 
     usesLayers = True
 
-    def __init__(self, logJacobianVolume: slicer.vtkMRMLScalarVolumeNode, fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 opacity: float = 0.5, limit: float | None = None) -> None:
+    def __init__(
+        self,
+        logJacobianVolume: slicer.vtkMRMLScalarVolumeNode,
+        fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+        opacity: float = 0.5,
+        limit: float | None = None,
+    ) -> None:
         """`limit`: factor of volume change at the ends of the colors, default by the data."""
         super().__init__(fixedVolume.GetScene())
         self.volume, self.fixed, self.opacity = logJacobianVolume, fixedVolume, opacity

@@ -51,6 +51,13 @@ class Outlines(Toggle):
 
     def _outline(self, node: slicer.vtkMRMLSegmentationNode, width: int) -> None:
         display = node.GetDisplayNode()
-        for name, value in (("Visibility", 1), ("Visibility2D", 1), ("Visibility2DFill", 0), ("Visibility2DOutline", 1),
-                            ("Opacity", 1.0), ("Opacity2DOutline", 1.0), ("SliceIntersectionThickness", width)):
+        for name, value in (
+            ("Visibility", 1),
+            ("Visibility2D", 1),
+            ("Visibility2DFill", 0),
+            ("Visibility2DOutline", 1),
+            ("Opacity", 1.0),
+            ("Opacity2DOutline", 1.0),
+            ("SliceIntersectionThickness", width),
+        ):
             self.changes.set(display, name, value)

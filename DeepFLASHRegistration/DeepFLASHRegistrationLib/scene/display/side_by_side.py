@@ -20,8 +20,12 @@ class SideBySide(Toggle):
 
     usesLayers = True
 
-    def __init__(self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, warpedVolume: slicer.vtkMRMLScalarVolumeNode,
-                 orientations: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        fixedVolume: slicer.vtkMRMLScalarVolumeNode,
+        warpedVolume: slicer.vtkMRMLScalarVolumeNode,
+        orientations: tuple[str, ...] | None = None,
+    ) -> None:
         super().__init__(fixedVolume.GetScene())
         self.volumes = {"Fixed": fixedVolume, "Warped": warpedVolume}
         self.orientations = orientations or _sensibleOrientations(fixedVolume)
@@ -71,15 +75,20 @@ class SideBySide(Toggle):
     def _description(self) -> str:
         def view(side: str, orientation: str) -> str:
             color = {"Fixed": "#6A8CC7", "Warped": "#E0913C"}[side]
-            return (f'<item><view class="vtkMRMLSliceNode" singletontag="{OWN_VIEW}{side}{orientation}">'
-                    f'<property name="orientation" action="default">{orientation}</property>'
-                    f'<property name="viewlabel" action="default">{side[0]}</property>'
-                    f'<property name="viewcolor" action="default">{color}</property>'
-                    f'<property name="viewgroup" action="default">{_VIEW_GROUP}</property></view></item>')
+            return (
+                f'<item><view class="vtkMRMLSliceNode" singletontag="{OWN_VIEW}{side}{orientation}">'
+                f'<property name="orientation" action="default">{orientation}</property>'
+                f'<property name="viewlabel" action="default">{side[0]}</property>'
+                f'<property name="viewcolor" action="default">{color}</property>'
+                f'<property name="viewgroup" action="default">{_VIEW_GROUP}</property></view></item>'
+            )
 
-        rows = "".join('<item><layout type="horizontal">'
-                       + "".join(view(side, orientation) for side in self.volumes)
-                       + "</layout></item>" for orientation in self.orientations)
+        rows = "".join(
+            '<item><layout type="horizontal">'
+            + "".join(view(side, orientation) for side in self.volumes)
+            + "</layout></item>"
+            for orientation in self.orientations
+        )
         return f'<layout type="vertical">{rows}</layout>'
 
 

@@ -17,18 +17,29 @@ def nodesOfClass(scene: slicer.vtkMRMLScene, className: str) -> list[slicer.vtkM
 
 def userComposites(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSliceCompositeNode]:
     """What says which volumes the user's slice views show; none without a window."""
-    return [node for node in nodesOfClass(scene, "vtkMRMLSliceCompositeNode")
-            if not (node.GetLayoutName() or "").startswith(OWN_VIEW)]
+    return [
+        node
+        for node in nodesOfClass(scene, "vtkMRMLSliceCompositeNode")
+        if not (node.GetLayoutName() or "").startswith(OWN_VIEW)
+    ]
 
 
 def userSliceNodes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSliceNode]:
     """Where the user's slice views are."""
-    return [node for node in nodesOfClass(scene, "vtkMRMLSliceNode")
-            if not (node.GetLayoutName() or "").startswith(OWN_VIEW)]
+    return [
+        node
+        for node in nodesOfClass(scene, "vtkMRMLSliceNode")
+        if not (node.GetLayoutName() or "").startswith(OWN_VIEW)
+    ]
 
 
-def showInSlices(changes: Changes, scene: slicer.vtkMRMLScene, background: slicer.vtkMRMLVolumeNode,
-                 foreground: slicer.vtkMRMLVolumeNode | None = None, foregroundOpacity: float = 0.0) -> None:
+def showInSlices(
+    changes: Changes,
+    scene: slicer.vtkMRMLScene,
+    background: slicer.vtkMRMLVolumeNode,
+    foreground: slicer.vtkMRMLVolumeNode | None = None,
+    foregroundOpacity: float = 0.0,
+) -> None:
     """Shows volumes in all slice views of the user, positions unchanged."""
     for composite in userComposites(scene):
         changes.set(composite, "BackgroundVolumeID", background.GetID())
