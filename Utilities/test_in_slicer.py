@@ -31,8 +31,10 @@ def command(slicer: Path, script: Path) -> list[str]:
     line = [str(slicer), "--no-splash", "--testing", "--additional-module-paths", str(MODULE.parent)]
     if without_window:
         line += ["--no-main-window", "--disable-cli-modules"]
-    line += ["--python-code",
-             f"import slicer.testing; slicer.testing.runUnitTest([{str(script.parent)!r}], {script.stem!r})"]
+    line += [
+        "--python-code",
+        f"import slicer.testing; slicer.testing.runUnitTest([{str(script.parent)!r}], {script.stem!r})",
+    ]
     if sys.platform == "linux" and not os.environ.get("DISPLAY") and shutil.which("xvfb-run"):
         line = ["xvfb-run", "--auto-servernum", "--server-args=-screen 0 1920x1080x24", *line]
     return line

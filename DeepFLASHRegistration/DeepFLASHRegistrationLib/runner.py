@@ -16,6 +16,9 @@ from .process import Job, RegistrationProcess
 
 # Below this progress, what is left cannot be told from what has passed.
 _TELLING = 0.1
+# What a result needs in this process is done in steps; as many as fit into this time follow each other at once.
+_TURN_SECONDS = 0.03
+_NEXT_TURN = object()
 _TASKS = f"{__package__}.tasks"
 
 
@@ -115,7 +118,8 @@ class Runner:
         self._run: Run | None = None
         self._job: Job | None = None
         self._stepping = False
-        self._preparing: Iterator[None] | None = None
+        self._ending: Iterator[Any] | None = None
+        self._written = False
 
     @property
     def current(self) -> Run | None:
@@ -165,22 +169,37 @@ class Runner:
     def _take_end(self, run: Run, job: Job) -> None:
         run.value, run.seconds = job.result, dict(job.seconds)
         error = job.error
-        cancelled = job.cancelled or getattr(job.result, "cancelled", False) or run.state == "cancelling"
+        cancelled = not self._written and (
+            job.cancelled or getattr(job.result, "cancelled", False) or run.state == "cancelling"
+        )
         if cancelled:
             error = error or Cancelled("The registration was cancelled; the scene is as before.")
         elif error is None:
             try:
-                if self._preparing is None:
-                    self._preparing = run.prepare()
-                if next(self._preparing, self) is not self:
-                    return  # there is more to prepare
-                run.finish()
+                if self._ending is None:
+                    self._ending = self._steps(run)
+                turn_ends = time.monotonic() + _TURN_SECONDS
+                while (step := next(self._ending, self)) is not self:
+                    if step is _NEXT_TURN or time.monotonic() > turn_ends:
+                        return
             except Exception as problem:  # whatever it is, it belongs to this run, and the next one must be possible
                 error = problem
-        self._run = self._job = self._preparing = None
+        self._forget()
         if error is not None:
             run.log = tuple(getattr(error, "log", ()))
         run.end("cancelled" if cancelled else "done" if error is None else "failed", error)
+
+    def _steps(self, run: Run) -> Iterator[Any]:
+        """Makes what is wanted of the run's value. Between the steps a window may handle its events."""
+        yield from run.prepare()
+        yield _NEXT_TURN
+        run.finish()
+        self._written = True  # it cannot be cancelled any more
+        yield _NEXT_TURN
+
+    def _forget(self) -> None:
+        self._run = self._job = self._ending = None
+        self._written = False
 
     def wait(self, run: Run, meanwhile: Callable[[], None] = lambda: None) -> Any:
         """Waits for the end of a run and returns its value.
@@ -195,7 +214,8 @@ class Runner:
             while not run.done:
                 self.step()
                 meanwhile()
-                time.sleep(0.02)
+                if self._ending is None:  # else there is something to do
+                    time.sleep(0.02)
         except BaseException:
             self.cancel(now=True)
             self.close()
@@ -206,15 +226,20 @@ class Runner:
 
     def cancel(self, now: bool = False) -> None:
         """Asks the present run to stop; with `now`, the child is ended at once and nothing is kept."""
-        if self._run is not None:
+        if self._written:
+            self.step()  # which tells that it is done
+        elif self._run is not None:
             self._run.state = "cancelling"
             self._process.cancel(now)
 
     def close(self) -> None:
         """Ends the child with all it started; a present run ends as cancelled. The next run starts a fresh one."""
-        run = self._run
-        self._run = self._job = self._preparing = None
+        run, written = self._run, self._written
+        self._forget()
         self._process.close()
-        if run is not None and not run.done:
+        if run is None or run.done:
+            return
+        if written:
+            run.end("done")
+        else:
             run.end("cancelled", Cancelled("The registration was ended; the scene is as before."))
-

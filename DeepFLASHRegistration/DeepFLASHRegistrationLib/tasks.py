@@ -22,8 +22,13 @@ def geodesic(control: Any, arguments: dict[str, Any]) -> list[np.ndarray]:
         if control.cancelled():
             raise Cancelled("Cancelled before all of the geodesic was there.")
         fields.append(deformation.displacement(grid, "fixed_to_moving", time))
-        control.progress({"phase": "geodesic", "progress": (index + 1) / len(arguments["times"]),
-                          "message": f"Geodesic at t = {time:.2f}"})
+        control.progress(
+            {
+                "phase": "geodesic",
+                "progress": (index + 1) / len(arguments["times"]),
+                "message": f"Geodesic at t = {time:.2f}",
+            }
+        )
     return fields
 
 
@@ -33,8 +38,14 @@ def save(control: Any, arguments: dict[str, Any]) -> str:
 
     control.progress({"phase": "save", "progress": 0.1, "message": "Writing the files and the report"})
     folder = Path(arguments["folder"])
-    save_result(arguments["result"], folder, arguments["fixed"], arguments["moving"], arguments.get("fixed_labels"),
-                arguments.get("force", False))
+    save_result(
+        arguments["result"],
+        folder,
+        arguments["fixed"],
+        arguments["moving"],
+        arguments.get("fixed_labels"),
+        arguments.get("force", False),
+    )
     return str(folder / "report.html")
 
 
@@ -44,8 +55,19 @@ def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
     control.progress({"phase": "phantom", "progress": 0.05, "message": "Making two heads"})
     pair = make_pair(**arguments)
-    return {name: getattr(pair, name) for name in ("fixed", "moving", "fixed_labels", "moving_labels", "fixed_points",
-                                                   "moving_points", "point_names", "label_names")}
+    return {
+        name: getattr(pair, name)
+        for name in (
+            "fixed",
+            "moving",
+            "fixed_labels",
+            "moving_labels",
+            "fixed_points",
+            "moving_points",
+            "point_names",
+            "label_names",
+        )
+    }
 
 
 TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {"geodesic": geodesic, "phantom": phantom, "save": save}

@@ -21,8 +21,10 @@ from .imaging.errors import Cancelled
 TORCH_REQUIREMENT = ">=2.2"
 KEPT = ("numpy", "scipy", "SimpleITK")
 
-_NO_EXTENSION = ("PyTorch is needed, and the extension PyTorch, which installs it, is missing. Open the Extensions "
-                 "Manager (View / Extensions Manager), install the extension PyTorch, restart Slicer, and try again.")
+_NO_EXTENSION = (
+    "PyTorch is needed, and the extension PyTorch, which installs it, is missing. Open the Extensions "
+    "Manager (View / Extensions Manager), install the extension PyTorch, restart Slicer, and try again."
+)
 
 
 def torch_is_installed() -> bool:
@@ -53,8 +55,10 @@ def ensure_torch() -> None:
     if changed:
         text = ", ".join(f"{name} {old} became {new}" for name, (old, new) in changed.items())
         restore = " ".join(f"{name}=={old}" for name, (old, _) in changed.items())
-        raise RuntimeError(f"Installing PyTorch changed packages that belong to Slicer: {text}. Restore them in the "
-                           f"Python console with slicer.util.pip_install({restore!r}) and restart Slicer.")
+        raise RuntimeError(
+            f"Installing PyTorch changed packages that belong to Slicer: {text}. Restore them in the "
+            f"Python console with slicer.util.pip_install({restore!r}) and restart Slicer."
+        )
     if not torch_is_installed():
         raise Cancelled("PyTorch was not installed, so nothing was registered.")
 

@@ -39,13 +39,19 @@ class DeepFLASHRegistrationConsoleTest(unittest.TestCase):
     def test_RegisterReturnsNodesAndNumbers(self):
         versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "SimpleITK")}
         events = []
-        run = self._register(movingSegmentation=self.movingSegmentation, fixedSegmentation=self.fixedSegmentation,
-                             movingMarkups=self.markups, progressCallback=events.append)
+        run = self._register(
+            movingSegmentation=self.movingSegmentation,
+            fixedSegmentation=self.fixedSegmentation,
+            movingMarkups=self.markups,
+            progressCallback=events.append,
+        )
         self.assertEqual(run.state, "done")
         self.assertIn(run.verdict.level, ("good", "check"))
         self.assertGreater(run.metrics["similarity_after"], run.metrics["similarity_before"])
-        self.assertEqual(run.nodes.segmentation.GetSegmentation().GetSegmentIDs(),
-                         self.movingSegmentation.GetSegmentation().GetSegmentIDs())
+        self.assertEqual(
+            run.nodes.segmentation.GetSegmentation().GetSegmentIDs(),
+            self.movingSegmentation.GetSegmentation().GetSegmentIDs(),
+        )
         self.assertEqual(run.nodes.markups.GetNumberOfControlPoints(), 2)
         self.assertTrue(events)
         self.assertNotIn("torch", sys.modules)
@@ -68,8 +74,10 @@ class DeepFLASHRegistrationConsoleTest(unittest.TestCase):
 
     def test_CancelLeavesTheSceneAsItWas(self):
         before = nodeNames()
-        run = self._register(parameters=Parameters.from_preset("fine", iterations=(500, 500, 500), tolerance=0.0),
-                             waitForCompletion=False)
+        run = self._register(
+            parameters=Parameters.from_preset("fine", iterations=(500, 500, 500), tolerance=0.0),
+            waitForCompletion=False,
+        )
         waitUntil(lambda: len(run.history) > 2)
         self.logic.cancel()
         waitUntil(lambda: run.done)

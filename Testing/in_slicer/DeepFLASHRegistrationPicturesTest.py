@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures of README and tutorial, from a real run: into the folder DEEPFLASH_PICTURES, else into a temporary one.
 
-    DEEPFLASH_PICTURES=docs/images make test-slicer SLICER=… ARGS="--only DeepFLASHRegistrationPicturesTest"
+DEEPFLASH_PICTURES=docs/images make test-slicer SLICER=… ARGS="--only DeepFLASHRegistrationPicturesTest"
 """
 
 import os
@@ -58,7 +58,8 @@ class DeepFLASHRegistrationPicturesTest(unittest.TestCase):
 
     def test_Pictures(self):
         fixed, moving, fixedSegmentation, movingSegmentation, fixedPoints, movingPoints = self.logic.makeSample(
-            seed=3, shape=(84, 96, 84), spacing_mm=2.0)
+            seed=3, shape=(84, 96, 84), spacing_mm=2.0
+        )
         for segmentation in (fixedSegmentation, movingSegmentation):
             segmentation.SetDisplayVisibility(False)
         window = slicer.util.mainWindow()

@@ -82,8 +82,10 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self._needsTorch()
         self._choose()
         longest = self._register()
-        print(f"longest block of the event loop: {1000 * longest:.0f} ms; run: {self.current.seconds_passed:.1f} s, "
-              f"of which child {self.current.seconds}")
+        print(
+            f"longest block of the event loop: {1000 * longest:.0f} ms; run: {self.current.seconds_passed:.1f} s, "
+            f"of which child {self.current.seconds}"
+        )
         self.assertLess(longest, LONGEST_BLOCK)
         self.assertIn("Good", self.ui.verdictLabel.text.replace("Check", "Good"))
         layout = slicer.app.layoutManager().layout

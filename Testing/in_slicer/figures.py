@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the module in Slicer: seconds from click to result, longest block of the event loop, memory, leaks.
 
-    Slicer --no-splash --additional-module-paths DeepFLASHRegistration --python-script Testing/in_slicer/figures.py
-        [edge in voxels, default 128] [short runs in a row, default 100]
+Slicer --no-splash --additional-module-paths DeepFLASHRegistration --python-script Testing/in_slicer/figures.py
+    [edge in voxels, default 128] [short runs in a row, default 100]
 """
 
 import resource
@@ -33,9 +33,11 @@ def register(widget, preset):
     run = widget.runPanel.run
     assert run.state == "done", run.error
     child = run.seconds
-    return (f"{time.monotonic() - began:.2f} s from click to result, of which the task {child['task']:.2f} s and the "
-            f"child around it {child['total'] - child['task']:.2f} s; longest block {1000 * longest:.0f} ms; "
-            f"Slicer {megabytes():.0f} MB")
+    return (
+        f"{time.monotonic() - began:.2f} s from click to result, of which the task {child['task']:.2f} s and the "
+        f"child around it {child['total'] - child['task']:.2f} s; longest block {1000 * longest:.0f} ms; "
+        f"Slicer {megabytes():.0f} MB"
+    )
 
 
 def main(edge, short):
@@ -62,11 +64,14 @@ def main(edge, short):
         register(widget, "fast")
         sizes.append(megabytes())
     if sizes:
-        print(f"FIGURE {short} runs in a row: {sizes[0]:.0f} MB after the first, {sizes[len(sizes) // 2]:.0f} MB after "
-              f"half, {sizes[-1]:.0f} MB after the last; {slicer.mrmlScene.GetNumberOfNodes()} nodes", flush=True)
+        print(
+            f"FIGURE {short} runs in a row: {sizes[0]:.0f} MB after the first, {sizes[len(sizes) // 2]:.0f} MB after "
+            f"half, {sizes[-1]:.0f} MB after the last; {slicer.mrmlScene.GetNumberOfNodes()} nodes",
+            flush=True,
+        )
     widget.logic.close()
 
 
 arguments = [int(each) for each in sys.argv[1:] if each.isdigit()]
-main(*(arguments + [128, 100][len(arguments):]))
+main(*(arguments + [128, 100][len(arguments) :]))
 slicer.util.exit(0)

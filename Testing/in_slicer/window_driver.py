@@ -70,13 +70,18 @@ def click(button):
         area.ensureWidgetVisible(button)
     spin(0.05)
     point = qt.QPointF(button.width / 2, button.height / 2)
-    for kind, pressed in ((qt.QEvent.MouseButtonPress, qt.Qt.LeftButton),
-                          (qt.QEvent.MouseButtonRelease, qt.Qt.NoButton)):
+    for kind, pressed in (
+        (qt.QEvent.MouseButtonPress, qt.Qt.LeftButton),
+        (qt.QEvent.MouseButtonRelease, qt.Qt.NoButton),
+    ):
         slicer.app.sendEvent(button, qt.QMouseEvent(kind, point, qt.Qt.LeftButton, pressed, qt.Qt.NoModifier))
     spin(0.05)
 
 
 def nodeNames():
     """Names of all nodes that a person can see in the Data module."""
-    return sorted(node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLNode")
-                  if node.IsA("vtkMRMLStorableNode") and not node.GetHideFromEditors())
+    return sorted(
+        node.GetName()
+        for node in slicer.util.getNodesByClass("vtkMRMLNode")
+        if node.IsA("vtkMRMLStorableNode") and not node.GetHideFromEditors()
+    )

@@ -37,5 +37,7 @@ def finished(run: RegistrationRun):
 
 def names(scene):
     """Names and classes of all nodes, to see whether anything came or went."""
-    return sorted((node.GetClassName(), node.GetName() or "") for node in
-                  (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())))
+    return sorted(
+        (node.GetClassName(), node.GetName() or "")
+        for node in (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes()))
+    )

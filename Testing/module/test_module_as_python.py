@@ -23,8 +23,9 @@ def _called(text, scene, monkeypatch):
         nodes = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
         return next(node for node in nodes if pattern in (node.GetName(), node.GetID()))
 
-    monkeypatch.setattr(slicer, "util", SimpleNamespace(
-        getNode=getNode, getModuleLogic=lambda name: SimpleNamespace(register=register)))
+    monkeypatch.setattr(
+        slicer, "util", SimpleNamespace(getNode=getNode, getModuleLogic=lambda name: SimpleNamespace(register=register))
+    )
     exec(text, {})
     return calls[0]
 

@@ -27,8 +27,9 @@ def _head(grid, flips=(1, 1, 1), noise=0.0, skull=True):
     """Something with a front, a back and a top: an ellipsoid with a bright eye, a dark neck and a shell."""
     x, y, z = np.moveaxis(pointsOf(grid) * flips, -1, 0)
     distance = (x / 60) ** 2 + (y / 75) ** 2 + (z / 60) ** 2
-    brain = (distance < 1) * (100 + 60 * np.exp(-((y + 50) ** 2 + (z - 10) ** 2) / 600)
-                              - 70 * np.exp(-((y - 40) ** 2 + (z + 40) ** 2) / 900))
+    brain = (distance < 1) * (
+        100 + 60 * np.exp(-((y + 50) ** 2 + (z - 10) ** 2) / 600) - 70 * np.exp(-((y - 40) ** 2 + (z + 40) ** 2) / 900)
+    )
     shell = ((distance > 1.2) & (distance < 1.7)) * 90.0 if skull else 0.0
     random = np.random.default_rng(0).normal(size=grid.shape) * noise
     return np.clip(brain + shell + np.abs(random), 0, None).astype(np.float32)

@@ -15,16 +15,28 @@ from scene_synthetic import addVolume
 
 
 def _made(nodes):
-    return {each.name: getattr(nodes, each.name) for each in dataclasses.fields(nodes)
-            if getattr(nodes, each.name) is not None}
+    return {
+        each.name: getattr(nodes, each.name)
+        for each in dataclasses.fields(nodes)
+        if getattr(nodes, each.name) is not None
+    }
 
 
 def test_all_outputs_are_made_and_a_rerun_updates_them(scene):
     run = finished(RegistrationRun(addPair(scene)))
     run.finish()
     first = _made(run.nodes)
-    assert set(first) == {"warpedVolume", "transform", "inverseTransform", "logJacobianVolume", "segmentation",
-                          "metricsTable", "labelsTable", "convergenceChart", "histogramChart"}
+    assert set(first) == {
+        "warpedVolume",
+        "transform",
+        "inverseTransform",
+        "logJacobianVolume",
+        "segmentation",
+        "metricsTable",
+        "labelsTable",
+        "convergenceChart",
+        "histogramChart",
+    }
     before = names(scene)
     again = finished(RegistrationRun(run.inputs, outputs=run.nodes))
     again.finish()

@@ -77,6 +77,58 @@ def test_a_failure_while_writing_is_the_failure_of_the_run(runner):
     runner.wait(runner.start(DevicesRun()))
 
 
+class InSteps(Run):
+    """Notes what happens in which step() of the runner."""
+
+    task = "devices"
+
+    def __init__(self):
+        super().__init__()
+        self.turn, self.seen = 0, {}
+
+    def prepare(self):
+        for part in range(3):
+            time.sleep(0.02)
+            self.seen[f"part {part}"] = self.turn
+            yield
+
+    def finish(self):
+        self.seen["finish"] = self.turn
+
+    def turns(self, runner, until=lambda seen: False):
+        while not self.done and not until(self.seen):
+            self.turn += 1
+            runner.step()
+            time.sleep(0.005)
+        return self.seen
+
+
+def test_a_result_is_taken_in_over_several_turns(runner):
+    run = runner.start(InSteps())
+    run.on_end(lambda run: run.seen.update(end=run.turn))
+    seen = run.turns(runner)
+    assert run.state == "done"
+    assert seen["part 0"] < seen["part 2"] < seen["finish"] < seen["end"]
+
+
+def test_cancelled_before_it_is_written_nothing_is_written(runner):
+    run = runner.start(InSteps())
+    run.turns(runner, lambda seen: "part 0" in seen)
+    runner.cancel()
+    assert "finish" not in run.turns(runner)
+    assert run.state == "cancelled"
+
+
+@pytest.mark.parametrize("late", ["cancel", "close"])
+def test_what_is_written_is_done_whoever_cancels_then(runner, late):
+    run = runner.start(InSteps())
+    run.turns(runner, lambda seen: "finish" in seen)
+    assert not run.done
+    getattr(runner, late)()
+    assert run.state == "done"
+    assert runner.current is None
+
+
 def test_a_killed_child_is_told_and_replaced(runner):
     runner.wait(runner.start(DevicesRun()))
     run = runner.start(DevicesRun())

@@ -21,9 +21,13 @@ def echo(control: Any, arguments: dict[str, Any]) -> Any:
 def fields(control: Any, arguments: dict[str, Any]) -> Any:
     """What a registration of `fixed` and `moving` sends back, in kind and size."""
     fixed, moving = arguments["fixed"], arguments["moving"]
-    return {"warped": fixed, "before": moving, "log_jacobian": fixed.with_data(np.zeros_like(fixed.data)),
-            "fixed_to_moving": np.zeros((*fixed.data.shape, 3), np.float32),
-            "moving_to_fixed": np.zeros((*fixed.data.shape, 3), np.float32)}
+    return {
+        "warped": fixed,
+        "before": moving,
+        "log_jacobian": fixed.with_data(np.zeros_like(fixed.data)),
+        "fixed_to_moving": np.zeros((*fixed.data.shape, 3), np.float32),
+        "moving_to_fixed": np.zeros((*fixed.data.shape, 3), np.float32),
+    }
 
 
 def optimize(control: Any, arguments: dict[str, Any]) -> Any:
@@ -85,7 +89,8 @@ def fail(control: Any, arguments: dict[str, Any]) -> None:
         raise InputError("brain.nii: every voxel is 0. Check the file.")
     print("Last words, größer")
     raise {"MemoryError": MemoryError, "ZeroDivisionError": ZeroDivisionError, "SystemExit": SystemExit}[
-        arguments["kind"]]("told so")
+        arguments["kind"]
+    ]("told so")
 
 
 def flood(control: Any, arguments: dict[str, Any]) -> int:
@@ -121,5 +126,23 @@ def descriptors(control: Any, arguments: dict[str, Any]) -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-TASKS = {task.__name__: task for task in (echo, fields, optimize, sleep, finish_slowly, hang, crash, be_killed,
-                                          leave, fail, flood, report, limit_files, unknown_object, descriptors)}
+TASKS = {
+    task.__name__: task
+    for task in (
+        echo,
+        fields,
+        optimize,
+        sleep,
+        finish_slowly,
+        hang,
+        crash,
+        be_killed,
+        leave,
+        fail,
+        flood,
+        report,
+        limit_files,
+        unknown_object,
+        descriptors,
+    )
+}

@@ -38,6 +38,7 @@ LIBRARY = Path(sys.modules["DeepFLASHRegistrationLib.process"].__file__).resolve
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
+
 def is_alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     if os.name == "nt":
@@ -107,6 +108,7 @@ def process(start: Start) -> RegistrationProcess:
 
 # Working
 
+
 def test_a_job_comes_back_and_leaves_nothing(process: RegistrationProcess, scratch: Path) -> None:
     grid = Grid((20, 30, 40), np.diag([1.0, 2.0, 3.0, 1.0]))
     volume = Volume(grid, np.random.default_rng(0).normal(size=grid.shape).astype("f4"), "影像")
@@ -120,9 +122,11 @@ def test_a_job_comes_back_and_leaves_nothing(process: RegistrationProcess, scrat
 
 
 def test_the_parent_imports_neither_torch_nor_simpleitk() -> None:
-    code = ("import sys; from DeepFLASHRegistrationLib.process import RegistrationProcess, memory; "
-            "process = RegistrationProcess(tasks='child_tasks'); process.run('echo'); process.close(); "
-            "sys.exit(bool({'torch', 'SimpleITK', 'scipy'} & set(sys.modules)))")
+    code = (
+        "import sys; from DeepFLASHRegistrationLib.process import RegistrationProcess, memory; "
+        "process = RegistrationProcess(tasks='child_tasks'); process.run('echo'); process.close(); "
+        "sys.exit(bool({'torch', 'SimpleITK', 'scipy'} & set(sys.modules)))"
+    )
     path = os.pathsep.join([str(LIBRARY), str(TASKS_FOLDER)])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 
@@ -186,6 +190,7 @@ def test_an_exception_in_a_callback_ends_the_job(process: RegistrationProcess) -
 
 
 # Cancelling
+
 
 def test_cancel_returns_the_best_so_far_and_keeps_the_child(process: RegistrationProcess) -> None:
     job = process.submit("optimize", {"iterations": 10_000})
@@ -266,6 +271,7 @@ def test_cancel_without_a_job_does_nothing(process: RegistrationProcess) -> None
 
 # Failing
 
+
 def test_input_errors_keep_their_type_and_the_child(process: RegistrationProcess) -> None:
     process.run("echo")
     pid = process.pid
@@ -277,10 +283,12 @@ def test_input_errors_keep_their_type_and_the_child(process: RegistrationProcess
     assert process.state is State.IDLE
 
 
-@pytest.mark.parametrize(("kind", "error"), [("ZeroDivisionError", JobFailed), ("MemoryError", OutOfMemory),
-                                             ("SystemExit", JobFailed)])
-def test_other_exceptions_tell_where_and_with_which_last_words(process: RegistrationProcess, kind: str,
-                                                               error: type[JobFailed]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "error"), [("ZeroDivisionError", JobFailed), ("MemoryError", OutOfMemory), ("SystemExit", JobFailed)]
+)
+def test_other_exceptions_tell_where_and_with_which_last_words(
+    process: RegistrationProcess, kind: str, error: type[JobFailed]
+) -> None:
     with pytest.raises(error, match="told so") as caught:
         process.run("fail", {"kind": kind})
     assert kind in caught.value.kind or error is OutOfMemory
@@ -320,11 +328,15 @@ def test_an_interpreter_that_cannot_import_the_tasks_tells_why(start: Start) -> 
 
 # Dying
 
+
 @posix_only
-@pytest.mark.parametrize(("task", "words", "code"), [
-    ("be_killed", "memory", -9), ("crash", "segmentation", -11), ("leave", "exit code 3", 3)])
-def test_death_is_told_in_words_with_the_last_lines(process: RegistrationProcess, scratch: Path, task: str,
-                                                    words: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("task", "words", "code"),
+    [("be_killed", "memory", -9), ("crash", "segmentation", -11), ("leave", "exit code 3", 3)],
+)
+def test_death_is_told_in_words_with_the_last_lines(
+    process: RegistrationProcess, scratch: Path, task: str, words: str, code: int
+) -> None:
     with pytest.raises(ChildDied, match=words) as caught:
         process.run(task)
     assert caught.value.returncode == code
@@ -354,16 +366,17 @@ def test_a_child_killed_at_rest_is_replaced_unnoticed(process: RegistrationProce
 
 
 @posix_only
-def test_behind_a_launcher_the_real_interpreter_is_killed_too(start: Start,
-                                                              tmp_path: Path) -> None:
+def test_behind_a_launcher_the_real_interpreter_is_killed_too(start: Start, tmp_path: Path) -> None:
     # PythonSlicer starts the interpreter as a process of its own, and reports its death in its own way.
     launcher = tmp_path / "PythonLauncher"
-    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\n'
-                        '[ $? -lt 128 ] || { echo "error: [python-real] exit abnormally" >&2; exit 1; }\n')
+    launcher.write_text(
+        f'#!/bin/sh\n"{sys.executable}" "$@"\n'
+        '[ $? -lt 128 ] || { echo "error: [python-real] exit abnormally" >&2; exit 1; }\n'
+    )
     launcher.chmod(0o755)
     process = start(python=launcher, grace=0.2)
     process.submit("sleep")
-    pid, = poll_until(process, "progress")["pids"]
+    (pid,) = poll_until(process, "progress")["pids"]
     assert pid != process.pid
     process.cancel()
     with pytest.raises(Cancelled):
@@ -387,7 +400,7 @@ def test_a_child_that_stands_still_is_noticed_by_the_parent(start: Start, monkey
     monkeypatch.setattr(client, "_SECOND_LOOK_SECONDS", 0.5)
     process = start(hang_timeout=2.5)
     process.submit("sleep")
-    pid, = poll_until(process, "progress")["pids"]
+    (pid,) = poll_until(process, "progress")["pids"]
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(ChildHung):
         process.wait(timeout=15)
@@ -410,6 +423,7 @@ def test_a_parent_that_stood_still_blames_no_child(start: Start) -> None:
 
 
 # Flooding
+
 
 def test_a_flood_of_output_is_read_and_forgotten(process: RegistrationProcess) -> None:
     assert process.run("flood", timeout=30) == 100_000_000
@@ -457,6 +471,7 @@ def test_hostile_and_partial_lines_harm_nothing(tmp_path: Path) -> None:
 
 # A full disk
 
+
 @posix_only
 def test_a_full_disk_found_by_the_child_leaves_nothing(process: RegistrationProcess, scratch: Path) -> None:
     with pytest.raises(DiskFull, match="No room for the result"):
@@ -482,6 +497,7 @@ def test_a_full_disk_found_by_the_parent_leaves_nothing(process: RegistrationPro
 
 # Ending
 
+
 def test_closing_during_a_run_ends_all(process: RegistrationProcess, scratch: Path) -> None:
     job = process.submit("sleep", {"start": True, "array": np.zeros(1_000_000)})
     pids = poll_until(process, "progress")["pids"]
@@ -506,7 +522,7 @@ def test_closing_while_starting_ends_all(process: RegistrationProcess, scratch: 
 def test_a_dropped_process_ends(start: Start, scratch: Path) -> None:
     process = RegistrationProcess(tasks="child_tasks", environment={"PYTHONPATH": str(TASKS_FOLDER)})
     process.submit("sleep", {"array": np.zeros(100_000)})
-    pid, = poll_until(process, "progress")["pids"]
+    (pid,) = poll_until(process, "progress")["pids"]
     del process
     gc.collect()
     assert not is_alive(pid)
@@ -534,8 +550,12 @@ while True:
 
 def parent(scratch: Path, task: str, end: str) -> subprocess.Popen:
     path = os.pathsep.join([str(LIBRARY), str(TASKS_FOLDER)])
-    return subprocess.Popen([sys.executable, "-c", PARENT, str(scratch), task, end], stdout=subprocess.PIPE,
-                            text=True, env={**os.environ, "PYTHONPATH": path})
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(scratch), task, end],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
 
 
 def test_a_parent_killed_in_a_run_takes_child_grandchild_and_folder_along(scratch: Path) -> None:
@@ -573,10 +593,12 @@ def test_a_parent_that_exits_in_a_run_takes_child_and_folder_along(scratch: Path
 @posix_only
 def test_a_parent_without_pythons_signal_handlers_survives_a_dead_child() -> None:
     # An application that embeds Python may leave SIGPIPE at its default, which ends the process.
-    code = ("import os, signal, time; from DeepFLASHRegistrationLib.process.connection import Connection; "
-            "import sys, threading, pathlib; signal.signal(signal.SIGPIPE, signal.SIG_DFL); "
-            "c = Connection([sys.executable, '-c', ''], os.environ, pathlib.Path('.'), threading.Event()); "
-            "time.sleep(0.5); [c.send(do='cancel', job=1) for _ in range(5)]; c.close()")
+    code = (
+        "import os, signal, time; from DeepFLASHRegistrationLib.process.connection import Connection; "
+        "import sys, threading, pathlib; signal.signal(signal.SIGPIPE, signal.SIG_DFL); "
+        "c = Connection([sys.executable, '-c', ''], os.environ, pathlib.Path('.'), threading.Event()); "
+        "time.sleep(0.5); [c.send(do='cancel', job=1) for _ in range(5)]; c.close()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(LIBRARY)})
 
 
@@ -596,8 +618,11 @@ def test_a_process_forked_off_the_parent_ends_nothing(process: RegistrationProce
 @linux_only
 def test_a_hundred_jobs_let_nothing_grow(process: RegistrationProcess, scratch: Path) -> None:
     def handles() -> tuple[int, int, int]:
-        return (len(os.listdir("/proc/self/fd")), threading.active_count(),
-                Path("/proc/self/maps").read_text().count("deepflash-"))
+        return (
+            len(os.listdir("/proc/self/fd")),
+            threading.active_count(),
+            Path("/proc/self/maps").read_text().count("deepflash-"),
+        )
 
     def memory_of(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096

@@ -47,9 +47,13 @@ def test_removal_takes_everything_and_may_be_repeated(scratch: Path) -> None:
 def test_a_folder_left_by_a_dead_process_is_swept_and_one_in_use_is_not(scratch: Path) -> None:
     mine = folders.PrivateFolder(scratch)
     library = Path(folders.__file__).parents[2]
-    subprocess.run([sys.executable, "-c", LEAVE_A_FOLDER, str(scratch)], check=False, capture_output=True,
-                   env={**os.environ, "PYTHONPATH": str(library)})
-    left, = (path for path in scratch.iterdir() if path != mine.path)
+    subprocess.run(
+        [sys.executable, "-c", LEAVE_A_FOLDER, str(scratch)],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(library)},
+    )
+    (left,) = (path for path in scratch.iterdir() if path != mine.path)
     folders.sweep()
     assert left.exists(), "a folder just made may not have its lock yet"
     for path in (left, mine.path):

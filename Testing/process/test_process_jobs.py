@@ -22,10 +22,31 @@ def there_and_back(folder: Path, value: Any) -> Any:
     return result
 
 
-@pytest.mark.parametrize("value", [
-    None, True, 0, -1, 1.5, 2**70, "Größe 影像 \x1e\n", [], [1, [2.5, None]], (), (1, (2, "a")), {},
-    {"a": {"b": (1,)}}, {1: "one", 2: {3: 4.0}}, {"$array": "0.npy"}, {(1, 2): 3}, float("inf"), -float("inf"),
-    Path("a b/ü"), [1e-320, 0.1 + 0.2, -0.0]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        2**70,
+        "Größe 影像 \x1e\n",
+        [],
+        [1, [2.5, None]],
+        (),
+        (1, (2, "a")),
+        {},
+        {"a": {"b": (1,)}},
+        {1: "one", 2: {3: 4.0}},
+        {"$array": "0.npy"},
+        {(1, 2): 3},
+        float("inf"),
+        -float("inf"),
+        Path("a b/ü"),
+        [1e-320, 0.1 + 0.2, -0.0],
+    ],
+)
 def test_plain_values_return_equal_and_of_the_same_type(tmp_path: Path, value: Any) -> None:
     result = there_and_back(tmp_path, value)
     assert result == value
@@ -50,8 +71,7 @@ def test_arrays_return_bit_by_bit(tmp_path: Path, dtype: str, shape: tuple[int, 
     assert result.flags.writeable
 
 
-@pytest.mark.parametrize("change", [
-    np.asfortranarray, lambda a: a[::2, :, ::-1], lambda a: a.transpose(2, 0, 1)])
+@pytest.mark.parametrize("change", [np.asfortranarray, lambda a: a[::2, :, ::-1], lambda a: a.transpose(2, 0, 1)])
 def test_arrays_in_any_memory_order_return_equal(tmp_path: Path, change: Any) -> None:
     array = change(np.random.default_rng(0).normal(size=(12, 13, 14)))
     np.testing.assert_array_equal(there_and_back(tmp_path, array), array)
@@ -83,17 +103,36 @@ class Grid2(Grid):
     """A class that does not travel."""
 
 
-@pytest.mark.parametrize("value", [
-    object(), {1, 2}, b"bytes", lambda: 0, np.array([object()]), np.array(["text"]), Grid2((2, 2), np.eye(3)),
-    type("Grid", (), {})()])
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        {1, 2},
+        b"bytes",
+        lambda: 0,
+        np.array([object()]),
+        np.array(["text"]),
+        Grid2((2, 2), np.eye(3)),
+        type("Grid", (), {})(),
+    ],
+)
 def test_anything_else_is_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(TypeError, match="cannot be passed"):
         jobs.write(tmp_path / "job", {"value": value})
 
 
-@pytest.mark.parametrize("text", [
-    '{"$array": "../secret.npy"}', '{"$array": "/etc/passwd"}', '{"$object": ["Popen", {"args": "id"}]}',
-    '{"$object": ["os.system", {}]}', '{"$pickle": "gASVAA=="}', '{"$array": ["O", [1], "AAAAAAAAAAA="]}', "["])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"$array": "../secret.npy"}',
+        '{"$array": "/etc/passwd"}',
+        '{"$object": ["Popen", {"args": "id"}]}',
+        '{"$object": ["os.system", {}]}',
+        '{"$pickle": "gASVAA=="}',
+        '{"$array": ["O", [1], "AAAAAAAAAAA="]}',
+        "[",
+    ],
+)
 def test_foreign_contents_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "value.json").write_text(text)
     with pytest.raises(ValueError, match=r"Unknown|Not the name|Expecting|OBJECT"):

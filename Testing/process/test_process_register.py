@@ -80,8 +80,15 @@ def test_the_result_is_the_same_bit_by_bit(warm: RegistrationProcess, shape: tup
     images = pair(shape)
     points = images["fixed"].grid.center + np.random.default_rng(0).normal(size=(5, len(shape)))
     mask = images["fixed_labels"].with_data(np.ones(shape, np.uint8))
-    inputs = {**images, "parameters": Parameters.from_preset("fast"), "fixed_mask": mask, "fixed_points": points,
-              "moving_points": points, "device": "cpu", "threads": 1}
+    inputs = {
+        **images,
+        "parameters": Parameters.from_preset("fast"),
+        "fixed_mask": mask,
+        "fixed_points": points,
+        "moving_points": points,
+        "device": "cpu",
+        "threads": 1,
+    }
     events_here, events_there = [], []
     here = register(**inputs, progress=events_here.append)
     there = warm.register(**inputs, progress=events_there.append)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import DeepFLASHRegistrationLib.scene.arrays as arrays_module
 import DeepFLASHRegistrationLib.scene.outputs as outputs_module
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from DeepFLASHRegistrationLib.scene.conversion import volumeFromNode
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import arrayFromVtkMatrix, ijkToWorld, vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.labels import labelsFromNode
-from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, writeResult
+from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, PreparedResult, writeResult
 from scene_rendering import slicer_nodes
 from scene_synthetic import Stretch, addLinear, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
 
@@ -370,6 +371,17 @@ def test_a_second_run_updates_the_same_nodes(scene):
     assert second == first
     assert idsOf(scene) == before
     assert not same(contentOf(second), content)
+
+
+def test_converted_in_short_steps_beforehand_it_is_the_same(scene, monkeypatch):
+    monkeypatch.setattr(arrays_module, "_SLAB_VALUES", 500)
+    fixedNode, movingNode, results, keywords = everything(scene)
+    prepared = PreparedResult(results[0], fixedNode, movingNode)
+    assert len(list(prepared.steps(OutputNodes()))) > 20
+    monkeypatch.undo()
+    nodes = writeResult(results[0], fixedNode, movingNode, prepared=prepared, **keywords)
+    at_once = writeResult(results[0], fixedNode, movingNode, **keywords)
+    assert same(contentOf(nodes), contentOf(at_once))
 
 
 STEPS = [

@@ -39,10 +39,13 @@ class ConvergencePlot:
         painter.end()
         self._label.setPixmap(pixmap)
         last = history[-1]
-        self._label.toolTip = _("Energy {energy}, similarity part {similarity}, smallest Jacobian determinant "
-                                "{determinant}").format(
-            energy=f"{last['energy']:.4g}", similarity=f"{last['similarity']:.4g}",
-            determinant=f"{last['smallest_determinant']:.3g}")
+        self._label.toolTip = _(
+            "Energy {energy}, similarity part {similarity}, smallest Jacobian determinant {determinant}"
+        ).format(
+            energy=f"{last['energy']:.4g}",
+            similarity=f"{last['similarity']:.4g}",
+            determinant=f"{last['smallest_determinant']:.3g}",
+        )
 
     def _paint(self, painter: qt.QPainter, history: list[dict[str, Any]], width: int, height: int) -> None:
         text = self._label.palette.color(qt.QPalette.Text)
@@ -62,8 +65,10 @@ class ConvergencePlot:
             painter.setPen(qt.QPen(qt.QColor(color), 2))
             values = [entry[key] for entry in history]
             lowest, size = min(values), (max(values) - min(values)) or 1.0
-            points = [qt.QPointF(across(index), bottom - (bottom - top) * (value - lowest) / size)
-                      for index, value in enumerate(values)]
+            points = [
+                qt.QPointF(across(index), bottom - (bottom - top) * (value - lowest) / size)
+                for index, value in enumerate(values)
+            ]
             for start, end in zip(points, points[1:], strict=False):
                 painter.drawLine(start, end)
         x = _MARGIN
@@ -73,5 +78,7 @@ class ConvergencePlot:
             painter.drawText(qt.QPointF(x, line), label)
             x += painter.fontMetrics().boundingRect(label).width() + 3 * _MARGIN
         painter.setPen(text)
-        painter.drawText(qt.QPointF(x, line), _("smallest determinant {value}").format(
-            value=f"{history[-1]['smallest_determinant']:.2g}"))
+        painter.drawText(
+            qt.QPointF(x, line),
+            _("smallest determinant {value}").format(value=f"{history[-1]['smallest_determinant']:.2g}"),
+        )

@@ -51,9 +51,10 @@ _NEEDS = {
     "checkerboard": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
     "grid": (("fixedVolume", "transform"), lambda: _("There is no transform yet. Register first.")),
     "jacobian": (("fixedVolume", "logJacobianVolume"), lambda: _("There is no Jacobian volume yet. Register first.")),
-    "outlines": (("segmentation", "fixedSegmentation"),
-                 lambda: _("A propagated segmentation and one of the fixed volume are needed. Choose both and "
-                           "register.")),
+    "outlines": (
+        ("segmentation", "fixedSegmentation"),
+        lambda: _("A propagated segmentation and one of the fixed volume are needed. Choose both and register."),
+    ),
     "charts": (("convergenceChart",), lambda: _("There are no charts yet. Register first.")),
     "geodesic": (("fixedVolume", "movingVolume", "browser"), lambda: _("There is no geodesic yet. Register first.")),
 }

@@ -28,8 +28,13 @@ from .display_panel import Shown
 
 # Union, not |: the parameter node wrapper of Slicer 5.10 cannot connect the latter to a node selector.
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
-Markups = Union[vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsLineNode, vtkMRMLMarkupsCurveNode,  # noqa: UP007
-                vtkMRMLMarkupsClosedCurveNode, None]
+Markups = Union[
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsLineNode,
+    vtkMRMLMarkupsCurveNode,  # noqa: UP007
+    vtkMRMLMarkupsClosedCurveNode,
+    None,
+]
 
 
 @parameterNodeWrapper
@@ -80,8 +85,12 @@ class DeepFLASHRegistrationParameterNode:
 
     def outputs(self) -> OutputNodes:
         """The chosen outputs, NEW for new ones, None for unwanted ones."""
-        return OutputNodes(**{name: (getattr(self, name) or NEW) if self._wants(name) else None
-                              for name in OutputNodes.__dataclass_fields__})
+        return OutputNodes(
+            **{
+                name: (getattr(self, name) or NEW) if self._wants(name) else None
+                for name in OutputNodes.__dataclass_fields__
+            }
+        )
 
     def setOutputs(self, nodes: OutputNodes) -> None:
         """Chooses these nodes, so that the next run updates them; what is None stays chosen as it is."""

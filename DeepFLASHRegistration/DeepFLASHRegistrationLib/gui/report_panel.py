@@ -30,11 +30,16 @@ class ReportPanel:
             self._ui.verdictLabel.text = _("There is no result yet.")
             return
         level, reasons = found
-        words = {"good": _("Good"), "check": _("Check: look at this before you rely on it"),
-                 "failed": _("Failed: do not use this result")}
+        words = {
+            "good": _("Good"),
+            "check": _("Check: look at this before you rely on it"),
+            "failed": _("Failed: do not use this result"),
+        }
         points = "".join(f"<li>{reason}</li>" for reason in reasons)
-        self._ui.verdictLabel.text = (f"<b style='color: {_COLORS.get(level, 'gray')}'>\u25cf {words.get(level, level)}"
-                                      f"</b><ul style='margin: 0'>{points}</ul>")
+        self._ui.verdictLabel.text = (
+            f"<b style='color: {_COLORS.get(level, 'gray')}'>\u25cf {words.get(level, level)}"
+            f"</b><ul style='margin: 0'>{points}</ul>"
+        )
 
     def _hideVerdictRows(self, metrics: slicer.vtkMRMLTableNode | None) -> None:
         """The table begins with what is said above it."""

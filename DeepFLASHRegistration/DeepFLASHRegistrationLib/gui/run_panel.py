@@ -73,8 +73,11 @@ class RunPanel:
 
     def _onEvent(self, event: dict[str, Any]) -> None:
         run, left = self.run, self.run.seconds_left
-        text = run.message if left is None else _("{message} - about {seconds} s left").format(
-            message=run.message, seconds=max(1, round(left)))
+        text = (
+            run.message
+            if left is None
+            else _("{message} - about {seconds} s left").format(message=run.message, seconds=max(1, round(left)))
+        )
         self._ui.progressBar.value = int(1000 * run.progress)
         self._ui.progressBar.format = text
         if self._ui.statusLabel.visible:

@@ -4,5 +4,14 @@
 from .client import Job, RegistrationProcess, State
 from .errors import ChildDied, ChildHung, DiskFull, JobFailed, OutOfMemory, ProcessError
 
-__all__ = ["ChildDied", "ChildHung", "DiskFull", "Job", "JobFailed", "OutOfMemory",
-           "ProcessError", "RegistrationProcess", "State"]
+__all__ = [
+    "ChildDied",
+    "ChildHung",
+    "DiskFull",
+    "Job",
+    "JobFailed",
+    "OutOfMemory",
+    "ProcessError",
+    "RegistrationProcess",
+    "State",
+]

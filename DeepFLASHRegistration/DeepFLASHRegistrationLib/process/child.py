@@ -72,8 +72,9 @@ def devices(control: Control, arguments: dict[str, Any]) -> dict[str, Any]:
         return {"torch": None, "reason": f"{type(error).__name__}: {error}", "devices": found}
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index}" if index else "cuda"
-        found.append({"name": name, "title": torch.cuda.get_device_name(index),
-                      "free": torch.cuda.mem_get_info(index)[0]})
+        found.append(
+            {"name": name, "title": torch.cuda.get_device_name(index), "free": torch.cuda.mem_get_info(index)[0]}
+        )
     if torch.backends.mps.is_available():
         found.append({"name": "mps", "title": "Apple GPU", "free": memory.free_bytes()})
     return {"torch": torch.__version__, "reason": "", "devices": found}
@@ -126,8 +127,13 @@ class _Child:
             os.replace(partial, folder / "result")
         except BaseException as error:  # an exit asked for by a library is a failure of the job too
             folders.remove_tree(partial)
-            self.tell(event="failed", job=job, kind=_kind(error), message=str(error)[:_TEXT_LIMIT],
-                      traceback=traceback.format_exc()[-_TEXT_LIMIT:])
+            self.tell(
+                event="failed",
+                job=job,
+                kind=_kind(error),
+                message=str(error)[:_TEXT_LIMIT],
+                traceback=traceback.format_exc()[-_TEXT_LIMIT:],
+            )
         else:
             self.tell(event="done", job=job, seconds=seconds)
         self.cancelled.discard(job)
@@ -184,7 +190,7 @@ class _Child:
             # A pipe whose reader is gone is the parent's end, which `listen` sees.
             with contextlib.suppress(OSError):
                 while data:
-                    data = data[os.write(self.stdout, data):]
+                    data = data[os.write(self.stdout, data) :]
 
     def beat(self) -> None:
         """Thread that tells that Python still runs.
@@ -253,8 +259,7 @@ def _give_back_memory() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the child until its parent ends."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hang-timeout", type=float, default=120.0, help="seconds without a sign of life")
     parser.add_argument("--owns-group", action="store_true", help="the process group is this child's own")
     parser.add_argument("--tasks", metavar="MODULE", help="a module whose TASKS are added")

@@ -89,9 +89,16 @@ class RegistrationProcess:
     ...     result = process.register(fixed, moving, parameters)
     """
 
-    def __init__(self, python: str | os.PathLike | None = None, *, tasks: str | None = None,
-                 environment: Mapping[str, str] | None = None, grace: float = 10.0, finishing: float = 120.0,
-                 hang_timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        python: str | os.PathLike | None = None,
+        *,
+        tasks: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        grace: float = 10.0,
+        finishing: float = 120.0,
+        hang_timeout: float = 120.0,
+    ) -> None:
         """Starts nothing yet.
 
         Args:
@@ -102,8 +109,16 @@ class RegistrationProcess:
             finishing: seconds without progress that a task which has noticed may take to finish its result.
             hang_timeout: seconds without a sign of life after which the child counts as hung and is ended.
         """
-        self._command = [os.fspath(python or sys.executable), "-u", "-X", "utf8",
-                         "-m", f"{_PACKAGE}.process.child", "--hang-timeout", str(hang_timeout)]
+        self._command = [
+            os.fspath(python or sys.executable),
+            "-u",
+            "-X",
+            "utf8",
+            "-m",
+            f"{_PACKAGE}.process.child",
+            "--hang-timeout",
+            str(hang_timeout),
+        ]
         if os.name == "posix":
             self._command += ["--owns-group"]
         if tasks:
@@ -205,8 +220,12 @@ class RegistrationProcess:
                     self._connection.send(do="cancel", job=run.job.number)
             self._news.set()
 
-    def wait(self, timeout: float | None = None, callback: Callable[[dict[str, Any]], None] | None = None,
-             cancel: Callable[[], bool] | None = None) -> Any:
+    def wait(
+        self,
+        timeout: float | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Any:
         """Waits for the end of the present job.
 
         Args:
@@ -243,9 +262,15 @@ class RegistrationProcess:
             raise run.job.error
         return run.job.result
 
-    def run(self, task: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None,
-            callback: Callable[[dict[str, Any]], None] | None = None,
-            cancel: Callable[[], bool] | None = None) -> Any:
+    def run(
+        self,
+        task: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Any:
         """`submit` and `wait`. A job left early (timeout, exception in a callback, Ctrl-C) is ended."""
         job = self.submit(task, arguments)
         try:
@@ -254,9 +279,16 @@ class RegistrationProcess:
             if not job.done:
                 self.close()
 
-    def register(self, fixed: Any, moving: Any, parameters: Any = None, *,
-                 progress: Callable[[dict[str, Any]], None] | None = None,
-                 cancel: Callable[[], bool] | None = None, **inputs: Any) -> Any:
+    def register(
+        self,
+        fixed: Any,
+        moving: Any,
+        parameters: Any = None,
+        *,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        **inputs: Any,
+    ) -> Any:
         """`registration.register` in the child: the same arguments, result and errors. Waits for its end.
 
         Args:
@@ -418,8 +450,10 @@ class RegistrationProcess:
         return None
 
     def _hang(self, connection: Connection) -> ProcessError:
-        return ChildHung(f"The registration process gave no sign of life for {self.hang_timeout:g} s and was "
-                         "ended.", connection.log.lines(_LOG_LINES))
+        return ChildHung(
+            f"The registration process gave no sign of life for {self.hang_timeout:g} s and was ended.",
+            connection.log.lines(_LOG_LINES),
+        )
 
     def _death(self, connection: Connection) -> ProcessError:
         log = connection.log.lines(_LOG_LINES)

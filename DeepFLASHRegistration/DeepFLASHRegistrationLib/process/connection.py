@@ -52,8 +52,9 @@ class Connection:
         last_sign: time.monotonic() of its last event.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path,
-                 news: threading.Event) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, news: threading.Event
+    ) -> None:
         """Starts the command.
 
         Args:
@@ -73,8 +74,10 @@ class Connection:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._tree = ProcessTree(command, environment, folder)
-        self._threads = [threading.Thread(target=run, daemon=True, name="deepflash-reader")
-                         for run in (self._read_events, self._read_log)]
+        self._threads = [
+            threading.Thread(target=run, daemon=True, name="deepflash-reader")
+            for run in (self._read_events, self._read_log)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -205,8 +208,11 @@ class Connection:
             try:
                 event["value"] = self.receive()
             except Exception as error:
-                event |= {"event": "failed", "kind": type(error).__name__,
-                          "message": f"The result cannot be read: {error}"}
+                event |= {
+                    "event": "failed",
+                    "kind": type(error).__name__,
+                    "message": f"The result cannot be read: {error}",
+                }
         event["time"] = time.monotonic()
         self._events.append(event)
         self._news.set()

@@ -131,7 +131,7 @@ class _Writer:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(value))
         data = memoryview(value.reshape(-1).view(np.uint8))
-        chunks = (data[start:start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES))
+        chunks = (data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES))
         _write_bytes(self.folder / name, [header.getvalue(), *chunks], self.stop)
         return name
 
@@ -146,7 +146,7 @@ class _Reader:
         if not isinstance(value, dict):
             return value
         if len(value) == 1:
-            (key, content), = value.items()
+            ((key, content),) = value.items()
             if key.startswith("$"):
                 return self.special(key, content)
         return {key: self.decode(item) for key, item in value.items()}
@@ -196,4 +196,4 @@ def _write_bytes(path: Path, chunks: list[Any], stop: Callable[[], bool] | None 
                 raise Stopped
             chunk = memoryview(chunk)
             while len(chunk):
-                chunk = chunk[file.write(chunk):]
+                chunk = chunk[file.write(chunk) :]

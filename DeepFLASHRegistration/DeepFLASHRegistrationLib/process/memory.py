@@ -40,8 +40,9 @@ def needed_bytes(shape: Sequence[int], band: Sequence[int] = (), device: str = "
     return host + work, 0
 
 
-def coarsening(shape: Sequence[int], free_host: int, free_device: int = 0, band: Sequence[int] = (),
-               device: str = "cpu") -> float:
+def coarsening(
+    shape: Sequence[int], free_host: int, free_device: int = 0, band: Sequence[int] = (), device: str = "cpu"
+) -> float:
     """How many times larger the voxels must be for a registration to fit into the free memory.
 
     Args:
@@ -78,9 +79,22 @@ def _free_on_linux() -> int | None:
 
 class _MemoryStatus(ctypes.Structure):
     # MEMORYSTATUSEX of sysinfoapi.h
-    _fields_ = (("length", ctypes.c_uint32), ("load", ctypes.c_uint32),
-                *((name, ctypes.c_uint64) for name in ("total", "available", "total_page", "available_page",
-                                                       "total_virtual", "available_virtual", "extended")))
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                "total",
+                "available",
+                "total_page",
+                "available_page",
+                "total_virtual",
+                "available_virtual",
+                "extended",
+            )
+        ),
+    )
 
 
 def _free_on_windows() -> int | None:

@@ -41,8 +41,13 @@ class ProcessTree:
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
-        arguments: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0,
-                                     "env": dict(environment), "cwd": folder}
+        arguments: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "bufsize": 0,
+            "env": dict(environment),
+            "cwd": folder,
+        }
         self._ended = False
         if os.name == "posix":
             # A socket, not a pipe: it can be written without waiting, and without SIGPIPE, which ends an
@@ -58,8 +63,9 @@ class ProcessTree:
             if sys.platform == "darwin":
                 self._input.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
         else:
-            self.popen = subprocess.Popen(command, stdin=subprocess.PIPE,
-                                          creationflags=subprocess.CREATE_NO_WINDOW, **arguments)
+            self.popen = subprocess.Popen(
+                command, stdin=subprocess.PIPE, creationflags=subprocess.CREATE_NO_WINDOW, **arguments
+            )
             self._job = _WindowsJob()
             try:
                 self._job.add(self.popen)
