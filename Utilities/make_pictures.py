@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
 
 from DeepFLASHRegistrationLib import Grid, Volume, cli, figures, read_volume
-from DeepFLASHRegistrationLib.imaging.io import read_displacement_field
 from DeepFLASHRegistrationLib.imaging.resampling import resample
+from DeepFLASHRegistrationLib.imaging.transforms import read_displacement_field
 from DeepFLASHRegistrationLib.warping import warp
 
 _GAP, _SCALE, _SPACING_MM = 6, 2, 8.0

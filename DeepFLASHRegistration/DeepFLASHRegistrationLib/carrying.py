@@ -8,12 +8,13 @@ import os
 import numpy as np
 
 from .imaging.errors import InputError
+from .imaging.files import POINTS, SURFACES
 from .imaging.volume import Volume
 from .registration import in_plane, resolve_device, torch_threads
 from .results import load_result
 
-_POINTS = (".fcsv", ".mrk.json", ".json", ".csv")
-_SURFACES = (".vtk", ".vtp", ".ply", ".stl")
+# Any .json is taken for landmarks, so that a wrong one is refused as such.
+_LANDMARKS = (*POINTS, ".json")
 
 
 def carry(
@@ -37,7 +38,8 @@ def carry(
         output: file of the same kind.
         to: "fixed" or "moving".
         time: 0 (affine alone) to 1 (the whole geodesic).
-        reference: image whose grid an image or label map takes (default: that of the fixed or moving image).
+        reference: image whose grid an image or label map takes (default: that of the fixed or moving image); what it
+            shows does not matter.
         labels: the source is a label map.
         interpolation: "linear", "cubic" or "nearest", for images.
         device, threads: as in register().
@@ -53,7 +55,7 @@ def carry(
     saved = load_result(result)
     deformation = saved.deformation.on(resolve_device(device))
     name = str(source).lower()
-    pointwise = name.endswith(_POINTS + _SURFACES)
+    pointwise = name.endswith(_LANDMARKS + SURFACES)
     if pointwise and (labels or reference is not None):
         raise InputError(f"{source}: a reference image or labels only make sense for images. Leave them out.")
     grids = saved.moving_grid, saved.fixed_grid
@@ -80,14 +82,14 @@ def carry(
         return onto.lift(result) + ((found - origin.plane[:3, 2]) @ origin.normal)[:, None] * onto.normal
 
     with torch_threads(threads):
-        if name.endswith(_POINTS):
+        if name.endswith(_LANDMARKS):
             found, names = points.read_points(source)
             points.write_points(output, moved(found), names, like=source)
-        elif name.endswith(_SURFACES):
+        elif name.endswith(SURFACES):
             surfaces.write_surface(output, moved(surfaces.read_surface(source)), like=source)
         else:
             volume = (io.read_labels if labels else io.read_volume)(source)
-            grid = target if reference is None else io.read_volume(reference).grid
+            grid = target if reference is None else io.read_grid(reference)
             for path, ndim in ((source, volume.ndim), (reference, grid.ndim)):
                 if ndim != target.ndim:
                     raise InputError(

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from .imaging.errors import Cancelled, InputError
+from .imaging.files import TRANSFORMS
 from .parameters import ALIGNMENTS, PRESETS, Parameters
 from .processors import share_processors
 from .version import __version__
 
 DONE, FAILED, WRONG_INPUT, CANCELLED = 0, 1, 2, 130
-_TRANSFORM_FILES = (".tfm", ".h5", ".hdf5", ".mat", ".txt")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,7 +177,7 @@ def _register_options(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="",
         metavar="HOW",
-        help=f"{', '.join(ALIGNMENTS)}, or a transform file ({', '.join(_TRANSFORM_FILES)}); default: affine",
+        help=f"{', '.join(ALIGNMENTS)}, or a transform file ({', '.join(TRANSFORMS)}); default: affine",
     )
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     parser.add_argument(
@@ -257,8 +257,9 @@ def _phantom_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _register(options: argparse.Namespace) -> int:
-    from .imaging.io import read_displacement_field, read_labels, read_mask, read_volume
+    from .imaging.io import read_labels, read_mask, read_volume
     from .imaging.points import read_points
+    from .imaging.transforms import read_displacement_field
 
     parameters, transform = _parameters(options)
     from .results import check_output, save_result
@@ -279,7 +280,7 @@ def _register(options: argparse.Namespace) -> int:
         "moving_points": optional(options.moving_points, lambda p: read_points(p)[0]),
     }
     if transform is not None:
-        from .imaging.io import read_affine
+        from .imaging.transforms import read_affine
 
         inputs["initial_affine"] = read_affine(transform, fixed.ndim, fixed.grid, moving.grid)
     truth = optional(options.truth, read_displacement_field)
@@ -330,10 +331,10 @@ def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
     if options.init in ALIGNMENTS:
         changes["initial_alignment"] = options.init
     elif options.init:
-        if not options.init.lower().endswith(_TRANSFORM_FILES):
+        if not options.init.lower().endswith(TRANSFORMS):
             raise InputError(
                 f"--init {options.init}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
-                f"({', '.join(_TRANSFORM_FILES)})."
+                f"({', '.join(TRANSFORMS)})."
             )
         transform = options.init
     try:

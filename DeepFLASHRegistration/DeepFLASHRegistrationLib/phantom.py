@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .imaging.grid import Grid
-from .imaging.io import write_affine, write_displacement_field, write_volume
+from .imaging.io import write_volume
 from .imaging.points import write_points
+from .imaging.transforms import write_affine, write_displacement_field
 from .imaging.volume import Volume
-from .metrics import grid_points, map_points
+from .metrics import grid_points
 from .phantom_anatomy import LABELS, T1, T2, Anatomy, ellipse_distance
 
 if TYPE_CHECKING:
@@ -180,31 +181,6 @@ def make_pair(
         {label: name for label, (name, _) in LABELS.items()},
         parameters,
     )
-
-
-def error_mm(displacement: np.ndarray, grid: Grid, pair: PhantomPair) -> dict[str, float]:
-    """How far a `fixed_to_moving` field found by registration is off the truth, inside the fixed brain.
-
-    Args:
-        displacement: (*grid.shape, 3) LPS mm, affine part included; interpolated linearly.
-        grid: where it is given; any grid that covers the fixed brain.
-
-    Returns:
-        "mean", "p95" (95th percentile) and "max" in mm.
-
-    Raises:
-        ValueError: the field does not cover the fixed brain, or has another shape than its grid.
-    """
-    if displacement.shape != (*grid.shape, 3):
-        raise ValueError(
-            f"A field on a grid of shape {grid.shape} has shape {(*grid.shape, 3)}, not {displacement.shape}."
-        )
-    inside = pair.fixed_labels.data > 0
-    points = grid_points(pair.fixed.grid, inside, limit=None)
-    error = np.linalg.norm(map_points(points, displacement, grid) - points - pair.fixed_to_moving[inside], axis=-1)
-    if not np.isfinite(error).all():
-        raise ValueError("The field does not cover the fixed brain. Pass it on a larger grid.")
-    return {"mean": float(error.mean()), "p95": float(np.percentile(error, 95)), "max": float(error.max())}
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import dataclasses
 import html
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import figures
+from .imaging.files import atomic
 from .imaging.grid import Grid
-from .imaging.io import atomic
 from .imaging.volume import Volume
 from .metrics import folded_voxels
 from .verdict import Verdict, change, criteria, mean, verdict
@@ -71,7 +72,7 @@ def write_report(
 def render(result: Result, fixed: Volume, moving: Volume, fixed_labels: Volume | None = None) -> str:
     """The report's HTML text; arguments as for `write_report`."""
     metrics = result.metrics
-    names = _text(fixed.name or "fixed image"), _text(moving.name or "moving image")
+    names = [_text(name) for name in _titles(fixed.name or "fixed image", moving.name or "moving image")]
     body = [
         f'<header><p class="kind">DeepFLASH registration report</p>'
         f"<h1>{names[1]} <span>onto</span> {names[0]}</h1>"
@@ -97,6 +98,16 @@ def render(result: Result, fixed: Volume, moving: Volume, fixed_labels: Volume |
         f'content="light dark"><title>{names[1]} onto {names[0]} – registration report</title>'
         f"<style>{_STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
     )
+
+
+def _titles(*names: str) -> list[str]:
+    """Names as the heading shows them: of a path the file's name, and as many of its folders as tell it from others."""
+    # "T1 w/o contrast" is no path.
+    parts = [re.split(r"[/\\]", n) if re.search(r"\.[A-Za-z]+$", n) else [n] for n in names]
+    count = 1
+    while count < max(map(len, parts)) and len({tuple(p[-count:]) for p in parts}) < len(parts):
+        count += 1
+    return ["/".join(p[-count:]) for p in parts]
 
 
 def _text(value: Any) -> str:

@@ -91,7 +91,8 @@ def save_result(
         InputError: see check_output.
         OSError: the disk is full or fails; nothing is left behind, and an earlier result is as it was.
     """
-    from .imaging.io import write_affine, write_displacement_field, write_volume
+    from .imaging.io import write_volume
+    from .imaging.transforms import write_affine, write_displacement_field
 
     folder = check_output(folder, force)
     made: Path | None = None

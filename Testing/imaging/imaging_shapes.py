@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 
@@ -80,3 +81,19 @@ def apart(first: np.ndarray, second: np.ndarray, grid: Grid) -> float:
     """Largest distance in mm between where two affine maps take the corners of a grid."""
     corners = np.concatenate([grid.corners(), np.ones((2**grid.ndim, 1))], 1)
     return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
+
+
+def oblique(shape: tuple[int, ...] = (5, 6, 7)) -> Grid:
+    """A small grid with turned axes and three different spacings."""
+    return centered_grid(shape, (3, 1, 2), rotation((1, 2, 3), 40)[:, ::-1], (10, -20, 30))
+
+
+def noise(grid: Grid, dtype: type = np.float32, *components: int) -> np.ndarray:
+    """Always the same values, of some components per voxel."""
+    return (np.random.default_rng(0).normal(size=(*grid.shape, *components)) * 50).astype(dtype)
+
+
+def image(array: np.ndarray, grid: Grid | None = None, vector: bool = False) -> sitk.Image:
+    """The array as SimpleITK has it."""
+    result = sitk.GetImageFromArray(array, isVector=vector)
+    return result if grid is None else grid.apply_to(result)

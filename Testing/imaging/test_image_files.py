@@ -2,31 +2,17 @@
 import gzip
 import os
 import struct
-import time
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepFLASHRegistrationLib.imaging import io
+from DeepFLASHRegistrationLib.imaging import files, io, nifti, transforms
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume, checked_image
-from imaging_shapes import centered_grid, rotation, storages
+from imaging_shapes import centered_grid, image, noise, oblique, rotation, storages
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-
-def oblique(shape=(5, 6, 7)) -> Grid:
-    return centered_grid(shape, (3, 1, 2), rotation((1, 2, 3), 40)[:, ::-1], (10, -20, 30))
-
-
-def noise(grid: Grid, dtype=np.float32, *components: int) -> np.ndarray:
-    return (np.random.default_rng(0).normal(size=(*grid.shape, *components)) * 50).astype(dtype)
-
-
-def image(array: np.ndarray, grid: Grid | None = None, vector: bool = False) -> sitk.Image:
-    result = sitk.GetImageFromArray(array, isVector=vector)
-    return result if grid is None else grid.apply_to(result)
 
 
 # ---- images
@@ -41,7 +27,7 @@ def test_what_simpleitk_writes_is_read_and_what_is_written_simpleitk_reads(tmp_p
     assert volume.data.dtype == np.float32
     assert np.array_equal(volume.data, data)
     assert volume.grid.same_as(grid, 1e-5)
-    assert volume.name == f"a{suffix}"
+    assert volume.name == str(tmp_path / f"a{suffix}")  # as messages name it
     io.write_volume(tmp_path / f"b{suffix}", volume)
     again = sitk.ReadImage(str(tmp_path / f"b{suffix}"))
     assert np.array_equal(sitk.GetArrayFromImage(again), data)
@@ -239,198 +225,56 @@ def test_masks_are_binary_and_not_empty(tmp_path) -> None:
         io.read_mask(tmp_path / "m.nii.gz")
 
 
-# ---- DICOM
-
-
-def write_series(folder, uid: str, number: int, data: np.ndarray, positions=None) -> None:
-    folder.mkdir(exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for k, plane in enumerate(data):
-        z = 2.5 * k if positions is None else positions[k]
-        slice_ = sitk.GetImageFromArray(plane.astype(np.int16))
-        for key, value in (
-            ("0008|0060", "MR"),
-            ("0020|000d", "1.2.3"),
-            ("0020|000e", uid),
-            ("0020|0011", str(number)),
-            ("0020|0013", str(k)),
-            ("0008|103e", f"series {number}"),
-            ("0020|0032", f"1\\2\\{z}"),
-            ("0020|0037", "1\\0\\0\\0\\1\\0"),
-            ("0008|0018", f"{uid}.{k}"),
-            ("0028|0030", "1\\1"),
-        ):
-            slice_.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{number}_{k}.dcm"))
-        writer.Execute(slice_)
-
-
-def test_a_dicom_folder_is_a_volume(tmp_path) -> None:
-    data = np.abs(noise(oblique()))
-    write_series(tmp_path / "d", "1.2.3.4", 1, data)
-    for path in (tmp_path / "d", tmp_path / "d" / "1_2.dcm"):
-        volume = io.read_volume(path)
-        assert np.array_equal(volume.data, data.astype(np.int16))
-        assert np.allclose(volume.grid.spacing, (2.5, 1, 1))
-        assert np.allclose(volume.grid.origin, (1, 2, 0))
-
-
-def test_several_dicom_series_are_named_and_one_can_be_chosen(tmp_path) -> None:
-    data = np.abs(noise(oblique()))
-    write_series(tmp_path / "d", "1.2.3.4", 1, data)
-    write_series(tmp_path / "d", "1.2.3.5", 2, data[:3] + 1)
-    with pytest.raises(InputError, match="2 DICOM series") as error:
-        io.read_volume(tmp_path / "d")
-    assert "series 1" in str(error.value)
-    assert "series 2" in str(error.value)
-    assert "2_0.dcm" in str(error.value)
-    assert io.read_volume(tmp_path / "d" / "2_1.dcm").grid.shape == (3, 6, 7)
-
-
-def test_missing_dicom_slices_are_noted(tmp_path, capfd) -> None:
-    write_series(tmp_path / "d", "1.2.3.4", 1, np.abs(noise(oblique())), [0, 2.5, 5, 10, 12.5])
-    assert any("equally spaced" in note for note in io.read_volume(tmp_path / "d").notes)
-    assert "Warning" not in capfd.readouterr().err
-
-
-def test_a_folder_without_dicom_is_refused(tmp_path) -> None:
-    with pytest.raises(InputError, match="no DICOM series"):
-        io.read_volume(tmp_path)
-
-
-# ---- displacement fields
+# ---- the grid alone
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("grid", [oblique(), centered_grid((6, 7), (1, 2), rotation((), 25)[:, ::-1], (3, 4))])
-def test_itk_moves_points_by_the_written_field(tmp_path, suffix, grid) -> None:
-    field = noise(grid, np.float32, grid.ndim)
-    path = str(tmp_path / f"f{suffix}")
-    io.write_displacement_field(path, grid, field)
-    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
-    for index in ((2, 3, 4)[: grid.ndim], (0,) * grid.ndim):
-        point = grid.index_to_physical(index)
-        assert np.allclose(transform.TransformPoint(point), point + field[index], atol=1e-3)
-    again, values = io.read_displacement_field(path)
-    assert again.same_as(grid, 1e-5)
-    assert np.array_equal(values, field)
-
-
-def test_nifti_fields_carry_the_intent_and_ras_components_of_the_standard(tmp_path) -> None:
+def test_the_grid_is_read_whatever_the_voxels_hold(tmp_path, suffix) -> None:
     grid = oblique()
-    field = noise(grid, np.float32, 3)
-    io.write_displacement_field(tmp_path / "f.nii", grid, field)
-    raw = (tmp_path / "f.nii").read_bytes()
-    assert struct.unpack("<8h", raw[40:56]) == (5, 7, 6, 5, 1, 3, 1, 1)
-    assert struct.unpack("<h", raw[68:70]) == (1006,)
-    stored = np.frombuffer(raw[352:], "<f4").reshape(3, 5, 6, 7)
-    assert np.array_equal(stored, np.moveaxis(field * np.float32([-1, -1, 1]), -1, 0))
+    for name, content in (
+        ("ordinary", image(noise(grid), grid)),
+        ("constant", image(np.full(grid.shape, 7, np.int16), grid)),
+        ("vectors", image(noise(grid, np.float32, 3), grid, vector=True)),
+    ):
+        sitk.WriteImage(content, str(tmp_path / f"{name}{suffix}"))
+        assert io.read_grid(tmp_path / f"{name}{suffix}").same_as(grid, 1e-5), name
 
 
-def test_fields_read_by_simpleitk_equal_those_it_writes_itself(tmp_path) -> None:
-    grid = oblique()
-    field = noise(grid, np.float32, 3)
-    io.write_displacement_field(tmp_path / "ours.nii.gz", grid, field)
-    sitk.WriteImage(image(field, grid, vector=True), str(tmp_path / "theirs.nii.gz"))
-    ours, theirs = (sitk.ReadImage(str(tmp_path / n)) for n in ("ours.nii.gz", "theirs.nii.gz"))
-    assert np.array_equal(sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(theirs))
-    assert Grid.from_image(ours).same_as(Grid.from_image(theirs), 1e-6)
+def test_the_grid_of_a_slice_is_flat_and_that_of_a_time_series_is_of_one_image(tmp_path) -> None:
+    grid = Grid((1, 6, 7), oblique().affine)
+    sitk.WriteImage(image(noise(grid), grid), str(tmp_path / "slice.nii"))
+    assert io.read_grid(tmp_path / "slice.nii").same_as(io.read_volume(tmp_path / "slice.nii").grid, 1e-9)
+    sitk.WriteImage(four_d(), str(tmp_path / "times.mha"))
+    assert io.read_grid(tmp_path / "times.mha").same_as(Grid.from_image(image(noise(oblique()))), 1e-5)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_fields_of_slices_lead_from_slice_to_slice(tmp_path, suffix, axis) -> None:
-    shape = [5, 6, 7]
-    shape[axis] = 1
-    fixed = Grid(tuple(shape), oblique().affine).flattened()
-    elsewhere = oblique().affine.copy()
-    elsewhere[:3, 3] += (9, 8, 7)
-    moving = Grid(tuple(shape), elsewhere).flattened()
-    field = noise(fixed, np.float32, 2)
-    path = str(tmp_path / f"f{suffix}")
-    io.write_displacement_field(path, fixed, field, moving)
-    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
-    point = fixed.index_to_physical((2, 3))
-    assert np.allclose(transform.TransformPoint(fixed.lift(point)), moving.lift(point + field[2, 3]), atol=1e-3)
+def test_a_file_without_a_grid_is_refused_by_name(tmp_path) -> None:
+    (tmp_path / "empty.nii").touch()
+    (tmp_path / "text.nii").write_text("hello")
+    sitk.WriteImage(image(np.arange(6, dtype=np.float32).reshape(1, 1, 6)), str(tmp_path / "line.mha"))
+    for name in ("none.nii", "empty.nii", "text.nii", "line.mha"):
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
+            io.read_grid(tmp_path / name)
 
 
-def test_a_field_of_wrong_shape_and_a_scalar_file_are_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="shape"):
-        io.write_displacement_field(tmp_path / "f.nii", oblique(), noise(oblique()))
-    io.write_volume(tmp_path / "a.nii", Volume(oblique(), noise(oblique())))
-    with pytest.raises(InputError, match="no displacement field"):
-        io.read_displacement_field(tmp_path / "a.nii")
+# ---- names
 
 
-def test_a_full_size_field_is_written_fast(tmp_path) -> None:
-    grid = centered_grid((128, 160, 128), (1.25,) * 3)
-    field = np.zeros((*grid.shape, 3), np.float32)
-    field[:64] = np.random.default_rng(0).normal(size=(64, 160, 128, 3))
-    start = time.process_time()
-    io.write_displacement_field(tmp_path / "f.nii.gz", grid, field)
-    assert time.process_time() - start < 2  # SimpleITK's own writer takes longer on any machine; ours 0.3 s here
-
-
-# ---- affine files
-
-
-@pytest.mark.parametrize("suffix", [".tfm", ".txt", ".mat", ".h5"])
-@pytest.mark.parametrize("d", [2, 3])
-def test_affine_files_come_back_and_simpleitk_reads_them(tmp_path, suffix, d) -> None:
-    matrix = np.eye(d + 1)
-    matrix[:d] += np.random.default_rng(1).normal(size=(d, d + 1)) * 0.1
-    matrix[:d, d] *= 1000
-    path = tmp_path / f"a{suffix}"
-    io.write_affine(path, matrix)
-    assert np.allclose(io.read_affine(path, d), matrix, atol=1e-12)
-    point = np.arange(1, d + 1) * 7.0
-    assert np.allclose(sitk.ReadTransform(str(path)).TransformPoint(point), matrix[:d, :d] @ point + matrix[:d, d])
-
-
-def test_other_linear_transforms_and_composites_are_read(tmp_path) -> None:
-    rigid = sitk.Euler3DTransform((10, 20, 30), 0.1, 0.2, 0.3, (1, 2, 3))
-    composite = sitk.CompositeTransform([rigid, sitk.TranslationTransform(3, (5, 6, 7))])
-    sitk.WriteTransform(composite, str(tmp_path / "c.h5"))
-    matrix = io.read_affine(tmp_path / "c.h5", 3)
-    assert np.allclose(matrix @ (4, 5, 6, 1), [*composite.TransformPoint((4.0, 5.0, 6.0)), 1])
-
-
-def test_affine_of_slices_is_written_in_3d_and_read_back(tmp_path) -> None:
-    fixed = Grid((1, 6, 7), oblique().affine).flattened()
-    elsewhere = oblique().affine.copy()
-    elsewhere[:3, 3] += (9, 8, 7)
-    moving = Grid((1, 6, 7), elsewhere).flattened()
-    matrix = np.array([[0.9, 0.2, 5], [-0.1, 1.1, -3], [0, 0, 1]])
-    io.write_affine(tmp_path / "a.tfm", matrix, fixed, moving)
-    assert np.allclose(io.read_affine(tmp_path / "a.tfm", 2, fixed, moving), matrix)
-    point = np.array([3.0, 4.0])
-    there = sitk.ReadTransform(str(tmp_path / "a.tfm")).TransformPoint(fixed.lift(point))
-    assert np.allclose(there, moving.lift(matrix[:2, :2] @ point + matrix[:2, 2]))
-
-
-def test_unusable_transform_files_are_refused(tmp_path) -> None:
-    (tmp_path / "flirt.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
-    io.write_affine(tmp_path / "2d.tfm", np.eye(3))
-    sitk.WriteTransform(sitk.BSplineTransform(3), str(tmp_path / "b.tfm"))
-    singular = sitk.AffineTransform(3)
-    singular.SetMatrix((1, 0, 0, 0, 1, 0, 0, 0, 0.0))
-    try:
-        sitk.WriteTransform(singular, str(tmp_path / "s.tfm"))
-        cases = [("s.tfm", "s.tfm")]
-    except RuntimeError:
-        cases = []
-    for name, message in [
-        *cases,
-        ("none.tfm", "no such file"),
-        ("flirt.mat", "no ITK transform"),
-        ("2d.tfm", "2-D transform"),
-        ("b.tfm", "not linear"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            io.read_affine(tmp_path / name, 3)
-    with pytest.raises(InputError, match="unknown kind"):
-        io.write_affine(tmp_path / "a.npy", np.eye(4))
+def test_files_of_the_same_name_are_told_apart(tmp_path, monkeypatch) -> None:
+    """By the path that the user gave, in errors and in notes."""
+    monkeypatch.chdir(tmp_path)
+    data = noise(oblique())
+    data[1, 2, 3] = np.nan
+    for folder in ("fixed", "moving"):
+        (tmp_path / folder).mkdir()
+        sitk.WriteImage(image(data), str(tmp_path / folder / "t1.nii"))
+        volume = io.read_volume(f"{folder}/t1.nii")
+        name = os.path.join(folder, "t1.nii")
+        assert volume.name == name
+        assert volume.notes[0].startswith(f"{name}: 1 NaN")
+        with pytest.raises(InputError, match=r"labels must be integers") as error:
+            io.read_labels(f"{folder}/t1.nii")
+        assert str(error.value).startswith(f"{name}: ")
 
 
 # ---- atomic writing
@@ -453,12 +297,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     io.write_volume(path, Volume(oblique(), noise(oblique())))
     before = path.read_bytes()
     if where == "compress":
-        monkeypatch.setattr(io.zlib, "crc32", Broken(error))
+        monkeypatch.setattr(nifti.zlib, "crc32", Broken(error))
     else:
-        monkeypatch.setattr(io.os, "replace", Broken(error))
+        monkeypatch.setattr(files.os, "replace", Broken(error))
     for write in (
         lambda: io.write_volume(path, Volume(oblique(), noise(oblique()) + 1)),
-        lambda: io.write_displacement_field(path, oblique(), noise(oblique(), np.float32, 3)),
+        lambda: transforms.write_displacement_field(path, oblique(), noise(oblique(), np.float32, 3)),
     ):
         with pytest.raises(type(error)):
             write()
@@ -467,10 +311,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(io.os, "replace", Broken(OSError(28, "No space left on device")))
+    monkeypatch.setattr(files.os, "replace", Broken(OSError(28, "No space left on device")))
     for write in (
         lambda: io.write_volume(tmp_path / "a.nii", Volume(oblique(), noise(oblique()))),
-        lambda: io.write_affine(tmp_path / "a.nii.tfm", np.eye(4)),
+        lambda: transforms.write_affine(tmp_path / "a.nii.tfm", np.eye(4)),
         lambda: io.write_volume(tmp_path / "a.nii.nrrd", Volume(oblique(), noise(oblique()))),
     ):
         with pytest.raises(OSError, match=r"a\.nii.*disk is full"):

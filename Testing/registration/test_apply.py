@@ -74,9 +74,8 @@ def test_time_zero_is_the_affine_alone(saved: Saved, moving: Path, tmp_path: Pat
 def test_any_reference_grid(saved: Saved, moving: Path, tmp_path: Path) -> None:
     """The same anatomy at the same place, however the reference is stored, and finer where it is finer."""
     reference = pairs.box((40, 44, 38), (2.3, 2.4, 2.6), pairs.turn(35), (1.0, -2.0, 3.0))
-    write_volume(
-        tmp_path / "reference.mha", Volume(reference, pairs.intensities(pairs.places(reference)).astype(np.float32))
-    )
+    # Of a reference only the grid counts: it may show nothing.
+    write_volume(tmp_path / "reference.mha", Volume(reference, np.zeros(reference.shape, np.float32)))
     assert apply(saved.folder, moving, "-o", tmp_path / "out.nii.gz", "--reference", tmp_path / "reference.mha") == 0
     found = read_volume(tmp_path / "out.nii.gz")
     assert found.grid.same_as(reference, 1e-3)
@@ -341,7 +340,8 @@ def test_the_input_may_be_replaced(saved: Saved, moving: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["results.read_tensors", "deformation.Deformation.displacement", "warping.warp", "imaging.io._write_gzip"]
+    "stage",
+    ["results.read_tensors", "deformation.Deformation.displacement", "warping.warp", "imaging.nifti._write_gzip"],
 )
 def test_an_interrupt_leaves_nothing(
     saved: Saved,

@@ -151,7 +151,8 @@ def shifted(volume: Volume, shift: Any) -> Volume:
 def test_images_that_do_not_overlap(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_volume(folder / "far.nii.gz", shifted(read_volume(folder / "moving.nii.gz"), (500, 0, 0)))
     message = refused(folder, capsys, moving="far.nii.gz")
-    assert "fixed.nii.gz and far.nii.gz do not overlap after the alignment" in message
+    both = f"{folder / 'fixed.nii.gz'} and {folder / 'far.nii.gz'}"
+    assert f"{both} do not overlap after the alignment" in message
     assert 'use the initial alignment "affine" or "centers", or give an initial transform' in message
 
 
@@ -219,6 +220,16 @@ def test_labels_without_a_label(folder: Path, capsys: pytest.CaptureFixture[str]
     )
 
 
+def test_files_of_the_same_name_are_told_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("fixed", "moving"):
+        (folder / name).mkdir()
+        volume = read_volume(folder / f"{name}.nii.gz")
+        write_volume(folder / name / "t1.nii.gz", shifted(volume, (0, 0, 0) if name == "fixed" else (900, 0, 0)))
+    message = refused(folder, capsys, fixed="fixed/t1.nii.gz", moving="moving/t1.nii.gz")
+    both = f"{folder / 'fixed' / 't1.nii.gz'} and {folder / 'moving' / 't1.nii.gz'}"
+    assert f"{both} do not overlap after the alignment" in message
+
+
 def test_labels_on_another_grid_are_welcome(folder: Path) -> None:
     write_volume(folder / "fine.nii.gz", pairs.moving_labels(pairs.box((50, 52, 54), 2.3, pairs.turn(30))))
     assert (
@@ -280,10 +291,8 @@ def test_landmarks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Landmarks are compared in pairs" in message(((0, 0, 0), (1, 1, 1)), None)
     assert "There are 1 fixed and 2 moving landmarks. Give one for one." in message(((0, 0, 0),))
     outside = message(((0, 0, 0), (1000, 0, 0)))
-    assert (
-        "1 of 2 fixed landmarks lie outside fixed.nii.gz (the first is number 2 at [1000.0, 0.0, 0.0] mm LPS)"
-        in outside
-    )
+    where = f"outside {folder / 'fixed.nii.gz'} (the first is number 2 at [1000.0, 0.0, 0.0] mm LPS)"
+    assert f"1 of 2 fixed landmarks lie {where}" in outside
     assert "their coordinate system (RAS or LPS)" in outside
     (folder / "words.csv").write_text("x,y,z\n1,2,three\n")
     assert "words.csv: is no valid .csv file" in refused(

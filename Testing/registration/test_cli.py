@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib import cli
-from DeepFLASHRegistrationLib.imaging.io import read_affine, read_labels, read_volume, write_affine
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
+from DeepFLASHRegistrationLib.imaging.transforms import read_affine, write_affine, write_displacement_field
 from DeepFLASHRegistrationLib.report import FILES
 from DeepFLASHRegistrationLib.version import __version__
 
@@ -165,8 +166,6 @@ def test_the_installed_command(pair: tuple[str, str], tmp_path: Path) -> None:
 
 
 def test_the_truth_may_be_given(tmp_path: Path, pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    from DeepFLASHRegistrationLib.imaging.io import write_displacement_field
-
     grid = read_volume(pair[0]).grid
     at = pairs.places(grid)
     write_displacement_field(tmp_path / "in" / "truth.nii.gz", grid, (pairs.bend(at) - at).astype(np.float32))
@@ -359,7 +358,7 @@ STAGES = [
     "warping.warp",
     "results.write_velocity",
     "results.write_report",
-    "imaging.io._write_gzip",
+    "imaging.nifti._write_gzip",
 ]
 
 

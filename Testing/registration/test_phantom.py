@@ -11,10 +11,11 @@ import pytest
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
-from DeepFLASHRegistrationLib.imaging.io import read_affine, read_displacement_field, read_labels, read_volume
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.points import read_points
+from DeepFLASHRegistrationLib.imaging.transforms import read_affine, read_displacement_field
 from DeepFLASHRegistrationLib.metrics import grid_points, inverse_error, map_points, overlap, sample
-from DeepFLASHRegistrationLib.phantom import Bullseye, bullseye, error_mm, make_pair, write_pair
+from DeepFLASHRegistrationLib.phantom import Bullseye, bullseye, make_pair, write_pair
 from DeepFLASHRegistrationLib.phantom_anatomy import LABELS, T1, Anatomy
 
 SMALL = {"shape": (56, 64, 56), "spacing_mm": 3.0}
@@ -261,39 +262,6 @@ def test_without_torch_the_remedy_is_named(monkeypatch):
     assert bullseye(0).fixed.data.max() == 1  # needs none
     with pytest.raises(RuntimeError, match="pip install torch"):
         make_pair(0, **SMALL)
-
-
-# The error ---------------------------------------------------------------------------------------------------
-
-
-def test_the_truth_has_no_error(small):
-    assert error_mm(small.fixed_to_moving, small.fixed.grid, small)["max"] < 1e-6
-
-
-def test_a_shift_is_the_error(small):
-    error = error_mm(small.fixed_to_moving + np.array([3, 0, 4], dtype=np.float32), small.fixed.grid, small)
-    assert error == pytest.approx({"mean": 5, "p95": 5, "max": 5}, abs=1e-3)
-
-
-def test_the_error_is_found_on_another_grid(small):
-    """An affine field is linear between its points, so any grid around the brain gives the same numbers."""
-    grid = small.fixed.grid
-    matrix = small.affine[:3, :3] - np.eye(3)
-    fields = [
-        grid_points(g, limit=None).reshape(*g.shape, 3) @ matrix.T + small.affine[:3, 3]
-        for g in (grid, grid.padded(5).resampled(factor=2))
-    ]
-    errors = [error_mm(f, g, small) for f, g in zip(fields, (grid, grid.padded(5).resampled(factor=2)), strict=True)]
-    assert errors[0] == pytest.approx(errors[1], abs=1e-3)
-    assert 1 < errors[0]["mean"] < errors[0]["p95"] < errors[0]["max"] < 12
-
-
-def test_a_field_that_does_not_cover_the_brain_is_refused(small):
-    grid = small.fixed.grid.padded(-20)
-    with pytest.raises(ValueError, match="cover"):
-        error_mm(np.zeros((*grid.shape, 3), dtype=np.float32), grid, small)
-    with pytest.raises(ValueError, match="shape"):
-        error_mm(small.fixed_to_moving, grid, small)
 
 
 # Files -------------------------------------------------------------------------------------------------------

@@ -311,6 +311,24 @@ def page_of(parts, folder):
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize(
+    ("fixed", "moving", "heading"),
+    [
+        ("t1.nii.gz", "t2.nii.gz", "t2.nii.gz onto t1.nii.gz"),
+        ("a/long/way/to/t1.nii.gz", "t2.nii.gz", "t2.nii.gz onto t1.nii.gz"),
+        ("data/fixed/t1.nii.gz", "data/moving/t1.nii.gz", "moving/t1.nii.gz onto fixed/t1.nii.gz"),
+        ("t1.nii.gz", "other/t1.nii.gz", "other/t1.nii.gz onto t1.nii.gz"),
+        ("T1 w/o contrast", "T1 w/ contrast", "T1 w/ contrast onto T1 w/o contrast"),
+        ("same", "same", "same onto same"),
+        ("", "", "moving image onto fixed image"),
+    ],
+)
+def test_the_heading_names_files_as_briefly_as_tells_them_apart(example, fixed, moving, heading):
+    result, first, second, _ = example
+    page = Page(report.render(result, replace(first, name=fixed), replace(second, name=moving)))
+    assert heading in page.text
+
+
 def test_the_report_holds_everything_and_loads_nothing(example, tmp_path):
     page = page_of(example, tmp_path)
     for words in (

@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from DeepFLASHRegistrationLib import results
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
-from DeepFLASHRegistrationLib.imaging.io import read_affine, read_displacement_field, read_labels, read_volume
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
+from DeepFLASHRegistrationLib.imaging.transforms import read_affine, read_displacement_field
 from DeepFLASHRegistrationLib.report import FILES
 from DeepFLASHRegistrationLib.results import check_output, load_result, save_result
 from DeepFLASHRegistrationLib.tensors import read_tensors, write_tensors
@@ -423,9 +424,9 @@ def test_a_failure_leaves_everything_as_it_was(
         # Of the writers, only results.py renames into the folder itself.
         monkeypatch.setattr(results.os, "replace", replace)
     elif where == "disk":
-        from DeepFLASHRegistrationLib.imaging import io
+        from DeepFLASHRegistrationLib.imaging import nifti
 
-        monkeypatch.setattr(io, "_write_gzip", fail)
+        monkeypatch.setattr(nifti, "_write_gzip", fail)
     else:
         monkeypatch.setattr(results, where, fail)
     if isinstance(what, OSError):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .files import POINTS, atomic
 
-_TO_LPS = {"LPS": np.array([1.0, 1.0, 1.0]), "RAS": np.array([-1.0, -1.0, 1.0])}
-_SUFFIXES = (".fcsv", ".mrk.json", ".csv")
+TO_LPS = {"LPS": np.array([1.0, 1.0, 1.0]), "RAS": np.array([-1.0, -1.0, 1.0])}
 _FCSV_COLUMNS = ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatedNodeID"]
 
 
@@ -62,8 +62,6 @@ def write_points(
     Raises:
         InputError: unknown kind, or another number of points than `like` has.
     """
-    from .io import atomic
-
     path = Path(path)
     points = np.asarray(points, dtype=np.float64)
     kind = _kind(path)
@@ -77,16 +75,16 @@ def write_points(
     if source is None or source.kind != kind or source.points.shape != points.shape:
         source = _empty(kind, points, labels if labels is not None else [str(i + 1) for i in range(len(points))])
         labels = None
-    text = _WRITERS[kind](source, points * _TO_LPS[source.space][: points.shape[1]], labels)
+    text = _WRITERS[kind](source, points * TO_LPS[source.space][: points.shape[1]], labels)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def _kind(path: Path) -> str:
-    for suffix in _SUFFIXES:
+    for suffix in POINTS:
         if path.name.lower().endswith(suffix):
             return suffix
-    raise InputError(f"{path}: unknown kind of landmark file. Use {', '.join(_SUFFIXES)}.")
+    raise InputError(f"{path}: unknown kind of landmark file. Use {', '.join(POINTS)}.")
 
 
 def _parse(path: Path) -> _Form:
@@ -124,13 +122,13 @@ def _read_fcsv(text: str) -> _Form:
                 columns = [c.strip() for c in value.split(",")]
         elif line.strip():
             rows.append((number, next(csv.reader([line]))))
-    if space not in _TO_LPS:
+    if space not in TO_LPS:
         raise InputError(f"its coordinate system {space} is unknown. Save it in RAS or LPS.")
     where = [columns.index(c) for c in "xyz"]
     label = columns.index("label") if "label" in columns else None
     points = _numbers([[row[i] for i in where] for _, row in rows]).reshape(-1, 3)
     labels = [row[label] if label is not None and label < len(row) else "" for _, row in rows]
-    return _Form(points * _TO_LPS[space], labels, space, ".fcsv", (lines, rows, where, label))
+    return _Form(points * TO_LPS[space], labels, space, ".fcsv", (lines, rows, where, label))
 
 
 def _write_fcsv(form: _Form, points: np.ndarray, labels: list[str] | None) -> str:
@@ -151,11 +149,11 @@ def _read_json(text: str) -> _Form:
     points, labels, spaces = [], [], []
     for markup in content["markups"]:
         space = markup.get("coordinateSystem", "LPS").upper()
-        if space not in _TO_LPS:
+        if space not in TO_LPS:
             raise InputError(f"its coordinate system {space} is unknown. Save it in RAS or LPS.")
         spaces.append(space)
         for point in _placed(markup):
-            points.append(np.array(point["position"], dtype=np.float64) * _TO_LPS[space])
+            points.append(np.array(point["position"], dtype=np.float64) * TO_LPS[space])
             labels.append(str(point.get("label", "")))
     if len(set(spaces)) > 1:
         raise InputError("its markups are in different coordinate systems. Save them in one.")

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-
-_SUFFIXES = (".vtk", ".vtp", ".ply", ".stl")
-_TO_LPS = {"LPS": np.array([1.0, 1.0, 1.0]), "RAS": np.array([-1.0, -1.0, 1.0])}
+from .files import SURFACES, atomic, unwritable
+from .points import TO_LPS
 
 
 def read_surface(path: str | os.PathLike) -> np.ndarray:
@@ -30,7 +29,7 @@ def read_surface(path: str | os.PathLike) -> np.ndarray:
     mesh, space = _read(Path(path))
     from vtk.util.numpy_support import vtk_to_numpy  # after _read, which says what to do if VTK is missing
 
-    return vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64) * _TO_LPS[space]
+    return vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64) * TO_LPS[space]
 
 
 def write_surface(path: str | os.PathLike, points: np.ndarray, like: str | os.PathLike) -> None:
@@ -50,8 +49,6 @@ def write_surface(path: str | os.PathLike, points: np.ndarray, like: str | os.Pa
     vtk = _vtk(Path(path))
     from vtk.util.numpy_support import numpy_to_vtk
 
-    from .io import atomic
-
     path = Path(path)
     mesh, space = _read(Path(like))
     points = np.asarray(points, dtype=np.float64)
@@ -61,7 +58,7 @@ def write_surface(path: str | os.PathLike, points: np.ndarray, like: str | os.Pa
             "Pass one point per vertex."
         )
     moved = vtk.vtkPoints()
-    moved.SetData(numpy_to_vtk(points * _TO_LPS[space], deep=True))
+    moved.SetData(numpy_to_vtk(points * TO_LPS[space], deep=True))
     mesh.SetPoints(moved)
     if mesh.GetPointData().GetNormals() is not None:
         normals = vtk.vtkPolyDataNormals()
@@ -94,12 +91,12 @@ def write_surface(path: str | os.PathLike, points: np.ndarray, like: str | os.Pa
         writer.SetFileName(str(temporary))
         writer.SetInputData(mesh)
         if not writer.Write() or not temporary.exists():
-            raise OSError(f"{path}: could not be written. Check the free space on the disk.")
+            raise unwritable(path)
 
 
 def _vtk(path: Path) -> Any:
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{path}: unknown kind of surface file. Use {', '.join(_SUFFIXES)}.")
+    if path.suffix.lower() not in SURFACES:
+        raise InputError(f"{path}: unknown kind of surface file. Use {', '.join(SURFACES)}.")
     try:
         import vtk
     except ImportError as error:

@@ -18,7 +18,7 @@ class Volume:
     Attributes:
         grid: where the voxels lie.
         data: array of shape grid.shape; float32 for images, integers for labels and masks.
-        name: what messages call it, usually the file's name.
+        name: what messages call it: of a file its path as the user gave it, so that no other has the same.
         notes: what was changed or noticed on the way here, for the report.
 
     Raises:

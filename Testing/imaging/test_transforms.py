@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+import struct
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DeepFLASHRegistrationLib.imaging import io, transforms
+from DeepFLASHRegistrationLib.imaging.errors import InputError
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from imaging_shapes import centered_grid, image, noise, oblique, rotation
+
+FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+# ---- displacement fields
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("grid", [oblique(), centered_grid((6, 7), (1, 2), rotation((), 25)[:, ::-1], (3, 4))])
+def test_itk_moves_points_by_the_written_field(tmp_path, suffix, grid) -> None:
+    field = noise(grid, np.float32, grid.ndim)
+    path = str(tmp_path / f"f{suffix}")
+    transforms.write_displacement_field(path, grid, field)
+    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
+    for index in ((2, 3, 4)[: grid.ndim], (0,) * grid.ndim):
+        point = grid.index_to_physical(index)
+        assert np.allclose(transform.TransformPoint(point), point + field[index], atol=1e-3)
+    again, values = transforms.read_displacement_field(path)
+    assert again.same_as(grid, 1e-5)
+    assert np.array_equal(values, field)
+
+
+def test_nifti_fields_carry_the_intent_and_ras_components_of_the_standard(tmp_path) -> None:
+    grid = oblique()
+    field = noise(grid, np.float32, 3)
+    transforms.write_displacement_field(tmp_path / "f.nii", grid, field)
+    raw = (tmp_path / "f.nii").read_bytes()
+    assert struct.unpack("<8h", raw[40:56]) == (5, 7, 6, 5, 1, 3, 1, 1)
+    assert struct.unpack("<h", raw[68:70]) == (1006,)
+    stored = np.frombuffer(raw[352:], "<f4").reshape(3, 5, 6, 7)
+    assert np.array_equal(stored, np.moveaxis(field * np.float32([-1, -1, 1]), -1, 0))
+
+
+def test_fields_read_by_simpleitk_equal_those_it_writes_itself(tmp_path) -> None:
+    grid = oblique()
+    field = noise(grid, np.float32, 3)
+    transforms.write_displacement_field(tmp_path / "ours.nii.gz", grid, field)
+    sitk.WriteImage(image(field, grid, vector=True), str(tmp_path / "theirs.nii.gz"))
+    ours, theirs = (sitk.ReadImage(str(tmp_path / n)) for n in ("ours.nii.gz", "theirs.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(theirs))
+    assert Grid.from_image(ours).same_as(Grid.from_image(theirs), 1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_fields_of_slices_lead_from_slice_to_slice(tmp_path, suffix, axis) -> None:
+    shape = [5, 6, 7]
+    shape[axis] = 1
+    fixed = Grid(tuple(shape), oblique().affine).flattened()
+    elsewhere = oblique().affine.copy()
+    elsewhere[:3, 3] += (9, 8, 7)
+    moving = Grid(tuple(shape), elsewhere).flattened()
+    field = noise(fixed, np.float32, 2)
+    path = str(tmp_path / f"f{suffix}")
+    transforms.write_displacement_field(path, fixed, field, moving)
+    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
+    point = fixed.index_to_physical((2, 3))
+    assert np.allclose(transform.TransformPoint(fixed.lift(point)), moving.lift(point + field[2, 3]), atol=1e-3)
+
+
+def test_a_field_of_wrong_shape_and_a_scalar_file_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        transforms.write_displacement_field(tmp_path / "f.nii", oblique(), noise(oblique()))
+    io.write_volume(tmp_path / "a.nii", Volume(oblique(), noise(oblique())))
+    with pytest.raises(InputError, match="no displacement field"):
+        transforms.read_displacement_field(tmp_path / "a.nii")
+
+
+def test_a_full_size_field_is_written_fast(tmp_path) -> None:
+    grid = centered_grid((128, 160, 128), (1.25,) * 3)
+    field = np.zeros((*grid.shape, 3), np.float32)
+    field[:64] = np.random.default_rng(0).normal(size=(64, 160, 128, 3))
+    start = time.process_time()
+    transforms.write_displacement_field(tmp_path / "f.nii.gz", grid, field)
+    assert time.process_time() - start < 2  # SimpleITK's own writer takes longer on any machine; ours 0.3 s here
+
+
+# ---- affine files
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".txt", ".mat", ".h5", ".hdf5"])
+@pytest.mark.parametrize("d", [2, 3])
+def test_affine_files_come_back_and_simpleitk_reads_them(tmp_path, suffix, d) -> None:
+    matrix = np.eye(d + 1)
+    matrix[:d] += np.random.default_rng(1).normal(size=(d, d + 1)) * 0.1
+    matrix[:d, d] *= 1000
+    path = tmp_path / f"a{suffix}"
+    transforms.write_affine(path, matrix)
+    assert np.allclose(transforms.read_affine(path, d), matrix, atol=1e-12)
+    point = np.arange(1, d + 1) * 7.0
+    assert np.allclose(sitk.ReadTransform(str(path)).TransformPoint(point), matrix[:d, :d] @ point + matrix[:d, d])
+
+
+def test_other_linear_transforms_and_composites_are_read(tmp_path) -> None:
+    rigid = sitk.Euler3DTransform((10, 20, 30), 0.1, 0.2, 0.3, (1, 2, 3))
+    composite = sitk.CompositeTransform([rigid, sitk.TranslationTransform(3, (5, 6, 7))])
+    sitk.WriteTransform(composite, str(tmp_path / "c.h5"))
+    matrix = transforms.read_affine(tmp_path / "c.h5", 3)
+    assert np.allclose(matrix @ (4, 5, 6, 1), [*composite.TransformPoint((4.0, 5.0, 6.0)), 1])
+
+
+def test_affine_of_slices_is_written_in_3d_and_read_back(tmp_path) -> None:
+    fixed = Grid((1, 6, 7), oblique().affine).flattened()
+    elsewhere = oblique().affine.copy()
+    elsewhere[:3, 3] += (9, 8, 7)
+    moving = Grid((1, 6, 7), elsewhere).flattened()
+    matrix = np.array([[0.9, 0.2, 5], [-0.1, 1.1, -3], [0, 0, 1]])
+    transforms.write_affine(tmp_path / "a.tfm", matrix, fixed, moving)
+    assert np.allclose(transforms.read_affine(tmp_path / "a.tfm", 2, fixed, moving), matrix)
+    point = np.array([3.0, 4.0])
+    there = sitk.ReadTransform(str(tmp_path / "a.tfm")).TransformPoint(fixed.lift(point))
+    assert np.allclose(there, moving.lift(matrix[:2, :2] @ point + matrix[:2, 2]))
+
+
+def test_unusable_transform_files_are_refused(tmp_path) -> None:
+    (tmp_path / "flirt.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    transforms.write_affine(tmp_path / "2d.tfm", np.eye(3))
+    sitk.WriteTransform(sitk.BSplineTransform(3), str(tmp_path / "b.tfm"))
+    singular = sitk.AffineTransform(3)
+    singular.SetMatrix((1, 0, 0, 0, 1, 0, 0, 0, 0.0))
+    try:
+        sitk.WriteTransform(singular, str(tmp_path / "s.tfm"))
+        cases = [("s.tfm", "s.tfm")]
+    except RuntimeError:
+        cases = []
+    for name, message in [
+        *cases,
+        ("none.tfm", "no such file"),
+        ("flirt.mat", "no ITK transform"),
+        ("2d.tfm", "2-D transform"),
+        ("b.tfm", "not linear"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            transforms.read_affine(tmp_path / name, 3)
+    with pytest.raises(InputError, match="unknown kind"):
+        transforms.write_affine(tmp_path / "a.npy", np.eye(4))
