@@ -404,25 +404,34 @@ def border_hits(mapped: np.ndarray, moving_grid: Grid) -> float:
     return float(1.0 - np.count_nonzero(inside) / len(mapped))
 
 
+def point_errors(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """How far points (N, d) LPS mm are from where they should be.
+
+    Returns mean, p95 (95th percentile) and max in mm over the pairs of which both are finite, and outside, the
+    fraction (0..1) of the others; nan if there is no pair.
+    """
+    error = np.linalg.norm(found - true, axis=-1)
+    known = error[np.isfinite(error)]
+    if known.size == 0:
+        return {"mean": float("nan"), "p95": float("nan"), "max": float("nan"), "outside": 1.0}
+    return {
+        "mean": float(known.mean()),
+        "p95": float(np.percentile(known, 95)),
+        "max": float(known.max()),
+        "outside": float(1.0 - known.size / len(error)),
+    }
+
+
 def inverse_error(
     points: np.ndarray, mapped: np.ndarray, moving_to_fixed: np.ndarray, inverse_grid: Grid
 ) -> dict[str, float]:
     """How far from themselves fixed points come back, after fixed_to_moving and moving_to_fixed.
 
     points, mapped: (N, d) LPS mm, fixed points and where fixed_to_moving takes them (`map_points`);
-    moving_to_fixed: (*inverse_grid.shape, d) mm. Returns mean, p95 and max in mm over the points that both
-    fields cover, and outside, the fraction (0..1) of those they do not; nan if no point is covered.
+    moving_to_fixed: (*inverse_grid.shape, d) mm. Returns what `point_errors` does; outside are points that one of the
+    fields does not cover.
     """
-    error = np.linalg.norm(map_points(mapped, moving_to_fixed, inverse_grid) - points, axis=-1)
-    covered = error[np.isfinite(error)]
-    if covered.size == 0:
-        return {"mean": float("nan"), "p95": float("nan"), "max": float("nan"), "outside": 1.0}
-    return {
-        "mean": float(covered.mean()),
-        "p95": float(np.percentile(covered, 95)),
-        "max": float(covered.max()),
-        "outside": float(1.0 - covered.size / len(error)),
-    }
+    return point_errors(map_points(mapped, moving_to_fixed, inverse_grid), points)
 
 
 def landmark_errors(mapped: np.ndarray, moving_points: np.ndarray) -> np.ndarray:
@@ -433,24 +442,19 @@ def landmark_errors(mapped: np.ndarray, moving_points: np.ndarray) -> np.ndarray
 
 
 def truth_error(result: Any, truth_grid: Grid, truth: np.ndarray) -> dict[str, float]:
-    """Distance between the found and the true map, over the fixed foreground.
+    """Distance between the found and the true map, over the foreground of the warped image.
 
     result: registration.Result; truth: (*truth_grid.shape, d) LPS mm, fixed -> moving, the affine included. Returns
-    mean, p95 and max in mm, and mean_before: the same for the affine alignment alone.
+    mean, p95 and max in mm, and mean_before: the mean for the affine alignment alone. Points that the true field does
+    not cover do not count; InputError if it covers none.
     """
     from .imaging.intensities import foreground
 
     d = result.fixed_grid.ndim
     points = grid_points(result.fixed_grid, foreground(result.warped))
     true = map_points(points, truth, truth_grid)
-    found = np.linalg.norm(map_points(points, result.fixed_to_moving, result.field_grid) - true, axis=-1)
-    before = np.linalg.norm(points @ result.affine[:d, :d].T + result.affine[:d, d] - true, axis=-1)
-    known = np.isfinite(found)
-    if not known.any():
+    after = point_errors(map_points(points, result.fixed_to_moving, result.field_grid), true)
+    if after["outside"] == 1:
         raise InputError("The true field does not cover the fixed image. Check that it belongs to this pair.")
-    return {
-        "mean": float(found[known].mean()),
-        "p95": float(np.percentile(found[known], 95)),
-        "max": float(found[known].max()),
-        "mean_before": float(before[known].mean()),
-    }
+    before = point_errors(points @ result.affine[:d, :d].T + result.affine[:d, d], true)
+    return {"mean": after["mean"], "p95": after["p95"], "max": after["max"], "mean_before": before["mean"]}

@@ -4,12 +4,15 @@
 import itertools
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib import metrics as m
+from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.volume import Volume
 
 
 def oblique(shape, spacing, turn=0.3, mirrored=False):
@@ -350,6 +353,48 @@ def test_inverse_error_of_translations_is_their_mismatch():
     lost = m.inverse_error(points, mapped + 100.0, back, grid)
     assert math.isnan(lost["mean"])
     assert lost["outside"] == 1.0
+
+
+def found_by(field, grid, affine=None):
+    """What `truth_error` looks at of a Result whose warped image shows a box in the middle."""
+    image = np.zeros(grid.shape, np.float32)
+    image[tuple(slice(n // 3, 2 * n // 3) for n in grid.shape)] = 1
+    return SimpleNamespace(
+        fixed_grid=grid,
+        field_grid=grid,
+        warped=Volume(grid, image),
+        fixed_to_moving=field,
+        affine=np.eye(grid.ndim + 1) if affine is None else affine,
+    )
+
+
+@every_grid
+def test_a_shift_from_the_truth_is_the_error_whatever_the_grid_of_the_truth(grid):
+    """An affine map is linear between its samples, so any grid around the object gives the same numbers."""
+    d = grid.ndim
+    affine = np.eye(d + 1)
+    affine[:d, :d] += 0.05 * np.diag(np.arange(d) - 1.0)
+    shift = np.array([3.0, 4.0, 0.0])[:d]
+
+    def field(where, extra=0.0):
+        return (centers(where) @ (affine[:d, :d] - np.eye(d)).T + extra).astype(np.float32)
+
+    for truth_grid in (grid, grid.padded(2).resampled(factor=2)):
+        exact = m.truth_error(found_by(field(grid), grid, affine), truth_grid, field(truth_grid))
+        assert exact == pytest.approx({"mean": 0, "p95": 0, "max": 0, "mean_before": 0}, abs=1e-4)
+        off = m.truth_error(found_by(field(grid, shift), grid, affine), truth_grid, field(truth_grid))
+        assert off == pytest.approx({"mean": 5, "p95": 5, "max": 5, "mean_before": 0}, abs=1e-4)
+        before = m.truth_error(found_by(field(grid, shift), grid, affine), truth_grid, field(truth_grid, shift))
+        assert before == pytest.approx({"mean": 0, "p95": 0, "max": 0, "mean_before": 5}, abs=1e-4)
+
+
+def test_a_truth_that_covers_nothing_is_refused():
+    grid = GRIDS["3-D oblique"]
+    affine = grid.affine.copy()
+    affine[:3, 3] += 1e4
+    field = np.zeros((*grid.shape, 3), np.float32)
+    with pytest.raises(InputError, match="does not cover"):
+        m.truth_error(found_by(field, grid), Grid(grid.shape, affine), field)
 
 
 def test_border_hits_count_points_outside_the_voxels_of_the_moving_image():
