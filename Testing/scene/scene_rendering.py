@@ -94,13 +94,7 @@ class Room:
         """(rows, columns, 3) uint8 of a view; row 0 at the bottom, so that [y, x] are Slicer's XY coordinates."""
         view = self.views[name] if isinstance(name, str) else name
         view.render()
-        reader = vtk.vtkWindowToImageFilter()
-        reader.SetInput(view.render_window())
-        reader.ReadFrontBufferOff()
-        reader.Update()
-        image = reader.GetOutput()
-        width, height, _ = image.GetDimensions()
-        return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)[..., :3].astype(int)
+        return pictureOf(view.render_window())
 
     def pictures(self) -> dict[str, np.ndarray]:
         return {name: self.picture(name) for name in self.shown()}
@@ -130,3 +124,60 @@ def slicer_nodes(scene, className: str) -> list:
     return [
         node for node in (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())) if node.IsA(className)
     ]
+
+
+class ChartPicture:
+    """A plot chart node drawn by VTK's own chart, with what Slicer's plot view takes from the nodes.
+
+    Attributes:
+        picture: (rows, columns, 3) int, row 0 at the bottom.
+    """
+
+    def __init__(self, chartNode, size=(420, 300)) -> None:
+        self.chart = vtk.vtkChartXY()
+        types = slicer.vtkMRMLPlotSeriesNode
+        for index in range(chartNode.GetNumberOfPlotSeriesNodes()):
+            node = chartNode.GetNthPlotSeriesNode(index)
+            bars = node.GetPlotType() == types.PlotTypeScatterBar
+            plot = self.chart.AddPlot(vtk.vtkChart.BAR if bars else vtk.vtkChart.LINE)
+            plot.SetInputData(node.GetTableNode().GetTable(), node.GetXColumnName(), node.GetYColumnName())
+            plot.SetWidth(node.GetLineWidth())
+            plot.GetPen().SetLineType(vtk.vtkPen.NO_PEN if bars else vtk.vtkPen.SOLID_LINE)
+            plot.SetColorF(*node.GetColor())
+            plot.SetLabel(node.GetName())
+        self.chart.SetTitle(chartNode.GetTitle())
+        self.chart.SetShowLegend(chartNode.GetLegendVisibility())
+        for axis, title in (
+            (vtk.vtkAxis.BOTTOM, chartNode.GetXAxisTitle()),
+            (vtk.vtkAxis.LEFT, chartNode.GetYAxisTitle()),
+        ):
+            self.chart.GetAxis(axis).SetTitle(title)
+        view = vtk.vtkContextView()
+        view.GetRenderWindow().SetOffScreenRendering(True)
+        view.GetRenderWindow().SetMultiSamples(0)
+        view.GetRenderWindow().SetSize(*size)
+        view.GetRenderer().SetBackground(1, 1, 1)
+        view.GetScene().AddItem(self.chart)
+        view.Render()
+        self.picture = pictureOf(view.GetRenderWindow())
+
+    def pixel(self, x: float, y: float) -> tuple[int, int]:
+        """(row, column) of a point of the chart."""
+        place = []
+        for axis, value in ((self.chart.GetAxis(vtk.vtkAxis.LEFT), y), (self.chart.GetAxis(vtk.vtkAxis.BOTTOM), x)):
+            low, high = axis.GetMinimum(), axis.GetMaximum()
+            start, end = axis.GetPoint1(), axis.GetPoint2()
+            along = 1 if axis.GetPosition() == vtk.vtkAxis.LEFT else 0
+            place.append(round(start[along] + (value - low) / (high - low) * (end[along] - start[along])))
+        return place[0], place[1]
+
+
+def pictureOf(window) -> np.ndarray:
+    """(rows, columns, 3) int of a render window, row 0 at the bottom."""
+    reader = vtk.vtkWindowToImageFilter()
+    reader.SetInput(window)
+    reader.ReadFrontBufferOff()
+    reader.Update()
+    image = reader.GetOutput()
+    width, height, _ = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)[..., :3].astype(int)

@@ -3,83 +3,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import slicer
 
-from .arrays import slabs
+from ..figures import rough_foreground, thinned
 from .tables import writeTable
 from .transaction import Transaction
 
 _BINS = 60
-_BLUE, _ORANGE = (0.12, 0.47, 0.71), (1.0, 0.5, 0.05)
+_QUANTILE = 0.998  # of voxels whose log determinant lies within the histogram
+_BLUE, _ORANGE, _GREEN = (0.12, 0.47, 0.71), (1.0, 0.5, 0.05), (0.17, 0.63, 0.17)
 
 
 def writeConvergenceChart(
     transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str, history: list[dict[str, Any]]
 ) -> None:
-    """Energy and its similarity part over the accepted iterations of all levels (entries of result.history)."""
+    """The energy over the accepted iterations of all levels (entries of result.history), and what it is the sum of.
+
+    The image part is the dissimilarity as the energy counts it: so all curves have one unit, and one axis suits them.
+    """
     rows = [
         {
             "Iteration": index,
+            "Level": int(entry["level"]) + 1,
             "Energy": float(entry["energy"]),
-            "Similarity": float(entry["similarity"]),
+            "Images": float(entry["energy"] - entry["regularization"]),
             "Regularization": float(entry["regularization"]),
+            "Dissimilarity": float(entry["similarity"]),
             "Smallest determinant": float(entry["smallest_determinant"]),
-            "Level": int(entry["level"]),
         }
         for index, entry in enumerate(history)
     ]
     table = _table(transaction, chart, name)
     writeTable(table, rows)
-    for index, (column, color) in enumerate((("Energy", _BLUE), ("Similarity", _ORANGE))):
+    for index, (column, color) in enumerate((("Energy", _BLUE), ("Images", _ORANGE), ("Regularization", _GREEN))):
         series = _series(transaction, chart, index, column, table)
         series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
         series.SetXColumnName("Iteration")
         series.SetYColumnName(column)
-        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+        # A level may be a single point, of which a line would show nothing.
+        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+        series.SetMarkerSize(4)
         series.SetColor(*color)
-    _title(chart, "Convergence", "iteration", "energy")
+    _title(chart, "Convergence", "accepted iterations of all levels", "energy (no unit)")
 
 
-def logHistogramInSteps(logJacobian: np.ndarray) -> Generator[None, None, tuple[np.ndarray, np.ndarray]]:
-    """How often which log determinant occurs, in short steps.
+def logHistogram(logJacobian: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How often which log determinant occurs where the fixed image shows something.
+
+    Background is most of an image, does not move, and would be all that the histogram shows. Voxels are thinned out,
+    as in the report: they tell no less, and the largest image takes no time.
 
     Returns:
-        counts and edges of bins that are symmetric around 0. Voxels without logarithm are left out.
+        percent of these voxels, and edges, of bins that are symmetric around 0. The few beyond them count in the
+        outermost ones; voxels without logarithm (folded) are left out.
     """
-    limit = 1e-3
-    for slab in slabs(logJacobian):
-        values = np.abs(logJacobian[slab])
-        limit = max(limit, float(values.max(initial=0.0, where=np.isfinite(values))))
-        yield
+    part = thinned(logJacobian)
+    values = logJacobian[part][rough_foreground(fixed[part])]
+    values = values[np.isfinite(values)]
+    limit = max(float(np.quantile(np.abs(values), _QUANTILE)) if values.size else 0.0, 1e-3)
     edges = np.linspace(-limit, limit, _BINS + 1)
-    counts = np.zeros(_BINS, int)
-    for slab in slabs(logJacobian):
-        counts += np.histogram(logJacobian[slab], bins=_BINS, range=(-limit, limit))[0]
-        yield
-    return counts, edges
+    counts, _ = np.histogram(np.clip(values, -limit, limit), edges)
+    return 100 * counts / max(values.size, 1), edges
 
 
 def writeHistogramChart(
     transaction: Transaction, chart: slicer.vtkMRMLPlotChartNode, name: str, histogram: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """A histogram of log determinants: counts and edges."""
-    counts, edges = histogram
+    """A histogram of log determinants: percent and edges."""
+    percent, edges = histogram
     rows = [
-        {"Log determinant": float(center), "Voxels": int(count)}
-        for center, count in zip((edges[1:] + edges[:-1]) / 2, counts, strict=True)
+        {"Log determinant": float(center), "Percent": float(value)}
+        for center, value in zip((edges[1:] + edges[:-1]) / 2, percent, strict=True)
     ]
     table = _table(transaction, chart, name)
     writeTable(table, rows)
-    series = _series(transaction, chart, 0, "Log determinant", table)
+    series = _series(transaction, chart, 0, "Volume change", table)
     series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatterBar)
     series.SetXColumnName("Log determinant")
-    series.SetYColumnName("Voxels")
+    series.SetYColumnName("Percent")
     series.SetColor(*_BLUE)
-    _title(chart, "Volume change", "log Jacobian determinant", "voxels")
+    chart.SetLegendVisibility(False)
+    _title(chart, "Volume change", "log Jacobian determinant (0: as large)", "percent of the object's voxels")
 
 
 def _title(chart: slicer.vtkMRMLPlotChartNode, title: str, horizontal: str, vertical: str) -> None:
@@ -102,6 +109,7 @@ def _series(
         transaction.lend(series)
     else:
         series = transaction.create("vtkMRMLPlotSeriesNode", name)
+        series.SetName(name)  # as it is: the legend of a second chart shall not say "Energy_1"
         chart.AddAndObservePlotSeriesNodeID(series.GetID())
     series.SetAndObserveTableNodeID(table.GetID())
     return series

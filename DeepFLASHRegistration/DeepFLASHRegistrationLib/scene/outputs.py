@@ -15,9 +15,9 @@ import vtk
 from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from .arrays import atOnce, imageFromArray
+from .arrays import arrayFromImage, imageFromArray
 from .carry import carriedMarkups, carriedModel
-from .charts import logHistogramInSteps, writeConvergenceChart, writeHistogramChart
+from .charts import logHistogram, writeConvergenceChart, writeHistogramChart
 from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransform, gridTransformInSteps
 from .geometry import gridFromVolume, ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import placeBeside
@@ -59,7 +59,7 @@ class PreparedResult:
     def __init__(
         self, result: Any, fixedVolume: slicer.vtkMRMLScalarVolumeNode, movingVolume: slicer.vtkMRMLScalarVolumeNode
     ) -> None:
-        self._result = result
+        self._result, self._fixed = result, fixedVolume
         # Planes of 2-D problems: where points of the one image go in the other.
         self._towards = {"fixedToMoving": gridFromVolume(movingVolume), "movingToFixed": gridFromVolume(fixedVolume)}
 
@@ -69,10 +69,12 @@ class PreparedResult:
             self.fixedToMoving = yield from gridTransformInSteps(*self._field("fixedToMoving"))
         if outputs.inverseTransform is not None:
             self.movingToFixed = yield from gridTransformInSteps(*self._field("movingToFixed"))
-        if outputs.histogramChart is not None:
-            self.histogram = yield from logHistogramInSteps(self._result.log_jacobian.data)
-        for name in ("warpedVolume", "logJacobianVolume"):
-            if getattr(outputs, name) is not None:
+        for output, name in (
+            ("warpedVolume", "warpedVolume"),
+            ("logJacobianVolume", "logJacobianVolume"),
+            ("histogramChart", "histogram"),
+        ):
+            if getattr(outputs, output) is not None:
                 _ = getattr(self, name)
                 yield
 
@@ -98,7 +100,8 @@ class PreparedResult:
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
         """Of the log determinants."""
-        return atOnce(logHistogramInSteps(self._result.log_jacobian.data))
+        data = self._result.log_jacobian.data
+        return logHistogram(data, arrayFromImage(self._fixed.GetImageData()).reshape(data.shape))
 
     @cached_property
     def warpedVolume(self) -> vtk.vtkImageData:
