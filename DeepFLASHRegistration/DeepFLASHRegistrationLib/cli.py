@@ -262,9 +262,10 @@ def _register(options: argparse.Namespace) -> int:
     from .imaging.transforms import read_displacement_field
 
     parameters, transform = _parameters(options)
-    from .results import check_output, save_result
+    from .output_folder import check_output
+    from .results import FILES, save_result
 
-    check_output(options.output, options.force)
+    check_output(options.output, FILES, options.force)
     _check_threads(options.threads)
 
     def optional(path: str | None, read: Any) -> Any:

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from .imaging.points import write_points
 from .imaging.transforms import write_affine, write_displacement_field
 from .imaging.volume import Volume
 from .metrics import grid_points
+from .output_folder import whole_folder
 from .phantom_anatomy import LABELS, T1, T2, Anatomy, ellipse_distance
 
 if TYPE_CHECKING:
@@ -424,6 +422,12 @@ def bullseye(seed: int = 0) -> Bullseye:
 
 # ---------------------------------------------------------------- files
 
+_FILES = (
+    *(f"{name}{rest}" for name in ("fixed", "moving") for rest in (".nii.gz", "_labels.nii.gz", "_points.mrk.json")),
+    *("truth_fixed_to_moving.nii.gz", "truth_moving_to_fixed.nii.gz", "truth_affine.tfm"),
+    *("labels.ctbl", "phantom.json"),
+)
+
 
 def write_pair(folder: str | os.PathLike, pair: PhantomPair | Bullseye, force: bool = False) -> dict[str, Path]:
     """Writes a pair: images, labels and a JSON file of its parameters; of heads also the truth and landmarks.
@@ -433,39 +437,20 @@ def write_pair(folder: str | os.PathLike, pair: PhantomPair | Bullseye, force: b
     names and colors.
 
     Args:
-        folder: made if needed; the files appear in it at the end, all at once if it is new or empty.
-        force: replace files of an earlier pair; files of other names stay.
+        folder: made if needed; the files appear in it all at once, at the end.
+        force: replace an earlier pair, of either kind; files of other names stay.
 
     Returns:
         What it is (the file's name without its endings) -> path.
 
     Raises:
         InputError: the folder holds files and `force` is not set, is a file, or cannot be written.
-        OSError: the disk is full; nothing is left behind.
+        OSError: the disk is full or fails; nothing is left behind, and an earlier pair is as it was.
     """
-    from .results import check_output
-
-    folder = check_output(folder, force)
-    missing = [parent for parent in folder.parents if not parent.exists()]
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.partial"
-    try:
-        temporary.mkdir(parents=True)
+    with whole_folder(folder, _FILES, force) as temporary:
         _write_files(temporary, pair)
         names = sorted(path.name for path in temporary.iterdir())
-        if folder.is_dir() and any(folder.iterdir()):
-            for name in names:
-                os.replace(temporary / name, folder / name)
-        else:
-            if folder.is_dir():
-                folder.rmdir()
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.exists():
-            for parent in missing:
-                with contextlib.suppress(OSError):
-                    parent.rmdir()
-    return {name.partition(".")[0]: folder / name for name in names}
+    return {name.partition(".")[0]: Path(folder) / name for name in names}
 
 
 def _write_files(folder: Path, pair: PhantomPair | Bullseye) -> None:

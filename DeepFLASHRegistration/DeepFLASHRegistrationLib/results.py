@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A result as a folder of files, written as a whole or not at all, and read again."""
+"""A result as a folder of files: what is in them, and the geodesic read again."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
 import os
-import secrets
-import shutil
-import signal
-import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +18,7 @@ from .deformation import Deformation
 from .imaging.errors import InputError
 from .imaging.grid import Grid
 from .imaging.volume import Volume
+from .output_folder import whole_folder
 from .parameters import INTEGRATORS
 from .registration import Result
 from .report import FILES, write_report
@@ -33,42 +28,6 @@ VELOCITY = "velocity.safetensors"
 _FORMAT = "deepflash-geodesic-1"
 # What is written for a folded voxel, whose determinant has no logarithm.
 _LOG_FLOOR = math.log(1e-3)
-
-
-def check_output(folder: str | os.PathLike, force: bool = False) -> Path:
-    """The folder as a Path, if a result may be written there; asked before any work.
-
-    Raises:
-        InputError: it is a file, holds files and ``force`` is not set, or cannot be written.
-    """
-    folder = Path(folder)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file. Give the name of a folder.")
-        if folder.is_dir() and any(folder.iterdir()) and not force:
-            raise InputError(
-                f"{folder}: exists and is not empty. Choose another folder, or add --force to replace an "
-                "earlier result in it (other files are left alone)."
-            )
-        for name in FILES:
-            if (folder / name).is_dir():
-                raise InputError(f"{folder / name}: is a folder, where a file is to be written. Choose another folder.")
-        place = folder
-        while not place.exists():
-            place = place.parent
-        if not place.is_dir():
-            raise InputError(f"{folder}: cannot be made, because {place} is a file. Choose another folder.")
-        probe = place / f".{secrets.token_hex(8)}"
-        probe.mkdir()
-        probe.rmdir()
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{folder}: cannot be written ({reason}). Choose another folder, or change its permissions."
-        ) from error
-    return folder
 
 
 def save_result(
@@ -88,24 +47,13 @@ def save_result(
         force: replace an earlier result in the folder; files of other names stay.
 
     Raises:
-        InputError: see check_output.
+        InputError: the folder is a file, holds files and ``force`` is not set, or cannot be written.
         OSError: the disk is full or fails; nothing is left behind, and an earlier result is as it was.
     """
     from .imaging.io import write_volume
     from .imaging.transforms import write_affine, write_displacement_field
 
-    folder = check_output(folder, force)
-    made: Path | None = None
-    place = folder if folder.is_dir() else folder.parent
-    temporary = None
-    try:
-        if not place.exists():
-            made = place
-            while not made.parent.exists():
-                made = made.parent
-            place.mkdir(parents=True)
-        temporary = place / f".{folder.name}.{secrets.token_hex(6)}.partial"
-        temporary.mkdir()
+    with whole_folder(folder, FILES, force) as temporary:
         write_volume(temporary / "warped.nii.gz", result.warped)
         write_displacement_field(
             temporary / "fixed_to_moving.nii.gz", result.field_grid, result.fixed_to_moving, result.moving_grid
@@ -121,69 +69,7 @@ def save_result(
         write_velocity(temporary / VELOCITY, result)
         write_report(temporary / "report.html", result, fixed, moving, fixed_labels)
         (temporary / "result.json").write_text(json.dumps(summary(result), indent=1, allow_nan=False), encoding="utf-8")
-        with _interrupts_wait():
-            if place == folder:
-                _replace(temporary, folder)
-            else:
-                os.replace(temporary, folder)
-            made = None
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and not place.exists():
-            reason = "the folder was removed meanwhile"
-        else:
-            reason = f"{error.strerror or error}; is there space on the disk?"
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-            reason = "the disk is full"
-        raise OSError(
-            error.errno or errno.EIO,
-            f"{folder}: could not be written ({reason}). Nothing was left there; "
-            "free some space or choose another folder, and run again",
-        ) from error
-    finally:
-        with _interrupts_wait():
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
-            if made is not None:
-                shutil.rmtree(made, ignore_errors=True)
-    return folder
-
-
-def _replace(source: Path, folder: Path) -> None:
-    """Puts the files of a result in the place of those in a folder: all of them, or after a failure none."""
-    old = source / "replaced"
-    old.mkdir()
-    done: list[tuple[Path, Path]] = []
-    try:
-        for name in FILES:
-            for a, b in ((folder / name, old / name), (source / name, folder / name)):
-                if os.path.lexists(a):
-                    os.replace(a, b)
-                    done.append((a, b))
-    except BaseException:
-        for a, b in reversed(done):
-            os.replace(b, a)
-        raise
-
-
-@contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Delays signals that would interrupt (Ctrl-C and the like) until the end of the block, where it must not stop
-    half-way."""
-    held: list[int] = []
-    before: dict[int, Any] = {}
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)
-                if number is not None and callable(signal.getsignal(number)):
-                    before[number] = signal.getsignal(number)
-                    signal.signal(number, lambda number, frame: held.append(number))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for number in held[:1]:
-        signal.raise_signal(number)
+    return Path(folder)
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -302,6 +188,11 @@ def load_result(path: str | os.PathLike) -> SavedResult:
     if not path.is_file():
         raise InputError(f'{path}: there is no such file. Pass the folder that "deepflash register" wrote.')
     tensors, metadata = read_tensors(path)
+    if metadata.get("format") == _FORMAT and "crc32" not in metadata:
+        raise InputError(
+            f"{path}: was written by an early version, without the checksum that tells whether it is intact. "
+            "Register the images again; result.json beside it has the parameters."
+        )
     try:
         if metadata.get("format") != _FORMAT:
             raise ValueError("it holds no geodesic of this program")

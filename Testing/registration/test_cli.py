@@ -287,7 +287,7 @@ def test_failures_are_told_in_words(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("DeepFLASHRegistrationLib.registration._estimate", fail)
+    monkeypatch.setattr("DeepFLASHRegistrationLib.estimators.estimate", fail)
     assert register(pair, tmp_path / "out") == 1
     assert f"Failed: {message}" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["in"]
@@ -399,7 +399,7 @@ def test_impatience_does_not_disturb_the_cleaning_up(
         remove(*arguments, **options)
 
     monkeypatch.setattr("DeepFLASHRegistrationLib.results.write_report", interrupt)
-    monkeypatch.setattr("DeepFLASHRegistrationLib.results.shutil.rmtree", again)
+    monkeypatch.setattr("DeepFLASHRegistrationLib.output_folder.shutil.rmtree", again)
     assert register(pair, tmp_path / "out") == 130
     assert os.listdir(tmp_path) == ["in"]
 
@@ -415,7 +415,7 @@ def test_an_interrupt_that_comes_too_late(
         if str(b) == str(tmp_path / "out"):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("DeepFLASHRegistrationLib.results.os.replace", replace)
+    monkeypatch.setattr("DeepFLASHRegistrationLib.output_folder.os.replace", replace)
     assert register(pair, tmp_path / "out") == 0
     assert "report.html" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path / "out")) == sorted(set(FILES) - {"labels.nii.gz"})

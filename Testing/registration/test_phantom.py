@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,6 +369,31 @@ def test_a_failure_leaves_nothing(small, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="space"):
         write_pair(tmp_path / "new" / "pair", small)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", [1, 4, 9])
+def test_a_failure_while_replacing_leaves_the_earlier_pair(small, tmp_path, monkeypatch, moment):
+    write_pair(tmp_path / "pair", small)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "pair").iterdir()}
+    real, renamed = os.replace, []
+
+    def replace(a, b):
+        if Path(b).parent == tmp_path / "pair":
+            renamed.append(b)
+            if len(renamed) == moment:
+                raise OSError(5, "Input/output error")
+        real(a, b)
+
+    monkeypatch.setattr("DeepFLASHRegistrationLib.output_folder.os.replace", replace)
+    with pytest.raises(OSError, match="pair: could not be written"):
+        write_pair(tmp_path / "pair", make_pair(4, **SMALL), force=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "pair").iterdir()} == before
+
+
+def test_no_truth_of_an_earlier_pair_stays_beside_another(small, tmp_path):
+    write_pair(tmp_path, small)
+    paths = write_pair(tmp_path, bullseye(0), force=True)
+    assert sorted(tmp_path.iterdir()) == sorted(paths.values())
 
 
 # The bull's eye ----------------------------------------------------------------------------------------------

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepFLASHRegistrationLib import results
+from DeepFLASHRegistrationLib import output_folder, results
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, read_displacement_field
+from DeepFLASHRegistrationLib.output_folder import check_output
 from DeepFLASHRegistrationLib.report import FILES
-from DeepFLASHRegistrationLib.results import check_output, load_result, save_result
+from DeepFLASHRegistrationLib.results import load_result, save_result
 from DeepFLASHRegistrationLib.tensors import read_tensors, write_tensors
 from registration_pairs import Registered, Saved
 
@@ -199,6 +200,9 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "velocity.safetensors", {"velocity": np.zeros(3)}, {"format": "something else"})
     with pytest.raises(InputError, match="holds no geodesic of this program"):
         load_result(tmp_path)
+    write_tensors(tmp_path / "velocity.safetensors", {"velocity": np.zeros(3)}, {"format": results._FORMAT})
+    with pytest.raises(InputError, match=r"early version, without the checksum .* Register the images again"):
+        load_result(tmp_path)
     (tmp_path / "velocity.safetensors").write_text("not tensors at all")
     with pytest.raises(InputError, match="is damaged"):
         load_result(tmp_path)
@@ -310,19 +314,19 @@ def test_hostile_geodesics_are_refused(saved: Saved, tmp_path: Path, change: Cal
 def test_the_folder_is_asked_for_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=r"file: is a file\. Give the name of a folder\."):
-        check_output(tmp_path / "file")
+        check_output(tmp_path / "file", FILES)
     with pytest.raises(InputError, match=r"cannot be made, because .*file is a file\. Choose another folder"):
-        check_output(tmp_path / "file" / "a" / "b")
+        check_output(tmp_path / "file" / "a" / "b", FILES)
     with pytest.raises(InputError, match=r"exists and is not empty\. Choose another folder, or add --force"):
-        check_output(tmp_path)
+        check_output(tmp_path, FILES)
     with pytest.raises(InputError, match=r"cannot be written \(File name too long\)"):
-        check_output(tmp_path / ("x" * 300))
+        check_output(tmp_path / ("x" * 300), FILES)
     (tmp_path / "report.html").mkdir()
     with pytest.raises(InputError, match=r"report\.html: is a folder, where a file is to be written"):
-        check_output(tmp_path, force=True)
-    assert check_output(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+        check_output(tmp_path, FILES, force=True)
+    assert check_output(tmp_path / "new" / "deep", FILES) == tmp_path / "new" / "deep"
     (tmp_path / "empty").mkdir()
-    check_output(tmp_path / "empty")
+    check_output(tmp_path / "empty", FILES)
     assert sorted(os.listdir(tmp_path)) == ["empty", "file", "report.html"]
 
 
@@ -332,7 +336,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(InputError, match=r"new: cannot be written \(Permission denied\)\. Choose another folder"):
-        check_output(tmp_path / "new")
+        check_output(tmp_path / "new", FILES)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no permissions of this kind")
@@ -344,7 +348,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     try:
         for force in (False, True):
             with pytest.raises(InputError, match=r"cannot be written \(Permission denied\)\. Choose another folder"):
-                check_output(tmp_path / "new", force)
+                check_output(tmp_path / "new", FILES, force)
     finally:
         if root:
             os.seteuid(0)
@@ -421,8 +425,8 @@ def test_a_failure_leaves_everything_as_it_was(
                     raise what
             real(a, b)
 
-        # Of the writers, only results.py renames into the folder itself.
-        monkeypatch.setattr(results.os, "replace", replace)
+        # Of the writers, only output_folder.py renames into the folder itself.
+        monkeypatch.setattr(output_folder.os, "replace", replace)
     elif where == "disk":
         from DeepFLASHRegistrationLib.imaging import nifti
 
@@ -447,13 +451,13 @@ def test_an_interrupt_during_the_renaming_waits(
 ) -> None:
     for name in FILES:
         (tmp_path / name).write_text("old")
-    real = results._replace
+    real = output_folder._replace
 
-    def replace(source: Path, folder: Path) -> None:
+    def replace(*arguments: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        real(source, folder)
+        real(*arguments)
 
-    monkeypatch.setattr(results, "_replace", replace)
+    monkeypatch.setattr(output_folder, "_replace", replace)
     with pytest.raises(KeyboardInterrupt):
         save(registered, tmp_path, force=True)
     assert sorted(os.listdir(tmp_path)) == sorted(FILES)
