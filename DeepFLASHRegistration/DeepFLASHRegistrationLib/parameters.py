@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-METHODS = ("flash",)
+METHODS = ("flash", "deepflash", "deepflash+flash")
 ALIGNMENTS = ("none", "centers", "rigid", "affine")
 SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
 INTEGRATORS = ("euler", "multistep", "midpoint", "rk4")
@@ -43,7 +43,20 @@ class Parameters:
     """
 
     preset: str = _setting("default", "Preset", "What the other settings started from.", choices=PRESETS)
-    method: str = _setting("flash", "Method", "Estimator of the initial velocity: FLASH optimizes it.", choices=METHODS)
+    method: str = _setting(
+        "flash",
+        "Method",
+        "Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a "
+        "fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the "
+        "alignment and the bias correction.",
+        choices=METHODS,
+    )
+    model: str = _setting(
+        "", "Model", "Trained model of DeepFLASH: the name of a bundled or installed one, or its folder."
+    )
+    refinement: int = _setting(
+        5, "Refinement", "Iterations of FLASH after the prediction, with DeepFLASH + FLASH.", limits=(1, 1000)
+    )
     initial_alignment: str = _setting(
         "affine", "Initial alignment", "Linear alignment before the deformation.", choices=ALIGNMENTS
     )
@@ -168,6 +181,8 @@ class Parameters:
             raise ValueError(f"bands must be odd numbers, not {self.bands}.")
         if list(self.resolutions) != sorted(self.resolutions, reverse=True):
             raise ValueError(f"resolutions must run from coarse to fine, not {self.resolutions}.")
+        if self.method != "flash" and not self.model:
+            raise ValueError(f"The method {self.method!r} needs a model: its name, or its folder.")
         if self.window_low >= self.window_high:
             raise ValueError(f"window_low must lie below window_high, not {self.window_low} and {self.window_high}.")
 
@@ -235,7 +250,10 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()  # a NumPy scalar or array
     if kind == "str":
-        if value not in f.metadata["choices"]:
+        if not f.metadata["choices"]:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} must be a text, not {value!r}.")
+        elif value not in f.metadata["choices"]:
             raise ValueError(f"{name} must be one of {', '.join(f.metadata['choices'])}, not {value!r}.")
         return value
     if kind == "bool":

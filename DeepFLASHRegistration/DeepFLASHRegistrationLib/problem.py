@@ -102,8 +102,10 @@ class Problem:
         affine: np.ndarray,
         parameters: Parameters,
         unit_mm: float | None = None,
+        multiple: int = 1,
     ):
-        """Images as `scaled_intensities` returns them; ``unit_mm``: the unit of length, chosen by default."""
+        """Images as `scaled_intensities` returns them; ``unit_mm``: the unit of length, chosen by default;
+        ``multiple``: of what every level has a multiple of voxels along each axis."""
         from .imaging.intensities import background_value, foreground
         from .imaging.resampling import resample
         from .imaging.working_grid import working_grid
@@ -138,8 +140,8 @@ class Problem:
         finest = float(grid.spacing.min())
         # Blocks that are averaged stay about cubic in mm on anisotropic grids.
         self.factors = [tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
-        multiple = [math.lcm(*(f[a] for f in self.factors)) for a in range(d)]
-        missing = [-n % m for n, m in zip(grid.shape, multiple, strict=True)]
+        multiples = [math.lcm(*(f[a] * multiple for f in self.factors)) for a in range(d)]
+        missing = [-n % m for n, m in zip(grid.shape, multiples, strict=True)]
         needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
         if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
             raise InputError(

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from .imaging.errors import Cancelled, InputError
 from .imaging.grid import Grid
 from .imaging.volume import Volume, checked_image, checked_labels, checked_mask
 from .parameters import Parameters
-from .problem import Problem, scaled_intensities, settings
+from .problem import scaled_intensities
 from .verdict import SMALLEST_DETERMINANT, SMALLEST_LABEL_VOXELS, Verdict, verdict
 from .version import __version__
 
@@ -156,7 +155,10 @@ def register(
     _require_torch()
     import torch
 
-    parameters = parameters or Parameters()
+    from . import estimators
+
+    plan = estimators.plan(parameters or Parameters(), fixed.ndim)
+    parameters = plan.parameters
     watch = _Progress(progress, cancel)
     watch.phase("prepare", 0.0, "Checking the input")
     fixed, moving = checked_image(fixed), checked_image(moving)
@@ -177,9 +179,9 @@ def register(
         notes += more
         watch.stop_if_cancelled()
         watch.phase("level", 0.2, "Preparing the levels")
-        problem = Problem(scaled_fixed, scaled_moving, fixed_mask, moving_mask, affine, parameters)
+        problem = plan.problem(scaled_fixed, scaled_moving, fixed_mask, moving_mask, affine)
         try:
-            velocity, history, cancelled = _estimate(problem, parameters, used_device, initial_velocity, watch)
+            found = estimators.estimate(problem, plan, used_device, initial_velocity, watch)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if used_device == "cpu" or not _out_of_memory(error):
                 raise
@@ -187,29 +189,29 @@ def register(
             watch.tell(phase="level", progress=0.2, message=notes[-1])
             used_device = "cpu"
             torch.cuda.empty_cache()
-            velocity, history, cancelled = _estimate(problem, parameters, used_device, initial_velocity, watch)
+            found = estimators.estimate(problem, plan, used_device, initial_velocity, watch)
         watch.phase("finish", 0.85, "Computing the maps")
-        forward, folded, more = _unfolded(fixed.grid, velocity, problem.foreground, used_device)
-        notes += more
-        parts, determinant = _outputs(fixed, moving, velocity, forward, moving_labels, used_device)
+        maps = _unfolded(fixed.grid, found.velocity, problem.foreground, used_device)
+        notes += maps.notes
+        parts = _outputs(fixed, moving, maps, moving_labels)
         watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = _measure(
-            fixed, moving, affine, parts, determinant, folded, fixed_labels, moving_labels, points, problem.foreground
-        )
-        if not cancelled and len(history) < 2 and sum(parameters.iterations):
+        metrics = _measure(fixed, moving, affine, parts, maps, fixed_labels, moving_labels, points, problem.foreground)
+        if found.unusual:
+            metrics["unusual"] = list(found.unusual)
+        if not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):
             notes.append("The optimization could not lower the energy: the result is the affine alignment.")
     return Result(
         parameters=parameters,
         fixed_grid=fixed.grid,
         moving_grid=moving.grid,
-        velocity=velocity,
-        history=history,
+        velocity=maps.velocity,
+        history=found.history,
         affine=affine,
         metrics=metrics,
         timings=watch.finished(),
         provenance=_provenance(fixed, moving, used_device, threads),
-        verdict=verdict(metrics, cancelled),
-        cancelled=cancelled,
+        verdict=verdict(metrics, found.cancelled),
+        cancelled=found.cancelled,
         notes=list(dict.fromkeys(notes)),
         **parts,
     )
@@ -363,49 +365,6 @@ def _alignment(
     return matrix, notes
 
 
-# ------------------------------------------------------------------------------------------------------ estimation
-
-
-def _estimate(
-    problem: Problem, parameters: Parameters, device: str, initial: Mapping[str, Any] | None, watch: _Progress
-) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
-    """v0 by FLASH. Another estimator takes the same problem and returns the same three things."""
-    import torch
-
-    from .geodesics.flash import minimize
-
-    levels = problem.levels(parameters)
-    start = None
-    if initial is not None:
-        start = torch.as_tensor(initial["velocity"], device=device)
-        if start.shape[0] != problem.fixed.ndim or not problem.grid.same_as(initial["domain"]):
-            raise InputError("The initial velocity belongs to another fixed image or working grid.")
-    history: list[dict[str, Any]] = []
-    # A voxel costs the same at every level, an iteration at a finer one as many times more.
-    costs = [problem.grid.size / math.prod(level.factors) + 20 * math.prod(level.band.modes) for level in levels]
-    total = sum(c * (level.iterations + 1) for c, level in zip(costs, levels, strict=True))
-
-    def report(step: Any) -> None:
-        done = sum(c * (level.iterations + 1) for c, level in zip(costs[: step.level], levels, strict=False))
-        done += costs[step.level] * (step.iteration + 1)
-        record = {k: v for k, v in dataclasses.asdict(step).items() if k not in ("levels", "iterations")}
-        history.append(record)
-        watch.tell(
-            phase="level",
-            progress=0.2 + 0.65 * done / total,
-            levels=step.levels,
-            iterations=step.iterations,
-            message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}",
-            **record,
-        )
-
-    estimate = minimize(
-        problem.pair(device), levels, settings(parameters), start, problem.window(device), report, watch.cancel
-    )
-    velocity = problem.geodesic(estimate.velocity, estimate.metric, parameters)
-    return velocity, history, estimate.cancelled
-
-
 # --------------------------------------------------------------------------------------------------------- results
 
 
@@ -431,21 +390,32 @@ def _inner(grid: Grid, field_grid: Grid, ring: int = 0) -> tuple[slice, ...]:
     )
 
 
-def _unfolded(
-    fixed: Grid, velocity: dict[str, Any], inside: np.ndarray, device: str
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The field fixed_to_moving, where it folds, and notes; ``velocity`` is weakened where it folds until it does not.
+@dataclass(frozen=True)
+class _Maps:
+    """The final geodesic: its arguments, what computes its maps, and on the fixed grid where it folds and by how much
+    it scales volumes."""
+
+    velocity: dict[str, Any]
+    deformation: Deformation
+    field_grid: Grid
+    inverse_grid: Grid
+    fixed_to_moving: np.ndarray
+    folded: np.ndarray
+    determinant: np.ndarray
+    notes: list[str]
+
+
+def _unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, device: str) -> _Maps:
+    """The maps of a velocity, which is weakened where they fold until they do not.
 
     The geodesic's map is one to one; its samples on the fixed grid need not be where it is steeper than voxels can
     show (or nearly so: a determinant below the verdict's limit). There, and only there, the velocity's detail is
     damped: a few millimeters around a few voxels.
     """
-    import torch
-
-    from .geodesics.band import Band, attenuated
     from .metrics import folded_voxels, jacobian_determinant
 
-    field_grid, _ = field_grids(fixed, velocity["affine"])
+    field_grid, inverse_grid = field_grids(fixed, velocity["affine"])
+    # One voxel of the margin makes the differences central everywhere on the fixed grid.
     ring, crop = _inner(fixed, field_grid, 1), (slice(1, -1),) * fixed.ndim
     damped = 0
     for attempt in range(_UNFOLDING + 1):
@@ -459,27 +429,34 @@ def _unfolded(
             break
         damped += count
         steep = folded | (inside & (determinant < 1.6 * SMALLEST_DETERMINANT.check))
-        # v0 lives in the moving image before the affine: where the points came from.
-        at = fixed.index_to_physical(np.argwhere(steep)) + forward[_inner(fixed, field_grid)][steep]
-        back = np.linalg.inv(velocity["affine"])
-        came = at @ back[:-1, :-1].T + back[:-1, -1]
-        edges = np.array(deformation.lengths) / deformation.domain.shape
-        centers = (deformation.domain.physical_to_index(came) + 0.5) * edges
-        band = Band(velocity["velocity"].shape[1:], deformation.lengths)
-        wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(band.modes, band.lengths, strict=True))
-        v0 = torch.as_tensor(velocity["velocity"], device=device)
-        velocity["velocity"] = (
-            attenuated(v0, band, torch.as_tensor(_thinned(centers, wavelength / 3)), 0.7 * wavelength, 0.5)
-            .cpu()
-            .numpy()
-        )
+        at = fixed.index_to_physical(np.argwhere(steep))
+        velocity = _damped(velocity, deformation, at + forward[_inner(fixed, field_grid)][steep])
     notes = []
     if damped:
         notes.append(
             f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
             "voxels can show."
         )
-    return forward, folded, notes
+    return _Maps(dict(velocity), deformation, field_grid, inverse_grid, forward, folded, determinant, notes)
+
+
+def _damped(velocity: Mapping[str, Any], deformation: Deformation, at: np.ndarray) -> dict[str, Any]:
+    """The velocity with less detail around points (N, d) of the moving image, LPS mm."""
+    import torch
+
+    from .geodesics.band import Band, attenuated
+
+    # v0 lives in the moving image before the affine: where the points came from.
+    back = np.linalg.inv(velocity["affine"])
+    came = at @ back[:-1, :-1].T + back[:-1, -1]
+    edges = np.array(deformation.lengths) / deformation.domain.shape
+    centers = (deformation.domain.physical_to_index(came) + 0.5) * edges
+    band = Band(velocity["velocity"].shape[1:], deformation.lengths)
+    wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(band.modes, band.lengths, strict=True))
+    v0 = torch.as_tensor(velocity["velocity"], device=deformation.device)
+    centers = torch.as_tensor(_thinned(centers, wavelength / 3))
+    weaker = attenuated(v0, band, centers, 0.7 * wavelength, 0.5).cpu().numpy()
+    return {**velocity, "velocity": weaker}
 
 
 def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
@@ -488,23 +465,13 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
     return points[np.sort(first)]
 
 
-def _outputs(
-    fixed: Volume,
-    moving: Volume,
-    velocity: Mapping[str, Any],
-    forward: np.ndarray,
-    moving_labels: Volume | None,
-    device: str,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The images and fields of a Result, and the determinant on the fixed grid."""
+def _outputs(fixed: Volume, moving: Volume, maps: _Maps, moving_labels: Volume | None) -> dict[str, Any]:
+    """The images and fields of a Result."""
     from . import warping
     from .imaging.resampling import resample
-    from .metrics import jacobian_determinant
 
-    deformation = deformation_from(velocity, device)
-    affine = deformation.affine
-    field_grid, inverse_grid = field_grids(fixed.grid, affine)
-    on_fixed = forward[_inner(fixed.grid, field_grid)]
+    affine = maps.deformation.affine
+    on_fixed = maps.fixed_to_moving[_inner(fixed.grid, maps.field_grid)]
     background = float(moving.data.min())
     warped = warping.warp(moving, fixed.grid, on_fixed, outside=background)
     before = resample(moving, fixed.grid, affine, outside=background)
@@ -514,23 +481,19 @@ def _outputs(
         labels_before = Volume(
             fixed.grid, resample(moving_labels, fixed.grid, affine, nearest=True), moving_labels.name
         )
-    # One voxel of the margin makes the differences central everywhere on the fixed grid.
-    determinant = jacobian_determinant(forward[_inner(fixed.grid, field_grid, 1)], fixed.grid.padded(1))[
-        (slice(1, -1),) * fixed.ndim
-    ]
     with np.errstate(divide="ignore", invalid="ignore"):
-        logarithm = np.where(determinant > 0, np.log(determinant), -np.inf).astype(np.float32)
+        logarithm = np.where(maps.determinant > 0, np.log(maps.determinant), -np.inf).astype(np.float32)
     return {
-        "field_grid": field_grid,
-        "inverse_grid": inverse_grid,
-        "fixed_to_moving": forward,
-        "moving_to_fixed": deformation.displacement(inverse_grid, "moving_to_fixed"),
+        "field_grid": maps.field_grid,
+        "inverse_grid": maps.inverse_grid,
+        "fixed_to_moving": maps.fixed_to_moving,
+        "moving_to_fixed": maps.deformation.displacement(maps.inverse_grid, "moving_to_fixed"),
         "warped": Volume(fixed.grid, warped, moving.name),
         "moving_affine": Volume(fixed.grid, before, moving.name),
         "log_jacobian": Volume(fixed.grid, logarithm, "log Jacobian determinant"),
         "labels": labels,
         "labels_before": labels_before,
-    }, determinant
+    }
 
 
 def _measure(
@@ -538,8 +501,7 @@ def _measure(
     moving: Volume,
     affine: np.ndarray,
     parts: Mapping[str, Any],
-    determinant: np.ndarray,
-    folded: np.ndarray,
+    maps: _Maps,
     fixed_labels: Volume | None,
     moving_labels: Volume | None,
     points: tuple[np.ndarray, np.ndarray] | None,
@@ -556,8 +518,8 @@ def _measure(
         "voxel_mm": float(fixed.grid.voxel_volume ** (1 / fixed.ndim)),
         "ndim": fixed.ndim,
     }
-    found.update(m.determinant_statistics(determinant, inside))
-    count = int(np.count_nonzero(folded))
+    found.update(m.determinant_statistics(maps.determinant, inside))
+    count = int(np.count_nonzero(maps.folded))
     found["folds_strict"] = {"count": count, "percent": 100.0 * count / max(int(np.count_nonzero(inside)), 1)}
     probes = m.grid_points(fixed.grid, inside)
     mapped = m.map_points(probes, field_, grid)

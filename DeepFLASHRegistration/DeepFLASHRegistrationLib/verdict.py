@@ -95,6 +95,7 @@ def criteria(metrics: Mapping[str, Any], cancelled: bool = False) -> list[Criter
         _landmarks(metrics, measure),
         _mean_dice(metrics),
         _label_dice(metrics, measure),
+        _unusual(metrics),
     ]
     return [criterion for criterion in found if criterion is not None]
 
@@ -245,6 +246,13 @@ def _label_dice(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None
         text = _listed(f"{label} ({_signed(-losses[label], '.2f')})" for label in losers)
         sentence = f"A loss of more than {most:g} in Dice: {text}."
     return Criterion("Dice per label", "check" if losers else "good", sentence, f"loss ≤ {most:g} each")
+
+
+def _unusual(metrics: Mapping[str, Any]) -> Criterion | None:
+    reasons = metrics.get("unusual")
+    if not reasons:
+        return None
+    return Criterion("Training data", "check", " ".join(reasons), "like the images the model was trained on")
 
 
 def _reversed(limits: Limits) -> Limits:

@@ -10,6 +10,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from ..learning.models import find_models
 from ..parameters import Parameters
 
 
@@ -53,10 +54,14 @@ class ParameterForm:
         self._values = {**Parameters.from_preset(preset).to_dict(), **known}
         self._show()
 
+    def _beside_preset(self) -> dict[str, Any]:
+        """What choosing another preset leaves as it is."""
+        return {name: self._values[name] for name in ("method", "model", "refinement")}
+
     def change(self, values: dict[str, Any]) -> None:
         """Changes some values, as the user would; a preset comes first and changes the others. Calls nobody back."""
         if "preset" in values:
-            self.setValues({"preset": values["preset"], "method": self._values["method"]})
+            self.setValues({"preset": values["preset"], **self._beside_preset()})
         self.setValues({**self._values, **values})
 
     def parameters(self) -> Parameters:
@@ -75,6 +80,11 @@ class ParameterForm:
             widget = qt.QComboBox()
             widget.addItems(list(meta["choices"]))
             widget.connect("currentTextChanged(QString)", lambda text: self._set(name, text))
+        elif name == "model":
+            widget = qt.QComboBox()
+            widget.editable = True  # a folder may be named as well
+            widget.addItems(["", *(found.name for found in find_models() if found.config is not None)])
+            widget.connect("currentTextChanged(QString)", lambda text: self._set(name, text.strip()))
         elif each.type == "bool":
             widget = qt.QCheckBox()
             widget.connect("toggled(bool)", lambda value: self._set(name, bool(value)))
@@ -116,8 +126,7 @@ class ParameterForm:
         if self._showing:
             return
         if name == "preset":
-            self._values = Parameters.from_preset(value, method=self._values["method"]).to_dict()
-            self._show()
+            self.setValues({"preset": value, **self._beside_preset()})
         else:
             self._values[name] = value
             self._mark()
@@ -128,7 +137,7 @@ class ParameterForm:
         try:
             for name, widget in self.widgets.items():
                 value, each = self._values[name], self._fields[name]
-                if each.metadata["choices"]:
+                if each.type == "str":
                     widget.setCurrentText(value)
                 elif each.type == "bool":
                     widget.checked = value

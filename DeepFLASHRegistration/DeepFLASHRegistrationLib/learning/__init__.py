@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicting the initial velocity of a geodesic: networks, their training, trained models."""

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model at work: from two images to v0, to both maps and the warped image, without leaving the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..geodesics.band import Lattice, Metric, Upsampler
+from ..geodesics.jacobian import smallest_determinant
+from ..geodesics.objective import Pair
+from ..geodesics.sampling import Sampler
+from ..imaging.errors import InputError
+from ..parameters import Parameters
+from ..problem import Problem, settings
+from .models import Model, load_model
+from .unrolled import MULTIPLE, built
+
+# What lies further beyond what was met in training is reported.
+_EXTENT_SLACK = 1.25
+_UNUSUAL = 4.0  # standard deviations
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """v0 (d, *modes), its metric, whether it was cancelled, and what about the images is unlike the training data."""
+
+    velocity: Tensor
+    metric: Metric
+    cancelled: bool
+    unusual: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """On the working grid's cells, in units of length along array axes: fixed_to_moving and moving_to_fixed minus the
+    identity (d, *shape), and the warped moving image (*shape)."""
+
+    fixed_to_moving: Tensor
+    moving_to_fixed: Tensor
+    warped: Tensor
+
+
+class Predictor:
+    """A model in memory, for any device. InputError if its weights do not fit its architecture."""
+
+    def __init__(self, model: Model):
+        config = self.config = model.config
+        if config.kind != "unrolled":
+            raise InputError(f"The model {config.name} is of the kind {config.kind!r}, which register() does not run.")
+        self.ndim, self.unit_mm, self.parameters = config.ndim, config.unit_mm, config.parameters
+        self.multiple = MULTIPLE
+        self._network = built(config.ndim, config.architecture)
+        model.check_shapes({name: tuple(value.shape) for name, value in self._network.state_dict().items()})
+        self._network.load_state_dict({name: torch.from_numpy(value) for name, value in model.arrays.items()})
+        self._network.requires_grad_(False).eval()
+
+    def effective(self, parameters: Parameters) -> Parameters:
+        """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
+        kept = ("method", "model", "refinement", "initial_alignment", "bias_correction")
+        return dataclasses.replace(self.parameters, **{name: getattr(parameters, name) for name in kept})
+
+    def refinement(self, parameters: Parameters) -> Parameters:
+        """The parameters of FLASH after the prediction."""
+        levels = self.config.architecture["refinement"]
+        iterations = (parameters.refinement,) * len(levels["resolutions"])
+        return dataclasses.replace(parameters, **levels, iterations=iterations, tolerance=0.0)
+
+    def predict(
+        self,
+        problem: Problem,
+        device: str = "cpu",
+        report: Callable[[int, int, dict[str, Any]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Prediction:
+        """v0 of a problem.
+
+        Args:
+            problem: made with this model's parameters, unit and multiple.
+            device: where.
+            report: called with (step, steps, record) after every step.
+            cancelled: asked between steps; the velocity so far is returned.
+        """
+        started = time.perf_counter()
+        levels = problem.levels(self.parameters)
+        total = sum(stage.steps for stage in self._network.stages)
+        done, first, last, stopped = 0, None, None, False
+        for state in self.unrolled(problem.pair(device), levels, problem.window(device), last_evaluated=True):
+            last = state
+            if first is None:
+                first = state.evaluation
+            if state.change is not None:
+                done += 1
+            if report is not None and state.evaluation.gradient is not None and (state.change is not None or done == 0):
+                evaluation = state.evaluation
+                report(
+                    done,
+                    total,
+                    {
+                        "level": state.stage,
+                        "iteration": state.step + 1,
+                        "energy": evaluation.energy,
+                        "similarity": evaluation.dissimilarity,
+                        "regularization": evaluation.regularization,
+                        "smallest_determinant": smallest_determinant(
+                            evaluation.displacement, state.objective.flow.lattice
+                        ),
+                        "seconds": time.perf_counter() - started,
+                    },
+                )
+            if cancelled is not None and cancelled() and done < total:
+                stopped = True
+                break
+        unusual = self._unusual(problem, first.energy, last.evaluation.energy)
+        velocity = last.velocity
+        if not last.evaluation.energy <= first.energy:
+            velocity = torch.zeros_like(velocity)
+            unusual = (*unusual, "The prediction did not lower the energy, and was dropped.")
+        return Prediction(velocity, last.objective.level.metric, stopped, unusual)
+
+    def unrolled(self, pair: Pair, levels: Any, window: Any, **more: Any) -> Any:
+        """The states of the network's steps; see UnrolledPredictor.unroll."""
+        self._network.to(pair.fixed.device)
+        return self._network.unroll(pair, levels, settings(self.parameters), window, **more)
+
+    def maps(self, problem: Problem, pair: Pair) -> Maps:
+        """From two images in memory to both maps and the warped image, all on the images' device.
+
+        Args:
+            problem: what the levels and the window come from.
+            pair: its images as tensors.
+        """
+        last = None
+        for state in self.unrolled(
+            pair, problem.levels(self.parameters), problem.window(str(pair.fixed.device)), last_evaluated=False
+        ):
+            last = state
+        flow, shooting, like = last.objective.flow, last.objective.shooting, pair.fixed
+        cells = Lattice.cells(tuple(like.shape), pair.lengths)
+        with torch.no_grad():
+            trajectory = shooting.shoot(last.velocity, last.objective.steps, last.objective.settings.integrator)
+            fine = Upsampler(flow.lattice, cells, like.dtype, like.device)
+            forth, back = fine(flow.fixed_to_moving(trajectory)), fine(flow.moving_to_fixed(trajectory))
+            warped = Sampler(cells, cells, like.dtype, like.device)(pair.moving[None], forth)[0]
+        return Maps(forth, back, warped)
+
+    def _unusual(self, problem: Problem, before: float, after: float) -> tuple[str, ...]:
+        """What about a pair is unlike the pairs of the training, in sentences."""
+        found = []
+        low, high = self.config.extent_mm
+        at = np.argwhere(problem.fixed_mask)
+        extent = (at.max(0) - at.min(0) + 1) * problem.grid.spacing
+        if extent.min() < low / _EXTENT_SLACK or extent.max() > high * _EXTENT_SLACK:
+            found.append(
+                f"The fixed object measures {' x '.join(f'{x:.0f}' for x in extent)} mm; the model {self.config.name} "
+                f"was trained on objects with lengths of {low:.0f} to {high:.0f} mm."
+            )
+        mean, sd = self.config.energy
+        ratio = after / before if before > 0 else math.nan
+        if not ratio < mean + _UNUSUAL * sd:
+            found.append(
+                f"The prediction left {100 * ratio:.0f} % of the energy, where in validation it left {100 * mean:.0f} "
+                f"(sd {100 * sd:.0f}): these images are unlike the training data."
+            )
+        return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def predictor(model: str) -> Predictor:
+    """The predictor of a bundled or user model (name or folder), kept in memory.
+
+    Raises:
+        InputError: there is no such model, or it is damaged.
+    """
+    return Predictor(load_model(model))
