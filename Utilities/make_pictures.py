@@ -15,9 +15,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
 
-from DeepFLASHRegistrationLib import Grid, Volume, cli, figures, read_volume
+from DeepFLASHRegistrationLib import Grid, Volume, cli, read_volume
 from DeepFLASHRegistrationLib.imaging.resampling import resample
 from DeepFLASHRegistrationLib.imaging.transforms import read_displacement_field
+from DeepFLASHRegistrationLib.report import pixels, views
 from DeepFLASHRegistrationLib.warping import warp
 
 _GAP, _SCALE, _SPACING_MM = 6, 2, 8.0
@@ -51,17 +52,17 @@ def make(result: Path, phantom: Path, path: Path) -> None:
     grid, field = read_displacement_field(result / "fixed_to_moving.nii.gz")
     inner = tuple(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(grid.shape, fixed.grid.shape, strict=True))
     before = resample(moving, fixed.grid)
-    inside = figures.rough_foreground(fixed.data)
-    center = figures.foreground_center(fixed.data)
+    inside = views.rough_foreground(fixed.data)
+    center = views.foreground_center(fixed.data)
     rows = []
-    for view in figures.views(fixed.grid):
+    for view in views.views(fixed.grid):
 
-        def gray(data: np.ndarray, view: figures.View = view) -> np.ndarray:
+        def gray(data: np.ndarray, view: views.View = view) -> np.ndarray:
             cut = view.cut(data, center)
-            picture = figures.gray(cut, figures.window([cut]))
-            return figures.to_bytes(picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, -1))
+            picture = pixels.gray(cut, pixels.window([cut]))
+            return pixels.to_bytes(picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, -1))
 
-        jacobian = figures.to_bytes(figures.diverging(view.cut(log_jacobian.data, center) / np.log(4)))
+        jacobian = pixels.to_bytes(pixels.diverging(view.cut(log_jacobian.data, center) / np.log(4)))
         outside = ~view.cut(inside, center)
         jacobian[outside] = 0
         planes = grid_lines(moving.grid, _SPACING_MM, fixed.grid.direction[:, view.normal])
@@ -80,7 +81,7 @@ def make(result: Path, phantom: Path, path: Path) -> None:
         ]
         lines_.append(np.concatenate(padded, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(figures.png(np.concatenate(lines_, 0)))
+    path.write_bytes(pixels.png(np.concatenate(lines_, 0)))
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepFLASHRegistrationLib import figures as f
 from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.report import charts, overlays, pixels, views
 
 ORIENTATIONS = [
     (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
@@ -38,7 +38,7 @@ def scene(grid):
 def test_pictures_do_not_depend_on_the_storage_order(order, signs):
     reference, grid = stored_as((2, 1, 0), (1, 1, 1)), stored_as(order, signs)
     middle = [n // 2 for n in grid.shape]
-    for expected, found in zip(f.views(reference), f.views(grid)):
+    for expected, found in zip(views.views(reference), views.views(grid)):
         assert (found.name, found.letters, found.tilt) == (expected.name, expected.letters, 0.0)
         picture = expected.cut(scene(reference), [n // 2 for n in reference.shape])
         np.testing.assert_array_equal(found.cut(scene(grid), middle), picture)
@@ -56,7 +56,7 @@ def test_the_patient_is_shown_in_radiological_convention():
         "coronal": ("R", "L", "S", "I", left, -superior),
         "sagittal": ("A", "P", "S", "I", posterior, -superior),
     }
-    for view in f.views(grid):
+    for view in views.views(grid):
         *letters, to_the_right, downwards = expected[view.name]
         assert list(view.letters) == letters
         assert (np.diff(view.cut(to_the_right, middle), axis=1) > 0).all()
@@ -68,10 +68,10 @@ def test_oblique_grids_are_shown_along_the_nearest_axes_and_say_how_far_off_they
     turn = np.eye(4)
     turn[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     grid = stored_as((0, 2, 1), (-1, 1, -1))
-    views = f.views(Grid(grid.shape, turn @ grid.affine))
-    assert [v.name for v in views] == ["axial", "coronal", "sagittal"]
-    assert [v.normal for v in views] == [1, 2, 0]
-    assert [round(v.tilt, 3) for v in views] == [0.0, 20.0, 20.0]
+    found = views.views(Grid(grid.shape, turn @ grid.affine))
+    assert [v.name for v in found] == ["axial", "coronal", "sagittal"]
+    assert [v.normal for v in found] == [1, 2, 0]
+    assert [round(v.tilt, 3) for v in found] == [0.0, 20.0, 20.0]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -82,8 +82,8 @@ def test_a_single_slice_of_a_volume_looks_like_that_slice(axis):
     affine = grid.affine.copy()
     affine[:3, 3] += affine[:3, axis] * middle[axis]
     flat = Grid(tuple(1 if a == axis else n for a, n in enumerate(grid.shape)), affine).flattened()
-    (found,) = f.views(flat)
-    (expected,) = [v for v in f.views(grid) if v.normal == axis]
+    (found,) = views.views(flat)
+    (expected,) = [v for v in views.views(grid) if v.normal == axis]
     assert (found.name, found.letters) == (expected.name, expected.letters)
     data = scene(grid)
     np.testing.assert_array_equal(found.cut(data[index].squeeze(axis), (0, 0)), expected.cut(data, middle))
@@ -91,10 +91,10 @@ def test_a_single_slice_of_a_volume_looks_like_that_slice(axis):
 
 def test_plain_2d_images_are_shown_as_they_are_in_any_storage_order():
     plain = np.arange(12.0).reshape(3, 4)
-    (view,) = f.views(Grid((3, 4), np.array([[0, 1.0, 0], [1.0, 0, 0], [0, 0, 1]])))
+    (view,) = views.views(Grid((3, 4), np.array([[0, 1.0, 0], [1.0, 0, 0], [0, 0, 1]])))
     np.testing.assert_array_equal(view.cut(plain, (0, 0)), plain)
     assert view.letters == ("", "", "", "")
-    (view,) = f.views(Grid((4, 3), np.array([[-1.0, 0, 3], [0, 1.0, 0], [0, 0, 1]])))
+    (view,) = views.views(Grid((4, 3), np.array([[-1.0, 0, 3], [0, 1.0, 0], [0, 0, 1]])))
     np.testing.assert_array_equal(view.cut(plain.T[::-1], (0, 0)), plain)
 
 
@@ -102,7 +102,7 @@ def test_plain_2d_images_are_shown_as_they_are_in_any_storage_order():
 def test_points_and_pixels_agree(order, signs):
     grid = stored_as(order, signs)
     data, middle = scene(grid), [n // 2 for n in grid.shape]
-    for view in f.views(grid):
+    for view in views.views(grid):
         picture = view.cut(data, middle)
         rows, columns = np.indices(picture.shape) + 0.5
         index = view.place(columns, rows, middle, grid.shape)
@@ -113,8 +113,8 @@ def test_points_and_pixels_agree(order, signs):
 def test_the_center_is_that_of_the_bright_object():
     data = np.full((60, 70, 300), -1000.0, np.float32)
     data[10:20, 40:60, 200:280] = 50.0
-    assert np.abs(np.subtract(f.foreground_center(data), (14.5, 49.5, 239.5))).max() <= 4
-    assert f.foreground_center(np.zeros((5, 6), np.float32)) == (2, 3)
+    assert np.abs(np.subtract(views.foreground_center(data), (14.5, 49.5, 239.5))).max() <= 4
+    assert views.foreground_center(np.zeros((5, 6), np.float32)) == (2, 3)
 
 
 # Pixels -----------------------------------------------------------------------------------------------------
@@ -122,46 +122,48 @@ def test_the_center_is_that_of_the_bright_object():
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 1), (40, 30, 3)])
 def test_png_files_decode_to_the_same_pixels(tmp_path, shape):
-    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    (tmp_path / "a.png").write_bytes(f.png(pixels))
+    picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(pixels.png(picture))
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.png")))
-    np.testing.assert_array_equal(found, pixels)
-    assert f.data_uri(pixels).startswith("data:image/png;base64,iVBORw0KGgo")
+    np.testing.assert_array_equal(found, picture)
+    assert pixels.data_uri(picture).startswith("data:image/png;base64,iVBORw0KGgo")
 
 
 def test_gray_windows():
     slices = [np.linspace(0, 100, 1000), np.array([np.nan, np.inf])]
-    low, high = f.window(slices)
+    low, high = pixels.window(slices)
     assert (low, high) == (pytest.approx(1.0, abs=0.1), pytest.approx(99.7, abs=0.1))
-    np.testing.assert_allclose(f.gray(np.array([0.0, 50.35, 200.0, np.nan]), (low, high)), [0, 0.5, 1, 0], atol=1e-2)
-    low, high = f.window([np.full(9, 3.0)])
+    np.testing.assert_allclose(
+        pixels.gray(np.array([0.0, 50.35, 200.0, np.nan]), (low, high)), [0, 0.5, 1, 0], atol=1e-2
+    )
+    low, high = pixels.window([np.full(9, 3.0)])
     assert low == 3.0
     assert high > low
-    assert f.window([np.array([np.nan])]) == (0.0, 1.0)
+    assert pixels.window([np.array([np.nan])]) == (0.0, 1.0)
 
 
 def test_differences_are_black_where_images_agree_and_colored_by_sign():
     a, b = np.array([[0.5, 1.0, 0.0]], np.float32), np.array([[0.5, 0.0, 1.0]], np.float32)
-    equal, brighter, darker = f.difference_picture(a, b)[0].astype(int)
+    equal, brighter, darker = pixels.difference_picture(a, b)[0].astype(int)
     assert equal.tolist() == [0, 0, 0]
     assert brighter[0] > brighter[2] + 100
     assert darker[2] > darker[0] + 100
 
 
 def test_checkerboards_alternate():
-    found = f.checkerboard(np.zeros((4, 6)), np.ones((4, 6)), (2, 3))
+    found = pixels.checkerboard(np.zeros((4, 6)), np.ones((4, 6)), (2, 3))
     np.testing.assert_array_equal(found[:, [0, 5]] // 255, [[0, 1], [0, 1], [1, 0], [1, 0]])
 
 
 def test_determinants_are_symmetric_in_log_and_folds_are_loud():
     base = np.full((1, 3), 0.5, np.float32)
     logs = np.array([[-0.7, 0.0, 0.7]], np.float32)
-    low, middle, high = f.determinant_picture(base, logs, 0.7, np.zeros((1, 3), bool))[0].astype(int)
+    low, middle, high = pixels.determinant_picture(base, logs, 0.7, np.zeros((1, 3), bool))[0].astype(int)
     assert low[2] > low[0] + 50
     assert high[0] > high[2] + 50
     assert np.ptp(middle) == 0
-    folded = f.determinant_picture(base, np.array([[np.nan, -np.inf, 0]]), 0.7, np.array([[True, True, False]]))
-    np.testing.assert_array_equal(folded[0, :2], np.array([f.FOLD_COLOR, f.FOLD_COLOR]))
+    folded = pixels.determinant_picture(base, np.array([[np.nan, -np.inf, 0]]), 0.7, np.array([[True, True, False]]))
+    np.testing.assert_array_equal(folded[0, :2], np.array([pixels.FOLD_COLOR, pixels.FOLD_COLOR]))
 
 
 @pytest.mark.parametrize(
@@ -177,12 +179,12 @@ def test_colors_that_matter_are_told_apart_by_color_blind_readers(sight):
     def seen(colors):
         return np.clip((np.asarray(colors) ** 2.2) @ np.array(sight).T, 0, 1) ** (1 / 2.2)
 
-    low, middle, high = seen(f.diverging(np.array([-0.7, 0.0, 0.7])))
+    low, middle, high = seen(pixels.diverging(np.array([-0.7, 0.0, 0.7])))
     for a, b in itertools.combinations((low, middle, high), 2):
         assert np.linalg.norm(a - b) > 0.35
-    scale = seen(f.diverging(np.linspace(-1, 1, 101)))
+    scale = seen(pixels.diverging(np.linspace(-1, 1, 101)))
     gray = seen(np.linspace(0, 0.85, 50)[:, None] * np.ones(3))
-    folded = seen(f.FOLD_COLOR / 255.0)
+    folded = seen(pixels.FOLD_COLOR / 255.0)
     assert np.linalg.norm(np.concatenate([scale, gray]) - folded, axis=-1).min() > 0.35
 
 
@@ -192,16 +194,16 @@ def test_colors_that_matter_are_told_apart_by_color_blind_readers(sight):
 def test_outlines_run_along_pixel_edges():
     labels = np.zeros((4, 5), int)
     labels[1:3, 1:4] = 7
-    assert f.outline_path(*f.outline(labels)) == "M1 1H4M1 3H4M1 1V3M4 1V3"
+    assert overlays.outline_path(*overlays.outline(labels)) == "M1 1H4M1 3H4M1 1V3M4 1V3"
     labels[1:3, 3] = 8
-    assert f.outline_path(*f.outline(labels)) == "M1 1H4M1 3H4M1 1V3M3 1V3M4 1V3"
-    assert f.outline_path(*f.outline(np.ones((2, 2), int))) == "M0 0H2M0 2H2M0 0V2M2 0V2"
-    assert f.outline_path(*f.outline(np.zeros((2, 2), int))) == ""
+    assert overlays.outline_path(*overlays.outline(labels)) == "M1 1H4M1 3H4M1 1V3M3 1V3M4 1V3"
+    assert overlays.outline_path(*overlays.outline(np.ones((2, 2), int))) == "M0 0H2M0 2H2M0 0V2M2 0V2"
+    assert overlays.outline_path(*overlays.outline(np.zeros((2, 2), int))) == ""
 
 
 def test_lines_break_where_points_are_missing():
     points = np.array([[[0, 0], [1.26, 0], [np.nan, 0], [3, 1], [4, 1]]], float)
-    assert f.polylines(points) == "M0 0L1.3 0M3 1L4 1"
+    assert overlays.polylines(points) == "M0 0L1.3 0M3 1L4 1"
 
 
 def test_the_deformation_grid_moves_with_the_map_after_the_affine():
@@ -209,11 +211,11 @@ def test_the_deformation_grid_moves_with_the_map_after_the_affine():
     outer = grid.padded(10)
     affine = np.eye(4)
     affine[:3, 3] = (3.0, 0.0, -2.0)
-    (axial, _, _) = f.views(grid)
+    (axial, _, _) = views.views(grid)
 
     def numbers(shift):
         back = np.zeros((*outer.shape, 3), np.float32) + np.float32(shift) - affine[:3, 3].astype(np.float32)
-        path = f.deformation_grid(axial, (15, 15, 15), grid, affine, back, outer, lines=5)
+        path = overlays.deformation_grid(axial, (15, 15, 15), grid, affine, back, outer, lines=5)
         return np.array(re.findall(r"[ML](\S+) ([^ML]+)", path), float)
 
     still = numbers((0.0, 0.0, 0.0))
@@ -228,15 +230,15 @@ def test_the_deformation_grid_moves_with_the_map_after_the_affine():
 
 
 def test_round_ticks():
-    assert f.nice_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert f.nice_ticks(-7, 13) == [-5, 0, 5, 10]
-    assert f.nice_ticks(2, 2) == [2]
-    assert [f.short(v) for v in (0, 0.25, 1234.5, 1e6, 2e-5)] == ["0", "0.25", "1234", "1e6", "2e-5"]
+    assert charts.nice_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert charts.nice_ticks(-7, 13) == [-5, 0, 5, 10]
+    assert charts.nice_ticks(2, 2) == [2]
+    assert [charts.short(v) for v in (0, 0.25, 1234.5, 1e6, 2e-5)] == ["0", "0.25", "1234", "1e6", "2e-5"]
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.2, 0.4, 0.7, 1.0, 2.0, 3.4])
 def test_factor_ticks_are_symmetric_and_apart(limit):
-    ticks = f.factor_ticks(limit)
+    ticks = charts.factor_ticks(limit)
     at = np.array([t for t, _ in ticks])
     np.testing.assert_allclose(at, -at[::-1])
     assert len(at) >= 3
@@ -246,25 +248,25 @@ def test_factor_ticks_are_symmetric_and_apart(limit):
 
 def test_convergence_charts_use_a_log_axis_only_where_it_helps():
     falling = 1000 * 0.7 ** np.arange(20)
-    chart = f.line_chart([f.Series("energy", "s1", falling)], [0, 12], "x", "y")
+    chart = charts.line_chart([charts.Series("energy", "s1", falling)], [0, 12], "x", "y")
     assert ">100<" in chart
     assert ">10<" in chart
     assert chart.count('class="rule"') == 1
     assert chart.count("M", chart.index('class="line s1"')) >= 2
-    linear = f.line_chart([f.Series("energy", "s1", falling - 500)], [0], "x", "y")
+    linear = charts.line_chart([charts.Series("energy", "s1", falling - 500)], [0], "x", "y")
     assert ">0<" in linear
 
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [1.0, np.nan, 2.0], [-1.0, np.inf]])
 def test_charts_of_few_or_odd_values_hold_numbers_only(values):
-    series = [f.Series("a", "s1", np.array(values)), f.Series("none", "s2", np.full(len(values), np.nan))]
-    chart = f.line_chart(series, [0], "x", "y")
+    series = [charts.Series("a", "s1", np.array(values)), charts.Series("none", "s2", np.full(len(values), np.nan))]
+    chart = charts.line_chart(series, [0], "x", "y")
     assert "nan" not in chart
     assert "inf" not in chart
 
 
 def test_histograms_show_percent_and_put_outliers_in_the_last_bin():
-    chart = f.log_histogram(np.array([-9.0, -0.1, 0.1, 9.0]), 1.0, "determinant", "percent")
+    chart = charts.log_histogram(np.array([-9.0, -0.1, 0.1, 9.0]), 1.0, "determinant", "percent")
     assert chart.count('class="low"') == 2
     assert chart.count('class="high"') == 2
     assert ">1/2<" in chart

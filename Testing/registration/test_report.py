@@ -17,7 +17,7 @@ from DeepFLASHRegistrationLib import verdict as limits
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.report import Verdict, verdict
+from DeepFLASHRegistrationLib.verdict import Verdict, verdict
 
 GOOD = {
     "similarity_before": 0.62,

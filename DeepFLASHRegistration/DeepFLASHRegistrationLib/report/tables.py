@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of the report, as HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..imaging.volume import Volume
+from ..verdict import change
+
+if TYPE_CHECKING:
+    from ..parameters import Parameters
+    from ..registration import Result
+
+
+_METRIC_NAMES = {
+    "similarity_before": "Correlation in the mask, affine only",
+    "similarity_after": "Correlation in the mask, registered",
+    "mean_dice_before": "Mean Dice, affine only",
+    "mean_dice_after": "Mean Dice, registered",
+    "folds": "Folded voxels, central differences",
+    "folds_strict": "Folded voxels, corner simplices",
+    "smallest_determinant": "Smallest determinant",
+    "largest_determinant": "Largest determinant",
+    "sd_log_determinant": "Standard deviation of the log determinant",
+    "inverse_error_mm": "Inverse-consistency error, mm",
+    "geodesic_length_mm": "Geodesic length, mm",
+    "largest_displacement_mm": "Largest displacement, mm",
+    "overlap": "Overlap of the foregrounds (Dice)",
+    "border_hits": "Fixed foreground mapped outside the moving image (fraction)",
+    "voxel_mm": "Voxel edge (geometric mean), mm",
+    "ndim": "Dimensions",
+}
+
+
+def label_section(dice: Mapping | None, changes: Mapping | None, ndim: int) -> str:
+    """Dice and volumes per label, as metrics "dice" and "volume_change" have them; empty without either."""
+    changes = {str(k): v for k, v in (changes or {}).items()}
+    if not dice and not changes:
+        return ""
+    unit = "mm³" if ndim == 3 else "mm²"
+    if dice:
+        head = (
+            "Label",
+            "Dice before",
+            "Dice after",
+            "0 – 1",
+            f"Moving, {unit}",
+            f"Warped, {unit}",
+            f"Fixed, {unit}",
+            "Volume change",
+        )
+        rows = []
+        for label, row in dice.items():
+            before, after = row["before"], row["after"]
+            cells = [escaped(label), _figure(before, ".3f"), _figure(after, ".3f"), _dumbbell(before, after)]
+            cells += [_figure(row[f"volume_{which}_mm3"], ",.0f") for which in ("moving", "warped", "fixed")]
+            percent = changes.get(str(label))
+            rows.append((*cells, "–" if percent is None else change(float(percent))))
+    else:
+        head = ("Label", "Volume change")
+        rows = [(escaped(label), change(float(percent))) for label, percent in changes.items()]
+    cells = "".join(
+        "<tr>" + f'<th scope="row">{r[0]}</th>' + "".join(f"<td>{c}</td>" for c in r[1:]) + "</tr>" for r in rows
+    )
+    titles = "".join(f"<th>{h}</th>" for h in head)
+    table = f'<table class="numbers"><thead><tr>{titles}</tr></thead>{cells}</table>'
+    note = "<p>Volume change is from the moving labels to the warped ones. "
+    note += "A dash: the label is missing in one of the images, or too small to tell.</p>"
+    return collapsible(f"Labels ({len(rows)})", note + table, opened=len(rows) <= 12)
+
+
+def _dumbbell(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return ""
+    a, b = 2 + 96 * before, 2 + 96 * after
+    style = "up" if after >= before else "down"
+    return (
+        f'<svg class="dumbbell" viewBox="0 0 100 10" role="img" aria-label="{before:.2f} to {after:.2f}">'
+        f'<path class="mesh" d="M2 5H98"/><path class="{style}" d="M{a:.1f} 5H{b:.1f}"/>'
+        f'<circle class="before" cx="{a:.1f}" cy="5" r="2.4"/>'
+        f'<circle class="{style}" cx="{b:.1f}" cy="5" r="3.2"/></svg>'
+    )
+
+
+def landmark_section(landmarks: Mapping | None) -> str:
+    """Errors per pair, as the metric "landmarks" has them; empty without."""
+    if not landmarks or not len(landmarks["after_mm"]):
+        return ""
+    pairs = list(zip(landmarks["before_mm"], landmarks["after_mm"]))
+    rows = "".join(
+        f'<tr><th scope="row">{i}</th><td>{_figure(b, ".2f")}</td><td>{_figure(a, ".2f")}</td></tr>'
+        for i, (b, a) in enumerate(pairs, 1)
+    )
+    head = "<thead><tr><th>Pair</th><th>Before, mm</th><th>After, mm</th></tr></thead>"
+    table = f'<table class="numbers">{head}{rows}</table>'
+    return collapsible(f"Landmarks ({len(pairs)})", table, opened=len(pairs) <= 12)
+
+
+def metric_rows(values: Mapping[str, Any], skip: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """A mapping, nested or not, as (name, value) text."""
+    rows = []
+    for key, value in values.items():
+        if key in skip or value is None:
+            continue
+        name = _METRIC_NAMES.get(key, str(key))
+        if isinstance(value, Mapping):
+            rows += [(f"{name}: {inner}", text) for inner, text in metric_rows(value)]
+        else:
+            rows.append((name, _plain(value)))
+    return rows
+
+
+def parameter_table(parameters: Parameters) -> str:
+    """Every setting with its unit and what it does."""
+    rows = []
+    for field in dataclasses.fields(parameters):
+        unit = field.metadata.get("unit") or ""
+        value = _plain(getattr(parameters, field.name))
+        rows.append((field.name, f"{value} {unit}".strip(), field.metadata.get("help") or ""))
+    return table_of(rows)
+
+
+def provenance(result: Result, fixed: Volume, moving: Volume) -> str:
+    """What the result was made from, by what, and how long each phase took."""
+    rows = [
+        ("fixed image", f"{fixed.name}, {_geometry(fixed.grid)}"),
+        ("moving image", f"{moving.name}, {_geometry(moving.grid)}"),
+    ]
+    rows += metric_rows(result.provenance)
+    total = max(total_seconds(result.timings), 1e-9)
+    times = "".join(
+        f'<tr><th scope="row">{escaped(phase)}</th><td>{duration(seconds)}</td>'
+        f'<td><span class="bar" style="width:{100 * seconds / total:.1f}%"></span></td></tr>'
+        for phase, seconds in result.timings.items()
+        if phase != "total"
+    )
+    return table_of(rows) + f'<h3>Seconds per phase</h3><table class="times">{times}</table>'
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (float, np.floating)):
+        return f"{float(value):.5g}"
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(v) for v in value)
+    return str(value)
+
+
+def _figure(value: Any, form: str) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}"
+
+
+def _geometry(grid: Grid) -> str:
+    size = " × ".join(str(n) for n in grid.shape[::-1])
+    spacing = " × ".join(f"{s:.4g}" for s in grid.spacing[::-1])
+    return f"{size} voxels, {spacing} mm"
+
+
+def total_seconds(timings: Mapping[str, float]) -> float:
+    """Of all phases."""
+    return float(timings["total"]) if "total" in timings else float(sum(timings.values()))
+
+
+def duration(value: float) -> str:
+    """Seconds in three digits or so."""
+    return f"{value:.2f} s" if value < 10 else f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def table_of(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of texts, the first of each its heading."""
+    body = ""
+    for heading, *cells in rows:
+        columns = "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
+        body += f'<tr><th scope="row">{escaped(heading)}</th>{columns}</tr>'
+    return f"<table>{body}</table>"
+
+
+def collapsible(title: str, content: str, opened: bool = False) -> str:
+    """A block that opens by a click on its title."""
+    head = f'<details class="block"{" open" if opened else ""}><summary><h2>{title}</h2></summary>'
+    return f"{head}{content}</details>"
+
+
+def escaped(value: Any) -> str:
+    """Any value as HTML text: markup is shown, not obeyed, and so are control and direction characters."""
+    text = str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # undecodable bytes of file names
+    text = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp") else f"\\u{ord(c):04x}" for c in text)
+    return html.escape(text, quote=True)
