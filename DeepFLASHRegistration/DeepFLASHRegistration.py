@@ -31,6 +31,7 @@ from DeepFLASHRegistrationLib.scene.runs import (
     SaveRun,
     runBatch,
 )
+from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.torch_installation import ensure_torch, torch_is_installed
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -209,7 +210,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
                 node.forgetOutputs(foreignOutputs(node.outputs(), node.inputs()))
             if node.values() != self.form.values():
                 self.form.setValues(node.values())
-            self.displays.setShown(node.shown(), self._hasResult())
+            self.displays.setShown(node.shown(), hasVelocity(node.transform))
             self.report.setTables(node.metricsTable, node.labelsTable)
             self.checkTimer.start()
         self._updateButtons()
@@ -218,8 +219,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.runPanel.update(self._missing())
         self.ui.saveButton.enabled = not self.runPanel.busy and self._hasResult()
         self.ui.copyPythonButton.enabled = self._parameterNode is not None
-        self.ui.keepButton.visible = (not self.runPanel.busy and self.registration is not None
-                                      and self.registration.canBeKept)
+        self.ui.keepButton.visible = (
+            not self.runPanel.busy and self.registration is not None and self.registration.canBeKept
+        )
 
     def _missing(self) -> str:
         """Why Register cannot be pressed; empty if it can."""
@@ -239,8 +241,13 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def _hasResult(self) -> bool:
         """Whether more can be computed of the result that is shown."""
         done, node = self.registration, self._parameterNode
-        return bool(node and done is not None and done.nodes is not None and done.inputs.fixedVolume is node.fixedVolume
-                    and done.inputs.movingVolume is node.movingVolume)
+        return bool(
+            node
+            and done is not None
+            and done.nodes is not None
+            and done.inputs.fixedVolume is node.fixedVolume
+            and done.inputs.movingVolume is node.movingVolume
+        )
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
@@ -267,8 +274,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def onParametersCollapsed(self, collapsed) -> None:
         """What can be computed on is asked when it is about to be chosen; that also warms the child process."""
         if not collapsed and self.logic.machine.devices is None and torch_is_installed() and self.logic.current is None:
-            self.logic.start(DevicesRun(), completedCallback=lambda run: self.machinePanel.offer(),
-                             waitForCompletion=False)
+            self.logic.start(
+                DevicesRun(), completedCallback=lambda run: self.machinePanel.offer(), waitForCompletion=False
+            )
 
     def onRegisterButton(self) -> None:
         """Register, or Cancel while something runs."""
@@ -278,8 +286,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.logic.current.on_end(lambda run: qt.QTimer.singleShot(0, self.onRegisterButton))
         else:
             node, machine = self._parameterNode, self.logic.machine
-            run = RegistrationRun(node.inputs(), self.form.parameters(), node.outputs(), machine.device,
-                                  machine.threads)
+            run = RegistrationRun(
+                node.inputs(), self.form.parameters(), node.outputs(), machine.device, machine.threads
+            )
             if self.runPanel.start(run):
                 self.registration = run
         self._updateButtons()
@@ -310,7 +319,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def makeGeodesic(self) -> bool:
         """Starts making the sequence of the geodesic; whether that was possible."""
-        started = self._hasResult() and self.runPanel.start(GeodesicRun(self.registration))
+        started = self.runPanel.start(GeodesicRun(self._parameterNode.transform))
         self._updateButtons()
         return started
 
@@ -349,7 +358,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         self.machine = Machine()
         self._runner = Runner(shutil.which("PythonSlicer") or sys.executable)
         self._timer = qt.QTimer()
-        self._timer.setInterval(40)
+        self._timer.setInterval(20)
         self._timer.connect("timeout()", self._onTimer)
         slicer.app.connect("aboutToQuit()", self.close)
 
@@ -368,10 +377,25 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         """The run that has not ended yet, None if there is none."""
         return self._runner.current
 
-    def register(self, fixedVolume, movingVolume, *, movingSegmentation=None, fixedSegmentation=None, fixedMask=None,
-                 movingMask=None, fixedMarkups=None, movingMarkups=None, movingModel=None, initialTransform=None,
-                 parameters=None, outputs=None, progressCallback=None, completedCallback=None,
-                 waitForCompletion=True) -> RegistrationRun:
+    def register(
+        self,
+        fixedVolume,
+        movingVolume,
+        *,
+        movingSegmentation=None,
+        fixedSegmentation=None,
+        fixedMask=None,
+        movingMask=None,
+        fixedMarkups=None,
+        movingMarkups=None,
+        movingModel=None,
+        initialTransform=None,
+        parameters=None,
+        outputs=None,
+        progressCallback=None,
+        completedCallback=None,
+        waitForCompletion=True,
+    ) -> RegistrationRun:
         """
         Register a moving to a fixed volume. Input nodes are never changed.
         :param fixedVolume, movingVolume: scalar volumes; a single slice is registered in 2-D
@@ -389,8 +413,18 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :return: RegistrationRun with `nodes`, `metrics`, `verdict` and `result`
         :raises InputError: an input cannot be used; Cancelled: cancelled by the user; RuntimeError: it failed
         """
-        inputs = Inputs(fixedVolume, movingVolume, movingSegmentation, fixedSegmentation, fixedMask, movingMask,
-                        fixedMarkups, movingMarkups, movingModel, initialTransform)
+        inputs = Inputs(
+            fixedVolume,
+            movingVolume,
+            movingSegmentation,
+            fixedSegmentation,
+            fixedMask,
+            movingMask,
+            fixedMarkups,
+            movingMarkups,
+            movingModel,
+            initialTransform,
+        )
         run = RegistrationRun(inputs, parameters, outputs, self.machine.device, self.machine.threads)
         return self.start(run, progressCallback, completedCallback, waitForCompletion)
 
@@ -404,10 +438,15 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         machine, runs = self.machine, []
         for pair in pairs:
             inputs = Inputs(**{name: node for name, node in pair.items() if name not in ("parameters", "outputs")})
-            runs.append(RegistrationRun(inputs, pair.get("parameters"), pair.get("outputs"), machine.device,
-                                        machine.threads))
-        runBatch(runs, lambda run: self.start(
-            run, progressCallback and (lambda event: progressCallback({**event, "pair": runs.index(run)}))))
+            runs.append(
+                RegistrationRun(inputs, pair.get("parameters"), pair.get("outputs"), machine.device, machine.threads)
+            )
+        runBatch(
+            runs,
+            lambda run: self.start(
+                run, progressCallback and (lambda event: progressCallback({**event, "pair": runs.index(run)}))
+            ),
+        )
         return runs
 
     def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):

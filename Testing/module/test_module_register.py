@@ -3,9 +3,12 @@
 
 import numpy as np
 import pytest
+from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.parameters import Parameters
 from DeepFLASHRegistrationLib.runner import Runner
+from DeepFLASHRegistrationLib.scene.fields import AFFINE_ATTRIBUTE, transformedPoints
 from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, Inputs, RegistrationRun, SampleRun, SaveRun
+from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
 from module_nodes import ball, names
 from scene_synthetic import addSegmentation, addVolume, makeGrid
 
@@ -67,11 +70,53 @@ def test_cancelled_it_leaves_the_scene_alone_and_can_be_kept(runner, inputs, sce
 def test_the_geodesic_begins_at_the_alignment_and_ends_at_the_result(runner, inputs):
     run = _run(inputs)
     runner.wait(runner.start(run))
-    geodesic = GeodesicRun(run, steps=3)
-    fields = runner.wait(runner.start(geodesic))
-    assert geodesic.browser.GetMasterSequenceNode().GetNumberOfDataNodes() == 3
-    lengths = [float(np.abs(field - fields[0]).max()) for field in fields]
-    assert lengths[0] == 0 < lengths[1] < lengths[2]
+    geodesic = GeodesicRun(run.nodes.transform, steps=3)
+    runner.wait(runner.start(geodesic))
+    sequence = geodesic.browser.GetMasterSequenceNode()
+    points = np.random.default_rng(0).uniform(-40, 40, (50, 3)) * (1, 1, 0)
+    nodes = [*(sequence.GetNthDataNode(index) for index in range(3)), run.nodes.transform]
+    start, middle, end, whole = (transformedPoints(node.GetTransformFromParent(), points) for node in nodes)
+    affine = np.array([float(value) for value in run.nodes.transform.GetAttribute(AFFINE_ATTRIBUTE).split()])
+    affine = affine.reshape(4, 4)
+    np.testing.assert_allclose(start, points @ affine[:3, :3].T + affine[:3, 3], atol=1e-3)
+    np.testing.assert_allclose(end, whole, atol=0.1)
+    assert 0.5 < np.abs(middle - start).max() < np.abs(end - start).max()
+
+
+def test_the_geodesic_of_a_loaded_scene_is_the_same(runner, inputs, scene, tmp_path):
+    run = _run(inputs)
+    runner.wait(runner.start(run))
+    name = run.nodes.transform.GetName()
+    geodesic = GeodesicRun(run.nodes.transform, steps=3)
+    expected = runner.wait(runner.start(geodesic))
+    for node in (geodesic.browser.GetMasterSequenceNode(), geodesic.browser):
+        scene.RemoveNode(node)  # it is to be computed anew
+    path = tmp_path / "scene.mrb"
+    assert scene.WriteToMRB(str(path))
+    scene.Clear(False)
+    assert scene.ReadFromMRB(str(path))
+    again = GeodesicRun(scene.GetFirstNodeByName(name), steps=3)
+    np.testing.assert_array_equal(runner.wait(runner.start(again)), expected)
+    assert again.browser.GetMasterSequenceNode().GetNumberOfDataNodes() == 3
+
+
+def test_what_the_geodesic_lacks_is_told(runner, inputs, scene):
+    run = _run(inputs)
+    runner.wait(runner.start(run))
+    transform = run.nodes.transform
+    velocity = transform.GetNodeReference(VELOCITY_ROLE)
+    text = velocity.GetText()
+    for wrong in ("", "no base64 at all", text[:-400], text[:4000] + "AAAA" + text[4004:]):
+        velocity.SetText(wrong)
+        with pytest.raises(InputError, match="holds no velocity"):
+            GeodesicRun(transform).arguments()
+    scene.RemoveNode(velocity)
+    assert not hasVelocity(transform)
+    with pytest.raises(InputError, match="Register again"):
+        GeodesicRun(transform).arguments()
+    scene.RemoveNode(inputs.movingVolume)
+    with pytest.raises(InputError, match="moving volume"):
+        GeodesicRun(transform).arguments()
 
 
 def test_files_and_report(runner, inputs, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import slicer
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.arrays import imageFromArray
 from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
 
@@ -115,6 +116,25 @@ def addSegmentation(scene, grid, masks, reference=None, name="segmentation", sha
     return node
 
 
+def noVelocity(domain, affine):
+    """Result.velocity of a map that is but affine, for what must hold one; `Stretch` is no geodesic."""
+    d = domain.ndim
+    return {
+        "domain": domain,
+        "unit_mm": 10.0,
+        "velocity": np.zeros((d,) + (5,) * d, np.float32),
+        "alpha": 0.01,
+        "power": 3.0,
+        "gamma": 1.0,
+        "metric_step": None,
+        "affine": np.asarray(affine, float),
+        "margin_mm": 10.0,
+        "band_limited": False,
+        "integrator": "rk4",
+        "steps": 0,
+    }
+
+
 def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None, labelsAt=None):
     """A Result (as the library's contract has it) of the analytic map `truth`; labels through labelsAt(moving LPS)."""
     fieldGrid = fixedGrid.padded(margin)
@@ -164,6 +184,8 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
     }
     return SimpleNamespace(
         fixed_grid=fixedGrid,
+        moving_grid=movingGrid,
+        parameters=Parameters(),
         field_grid=fieldGrid,
         inverse_grid=inverseGrid,
         affine=truth.affine,
@@ -174,7 +196,7 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
         log_jacobian=Volume(fixedGrid, logJacobian.astype(np.float32)),
         labels=None if labelsAt is None else Volume(fixedGrid, labelsAt(there).astype(np.int32)),
         labels_before=None,
-        velocity={},
+        velocity=noVelocity(fixedGrid, truth.affine),
         history=history,
         metrics=metrics,
         timings={},

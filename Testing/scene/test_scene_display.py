@@ -6,7 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import slicer
+from DeepFLASHRegistrationLib.imaging.errors import InputError
+from DeepFLASHRegistrationLib.scene.conversion import volumeFromNode
 from DeepFLASHRegistrationLib.scene.display.changes import Changes
+from DeepFLASHRegistrationLib.scene.display.chart_view import ChartDisplay
 from DeepFLASHRegistrationLib.scene.display.checkerboard import Checkerboard
 from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt
 from DeepFLASHRegistrationLib.scene.display.deformation_grid import DeformationGrid
@@ -16,10 +19,11 @@ from DeepFLASHRegistrationLib.scene.display.jacobian import JacobianDisplay
 from DeepFLASHRegistrationLib.scene.display.outlines import Outlines, lighter
 from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
 from DeepFLASHRegistrationLib.scene.display.toggle import Displays, Toggle
+from DeepFLASHRegistrationLib.scene.display.views import nodesOfClass
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, writeResult
-from DeepFLASHRegistrationLib.scene.sequence import createGeodesicSequence, proxyTransform, removeGeodesicSequence
+from DeepFLASHRegistrationLib.scene.sequence import geodesicTransforms, proxyTransform, writeGeodesicSequence
 from scene_synthetic import Stretch, addLinear, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
 
 GRID = makeGrid((30, 36, 40), (2.0, 2.0, 2.0))
@@ -187,24 +191,23 @@ def test_flicker_shows_one_then_the_other(room, study):
     assert not toggle.isShown
 
 
-def test_the_checkerboard_alternates(room, study):
-    toggle = Checkerboard(study.fixed, study.nodes.warpedVolume, cubeMm=16)
+@pytest.mark.parametrize("cube", [16, 24])
+def test_the_checkerboard_alternates(room, study, cube):
+    toggle = Checkerboard(study.fixed, study.nodes.warpedVolume, cubeMm=cube)
     data = smooth(pointsOf(GRID)), study.result.warped.data
     with shownThenAsBefore(room, toggle):
-        for cube in (16, 24):
-            toggle.setCube(cube)
-            seen = set()
-            for name in USUAL:
-                picture = room.picture(name)
-                for index, lps in voxelsIn(room, name, step=1):
-                    inCube = (np.array(index) * 2) % cube
-                    if (inCube < 4).any() or (inCube > cube - 5).any():
-                        continue
-                    odd = int(sum(np.array(index) * 2 // cube) % 2)
-                    seen.add(odd)
-                    expected = grey(data[odd][index], ("fixed", "moving")[odd])
-                    assert np.abs(at(room, picture, name, lps) - expected).max() < 12
-            assert seen == {0, 1}
+        seen = set()
+        for name in USUAL:
+            picture = room.picture(name)
+            for index, lps in voxelsIn(room, name, step=1):
+                inCube = (np.array(index) * 2) % cube
+                if (inCube < 4).any() or (inCube > cube - 5).any():
+                    continue
+                odd = int(sum(np.array(index) * 2 // cube) % 2)
+                seen.add(odd)
+                expected = grey(data[odd][index], ("fixed", "moving")[odd])
+                assert np.abs(at(room, picture, name, lps) - expected).max() < 12
+        assert seen == {0, 1}
 
 
 # Deformation grid
@@ -414,10 +417,22 @@ def test_outlines_run_along_the_borders(room, study, kind):
 # Geodesic
 
 
-def makeGeodesic(room, study, count=5):
+def makeGeodesic(study, count=5, truth=None):
     times = np.linspace(0, 1, count)
-    fields = [t * study.result.fixed_to_moving for t in times]
-    return createGeodesicSequence(times, fields, study.result.field_grid, study.fixed, study.moving)
+    grid = study.result.field_grid
+    whole = study.result.fixed_to_moving if truth is None else truth.fixedToMoving(pointsOf(grid)) - pointsOf(grid)
+    transforms = list(geodesicTransforms([t * whole for t in times], grid, study.fixed, study.moving))
+    return writeGeodesicSequence(study.nodes.transform, times, transforms, study.fixed, study.moving)
+
+
+def assertOnItsWay(room, study, toggle, truth, times=(0.0, 0.5, 1.0, 0.25)):
+    for time in times:
+        toggle.setTime(time)
+        assert toggle.time == time
+        picture = room.picture("Red")
+        for _, lps in voxelsIn(room, "Red"):
+            point = lps + time * (truth.fixedToMoving(lps) - lps)
+            assert np.abs(at(room, picture, "Red", lps) - grey(other(point), "moving")).max() < 12
 
 
 @pytest.mark.parametrize("parent", [False, True])
@@ -427,25 +442,65 @@ def test_scrubbing_the_geodesic_moves_moving_to_fixed_without_copies(room, study
         turn = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 1, 3], [0, 0, 0, 1.0]])
         study.moving.ApplyTransformMatrix(vtkMatrixFrom(np.linalg.inv(turn)))
         study.moving.SetAndObserveTransformNodeID(addLinear(room.scene, turn).GetID())
-    browser = makeGeodesic(room, study)
-    image = study.moving.GetImageData()
-    volumes = room.scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode")
+    browser = makeGeodesic(study)
+    assert study.nodes.transform.GetNodeReference("DeepFLASH.geodesic") is browser
+    image, modified = study.moving.GetImageData(), study.moving.GetMTime()
     toggle = GeodesicDisplay(browser, study.fixed, study.moving)
     with shownThenAsBefore(room, toggle):
-        for time in (0.0, 0.5, 1.0, 0.25):
-            toggle.setTime(time)
-            assert toggle.time == time
-            picture = room.picture("Red")
-            for _, lps in voxelsIn(room, "Red"):
-                point = lps + time * (study.truth.fixedToMoving(lps) - lps)
-                assert np.abs(at(room, picture, "Red", lps) - grey(other(point), "moving")).max() < 12
-        assert study.moving.GetImageData() is image
-        assert room.scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == volumes
+        assertOnItsWay(room, study, toggle, study.truth)
+        shown = room.scene.GetNodeByID(room.composite("Red").GetForegroundVolumeID())
+        assert shown.GetImageData() is image
+        assert study.moving.GetMTime() == modified
+        volumeFromNode(study.moving)  # it could be registered again
         shared = proxyTransform(browser).GetTransformFromParent()
         assert shared is browser.GetMasterSequenceNode().GetNthDataNode(1).GetTransformFromParent()
-    nodes = stateOf(room)["nodes"]
-    removeGeodesicSequence(browser)
-    assert len(nodes - stateOf(room)["nodes"]) >= 3  # browser, sequence, proxy
+
+
+def test_the_geodesic_of_a_later_result_takes_the_place_of_the_first(room, study):
+    first = makeGeodesic(study)
+    before, truth = stateOf(room)["nodes"], Stretch(0.2, 30.0)
+    again = makeGeodesic(study, 3, truth)
+    assert again is first
+    assert stateOf(room)["nodes"] == before
+    assert again.GetMasterSequenceNode().GetNumberOfDataNodes() == 3
+    toggle = GeodesicDisplay(again, study.fixed, study.moving)
+    toggle.show()
+    assertOnItsWay(room, study, toggle, truth, (1.0, 0.0, 0.5))
+
+
+def test_a_geodesic_whose_sequence_was_removed_is_told_and_can_be_made_again(room, study):
+    browser = makeGeodesic(study)
+    room.scene.RemoveNode(browser.GetMasterSequenceNode())
+    before = stateOf(room)
+    with pytest.raises(InputError, match="no steps any more"):
+        GeodesicDisplay(browser, study.fixed, study.moving).show()
+    assert stateOf(room) == before
+    assert makeGeodesic(study) is browser
+    toggle = GeodesicDisplay(browser, study.fixed, study.moving)
+    toggle.show()
+    assertOnItsWay(room, study, toggle, study.truth, (1.0,))
+
+
+# Charts
+
+
+def test_each_chart_gets_a_view_below_the_slices(room, study):
+    charts = study.nodes.convergenceChart, study.nodes.histogramChart
+    toggle = ChartDisplay(*charts)
+    with shownThenAsBefore(room, toggle):
+        assert room.shown() == list(USUAL)
+        views = {node.GetLayoutName(): node for node in nodesOfClass(room.scene, "vtkMRMLPlotViewNode")}
+        assert [views[f"DeepFLASHPlot{number}"].GetPlotChartNodeID() for number in (1, 2)] == [
+            chart.GetID() for chart in charts
+        ]
+        assert "DeepFLASHPlot2" in room.layoutNode.GetCurrentLayoutDescription()
+
+
+def test_a_chart_that_is_missing_is_left_out(room, study):
+    toggle = ChartDisplay(None, study.nodes.histogramChart)
+    toggle.show()
+    assert "DeepFLASHPlot2" not in room.layoutNode.GetCurrentLayoutDescription()
+    toggle.hide()
 
 
 # All together

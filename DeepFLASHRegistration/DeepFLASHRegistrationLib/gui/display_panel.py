@@ -38,6 +38,7 @@ class Shown:
     fixedSegmentation: Any = None
     browser: Any = None
     convergenceChart: Any = None
+    histogramChart: Any = None
 
     def same(self, other: Shown) -> bool:
         """Whether all nodes are the same."""
@@ -56,7 +57,10 @@ _NEEDS = {
         lambda: _("A propagated segmentation and one of the fixed volume are needed. Choose both and register."),
     ),
     "charts": (("convergenceChart",), lambda: _("There are no charts yet. Register first.")),
-    "geodesic": (("fixedVolume", "movingVolume", "browser"), lambda: _("There is no geodesic yet. Register first.")),
+    "geodesic": (
+        ("fixedVolume", "movingVolume", "browser"),
+        lambda: _("There is no transform to follow yet. Register first."),
+    ),
 }
 
 
@@ -141,7 +145,7 @@ class DisplayPanel:
             "grid": lambda: DeformationGrid(s.transform, s.fixedVolume, ui.gridSpacingSlider.value),
             "jacobian": lambda: JacobianDisplay(s.logJacobianVolume, s.fixedVolume, ui.jacobianOpacitySlider.value),
             "outlines": lambda: Outlines(s.segmentation, s.fixedSegmentation),
-            "charts": lambda: ChartDisplay(s.convergenceChart),
+            "charts": lambda: ChartDisplay(s.convergenceChart, s.histogramChart),
             "geodesic": lambda: GeodesicDisplay(s.browser, s.fixedVolume, s.movingVolume),
         }[name]()
 

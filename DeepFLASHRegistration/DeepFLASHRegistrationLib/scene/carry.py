@@ -8,6 +8,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from .appearance import copyLook
 from .fields import transformedPoints
 from .geometry import toWorld
 
@@ -26,7 +27,7 @@ def carriedMarkups(
         if source.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined:
             target.SetNthControlPointPosition(index, *point)
     target.EndModify(modifying)
-    _copyLook(source, target)
+    copyLook(source, target)
 
 
 def carriedModel(
@@ -45,10 +46,4 @@ def carriedModel(
     mesh.GetCellData().SetNormals(None)
     target.SetAndObserveTransformNodeID(None)
     target.SetAndObserveMesh(mesh)
-    _copyLook(source, target)
-
-
-def _copyLook(source: slicer.vtkMRMLDisplayableNode, target: slicer.vtkMRMLDisplayableNode) -> None:
-    target.CreateDefaultDisplayNodes()
-    if source.GetDisplayNode() is not None:
-        target.GetDisplayNode().CopyContent(source.GetDisplayNode())
+    copyLook(source, target)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from ..figures import rough_foreground, thinned
+from ..report.views import rough_foreground, thinned
 from .tables import writeTable
 from .transaction import Transaction
 

@@ -15,6 +15,7 @@ import vtk
 from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
+from .appearance import copyLook
 from .arrays import arrayFromImage, imageFromArray
 from .carry import carriedMarkups, carriedModel
 from .charts import logHistogram, writeConvergenceChart, writeHistogramChart
@@ -25,6 +26,7 @@ from .labels import Labels
 from .propagation import propagatedSegmentation
 from .tables import labelRows, metricRows, writeTable
 from .transaction import Transaction
+from .velocity import VELOCITY_ROLE, velocityText
 
 NEW = "new"
 
@@ -270,7 +272,16 @@ class _Writer:
         _setTransform(node, data, self.fixed, self.moving)
         affine = affineInSpace(result.affine, self.fixedGrid, self.movingGrid)
         node.SetAttribute(AFFINE_ATTRIBUTE, " ".join(repr(float(value)) for value in affine.ravel()))
+        self._velocity(node)
         return node
+
+    def _velocity(self, transform: slicer.vtkMRMLTransformNode) -> None:
+        """Keeps with the transform what it was computed from."""
+        text = velocityText(self.result)
+        known = transform.GetNodeReference(VELOCITY_ROLE)
+        node = self._node(known or NEW, "vtkMRMLTextNode", f"{self.pair} velocity")
+        node.SetText(text)
+        transform.SetNodeReferenceID(VELOCITY_ROLE, node.GetID())
 
     def inverse(self, choice: Any) -> slicer.vtkMRMLTransformNode | None:
         if choice is None:
@@ -287,7 +298,7 @@ class _Writer:
         _setVoxels(node, self.prepared.warpedVolume, self.result.warped.grid)
         node.SetVoxelValueUnits(self.moving.GetVoxelValueUnits())
         node.SetVoxelValueQuantity(self.moving.GetVoxelValueQuantity())
-        _copyWindowLevel(self.moving.GetDisplayNode(), node.GetDisplayNode())
+        copyLook(self.moving, node)
         return node
 
     def logJacobian(self, choice: Any) -> slicer.vtkMRMLScalarVolumeNode | None:
@@ -364,13 +375,3 @@ def _setVoxels(node: slicer.vtkMRMLVolumeNode, image: vtk.vtkImageData, grid: Gr
     node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(grid)))
     node.SetAndObserveImageData(image)
     node.CreateDefaultDisplayNodes()
-
-
-def _copyWindowLevel(source: slicer.vtkMRMLDisplayNode | None, target: slicer.vtkMRMLDisplayNode) -> None:
-    if source is None:
-        return
-    target.CopyContent(source)
-    if source.GetColorNodeID():
-        target.SetAndObserveColorNodeID(source.GetColorNodeID())
-    target.AutoWindowLevelOff()  # first: turning it off later would not undo what it computes
-    target.SetWindowLevel(source.GetWindow(), source.GetLevel())

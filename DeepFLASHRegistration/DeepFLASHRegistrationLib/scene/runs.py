@@ -15,13 +15,15 @@ from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..parameters import Parameters
+from ..registration import field_grids
 from ..runner import Run
 from .conversion import pointsFromNode, volumeFromNode
 from .geometry import LPS_RAS, arrayFromVtkMatrix
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
 from .samples import addSample
-from .sequence import createGeodesicSequence
+from .sequence import geodesicTransforms, writeGeodesicSequence
+from .velocity import savedResult
 
 # More points than this per axis of the geodesic's fields show nothing more, and a sequence holds many of them.
 _GEODESIC_SAMPLES = 56
@@ -198,32 +200,57 @@ class DevicesRun(Run):
 class GeodesicRun(Run):
     """The maps between the alignment (t = 0) and the result (t = 1) of a registration, as a sequence of transforms.
 
+    They are computed from what is in the scene, so also after it was saved and loaded.
+
     Attributes:
         browser: of the sequence; None until the run is done.
     """
 
     task = "geodesic"
 
-    def __init__(self, registration: RegistrationRun, steps: int = 11) -> None:
+    def __init__(self, transform: slicer.vtkMRMLTransformNode, steps: int = 11) -> None:
+        """`transform`: that of a result (OutputNodes.transform)."""
         super().__init__()
-        self.registration, self.times = registration, [float(t) for t in np.linspace(0, 1, steps)]
+        self.transform, self.times = transform, [float(t) for t in np.linspace(0, 1, steps)]
         self.browser: slicer.vtkMRMLSequenceBrowserNode | None = None
-        grid = registration.result.field_grid
-        self._grid = grid.resampled(factor=[max(1.0, size / _GEODESIC_SAMPLES) for size in grid.shape])
+        self._grid: Grid | None = None
+        self._transforms: list[slicer.vtkOrientedGridTransform] = []
 
     def arguments(self) -> dict[str, Any]:
-        """The velocity, and where its maps are wanted."""
-        return {"velocity": self.registration.result.velocity, "times": self.times, "grid": self._grid}
+        """The velocity, and where its maps are wanted.
+
+        Raises:
+            InputError: the scene does not hold what is needed.
+        """
+        self._volumes()
+        saved = savedResult(self.transform)
+        grid, _ = field_grids(saved.fixed_grid, saved.deformation.affine)
+        self._grid = grid.resampled(factor=[max(1.0, size / _GEODESIC_SAMPLES) for size in grid.shape])
+        names = [each.name for each in fields(saved.deformation) if each.init and each.name != "device"]
+        velocity = {name: getattr(saved.deformation, name) for name in names}
+        return {"velocity": velocity, "times": self.times, "grid": self._grid}
+
+    def _volumes(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLScalarVolumeNode]:
+        node = self.transform
+        if node.GetScene() is None:
+            raise InputError(f"{node.GetName()} is not in the scene any more.")
+        fixed = node.GetNodeReference(node.GetFixedNodeReferenceRole())
+        moving = node.GetNodeReference(node.GetMovingNodeReferenceRole())
+        for which, volume in (("fixed", fixed), ("moving", moving)):
+            if volume is None:
+                raise InputError(f"The {which} volume of {node.GetName()} is not in the scene any more.")
+        return fixed, moving
+
+    def prepare(self) -> Iterator[None]:
+        """Converts the maps, one by one."""
+        for transform in geodesicTransforms(self.value, self._grid, *self._volumes()):
+            self._transforms.append(transform)
+            yield
 
     def finish(self) -> None:
-        """Makes the sequence."""
-        inputs = self.registration.inputs
-        for node in (inputs.fixedVolume, inputs.movingVolume):
-            if node.GetScene() is None:
-                raise InputError(f"{node.GetName()} is not in the scene any more.")
-        self.browser = createGeodesicSequence(
-            self.times, self.value, self._grid, inputs.fixedVolume, inputs.movingVolume
-        )
+        """Makes the sequence, or updates that of an earlier result of the same transform."""
+        self.browser = writeGeodesicSequence(self.transform, self.times, self._transforms, *self._volumes())
+        self._transforms = []  # the sequence holds them now
 
 
 class SaveRun(Run):

@@ -1,27 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chart in a plot view."""
+"""The charts of a result, below the slices."""
 
 from __future__ import annotations
 
 import slicer
 
 from .toggle import Toggle
-from .views import nodesOfClass
+from .views import OWN_VIEW, nodesOfClass, showLayout
+
+_LAYOUT = 63852  # any number that no other layout has
+_SLICES = (
+    ("Red", "Axial", "R", "#F34A33"),
+    ("Green", "Coronal", "G", "#6EB04B"),
+    ("Yellow", "Sagittal", "Y", "#EDD54C"),
+)
 
 
 class ChartDisplay(Toggle):
-    """Slicer's conventional layout with a plot view that shows the chart."""
+    """The user's slice views, and below them a plot view for each chart."""
 
     usesLayers = True  # it takes the layout, as others do
 
-    def __init__(self, chart: slicer.vtkMRMLPlotChartNode) -> None:
-        super().__init__(chart.GetScene())
-        self.chart = chart
+    def __init__(self, *charts: slicer.vtkMRMLPlotChartNode | None) -> None:
+        """At least one; what is None is left out."""
+        self.charts = [chart for chart in charts if chart is not None]
+        super().__init__(self.charts[0].GetScene())
 
     def _show(self) -> None:
-        layout = self.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
-        if layout is None:
-            raise RuntimeError("There are no views to show a chart in.")
-        self.changes.set(layout, "ViewArrangement", slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView)
-        for view in nodesOfClass(self.scene, "vtkMRMLPlotViewNode"):
-            self.changes.set(view, "PlotChartNodeID", self.chart.GetID())
+        showLayout(self.changes, self.scene, _LAYOUT, self._description())
+        views = {view.GetLayoutName(): view for view in nodesOfClass(self.scene, "vtkMRMLPlotViewNode")}
+        for index, chart in enumerate(self.charts):
+            self.changes.set(views[_viewName(index)], "PlotChartNodeID", chart.GetID())
+
+    def _description(self) -> str:
+        slices = "".join(
+            f'<item><view class="vtkMRMLSliceNode" singletontag="{name}">'
+            f'<property name="orientation" action="default">{orientation}</property>'
+            f'<property name="viewlabel" action="default">{label}</property>'
+            f'<property name="viewcolor" action="default">{color}</property></view></item>'
+            for name, orientation, label, color in _SLICES
+        )
+        plots = "".join(
+            f'<item><view class="vtkMRMLPlotViewNode" singletontag="{_viewName(index)}">'
+            f'<property name="viewlabel" action="default">P{index + 1}</property></view></item>'
+            for index in range(len(self.charts))
+        )
+        rows = "".join(
+            f'<item splitSize="500"><layout type="horizontal">{row}</layout></item>' for row in (slices, plots)
+        )
+        return f'<layout type="vertical" split="true">{rows}</layout>'
+
+
+def _viewName(index: int) -> str:
+    return f"{OWN_VIEW}Plot{index + 1}"

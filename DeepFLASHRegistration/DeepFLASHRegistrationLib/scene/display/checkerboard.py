@@ -8,6 +8,7 @@ import slicer
 import vtk
 
 from ...imaging.errors import InputError
+from ..appearance import copyLook
 from ..arrays import arrayFromImage, imageFromArray
 from .toggle import Toggle
 from .views import showInSlices
@@ -28,7 +29,6 @@ class Checkerboard(Toggle):
         super().__init__(fixedVolume.GetScene())
         self.fixed, self.warped = fixedVolume, warpedVolume
         self._cubeMm = cubeMm
-        self._board: slicer.vtkMRMLScalarVolumeNode | None = None
 
     @property
     def cubeMm(self) -> float:
@@ -37,28 +37,17 @@ class Checkerboard(Toggle):
             return self._cubeMm
         return float((np.array(self.fixed.GetImageData().GetDimensions()) * self.fixed.GetSpacing()).max() / 8)
 
-    def setCube(self, cubeMm: float) -> None:
-        """Changes the size of the cubes, also while shown."""
-        self._cubeMm = cubeMm
-        if self.isShown:
-            self._board.SetAndObserveImageData(self._image())
-
     def _show(self) -> None:
         if self.fixed.GetImageData().GetDimensions() != self.warped.GetImageData().GetDimensions():
             raise InputError(
                 f"{self.warped.GetName()} is not on the grid of {self.fixed.GetName()}. "
                 "Choose the warped volume of this registration."
             )
-        board = self._board = self.temporary("vtkMRMLScalarVolumeNode", "checkerboard")
+        board = self.temporary("vtkMRMLScalarVolumeNode", "checkerboard")
         board.CopyOrientation(self.fixed)
         board.SetAndObserveTransformNodeID(self.fixed.GetTransformNodeID())
         board.SetAndObserveImageData(self._image())
-        board.CreateDefaultDisplayNodes()
-        source, display = self.fixed.GetDisplayNode(), board.GetDisplayNode()
-        display.SetAndObserveColorNodeID(source.GetColorNodeID())
-        display.SetInterpolate(source.GetInterpolate())
-        display.AutoWindowLevelOff()
-        display.SetWindowLevel(source.GetWindow(), source.GetLevel())
+        copyLook(self.fixed, board)
         showInSlices(self.changes, self.scene, board)
 
     def _image(self) -> vtk.vtkImageData:
@@ -69,7 +58,5 @@ class Checkerboard(Toggle):
         cubes = np.ix_(
             *[np.floor(np.arange(size) / edge).astype(int) for size, edge in zip(fixed.shape, voxels, strict=True)]
         )
-        parity = sum(cubes)
-        return imageFromArray(
-            np.where(parity % 2, own.GetLevel() + gain * (warped - other.GetLevel()), fixed).astype(np.float32)
-        )
+        likeFixed = own.GetLevel() + gain * (warped - other.GetLevel())
+        return imageFromArray(np.where(sum(cubes) % 2, likeFixed, fixed).astype(np.float32))

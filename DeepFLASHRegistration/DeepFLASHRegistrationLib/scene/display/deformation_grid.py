@@ -64,7 +64,6 @@ class DeformationGrid(Toggle):
         self._applySpacing()
         for display in (slices, space):
             modifying = display.StartModify()
-            display.SetSaveWithScene(False)
             display.SetVisualizationMode(slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
             display.SetAndObserveColorNodeID(colors.GetID())
             display.SetAndObserveRegionNode(self.fixed)  # slices use their own field of view, 3-D this one

@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import slicer
 
+from ...imaging.errors import InputError
+from ..appearance import copyLook
 from ..sequence import proxyTransform
 from .toggle import Toggle
 from .views import showInSlices
 
 
 class GeodesicDisplay(Toggle):
-    """Puts the moving volume under the geodesic's transform: scrubbing t deforms it, without a copy of it."""
+    """The moving image's voxels under the geodesic's transform: scrubbing t deforms them.
+
+    A temporary node shares the voxels. So nothing is copied, and the moving volume itself stays where it is: a
+    non-linear parent would keep it from being registered again, and would be saved with the scene.
+    """
 
     usesLayers = True
 
@@ -21,14 +27,21 @@ class GeodesicDisplay(Toggle):
         fixedVolume: slicer.vtkMRMLScalarVolumeNode,
         movingVolume: slicer.vtkMRMLScalarVolumeNode,
     ) -> None:
-        """`browser`: from createGeodesicSequence for these volumes."""
+        """`browser`: from writeGeodesicSequence for these volumes."""
         super().__init__(fixedVolume.GetScene())
         self.browser, self.fixed, self.moving = browser, fixedVolume, movingVolume
 
     def _show(self) -> None:
-        self.changes.set(self.moving, "TransformNodeID", proxyTransform(self.browser).GetID())
+        transform = proxyTransform(self.browser)
+        if transform is None:
+            raise InputError(f"{self.browser.GetName()} has no steps any more. Remove it, and show the geodesic again.")
+        node = self.temporary("vtkMRMLScalarVolumeNode", f"{self.moving.GetName()} on its way")
+        node.CopyOrientation(self.moving)
+        node.SetAndObserveImageData(self.moving.GetImageData())
+        copyLook(self.moving, node)
+        node.SetAndObserveTransformNodeID(transform.GetID())
         # On the fixed image, so that fading between the two is a matter of the views' own slider.
-        showInSlices(self.changes, self.scene, self.fixed, self.moving, 1.0)
+        showInSlices(self.changes, self.scene, self.fixed, node, 1.0)
 
     @property
     def time(self) -> float:

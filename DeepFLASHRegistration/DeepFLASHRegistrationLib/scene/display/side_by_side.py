@@ -8,7 +8,7 @@ import slicer
 
 from ..geometry import arrayFromVtkMatrix
 from .toggle import Toggle
-from .views import OWN_VIEW, nodesOfClass, userSliceNodes
+from .views import OWN_VIEW, nodesOfClass, showLayout, userSliceNodes
 
 _LAYOUT = 63851  # any number that no other layout has
 _VIEW_GROUP = 63851  # linked views move together with those of their group only
@@ -31,14 +31,7 @@ class SideBySide(Toggle):
         self.orientations = orientations or _sensibleOrientations(fixedVolume)
 
     def _show(self) -> None:
-        layout = self.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
-        if layout is None:
-            raise RuntimeError("There are no views to show images side by side in.")
-        description = self._description()
-        if not layout.IsLayoutDescription(_LAYOUT):
-            layout.AddLayoutDescription(_LAYOUT, description)
-        layout.SetLayoutDescription(_LAYOUT, description)
-        self.changes.set(layout, "ViewArrangement", _LAYOUT)
+        showLayout(self.changes, self.scene, _LAYOUT, self._description())
         for side, volume in self.volumes.items():
             for orientation in self.orientations:
                 name = f"{OWN_VIEW}{side}{orientation}"

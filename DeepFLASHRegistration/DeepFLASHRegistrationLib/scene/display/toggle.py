@@ -33,6 +33,9 @@ class Toggle:
         except BaseException:
             self.hide()
             raise
+        for node in self._temporary:
+            for display in _displayNodes(node):
+                display.SetSaveWithScene(False)
 
     def hide(self) -> None:
         """Takes it away and restores what was there before; safe when the scene has been closed since."""
@@ -41,21 +44,21 @@ class Toggle:
         self.isShown = False
         self.changes.giveBack()
         for node in reversed(self._temporary):
-            for index in reversed(range(node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0)):
-                self._remove(node.GetNthDisplayNode(index))
+            for display in reversed(_displayNodes(node)):
+                self._remove(display)
             self._remove(node)
         self._temporary.clear()
 
     def temporary(self, className: str, name: str) -> slicer.vtkMRMLNode:
-        """A node that lives while this is shown; it is not saved with the scene."""
+        """A node that lives while this is shown."""
         node = self.scene.CreateNodeByClass(className)
         node.UnRegister(None)  # CreateNodeByClass hands over a reference of its own
         node.SetName(self.scene.GenerateUniqueName(name))
-        node.SetSaveWithScene(False)
         return self.keepTemporary(self.scene.AddNode(node))
 
     def keepTemporary(self, node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode:
-        """Removes the node when this is hidden."""
+        """Removes the node when this is hidden, and does not save it with the scene."""
+        node.SetSaveWithScene(False)
         self._temporary.append(node)
         return node
 
@@ -65,6 +68,11 @@ class Toggle:
 
     def _show(self) -> None:
         raise NotImplementedError
+
+
+def _displayNodes(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLDisplayNode]:
+    count = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
+    return [node.GetNthDisplayNode(index) for index in range(count)]
 
 
 class Displays:

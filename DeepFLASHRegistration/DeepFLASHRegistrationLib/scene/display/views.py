@@ -46,3 +46,18 @@ def showInSlices(
         changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
         changes.set(composite, "ForegroundOpacity", foregroundOpacity)
         changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
+
+
+def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, description: str) -> None:
+    """Arranges the views as the XML text says, under a number that no other layout has.
+
+    Raises:
+        RuntimeError: there are no views to arrange.
+    """
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is None:
+        raise RuntimeError("There are no views to show this in.")
+    if not layout.IsLayoutDescription(number):
+        layout.AddLayoutDescription(number, description)
+    layout.SetLayoutDescription(number, description)
+    changes.set(layout, "ViewArrangement", number)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The velocity of a result in the scene: from it the map can be computed again, at any time and on any grid.
+
+It is kept as a text node (a few hundred kB) that the transform refers to, saved with the scene like any other node. The
+text is that of the bytes of velocity.safetensors in a result folder, base64: one format, one reader, one checksum.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from ..imaging.errors import InputError
+from ..results import VELOCITY, SavedResult, load_result, write_velocity
+
+VELOCITY_ROLE = "DeepFLASH.velocity"
+
+
+def velocityText(result: Any) -> str:
+    """The velocity of a registration.Result as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / VELOCITY
+        write_velocity(path, result)
+        return base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def hasVelocity(transform: slicer.vtkMRMLTransformNode | None) -> bool:
+    """Whether a transform's geodesic can be computed from what is in the scene."""
+    return transform is not None and transform.GetNodeReference(VELOCITY_ROLE) is not None
+
+
+def savedResult(transform: slicer.vtkMRMLTransformNode) -> SavedResult:
+    """The geodesic of a result's transform, and the grids it was found on.
+
+    Raises:
+        InputError: it is not in the scene, or damaged.
+    """
+    if not hasVelocity(transform):
+        raise InputError(f"The scene holds no velocity for {transform.GetName()}. Register again.")
+    node = transform.GetNodeReference(VELOCITY_ROLE)
+    try:
+        content = base64.b64decode(node.GetText(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"{node.GetName()} holds no velocity ({error}). Register again.") from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / VELOCITY
+        path.write_bytes(content)
+        try:
+            return load_result(path)
+        except InputError as error:
+            raise InputError(f"{node.GetName()} holds no velocity of this program. Register again.") from error
