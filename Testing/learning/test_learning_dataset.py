@@ -102,13 +102,13 @@ def test_a_table_without_subjects_takes_every_image_for_one(data: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder or table"):
         read_dataset(tmp_path / "missing")
-    with pytest.raises(InputError, match="holds no images. Give a folder with images/"):
+    with pytest.raises(InputError, match=r"holds no images\. Give a folder with images/"):
         read_dataset(tmp_path)
 
 
 def test_one_subject(tmp_path: Path) -> None:
     write_subjects(tmp_path / "one", 1)
-    with pytest.raises(InputError, match="has 1 subject. Pairs of different subjects are needed"):
+    with pytest.raises(InputError, match=r"has 1 subject\. Pairs of different subjects are needed"):
         read_dataset(tmp_path / "one")
     text = "image,subject\none/images/s0.nii.gz,x\none/images/s1.nii.gz,x\n"
     write(tmp_path / "one" / "images" / "s1.nii.gz", 1)

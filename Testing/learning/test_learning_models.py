@@ -183,7 +183,7 @@ def test_models_are_found_by_name(user_models: Path, model: Path, monkeypatch: p
     assert load_model("mine").folder == user_models / "mine"
     assert load_model("brain").folder == bundled / "brain"
     assert load_model(found[1].name).folder == user_models / "brain"
-    with pytest.raises(InputError, match="There is no model 'brian'. Known are: brain"):
+    with pytest.raises(InputError, match=r"There is no model 'brian'\. Known are: brain"):
         load_model("brian")
 
 
@@ -233,12 +233,11 @@ def test_every_flipped_bit_is_noticed(model: Path, name: str) -> None:
         path.write_bytes(damaged)
         try:
             found = load_model(model)
-        except InputError as error:
-            assert str(model) in str(error)
-        else:
-            # White space of JSON may change its kind.
-            assert name == CONFIG
-            assert found.config == load_model(save_model(model.parent / "again", CONFIGURED, ARRAYS)).config
+        except InputError:
+            continue
+        # White space of JSON may change its kind.
+        assert name == CONFIG
+        assert found.config == load_model(save_model(model.parent / "again", CONFIGURED, ARRAYS)).config
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
@@ -254,7 +253,7 @@ def test_the_wrong_checksum_is_named(model: Path) -> None:
     data = bytearray((model / WEIGHTS).read_bytes())
     data[-1] ^= 1
     (model / WEIGHTS).write_bytes(data)
-    with pytest.raises(InputError, match="this model cannot be used .the checksum of its weights is wrong"):
+    with pytest.raises(InputError, match=r"this model cannot be used \(the checksum of its weights is wrong"):
         load_model(model)
 
 
