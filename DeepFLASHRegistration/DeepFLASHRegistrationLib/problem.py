@@ -138,9 +138,7 @@ class Problem:
         # Sampling on voxels and stepping along axes tell directions apart, if slightly; storage must not choose them.
         grid = stored(grid, *upright(grid))
         finest = float(grid.spacing.min())
-        # Blocks that are averaged stay about cubic in mm on anisotropic grids.
-        self.factors = [tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
-        multiples = [math.lcm(*(f[a] * multiple for f in self.factors)) for a in range(d)]
+        multiples = [math.lcm(*(f[a] * multiple for f in _factors(grid, parameters))) for a in range(d)]
         missing = [-n % m for n, m in zip(grid.shape, multiples, strict=True)]
         needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
         if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
@@ -228,15 +226,16 @@ class Problem:
         }
 
     def levels(self, parameters: Parameters) -> list[Level]:
-        """The levels of the optimizer."""
+        """The levels of the optimizer; resolutions other than the problem's own must divide its grid as well."""
         from .geodesics.band import Band, Metric
         from .geodesics.objective import Level
 
-        count = len(self.factors)
+        every = _factors(self.grid, parameters)
+        count = len(every)
         longest = max(self.lengths)
         edges = self.grid.spacing / self.unit_mm
         levels = []
-        for i, factors in enumerate(self.factors):
+        for i, factors in enumerate(every):
             voxel = edges * np.array(factors)
             modes = []
             for n, length, cells in zip(
@@ -265,6 +264,13 @@ class Problem:
                 )
             )
         return levels
+
+
+def _factors(grid: Grid, parameters: Parameters) -> list[tuple[int, ...]]:
+    """Voxels of the working grid that are averaged along each axis, per level."""
+    finest = float(grid.spacing.min())
+    # Blocks that are averaged stay about cubic in mm on anisotropic grids.
+    return [tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
 
 
 def settings(parameters: Parameters) -> Settings:

@@ -93,15 +93,30 @@ class Subjects:
             matrix = align(images[0], image, "affine").matrix if self._subjects else np.eye(image.ndim + 1)
             self._subjects.append(_Subject(image, own, matrix, _center(image)))
 
+        self.ndim = images[0].ndim
+        self.spacing_mm = float(np.median([image.grid.spacing.min() for image in images]))
+        lengths = np.array([_extent(image) for image in images])
+        self.extent_mm = (float(lengths.min()), float(lengths.max()))
+
     def __len__(self) -> int:
         return len(self._subjects)
 
     def example(
-        self, fixed: int, moving: int, variation: Variation | None = None, seed: Sequence[int] = (), device: str = "cpu"
+        self,
+        fixed: int,
+        moving: int,
+        variation: Variation | None = None,
+        seed: Sequence[int] = (),
+        device: str = "cpu",
+        matrix: np.ndarray | None = None,
     ) -> Example:
-        """The pair of two subjects, varied by what ``seed`` draws."""
+        """The pair of two subjects, varied by what ``seed`` draws.
+
+        ``matrix``: fixed -> moving, LPS mm, instead of the alignment by way of the first subject.
+        """
         one, two = self._subjects[fixed], self._subjects[moving]
-        matrix = two.to_first @ np.linalg.inv(one.to_first)
+        if matrix is None:
+            matrix = two.to_first @ np.linalg.inv(one.to_first)
         images, labels = [one.image, two.image], [one.labels, two.labels]
         rng = np.random.default_rng(seed)
         if variation is not None:
@@ -124,12 +139,33 @@ class Subjects:
         return Example(problem, pair, *found)
 
 
+def swapped(pair: Pair) -> Pair:
+    """The same images with their roles exchanged."""
+    return Pair(
+        pair.moving,
+        pair.fixed,
+        pair.moving_mask,
+        pair.fixed_mask,
+        pair.moving_view,
+        pair.fixed_view,
+        pair.lengths,
+    )
+
+
 def _center(image: Volume) -> np.ndarray:
     """Center of the foreground's box, LPS mm."""
     from ..imaging.intensities import foreground
 
     at = np.argwhere(foreground(image))
     return image.grid.index_to_physical((at.min(0) + at.max(0)) / 2)
+
+
+def _extent(image: Volume) -> np.ndarray:
+    """Lengths of the foreground's box along the array's axes, mm."""
+    from ..imaging.intensities import foreground
+
+    at = np.argwhere(foreground(image))
+    return (at.max(0) - at.min(0) + 1) * image.grid.spacing
 
 
 def _misaligned(

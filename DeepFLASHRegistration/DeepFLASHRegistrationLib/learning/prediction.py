@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -94,14 +94,11 @@ class Predictor:
         levels = problem.levels(self.parameters)
         total = sum(stage.steps for stage in self._network.stages)
         done, first, last, stopped = 0, None, None, False
-        for state in self.unrolled(problem.pair(device), levels, problem.window(device), last_evaluated=True):
-            last = state
-            if first is None:
-                first = state.evaluation
-            if state.change is not None:
-                done += 1
-            if report is not None and state.evaluation.gradient is not None and (state.change is not None or done == 0):
-                evaluation = state.evaluation
+        for state in self.unrolled((problem.pair(device),), levels, problem.window(device), last_evaluated=True):
+            last, evaluation, objective = state, state.evaluations[0], state.objectives[0]
+            first = first or evaluation
+            done += state.changes is not None
+            if report is not None and (state.changes is not None or done == 0):
                 report(
                     done,
                     total,
@@ -111,26 +108,24 @@ class Predictor:
                         "energy": evaluation.energy,
                         "similarity": evaluation.dissimilarity,
                         "regularization": evaluation.regularization,
-                        "smallest_determinant": smallest_determinant(
-                            evaluation.displacement, state.objective.flow.lattice
-                        ),
+                        "smallest_determinant": smallest_determinant(evaluation.displacement, objective.flow.lattice),
                         "seconds": time.perf_counter() - started,
                     },
                 )
             if cancelled is not None and cancelled() and done < total:
                 stopped = True
                 break
-        unusual = self._unusual(problem, first.energy, last.evaluation.energy)
-        velocity = last.velocity
-        if not last.evaluation.energy <= first.energy:
+        unusual = self._unusual(problem, first.energy, evaluation.energy)
+        velocity = last.velocities[0]
+        if not evaluation.energy <= first.energy:
             velocity = torch.zeros_like(velocity)
             unusual = (*unusual, "The prediction did not lower the energy, and was dropped.")
-        return Prediction(velocity, last.objective.level.metric, stopped, unusual)
+        return Prediction(velocity, objective.level.metric, stopped, unusual)
 
-    def unrolled(self, pair: Pair, levels: Any, window: Any, **more: Any) -> Any:
+    def unrolled(self, pairs: Sequence[Pair], levels: Any, window: Any, **more: Any) -> Any:
         """The states of the network's steps; see UnrolledPredictor.unroll."""
-        self._network.to(pair.fixed.device)
-        return self._network.unroll(pair, levels, settings(self.parameters), window, **more)
+        self._network.to(pairs[0].fixed.device)
+        return self._network.unroll(pairs, levels, settings(self.parameters), window, **more)
 
     def maps(self, problem: Problem, pair: Pair) -> Maps:
         """From two images in memory to both maps and the warped image, all on the images' device.
@@ -141,13 +136,14 @@ class Predictor:
         """
         last = None
         for state in self.unrolled(
-            pair, problem.levels(self.parameters), problem.window(str(pair.fixed.device)), last_evaluated=False
+            (pair,), problem.levels(self.parameters), problem.window(str(pair.fixed.device)), last_evaluated=False
         ):
             last = state
-        flow, shooting, like = last.objective.flow, last.objective.shooting, pair.fixed
+        objective, velocity, like = last.objectives[0], last.velocities[0], pair.fixed
+        flow = objective.flow
         cells = Lattice.cells(tuple(like.shape), pair.lengths)
         with torch.no_grad():
-            trajectory = shooting.shoot(last.velocity, last.objective.steps, last.objective.settings.integrator)
+            trajectory = objective.shooting.shoot(velocity, objective.steps, objective.settings.integrator)
             fine = Upsampler(flow.lattice, cells, like.dtype, like.device)
             forth, back = fine(flow.fixed_to_moving(trajectory)), fine(flow.moving_to_fixed(trajectory))
             warped = Sampler(cells, cells, like.dtype, like.device)(pair.moving[None], forth)[0]

@@ -1,31 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the unrolled predictor on pairs of images.
+"""Training a model from a data set: recipe, checkpoints, validation, learning curves, the finished model.
 
-The loss of a step is FLASH's own energy at the velocity it leads to; its gradient comes with the evaluation that the
-next step needs anyway. Steps are trained side by side: no gradient flows from one to the one before. Labels, where
-there are any, add their overlap; velocities found by FLASH, their distance in the metric.
+Under torch's own launcher (torchrun --nproc-per-node N -m DeepFLASHRegistrationLib.cli train …) the processes share
+each update; on a machine of several GPUs each takes one.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
-import time
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from ..geodesics.band import Lattice, Upsampler
-from ..geodesics.jacobian import smallest_determinant
-from ..geodesics.objective import Objective
-from ..geodesics.sampling import NonFiniteField, Sampler
+from ..imaging.errors import InputError
+from ..imaging.files import atomic
+from ..imaging.intensities import foreground
+from ..imaging.volume import Volume
 from ..parameters import Parameters
-from ..problem import settings
-from .pairs import Example, Subjects, Variation
-from .unrolled import UnrolledPredictor
+from ..problem import scaled_intensities
+from ..tensors import read_tensors, write_tensors
+from .dataset import Dataset, draw_pairs, read_scan
+from .models import ModelConfig, save_model
+from .pairs import Subjects, Variation
+from .recipes import RECIPES, Recipe
+from .teaching import label_file, read_manifest
+from .trainer import Schedule, Trainer
+from .unrolled import MULTIPLE, built
+
+_STATE, _PROGRESS, _CURVES = "training.safetensors", "training.json", "learning_curves.svg"
+_MARGIN = 4  # voxels kept around the foreground of an image
+_EXPECTED_VALIDATION = 0.5  # part of the energy left where nothing was measured
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model's card says.
+
+    Attributes:
+        name: by which the model is chosen: letters, digits, - and _.
+        description: in a line, what it is for.
+        training_data: on what it was trained; described by default.
+        license: of the weights.
+        license_note: one sentence for users, such as "Not for commercial use.".
+        attribution: whom to credit.
+    """
+
+    name: str = "my-model"
+    description: str = "trained by its user"
+    training_data: str = ""
+    license: str = "not stated"
+    license_note: str = ""
+    attribution: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,224 +66,333 @@ class TrainingOptions:
     """How a predictor is trained.
 
     Attributes:
-        iterations: updates of the weights.
-        batch: pairs per update and process.
-        learning_rate: at the start; it falls to zero along half a cosine.
-        joining: for each stage, the part of the iterications after which it takes part.
-        label_weight: of 1 - mean soft overlap of labels, against an energy of 1 for the unregistered pair.
-        labels_at_once: how many labels a pair is measured with, chosen at random.
-        seed: of everything random.
+        recipe: what is trained.
+        spacing_mm: voxel size of the registrations; 0 takes the recipe's.
+        device: auto, cpu or cuda.
         validation_pairs: pairs of unseen subjects that decide which weights are kept.
         validate_every: iterations between validations, each of which is a checkpoint.
         patience: validations without a better one after which training ends.
-        minutes: limit of the time; the learning rate follows it. 0: none.
     """
 
-    iterations: int = 2000
-    batch: int = 2
-    learning_rate: float = 1e-3
-    joining: tuple[float, ...] = (0.0, 0.3)
-    label_weight: float = 0.0
-    labels_at_once: int = 12
-    seed: int = 0
+    recipe: str = field(default="brain", metadata={"choices": tuple(RECIPES)})
+    spacing_mm: float = 0.0
+    device: str = "auto"
     validation_pairs: int = 12
     validate_every: int = 200
-    patience: int = 1000
-    minutes: float = 0.0
+    patience: int = 10
+    schedule: Schedule = field(default_factory=Schedule)
     variation: Variation = field(default_factory=Variation)
+    about: About = field(default_factory=About)
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, not {self.recipe!r}.")
+        for name in ("validation_pairs", "validate_every", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        schedule = self.schedule
+        if schedule.iterations < 1 or schedule.batch < 1 or not schedule.learning_rate > 0:
+            raise ValueError("iterations, batch and learning_rate must be positive.")
+        if len(schedule.joining) != len(RECIPES[self.recipe].stages):
+            raise ValueError(f"joining needs {len(RECIPES[self.recipe].stages)} numbers, one per stage of the recipe.")
 
 
-class Overlap:
-    """1 - mean soft Dice of some labels under a map, at one level."""
+def train(
+    training: Dataset,
+    validation: Dataset,
+    out: Path,
+    options: TrainingOptions,
+    labels: Path | None = None,
+    tell: Callable[[str], None] = print,
+) -> Path:
+    """Trains a predictor and writes it as a model.
 
-    def __init__(self, objective: Objective, fixed: Tensor, moving: Tensor, chosen: Sequence[int]):
-        cells, like = objective.cells, objective.fixed
-        self.upsample = Upsampler(objective.flow.lattice, cells, like.dtype, like.device)
-        self.sample = Sampler(cells, cells, like.dtype, like.device)
-        self.fixed, self.moving = (_shares(x, chosen, objective.level.factors, like.dtype) for x in (fixed, moving))
+    Args:
+        training, validation: images of different subjects; the second may be empty.
+        out: folder of the model. A training that was interrupted there goes on.
+        options: all that the result depends on besides the images.
+        labels: velocities that `teaching.teach` found for pairs of the training images.
+        tell: called with lines of text.
 
-    def __call__(self, displacement: Tensor) -> Tensor:
-        warped = self.sample(self.moving, self.upsample(displacement))
-        axes = tuple(range(1, warped.ndim))
-        both = 2 * (warped * self.fixed).sum(axes)
-        return 1 - (both / (warped.square().sum(axes) + self.fixed.square().sum(axes) + 1e-3)).mean()
-
-
-def _shares(labels: Tensor, chosen: Sequence[int], factors: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Which part of each cell has each of the labels: (len(chosen), *cells)."""
-    pool = torch.nn.functional.avg_pool3d if labels.ndim == 3 else torch.nn.functional.avg_pool2d
-    return torch.stack([pool((labels == int(c)).to(dtype)[None, None], factors)[0, 0] for c in chosen])
-
-
-class Trainer:
-    """Weights, their optimizer, and where the training stands."""
-
-    def __init__(
-        self,
-        predictor: UnrolledPredictor,
-        parameters: Parameters,
-        options: TrainingOptions,
-        device: str = "cpu",
-    ):
-        self.predictor, self.parameters, self.options, self.device = predictor.to(device), parameters, options, device
-        self.optimizer = torch.optim.AdamW(predictor.parameters(), options.learning_rate, weight_decay=1e-4)
-        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.iteration = 0
-        self.started = time.monotonic()
-        self.spent = 0.0
-
-    def progress(self) -> float:
-        """How much of the training is done, 0..1."""
-        done = self.iteration / self.options.iterations
-        if self.options.minutes:
-            done = max(done, (self.spent + time.monotonic() - self.started) / (60 * self.options.minutes))
-        return min(done, 1.0)
-
-    def step(self, subjects: Subjects) -> dict[str, float]:
-        """One update of the weights."""
-        done = torch.tensor(self.progress())
-        if self.processes > 1:
-            dist.broadcast(done, 0)
-        done = float(done)
-        warm = min(1.0, (self.iteration + 1) / 50)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * warm * max(0.02, 0.5 * (1 + math.cos(math.pi * done)))
-        stages = sum(done >= at for at in self.options.joining) or 1
-        self.optimizer.zero_grad(set_to_none=False)
-        found = []
-        for k in range(self.options.batch):
-            number = (self.iteration * self.options.batch + k) * self.processes + self.rank
-            rng = np.random.default_rng((self.options.seed, number))
-            fixed, moving = rng.choice(len(subjects), 2, replace=False)
-            example = subjects.example(
-                fixed, moving, self.options.variation, (self.options.seed, number, 1), self.device
-            )
-            found.append(self._learn(example, stages, rng))
-        self._share_gradients(self.options.batch)
-        torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
-        self.optimizer.step()
-        self.iteration += 1
-        return {key: float(np.mean([f[key] for f in found])) for key in found[0]}
-
-    def _learn(self, example: Example, stages: int, rng: np.random.Generator) -> dict[str, float]:
-        levels = example.problem.levels(self.parameters)
-        levels = levels[: len(self.predictor.stages)]
-        found: dict[str, float] = {}
-        overlap, first, chosen = None, None, ()
-        if self.options.label_weight and example.fixed_labels is not None:
-            common = np.intersect1d(
-                *(np.unique(x.cpu().numpy()) for x in (example.fixed_labels, example.moving_labels))
-            )
-            common = common[common > 0]
-            chosen = rng.choice(common, min(self.options.labels_at_once, len(common)), replace=False)
-        for state in self.predictor.unroll(
-            example.pair, levels, settings(self.parameters), example.problem.window(self.device), stages=stages
-        ):
-            evaluation, objective = state.evaluation, state.objective
-            if state.change is None:
-                overlap = (
-                    Overlap(objective, example.fixed_labels, example.moving_labels, chosen) if len(chosen) else None
-                )
-                if first is None and math.isfinite(evaluation.energy):
-                    first = evaluation.energy
-                continue
-            if evaluation.gradient is None:
-                # Not even a finite geodesic: smaller is better.
-                gradient = objective.shooting.L * state.velocity
-                gradient = gradient / gradient.norm().clamp(min=1e-12)
-            else:
-                gradient = evaluation.gradient / (first or evaluation.energy)
-                found[f"energy_{state.stage}"] = evaluation.energy / (first or 1.0)
-                if overlap is not None:
-                    value, more = _overlap_gradient(objective, overlap, state.velocity)
-                    gradient = gradient + self.options.label_weight * more
-                    found[f"overlap_{state.stage}"] = 1 - value
-            state.change.backward(gradient)
-        return found
-
-    def _share_gradients(self, count: int) -> None:
-        flat = torch.cat(
-            [
-                p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten()
-                for p in self.predictor.parameters()
-            ]
-        )
-        flat /= count * self.processes
-        if self.processes > 1:
-            dist.all_reduce(flat)
-        offset = 0
-        for p in self.predictor.parameters():
-            p.grad = flat[offset : offset + p.numel()].view_as(p).clone()
-            offset += p.numel()
-
-    # ----------------------------------------------------------------------------------------------------- validation
-
-    @torch.no_grad()
-    def _hard_overlap(self, example: Example, objective: Objective, velocity: Tensor) -> tuple[float, float]:
-        """Mean Dice before and after, labels carried over by the nearest voxel on the working grid."""
-        fixed, moving = example.fixed_labels, example.moving_labels
-        cells = Lattice.cells(tuple(fixed.shape), example.pair.lengths)
-        u = Upsampler(objective.flow.lattice, cells, torch.float32, self.device)(
-            objective.map(velocity, "fixed_to_moving")
-        )
-        warped = Sampler(cells, cells, torch.float32, self.device)(moving[None].float(), u, mode="nearest")[0].long()
-        return _dice(fixed, moving), _dice(fixed, warped)
-
-    def validate(self, subjects: Subjects, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
-        """Means over pairs of unseen subjects: energy after (of 1 before), Dice before and after, folded part."""
-        found = []
-        for number, (fixed, moving) in enumerate(pairs):
-            if number % self.processes != self.rank:
-                continue
-            example = subjects.example(fixed, moving, None, (), self.device)
-            first, last = None, None
-            for state in self.predictor.unroll(
-                example.pair,
-                example.problem.levels(self.parameters),
-                settings(self.parameters),
-                example.problem.window(self.device),
-            ):
-                if first is None:
-                    first = state.evaluation.energy
-                last = state
-                energy = state.evaluation.energy
-            with torch.no_grad():
-                det = smallest_determinant(
-                    last.objective.map(last.velocity, "fixed_to_moving"), last.objective.flow.lattice
-                )
-            row = [min(energy, 10 * first) / first, det]
-            row += (
-                self._hard_overlap(example, last.objective, last.velocity)
-                if example.fixed_labels is not None
-                else [0.0, 0.0]
-            )
-            found.append(row)
-        total = torch.tensor([[*map(float, row), 1.0] for row in found] or [[0.0] * 5], dtype=torch.float64).sum(0)
-        if self.processes > 1:
-            dist.all_reduce(total)
-        energy, det, before, after, count = total.tolist()
-        return {
-            "energy": energy / count,
-            "determinant": det / count,
-            "dice_before": before / count,
-            "dice": after / count,
-        }
-
-
-def _overlap_gradient(objective: Objective, overlap: Overlap, velocity: Tensor) -> tuple[float, Tensor]:
-    v = velocity.detach().requires_grad_()
+    Raises:
+        InputError: the images, the velocities or an earlier training in the folder do not fit; says what to do.
+    """
+    if len(training) < 2:
+        raise InputError(f"{training.path}: one image makes no pair. Give at least two.")
+    recipe, device = RECIPES[options.recipe], _device(options.device)
+    alone = _join(device)
     try:
-        value = overlap(objective.map(v, "fixed_to_moving"))
-    except NonFiniteField:
-        return 1.0, torch.zeros_like(velocity)
-    (gradient,) = torch.autograd.grad(value, v)
-    return float(value.detach()), torch.nan_to_num(gradient)
+        leader = alone or dist.get_rank() == 0
+        say = tell if leader else (lambda text: None)
+        parameters = recipe.parameters
+        if options.spacing_mm:
+            parameters = dataclasses.replace(parameters, spacing_mm=options.spacing_mm)
+        _check_memory(training, validation, say)
+        subjects = _prepared(training, parameters, recipe, say)
+        unseen = _prepared(validation, parameters, recipe, say) if len(validation) else None
+        torch.manual_seed(options.schedule.seed)
+        trainer = Trainer(
+            built(subjects.ndim, recipe.architecture),
+            parameters,
+            options.schedule,
+            options.variation,
+            device,
+            _teachers(training, labels),
+        )
+        run = _Run(Path(out), trainer, options, [s.name for s in training.subjects], leader)
+        run.resume(say)
+        _loop(run, subjects, unseen, validation, say)
+        if leader:
+            config = _config(run, subjects, training, recipe, parameters)
+            save_model(out, config, {name: value.numpy() for name, value in run.best_weights.items()})
+            run.clean()
+            say(f"The model is in {out}")
+    finally:
+        if not alone:
+            dist.destroy_process_group()
+    return Path(out)
 
 
-def _dice(one: Tensor, two: Tensor) -> float:
-    count = int(max(one.max(), two.max())) + 1
-    a, b = (torch.bincount(x.flatten(), minlength=count) for x in (one, two))
-    both = torch.bincount(one[one == two].flatten(), minlength=count)
-    used = (a > 0) & (b > 0)
-    used[0] = False
-    return float((2 * both[used] / (a + b)[used]).mean())
+def _loop(run: _Run, subjects: Subjects, unseen: Subjects | None, validation: Dataset, say: Callable) -> None:
+    trainer, options = run.trainer, run.options
+    pairs = []
+    if unseen is not None:
+        place = {subject.name: number for number, subject in enumerate(validation.subjects)}
+        drawn = draw_pairs(validation, options.validation_pairs, options.schedule.seed)
+        pairs = [(place[fixed.name], place[moving.name]) for fixed, moving in drawn]
+    found: list[dict[str, float]] = []
+    while not run.finished():
+        found.append(trainer.step(subjects))
+        ending = run.ending()
+        if trainer.iteration % options.validate_every and not ending:
+            continue
+        keys = sorted({key for row in found for key in row})
+        means = {key: float(np.mean([row[key] for row in found if key in row])) for key in keys}
+        if pairs:
+            means |= {f"validation {k}": v for k, v in trainer.validate(unseen, pairs).items()}
+        found = []
+        better = run.record(means)
+        text = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
+        say(f"[{trainer.iteration}, {run.seconds() / 60:.1f} min] {text}{' (best)' if better else ''}")
+
+
+class _Run:
+    """What is on disk of a training, and the best weights so far."""
+
+    def __init__(self, out: Path, trainer: Trainer, options: TrainingOptions, names: list[str], leader: bool):
+        self.out, self.trainer, self.options, self.leader = out, trainer, options, leader
+        self.identity = {"options": dataclasses.asdict(options), "images": names}
+        self.history: list[dict[str, float]] = []
+        self.best = math.inf
+        self.since_best = 0
+        self.best_weights = _weights(trainer)
+
+    def seconds(self) -> float:
+        return self.trainer.seconds()
+
+    def ending(self) -> bool:
+        """Whether the schedule is at its end; the first process's clock decides."""
+        done = torch.tensor(float(self.trainer.progress() >= 1))
+        if self.trainer.processes > 1:
+            dist.broadcast(done, 0)
+        return bool(done)
+
+    def finished(self) -> bool:
+        return self.since_best >= self.options.patience or self.ending()
+
+    def record(self, means: dict[str, float]) -> bool:
+        """Keeps a validation, and the weights if they are the best; writes a checkpoint."""
+        self.history.append({"iteration": self.trainer.iteration, "seconds": self.seconds(), **means})
+        # Stages that have not joined yet change what is measured: until they have, later is better.
+        joined = self.trainer.progress() >= max(self.options.schedule.joining)
+        score = means.get("validation energy", -math.inf) - means.get("validation dice", 0.0)
+        better = score < self.best or not joined
+        if better:
+            self.best, self.since_best, self.best_weights = score if joined else math.inf, 0, _weights(self.trainer)
+        else:
+            self.since_best += 1
+        if self.leader:
+            self._write()
+        return better
+
+    def _write(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {f"best.{k}": v.numpy() for k, v in self.best_weights.items()}
+        state |= {f"last.{k}": v.numpy() for k, v in _weights(self.trainer).items()}
+        for name, moments in self.trainer.moments().items():
+            state[f"optimizer.{name}"] = moments.cpu().numpy()
+        progress = {
+            "iteration": self.trainer.iteration,
+            "seconds": self.seconds(),
+            "best": self.best if math.isfinite(self.best) else None,
+            "since_best": self.since_best,
+            "history": self.history,
+            **json.loads(json.dumps(self.identity)),
+        }
+        with atomic(self.out / _STATE) as temporary:
+            write_tensors(temporary, state, {"iteration": str(self.trainer.iteration)})
+        with atomic(self.out / _PROGRESS) as temporary:
+            temporary.write_text(json.dumps(progress, indent=1), encoding="utf-8")
+        with atomic(self.out / _CURVES) as temporary:
+            temporary.write_text(_curves(self.history), encoding="utf-8")
+
+    def resume(self, say: Callable[[str], None]) -> None:
+        """Goes on where an interrupted training of the same kind stopped."""
+        if not (self.out / _PROGRESS).exists():
+            return
+        try:
+            progress = json.loads((self.out / _PROGRESS).read_text(encoding="utf-8"))
+            state, metadata = read_tensors(self.out / _STATE)
+            if metadata["iteration"] != str(progress["iteration"]):
+                raise ValueError("its files are of different times")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.out}: the training in it cannot be read ({error}). Choose another folder."
+            ) from error
+        wanted = json.loads(json.dumps(self.identity))
+        for what in ("options", "images"):
+            if progress.get(what) != wanted[what]:
+                raise InputError(
+                    f"{self.out}: holds a training with other {what}. Use the same to go on, or another folder."
+                )
+        parts = {
+            part: {k[len(part) + 1 :]: torch.from_numpy(v) for k, v in state.items() if k.startswith(f"{part}.")}
+            for part in ("best", "last", "optimizer")
+        }
+        self.trainer.restore(parts["last"], parts["optimizer"], progress["iteration"], progress["seconds"])
+        self.best_weights, self.history = parts["best"], progress["history"]
+        self.best = math.inf if progress["best"] is None else progress["best"]
+        self.since_best = progress["since_best"]
+        say(f"Going on after iteration {self.trainer.iteration}.")
+
+    def clean(self) -> None:
+        """Removes the optimizer's state, of no use any more; curves and history stay."""
+        (self.out / _STATE).unlink(missing_ok=True)
+
+
+def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in trainer.predictor.state_dict().items()}
+
+
+def _device(name: str) -> str:
+    from ..registration import resolve_device
+
+    local = os.environ.get("LOCAL_RANK")
+    found = resolve_device(name)
+    return f"cuda:{local}" if found == "cuda" and local is not None else found
+
+
+def _join(device: str) -> bool:
+    """Joins the processes that torch's launcher started; True if there is but this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return True
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return False
+
+
+def _check_memory(training: Dataset, validation: Dataset, say: Callable[[str], None]) -> None:
+    """An estimate before the work: float32 images and int32 labels stay in memory, cropped to what they show."""
+    from ..imaging.io import read_grid
+    from ..process.memory import free_bytes
+
+    needed = sum(8 * read_grid(s.image).size for data in (training, validation) for s in data.subjects)
+    free = free_bytes()
+    say(f"At most {needed / 1e9:.1f} GB for the images, besides 1 to 3 GB for the work.")
+    if free is not None and needed > free:
+        raise InputError(
+            f"The images would take up to {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free. Use fewer, or "
+            "resample them to the spacing of the registrations first."
+        )
+
+
+def _prepared(dataset: Dataset, parameters: Parameters, recipe: Recipe, say: Callable[[str], None]) -> Subjects:
+    images, labels = [], []
+    for number, subject in enumerate(dataset.subjects, 1):
+        scan = read_scan(subject)
+        image, _, _ = scaled_intensities(scan.image, scan.image, scan.mask, scan.mask, parameters)
+        image, own = _cropped(image, scan.labels, recipe.ignored_labels)
+        images.append(image)
+        labels.append(own)
+        if number % 20 == 0 or number == len(dataset):
+            say(f"{number} of {len(dataset)} images read")
+    return Subjects(images, labels, parameters, recipe.unit_mm, MULTIPLE)
+
+
+def _cropped(image: Volume, labels: Volume | None, ignored: int) -> tuple[Volume, Volume | None]:
+    """Without what shows nothing; labels on their own grid, those up to ``ignored`` left out."""
+    at = np.argwhere(foreground(image))
+    lower = np.maximum(at.min(0) - _MARGIN, 0)
+    upper = np.minimum(at.max(0) + 1 + _MARGIN, image.grid.shape)
+    part = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
+    grid = image.grid.padded(-lower, upper - np.array(image.grid.shape))
+    if labels is not None:
+        labels = labels.with_data(np.where(labels.data > ignored, labels.data, 0).astype(np.int32))
+    return Volume(grid, np.ascontiguousarray(image.data[part]), image.name), labels
+
+
+def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, int], Mapping[str, Any]]]:
+    from ..results import load_result
+
+    if labels is None:
+        return []
+    read_manifest(labels)
+    found = []
+    for i, fixed in enumerate(training.subjects):
+        for j, moving in enumerate(training.subjects):
+            file = label_file(Path(labels), fixed, moving)
+            if file.exists():
+                found.append(((i, j), load_result(file).velocity))
+    if not found:
+        raise InputError(
+            f"{labels}: holds no velocity of two of the training images. Teach pairs of the same data first."
+        )
+    return found
+
+
+def _config(run: _Run, subjects: Subjects, training: Dataset, recipe: Recipe, parameters: Parameters) -> ModelConfig:
+    about = run.options.about
+    best = min(
+        (row for row in run.history if "validation energy" in row), key=lambda row: row["validation energy"], default={}
+    )
+    energy = (best.get("validation energy", _EXPECTED_VALIDATION), max(best.get("validation energy_sd", 0.1), 0.02))
+    data = about.training_data or f"{len(training)} images of {len(training.persons)} subjects in {training.path.name}"
+    held_out = {
+        name: round(best[key], 4)
+        for name, key in (
+            ("validation Dice before", "validation dice_before"),
+            ("validation Dice after", "validation dice"),
+            ("energy left", "validation energy"),
+        )
+        if best.get(key)
+    }
+    return ModelConfig(
+        name=about.name,
+        kind="unrolled",
+        architecture=recipe.architecture,
+        parameters=parameters,
+        ndim=subjects.ndim,
+        unit_mm=recipe.unit_mm,
+        spacing_mm=parameters.spacing_mm or subjects.spacing_mm,
+        extent_mm=subjects.extent_mm,
+        energy=energy,
+        description=about.description,
+        training_data=data,
+        license=about.license,
+        license_note=about.license_note,
+        attribution=about.attribution,
+        held_out=held_out,
+        versions={"torch": str(torch.__version__)},
+    )
+
+
+def _curves(history: Sequence[Mapping[str, float]]) -> str:
+    """Learning curves: what is left of the energy, and the overlap, in training and on unseen subjects."""
+    from ..report.charts import Series, line_chart
+
+    last = max((int(key.split()[1]) for row in history for key in row if key.startswith("energy ")), default=0)
+    wanted = (("training", "s1", f"energy {last}"), ("unseen subjects", "s2", "validation energy"))
+    series = [Series(name, style, np.array([row.get(key, math.nan) for row in history])) for name, style, key in wanted]
+    if not any(np.isfinite(s.values).any() for s in series):
+        return "<svg xmlns='http://www.w3.org/2000/svg'/>"
+    return line_chart(series, [0], "validation", "part of the energy left")

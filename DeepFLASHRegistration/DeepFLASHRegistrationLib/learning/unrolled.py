@@ -12,7 +12,6 @@ used for: the gradient of the objective at the velocity that it reached is the g
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,15 +97,19 @@ def _pooled(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Step:
-    """The state after one step: stage and step count from 0; ``change`` carries the graph to the network's weights."""
+class State:
+    """Where a batch of pairs stands: stage and step, -1 before a stage's first.
+
+    velocities (n, d, *modes); changes (n, d, *modes) of this step, with the graph to the network's weights, None before
+    a stage's first step; one objective and evaluation per pair (None: not evaluated).
+    """
 
     stage: int
     step: int
-    velocity: Tensor
-    change: Tensor | None
-    objective: Objective
-    evaluation: Evaluation | None
+    velocities: Tensor
+    changes: Tensor | None
+    objectives: list[Objective]
+    evaluations: list[Evaluation] | None
 
 
 class UnrolledPredictor(nn.Module):
@@ -119,49 +122,59 @@ class UnrolledPredictor(nn.Module):
 
     def unroll(
         self,
-        pair: Pair,
+        pairs: Sequence[Pair],
         levels: Sequence[Level],
         settings: Settings,
         window: Callable[[Lattice], Tensor] | None,
         *,
         last_evaluated: bool = True,
         stages: int | None = None,
-    ) -> Iterator[Step]:
-        """Yields the state before the first step of each stage (change None) and after every step.
+    ) -> Iterator[State]:
+        """Yields the state before the first step of each stage and after every step.
 
         Args:
-            pair: images on the working grid.
+            pairs: images on one working grid.
             levels: one per stage.
             settings: of the objective.
             window: as in `flash.minimize`.
-            last_evaluated: whether the objective is evaluated at the very last velocity too.
+            last_evaluated: whether the objectives are evaluated at the very last velocities too.
             stages: how many to run; all by default.
         """
         count = len(self.stages) if stages is None else stages
         if len(levels) != len(self.stages):
             raise ValueError(f"The predictor has {len(self.stages)} stages, not {len(levels)} levels.")
-        velocity = None
+        modes = levels[0].band.modes
+        velocities = pairs[0].fixed.new_zeros(len(pairs), len(modes), *modes)
         for number in range(count):
-            level, stage, network = levels[number], self.stages[number], self.networks[number]
-            modes = level.band.modes
-            zero = torch.zeros(len(modes), *modes, dtype=pair.fixed.dtype, device=pair.fixed.device)
-            velocity = zero if velocity is None else fit_modes(velocity, modes).to(zero).contiguous()
-            objective = Objective(pair, level, settings, window, velocity)
-            sight = _Sight(objective)
-            evaluation = objective.evaluate_safely(velocity)
-            yield Step(number, -1, velocity, None, objective, evaluation)
-            for k in range(stage.steps):
-                if evaluation.gradient is None:
-                    # Too steep to be integrated: back to a gentler field of the same shape.
-                    velocity = 0.5 * velocity
-                    evaluation = objective.evaluate_safely(velocity)
-                    if evaluation.gradient is None:
-                        return
-                change = sight.change(network, velocity, evaluation, k)
-                velocity = velocity + change.detach()
-                at_end = number == count - 1 and k == stage.steps - 1
-                evaluation = None if at_end and not last_evaluated else objective.evaluate_safely(velocity)
-                yield Step(number, k, velocity, change, objective, evaluation)
+            level, network = levels[number], self.networks[number]
+            velocities = fit_modes(velocities, level.band.modes).contiguous()
+            objectives = [
+                Objective(pair, level, settings, window, v) for pair, v in zip(pairs, velocities, strict=True)
+            ]
+            sights = [_Sight(objective) for objective in objectives]
+            evaluations = _evaluated(objectives, velocities)
+            yield State(number, -1, velocities, None, objectives, evaluations)
+            for k in range(self.stages[number].steps):
+                seen = [s.look(v, e) for s, v, e in zip(sights, velocities, evaluations, strict=True)]
+                answers = network(*(torch.stack(x) for x in zip(*(s[:2] for s in seen), strict=True)), k)
+                step = F.softplus(network.descent[k])
+                changes = torch.stack([s.change(a, step * x[2]) for s, a, x in zip(sights, answers, seen, strict=True)])
+                velocities = velocities + changes.detach()
+                at_end = number == count - 1 and k == self.stages[number].steps - 1
+                evaluations = None if at_end and not last_evaluated else _evaluated(objectives, velocities)
+                yield State(number, k, velocities, changes, objectives, evaluations)
+
+
+def _evaluated(objectives: Sequence[Objective], velocities: Tensor) -> list[Evaluation]:
+    """E at each velocity. One too steep to be integrated gives way to a gentler one of the same shape, in place."""
+    found = []
+    for objective, v in zip(objectives, velocities, strict=True):
+        evaluation = objective.evaluate_safely(v)
+        while evaluation.gradient is None:
+            v *= 0.5 if float(v.abs().max()) > 1e-6 else 0.0
+            evaluation = objective.evaluate_safely(v)
+        found.append(evaluation)
+    return found
 
 
 def built(ndim: int, architecture: Mapping[str, Any]) -> UnrolledPredictor:
@@ -187,8 +200,9 @@ class _Sight:
         inside[side.crop] = 1
         self.crop, self.still = side.crop, torch.stack([objective.fixed, inside])
 
-    def change(self, network: StepNetwork, velocity: Tensor, evaluation: Evaluation, step: int) -> Tensor:
-        """The network's change of the velocity, (d, *modes)."""
+    def look(self, velocity: Tensor, evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (3, *cells) and fields (2d + 1, *coarse) for the network, and the direction of descent (d, *modes),
+        of root mean square 1."""
         warped = self.objective.moving.clone()
         warped[self.crop] = evaluation.warped
         images = torch.cat([self.still[:1] - 0.5, warped[None] - 0.5, self.still[1:]])
@@ -196,8 +210,10 @@ class _Sight:
         values = self.evaluate(torch.cat([descent, velocity]))
         d = len(velocity)
         size = values[:d].square().sum(0).mean().sqrt().clamp(min=1e-12)
-        scale = torch.full_like(values[:1], math.log10(float(size) / self.unit))
-        fields = torch.cat([values[:d] / size, values[d:] / self.unit, scale])
-        answer = network(images[None], fields[None], step)[0]
-        free = self.root * self.evaluate.project(answer)
-        return self.unit * (free + F.softplus(network.descent[step]) * (descent / size))
+        scale = (size / self.unit).log10().expand_as(values[:1])
+        return images, torch.cat([values[:d] / size, values[d:] / self.unit, scale]), descent / size
+
+    def change(self, answer: Tensor, descent: Tensor) -> Tensor:
+        """The change of the velocity (d, *modes): the network's answer (d, *coarse), smoothed by the root of K, and a
+        step of descent."""
+        return self.unit * (self.root * self.evaluate.project(answer) + descent)
