@@ -4,12 +4,14 @@
 import numpy as np
 import pytest
 import slicer
+import vtk
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS, arrayFromVtkMatrix
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.runs import Inputs, RegistrationRun
-from module_nodes import FIXED, MOVING, addPair, names
-from scene_synthetic import addLinear, addVolume
+from module_nodes import FIXED, MOVING, addPair, ball, names
+from scene_synthetic import addLinear, addVolume, makeGrid
 
 
 def test_what_is_chosen_arrives_and_what_is_not_is_left_out(scene):
@@ -94,3 +96,67 @@ def test_outputs_are_judged_before_the_work(scene):
     labels = addVolume(scene, FIXED, np.ones(FIXED.shape, np.uint8), "labels", "vtkMRMLLabelMapVolumeNode")
     with pytest.raises(InputError, match="cannot hold the propagated"):
         RegistrationRun(inputs, outputs=OutputNodes(segmentation=labels)).arguments()
+
+
+@pytest.fixture
+def bent(scene):
+    node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "bent")
+    node.SetAndObserveTransformToParent(slicer.vtkOrientedBSplineTransform())
+    return node
+
+
+@pytest.mark.parametrize("what", ["model", "markups"])
+def test_what_cannot_be_carried_is_refused_before_the_registration(scene, bent, what):
+    inputs = addPair(scene)
+    if what == "model":
+        node = inputs.movingModel = scene.AddNewNodeByClass("vtkMRMLModelNode", "empty")
+    else:
+        node = inputs.movingMarkups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "empty")
+    with pytest.raises(InputError, match=r"empty (holds no points|has no placed point)"):
+        RegistrationRun(inputs).arguments()
+    if what == "model":
+        sphere = vtk.vtkSphereSource()
+        sphere.Update()
+        node.SetAndObserveMesh(sphere.GetOutput())
+    else:
+        node.AddControlPoint(1, 2, 3)
+    RegistrationRun(inputs).arguments()
+    node.SetAndObserveTransformNodeID(bent.GetID())
+    with pytest.raises(InputError, match="empty is under the non-linear transform bent"):
+        RegistrationRun(inputs).arguments()
+
+
+def _slices(scene, axis):
+    """A pair of single slices at different depths, and their volumes' grids."""
+    shape, away = [20, 22, 24], [0.0, 0.0, 0.0]
+    shape[axis], away[2 - axis] = 1, 9.0
+    grids = [makeGrid(tuple(shape), (2, 2, 2), tilt=0.2), makeGrid(tuple(shape), (2, 2, 2), tilt=0.2, center=away)]
+    return Inputs(*(addVolume(scene, grid, ball(grid)[0]) for grid in grids)), [grid.flattened() for grid in grids]
+
+
+def _turned(axis, degrees, shift):
+    matrix = vtk.vtkTransform()
+    matrix.Translate(shift)
+    matrix.RotateWXYZ(degrees, axis)
+    return arrayFromVtkMatrix(matrix.GetMatrix())
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_initial_transform_of_slices_acts_within_their_planes(scene, axis):
+    inputs, (fixed, moving) = _slices(scene, axis)
+    normal = fixed.normal * (-1, -1, 1)  # RAS
+    toFixed = _turned(normal, 20, (3, 4, 5))
+    inputs.initialTransform = addLinear(scene, toFixed)
+    found = RegistrationRun(inputs).arguments()["initial_affine"]
+    points = np.random.default_rng(0).uniform(-15, 15, (20, 2))
+    lps = LPS_RAS @ np.linalg.inv(toFixed) @ LPS_RAS
+    expected = moving.project(fixed.lift(points) @ lps[:3, :3].T + lps[:3, 3])
+    np.testing.assert_allclose(points @ found[:2, :2].T + found[:2, 2], expected, atol=1e-9)
+    assert np.linalg.det(found[:2, :2]) == pytest.approx(1)
+
+
+def test_an_initial_transform_out_of_the_slice_s_plane_is_refused(scene):
+    inputs, (fixed, _) = _slices(scene, 0)
+    inputs.initialTransform = addLinear(scene, _turned(fixed.plane[:3, 0] * (-1, -1, 1), 20, (0, 0, 0)), "tilting")
+    with pytest.raises(InputError, match="tilting turns the slice out of its plane"):
+        RegistrationRun(inputs).arguments()

@@ -6,7 +6,7 @@ import pytest
 import vtk
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage, imageFromArray
-from DeepFLASHRegistrationLib.scene.conversion import pointsFromNode, verticesFromNode, volumeFromNode
+from DeepFLASHRegistrationLib.scene.conversion import pointsFromNode, volumeFromNode
 from DeepFLASHRegistrationLib.scene.fields import gridTransform
 from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS
 from scene_synthetic import addLinear, addVolume, makeGrid, pointsOf, smooth
@@ -92,7 +92,7 @@ def test_what_cannot_be_registered_is_refused_with_advice(scene):
         volumeFromNode(addVolume(scene, grid, np.full(grid.shape, 3)))
 
 
-def test_points_come_in_world_lps_with_their_labels(scene):
+def test_points_come_in_world_lps(scene):
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmarks")
     node.AddControlPoint(1, 2, 3, "tip")
     node.AddControlPoint(4, 5, 6, "never placed")
@@ -100,10 +100,9 @@ def test_points_come_in_world_lps_with_their_labels(scene):
     node.UnsetNthControlPointPosition(1)
     node.SetAndObserveTransformNodeID(addLinear(scene, TURN).GetID())
     modified = node.GetMTime()
-    points, labels = pointsFromNode(node)
+    points = pointsFromNode(node)
     world = np.array([[1, 2, 3], [7, 8, 9]]) @ TURN[:3, :3].T + TURN[:3, 3]
     np.testing.assert_allclose(points, world * (-1, -1, 1))
-    assert labels == ["tip", "end"]
     assert node.GetMTime() == modified
     with pytest.raises(InputError, match="no placed point"):
         pointsFromNode(scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode"))
@@ -113,18 +112,5 @@ def test_points_of_a_plane_are_two_dimensional(scene):
     grid = makeGrid((1, 6, 7), center=(0, 0, 12)).flattened()
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
     node.AddControlPoint(-3, -4, 12)
-    points, _ = pointsFromNode(node, grid)
+    points = pointsFromNode(node, grid)
     np.testing.assert_allclose(points, [[3, 4]])
-
-
-def test_vertices_of_a_model(scene):
-    source = vtk.vtkSphereSource()
-    source.Update()
-    node = scene.AddNewNodeByClass("vtkMRMLModelNode", "ball")
-    with pytest.raises(InputError, match="holds no points"):
-        verticesFromNode(node)
-    node.SetAndObserveMesh(source.GetOutput())
-    node.SetAndObserveTransformNodeID(addLinear(scene, TURN).GetID())
-    vertices = verticesFromNode(node)
-    assert len(vertices) == source.GetOutput().GetNumberOfPoints()
-    np.testing.assert_allclose(np.linalg.norm(vertices - (-5, 7, 3), axis=1), 0.5, atol=1e-6)

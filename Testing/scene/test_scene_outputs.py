@@ -15,6 +15,7 @@ from DeepFLASHRegistrationLib.scene.labels import labelsFromNode
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, PreparedResult, writeResult
 from scene_rendering import slicer_nodes
 from scene_synthetic import Stretch, addLinear, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
+from vtk.util.numpy_support import vtk_to_numpy
 
 TURN = np.array([[0.96, -0.28, 0, 4], [0.28, 0.96, 0, -6], [0, 0, 1, 3], [0, 0, 0, 1.0]])
 AFFINE = np.array([[1.02, 0.05, 0, 2], [-0.05, 0.98, 0.03, -1], [0, -0.03, 1.01, 1.5], [0, 0, 0, 1.0]])
@@ -252,26 +253,66 @@ def test_a_propagated_label_map_stays_a_label_map(scene):
     assert node.GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeLabels"
 
 
-def test_landmarks_and_surfaces_are_carried(scene):
+def test_landmarks_are_carried_from_where_their_parent_puts_them(scene):
     fixedNode, movingNode, result, truth = makePair(scene)
     markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmarks")
     markups.AddControlPoint(5, -6, 7, "tip")
+    markups.AddControlPoint(0, 0, 0, "never placed")
+    markups.UnsetNthControlPointPosition(1)
     markups.SetAndObserveTransformNodeID(addLinear(scene, TURN).GetID())
-    sphere = vtk.vtkSphereSource()
-    sphere.SetRadius(8)
-    sphere.Update()
-    model = scene.AddNewNodeByClass("vtkMRMLModelNode", "ball")
-    model.SetAndObserveMesh(sphere.GetOutput())
-    nodes = writeResult(result, fixedNode, movingNode, movingMarkups=markups, movingModel=model)
+    carried = writeResult(result, fixedNode, movingNode, movingMarkups=markups).markups
     world = (TURN @ (5, -6, 7, 1))[:3] * (-1, -1, 1)
     np.testing.assert_allclose(
-        np.array(nodes.markups.GetNthControlPointPositionWorld(0)) * (-1, -1, 1), truth.movingToFixed(world), atol=0.05
+        np.array(carried.GetNthControlPointPositionWorld(0)) * (-1, -1, 1), truth.movingToFixed(world), atol=0.05
     )
-    assert nodes.markups.GetNthControlPointLabel(0) == "tip"
+    assert carried.GetNthControlPointLabel(0) == "tip"
+    assert carried.GetNthControlPointPositionStatus(1) == markups.GetNthControlPointPositionStatus(1)
     np.testing.assert_allclose(markups.GetNthControlPointPosition(0), (5, -6, 7))
-    vertex = np.array(nodes.model.GetMesh().GetPoint(3)) * (-1, -1, 1)
-    before = np.array(sphere.GetOutput().GetPoint(3)) * (-1, -1, 1)
-    np.testing.assert_allclose(vertex, truth.movingToFixed(before), atol=0.05)
+
+
+def addBall(scene, name="ball", radius=8):
+    sphere = vtk.vtkSphereSource()
+    sphere.SetRadius(radius)
+    sphere.Update()
+    heights = vtk.vtkElevationFilter()
+    heights.SetInputData(sphere.GetOutput())
+    heights.Update()
+    model = scene.AddNewNodeByClass("vtkMRMLModelNode", name)
+    model.SetAndObserveMesh(heights.GetOutput())
+    model.CreateDefaultDisplayNodes()
+    return model
+
+
+@pytest.mark.parametrize("parent", [False, True])
+def test_a_model_is_carried_with_its_look_and_its_scalars(scene, parent):
+    fixedNode, movingNode, result, truth = makePair(scene)
+    model = addBall(scene)
+    display = model.GetDisplayNode()
+    display.SetColor(0.2, 0.4, 0.6)
+    display.SetOpacity(0.3)
+    display.SetActiveScalarName("Elevation")
+    display.SetScalarVisibility(True)
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeLabels")
+    if parent:
+        model.SetAndObserveTransformNodeID(addLinear(scene, TURN).GetID())
+    matrix = TURN if parent else np.eye(4)
+    before = vtk_to_numpy(model.GetMesh().GetPoints().GetData()).copy()
+    modified = model.GetMTime(), model.GetMesh().GetMTime(), display.GetMTime()
+    carried = writeResult(result, fixedNode, movingNode, movingModel=model).model
+    assert (model.GetMTime(), model.GetMesh().GetMTime(), display.GetMTime()) == modified
+    assert carried.GetParentTransformNode() is None
+    world = (before @ matrix[:3, :3].T + matrix[:3, 3]) * (-1, -1, 1)
+    vertices = vtk_to_numpy(carried.GetMesh().GetPoints().GetData()) * (-1, -1, 1)
+    np.testing.assert_allclose(vertices, truth.movingToFixed(world), atol=0.05)
+    assert np.abs(vertices - world).max() > 1
+    assert carried.GetMesh().GetNumberOfPolys() == model.GetMesh().GetNumberOfPolys()
+    assert carried.GetMesh().GetPointData().GetNormals() is None  # those of the old shape
+    heights = [vtk_to_numpy(each.GetMesh().GetPointData().GetArray("Elevation")) for each in (model, carried)]
+    np.testing.assert_array_equal(*heights)
+    look = carried.GetDisplayNode()
+    assert (look.GetColor(), look.GetOpacity()) == ((0.2, 0.4, 0.6), 0.3)
+    assert (look.GetActiveScalarName(), look.GetScalarVisibility()) == ("Elevation", 1)
+    assert look.GetColorNodeID() == "vtkMRMLColorTableNodeLabels"
 
 
 def test_tables_and_charts_hold_the_numbers(scene):
@@ -306,10 +347,7 @@ def everything(scene):
     labels = labelsFromNode(source)
     markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmarks")
     markups.AddControlPoint(5, -6, 7, "tip")
-    sphere = vtk.vtkSphereSource()
-    sphere.Update()
-    model = scene.AddNewNodeByClass("vtkMRMLModelNode", "ball")
-    model.SetAndObserveMesh(sphere.GetOutput())
+    model = addBall(scene)
     at = lambda points: np.linalg.norm(points - (9, 0, 0), axis=-1) < 8  # noqa: E731
     results = [makeResult(makeGrid(**SMALL), moving, Stretch(0.3 - 0.1 * n, 45.0), labelsAt=at) for n in range(2)]
     keywords = {"movingSegmentation": source, "movingLabels": labels, "movingMarkups": markups, "movingModel": model}

@@ -8,6 +8,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from ..imaging.errors import InputError
 from .appearance import copyLook
 from .fields import transformedPoints
 from .geometry import toWorld
@@ -34,9 +35,9 @@ def carriedModel(
     source: slicer.vtkMRMLModelNode, target: slicer.vtkMRMLModelNode, movingToFixed: vtk.vtkAbstractTransform
 ) -> None:
     """Makes `target` the surface of `source` with its vertices carried; RAS point map."""
-    matrix = toWorld(source)
-    mesh = source.GetMesh().NewInstance()
-    mesh.DeepCopy(source.GetMesh())
+    original, matrix = meshOf(source), toWorld(source)
+    mesh = original.NewInstance()
+    mesh.DeepCopy(original)
     vertices = vtk_to_numpy(mesh.GetPoints().GetData()) @ matrix[:3, :3].T + matrix[:3, 3]
     points = vtk.vtkPoints()
     points.SetData(numpy_to_vtk(transformedPoints(movingToFixed, vertices).astype(np.float32), deep=True))
@@ -47,3 +48,16 @@ def carriedModel(
     target.SetAndObserveTransformNodeID(None)
     target.SetAndObserveMesh(mesh)
     copyLook(source, target)
+
+
+def meshOf(model: slicer.vtkMRMLModelNode) -> vtk.vtkPointSet:
+    """The mesh of a model that can be carried.
+
+    Raises:
+        InputError: it is empty, or lies under a non-linear transform.
+    """
+    mesh = model.GetMesh()
+    if mesh is None or mesh.GetNumberOfPoints() == 0:
+        raise InputError(f"{model.GetName()} holds no points. Choose a model that is loaded.")
+    toWorld(model)
+    return mesh

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import slicer
-from vtk.util.numpy_support import vtk_to_numpy
 
 from ..imaging.errors import InputError
 from ..imaging.grid import Grid
@@ -40,15 +39,15 @@ def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     return checked_image(Volume(grid, data, name, notes))
 
 
-def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) -> tuple[np.ndarray, list[str]]:
-    """The control points of a markups node and their labels.
+def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) -> np.ndarray:
+    """The control points of a markups node.
 
     Args:
         node: markups of any kind; points that were never placed are left out.
         grid: a 2-D grid with a plane, to get the points' coordinates in that plane.
 
     Returns:
-        (N, 3) LPS mm in the world, or (N, 2) in-plane mm; and the N labels.
+        (N, 3) LPS mm in the world, or (N, 2) in-plane mm.
 
     Raises:
         InputError: if no point is placed, or the node lies under a non-linear transform.
@@ -62,22 +61,7 @@ def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) ->
     if not placed:
         raise InputError(f"{node.GetName()} has no placed point. Place points, or choose other markups.")
     points = np.array([node.GetNthControlPointPosition(index) for index in placed])
-    return _inLps(points, matrix, grid), [node.GetNthControlPointLabel(index) for index in placed]
-
-
-def verticesFromNode(node: slicer.vtkMRMLModelNode, grid: Grid | None = None) -> np.ndarray:
-    """The vertices of a model, as `pointsFromNode` gives points.
-
-    Raises:
-        InputError: if the model is empty, or lies under a non-linear transform.
-    """
-    matrix = toWorld(node)
-    mesh = node.GetMesh()
-    if mesh is None or mesh.GetNumberOfPoints() == 0:
-        raise InputError(f"{node.GetName()} holds no points. Choose a model that is loaded.")
-    return _inLps(vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64), matrix, grid)
-
-
-def _inLps(points: np.ndarray, matrix: np.ndarray, grid: Grid | None) -> np.ndarray:
     points = (points @ matrix[:3, :3].T + matrix[:3, 3]) * (-1.0, -1.0, 1.0)
-    return grid.project(points) if grid is not None and grid.plane is not None else points
+    if grid is not None and grid.plane is not None:
+        points = grid.project(points)
+    return points

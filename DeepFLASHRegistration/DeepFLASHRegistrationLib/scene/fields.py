@@ -86,6 +86,19 @@ def affineInSpace(affine: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
     return LPS_RAS @ affine @ LPS_RAS
 
 
+def affineInPlane(matrix: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
+    """The reverse of affineInSpace for 2-D grids: (4, 4) in RAS mm as (3, 3) in-plane mm. What is lost is how far it
+    moves points off the planes, which may lie at different depths.
+
+    Raises:
+        ValueError: it turns the one plane out of the other.
+    """
+    matrix = np.linalg.inv(_frame(target)) @ LPS_RAS @ matrix @ LPS_RAS @ _frame(grid)
+    if np.abs(matrix[2, :2]).max() > 1e-3:
+        raise ValueError("The planes are not parallel after this transform.")
+    return matrix[np.ix_((0, 1, 3), (0, 1, 3))]
+
+
 def _frame(grid: Grid) -> np.ndarray:
     """(4, 4) from in-plane mm and the height above the plane to LPS mm."""
     frame = np.eye(4)

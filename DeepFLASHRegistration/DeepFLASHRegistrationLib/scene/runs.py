@@ -17,7 +17,9 @@ from ..imaging.volume import Volume
 from ..parameters import Parameters
 from ..registration import field_grids
 from ..runner import Run
+from .carry import meshOf
 from .conversion import pointsFromNode, volumeFromNode
+from .fields import affineInPlane
 from .geometry import LPS_RAS, arrayFromVtkMatrix
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
@@ -117,11 +119,15 @@ class RegistrationRun(Run):
             found["fixed_mask"] = maskFromNode(inputs.fixedMask, inputs.fixedVolume)
         if inputs.movingMask is not None:
             found["moving_mask"] = maskFromNode(inputs.movingMask, inputs.movingVolume)
-        if inputs.fixedMarkups is not None and inputs.movingMarkups is not None:
-            found["fixed_points"] = pointsFromNode(inputs.fixedMarkups, fixed.grid)[0]
-            found["moving_points"] = pointsFromNode(inputs.movingMarkups, moving.grid)[0]
+        if inputs.movingMarkups is not None:
+            points = pointsFromNode(inputs.movingMarkups, moving.grid)  # also refuses what could not be carried
+            if inputs.fixedMarkups is not None:
+                found["fixed_points"] = pointsFromNode(inputs.fixedMarkups, fixed.grid)
+                found["moving_points"] = points
+        if inputs.movingModel is not None:
+            meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
         if inputs.initialTransform is not None:
-            found["initial_affine"] = _initialAffine(inputs.initialTransform, fixed.grid)
+            found["initial_affine"] = _initialAffine(inputs.initialTransform, fixed.grid, moving.grid)
         self.given = found
         return found
 
@@ -310,15 +316,19 @@ def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRu
                 run.end("failed", error)
 
 
-def _initialAffine(node: slicer.vtkMRMLTransformNode, grid: Grid) -> np.ndarray:
-    """(4, 4) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
-    if grid.ndim == 2:
-        raise InputError(
-            f"The initial transform {node.GetName()} cannot be used for single slices. Put the moving "
-            "volume under it instead."
-        )
+def _initialAffine(node: slicer.vtkMRMLTransformNode, fixed: Grid, moving: Grid) -> np.ndarray:
+    """(d+1, d+1) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
     if not node.IsTransformToWorldLinear():
         raise InputError(f"The initial transform {node.GetName()} is not linear. Choose a linear one.")
     matrix = vtk.vtkMatrix4x4()
     node.GetMatrixTransformToWorld(matrix)
-    return LPS_RAS @ np.linalg.inv(arrayFromVtkMatrix(matrix)) @ LPS_RAS
+    fixedToMoving = np.linalg.inv(arrayFromVtkMatrix(matrix))
+    if fixed.ndim == 3 or moving.ndim == 3:
+        return LPS_RAS @ fixedToMoving @ LPS_RAS
+    try:
+        return affineInPlane(fixedToMoving, fixed, moving)
+    except ValueError as error:
+        raise InputError(
+            f"The initial transform {node.GetName()} turns the slice out of its plane. Choose one that moves and turns "
+            "it within its plane."
+        ) from error
