@@ -30,7 +30,26 @@ DONE, FAILED, WRONG_INPUT, CANCELLED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Runs the command line; returns the exit code.
+
+    Args:
+        arguments: default: those of the process, which may then be ended here.
+    """
+    try:
+        code = _run(arguments)
+    except KeyboardInterrupt:  # before or after what _run guards
+        code = _say("Cancelled; nothing was written.", CANCELLED)
+    if code == CANCELLED and arguments is None:
+        # Python would end itself by SIGINT instead if the interrupt came while a module in C, as torch has many, ran
+        # Python text on its import: handled or not, CPython keeps such an interrupt in mind (bpo-1054041).
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as end:  # argparse has said why
@@ -266,7 +285,6 @@ def _register(options: argparse.Namespace) -> int:
     from .results import FILES, save_result
 
     check_output(options.output, FILES, options.force)
-    _check_threads(options.threads)
 
     def optional(path: str | None, read: Any) -> Any:
         return None if path is None else read(path)
@@ -344,11 +362,6 @@ def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
         raise InputError(str(error)) from error
 
 
-def _check_threads(threads: int | None) -> None:
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads must be at least 1, not {threads}.")
-
-
 def _summarize(result: Any, folder: Path) -> None:
     metrics = result.metrics
     print(f"{result.verdict.level.upper()}")
@@ -399,7 +412,6 @@ def _bar(options: argparse.Namespace) -> Any:
 def _apply(options: argparse.Namespace) -> int:
     from .carrying import carry
 
-    _check_threads(options.threads)
     if Path(options.output).exists() and not options.force:
         raise InputError(f"{options.output}: exists. Choose another name, or add --force.")
     carry(
