@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: deepflash register | apply | phantom.
+"""The command line: deepflash register | apply | phantom, and on trained models: models | teach | train | evaluate.
 
-Exit codes: 0 done, 1 failure, 2 wrong input (nothing written), 130 cancelled (nothing written).
+Exit codes: 0 done, 1 failure, 2 wrong input (nothing written), 130 cancelled (nothing half-written).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import dataclasses
 import json
 import math
 import os
@@ -20,8 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .field_options import add_fields, given_fields
 from .imaging.errors import Cancelled, InputError
 from .imaging.files import TRANSFORMS
+from .learning.commands import add_commands
 from .parameters import ALIGNMENTS, PRESETS, Parameters
 from .processors import share_processors
 from .version import __version__
@@ -59,8 +60,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with _interruptible(to_the_end=arguments is None):
             return options.run(options)
-    except (KeyboardInterrupt, Cancelled):
+    except KeyboardInterrupt:
         return _say("Cancelled; nothing was written.", CANCELLED)
+    except Cancelled as end:
+        return _say(f"Cancelled. {end}", CANCELLED)
     except InputError as error:
         return _say(f"Error: {error}", WRONG_INPUT)
     except BrokenPipeError:
@@ -168,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
             '("bull\'s eye") of the DeepFLASH paper.',
         )
     )
+    add_commands(commands)
     return parser
 
 
@@ -210,32 +214,7 @@ def _register_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     _common(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
-    for f in dataclasses.fields(Parameters):
-        if f.name in ("preset", "initial_alignment", "method"):
-            continue
-        unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
-        choices = f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
-        text = f"{f.metadata['help']}{unit}{choices}".replace("%", "%%")
-        flag = f"--{f.name.replace('_', '-')}"
-        if f.type == "bool":
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        else:
-            group.add_argument(
-                flag, type=_value(f.type), default=None, help=text, metavar=_METAVARS.get(f.type, "N,N,…")
-            )
-
-
-_METAVARS = {"int": "N", "float": "X", "str": "NAME"}
-
-
-def _value(kind: str) -> Any:
-    if kind.startswith("tuple"):
-
-        def integers(text: str) -> tuple[int, ...]:
-            return tuple(int(x) for x in text.split(","))
-
-        return integers
-    return {"int": int, "float": float, "str": str}[kind]
+    add_fields(group, Parameters, ("preset", "initial_alignment"))
 
 
 def _apply_options(parser: argparse.ArgumentParser) -> None:
@@ -342,10 +321,7 @@ def _stamp(folder: str) -> tuple[int, int] | None:
 
 def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
     """The settings, and the path of the initial transform if --init names one."""
-    changes = {}
-    for f in dataclasses.fields(Parameters):
-        if getattr(options, f.name, None) is not None and f.name != "preset":
-            changes[f.name] = getattr(options, f.name)
+    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
     transform = None
     if options.init in ALIGNMENTS:
         changes["initial_alignment"] = options.init

@@ -134,6 +134,22 @@ def test_models_are_listed_with_what_a_user_must_know(
     assert "There is no model 'elipsoids'. Known are: " in capsys.readouterr().err
 
 
+def test_a_model_registers_from_the_command_line(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [data / "images" / f"s{k}.nii.gz" for k in (0, 2)]
+    arguments = ["register", *images, "-o", tmp_path / "out", "--method", "deepflash", "--threads", 1, "--init", "none"]
+    assert run(*arguments) == 2
+    assert "The method 'deepflash' needs a model" in capsys.readouterr().err
+    assert run(*arguments, "--model", "elipsoids") == 2
+    assert "There is no model 'elipsoids'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(*arguments, "--model", model) == 0
+    values = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (values["parameters"]["method"], values["parameters"]["bands"]) == ("deepflash", [7])
+    assert values["metrics"]["similarity_after"] > values["metrics"]["similarity_before"]
+
+
 # ----------------------------------------------------------------------------------------------------------- teach
 
 
