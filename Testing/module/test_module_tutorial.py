@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python of the tutorial does what the tutorial says, with the module's own logic and the engine.
+
+Slicer's scene is real; Qt, and what Slicer's application puts around the scene, are stand-ins, as there is no window.
+"""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+import slicer
+from DeepFLASHRegistrationLib.runner import Runner
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"seed": 1, "shape": (28, 32, 28), "spacing_mm": 6.0}
+
+
+def blocks() -> list[str]:
+    """The Python of the tutorial, in order."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def standIn(monkeypatch, name, **content):
+    module = ModuleType(name)
+    vars(module).update(content)
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
+
+
+@pytest.fixture
+def logic(scene, childPython, monkeypatch):
+    """The logic of the module's own file."""
+    names = ("ScriptedLoadableModule", "ScriptedLoadableModuleLogic", "ScriptedLoadableModuleTest")
+    bases = {name: type(name, (), {}) for name in (*names, "ScriptedLoadableModuleWidget")}
+    util = standIn(
+        monkeypatch,
+        "slicer.util",
+        VTKObservationMixin=object,
+        settingsValue=lambda key, default, converter=None: default,
+    )
+    standIn(monkeypatch, "slicer.i18n", tr=lambda text: text, translate=lambda context, text: text)
+    standIn(monkeypatch, "slicer.ScriptedLoadableModule", **bases)
+    standIn(monkeypatch, "slicer.parameterNodeWrapper", parameterNodeWrapper=lambda each: each)
+    monkeypatch.setitem(sys.modules, "qt", MagicMock())
+    for name, value in (("app", MagicMock()), ("util", util), ("mrmlScene", scene)):
+        monkeypatch.setattr(slicer, name, value, raising=False)
+    for name in list(sys.modules):
+        if name == "DeepFLASHRegistration" or name.startswith("DeepFLASHRegistrationLib.gui"):
+            monkeypatch.delitem(sys.modules, name)
+    module = importlib.import_module("DeepFLASHRegistration")
+    monkeypatch.setattr(module, "ensure_torch", lambda: None)  # the child has it
+    logic = module.DeepFLASHRegistrationLogic()
+    logic._runner = Runner(childPython)
+    util.getModuleLogic = {"DeepFLASHRegistration": logic}.__getitem__
+    yield logic
+    logic.close()
+    for name in list(sys.modules):
+        if name == "DeepFLASHRegistration" or name.startswith("DeepFLASHRegistrationLib.gui"):
+            monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_tutorial_s_python_runs(logic, scene, monkeypatch, capsys):
+    shown, real = [], logic.makeSample
+    monkeypatch.setattr(logic, "makeSample", lambda: real(**SMALL))
+    slicer.util.setSliceViewerLayers = lambda **layers: shown.append(layers)
+    names = {"slicer": slicer}
+    console, outputs, geodesic, batch, downloaded = blocks()
+
+    exec(console, names)
+    run = names["run"]
+    assert run.state == "done"
+    assert run.nodes.segmentation.GetSegmentation().GetNumberOfSegments() > 3
+    assert capsys.readouterr().out.startswith(f"{run.verdict.level} {run.metrics['similarity_after']}")
+    assert shown == [
+        {"background": names["fixedVolume"], "foreground": run.nodes.warpedVolume, "foregroundOpacity": 0.5}
+    ]
+
+    exec(outputs, names)
+    assert names["run"].nodes.warpedVolume is names["myVolume"]
+    assert names["run"].nodes.inverseTransform is None
+
+    exec(geodesic, names)
+    assert names["browser"].GetMasterSequenceNode().GetNumberOfDataNodes() == 11
+
+    exec(batch, names)
+    assert [each.state for each in names["runs"]] == ["done", "done"]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+    scans = {"MRBrainTumor1": names["fixedVolume"], "MRBrainTumor2": names["movingVolume"]}
+    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(downloadSample=scans.__getitem__))
+    exec(downloaded, names)
+    assert names["run"].parameters.initial_alignment == "rigid"
+    assert capsys.readouterr().out.splitlines()[0] == names["run"].verdict.level
+
+
+def test_what_the_tutorial_shows_is_there():
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) > 5
+    for picture in pictures + re.findall(r"(?<!!)\[[^\]]+\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / "docs" / picture).is_file(), picture
