@@ -29,7 +29,7 @@ help:
 	@echo "make demo                                  register a pair made for the purpose, into demo/result"
 	@echo "make demo FIXED=a.nii.gz MOVING=b.nii.gz   register two images of yours [OUT=folder] [ARGS=\"--preset fine\"]"
 	@echo "make test                                  all tests and the linter [ARGS=\"-k name\"]"
-	@echo "make lint                                  the linter alone"
+	@echo "make lint                                  the linter alone, and whether all is formatted"
 	@echo "make test-slicer SLICER=/path/to/Slicer    the tests that need a real Slicer"
 	@echo "make bench                                 the benchmarks, with printed figures [BENCH=name] [ARGS=…]"
 	@echo "make clean, make distclean                 remove what was made; also the environment"
@@ -67,6 +67,7 @@ test: $(TEST_READY)
 
 lint: $(TEST_READY)
 	"$(BIN)/python" -m ruff check .
+	"$(BIN)/python" -m ruff format --check .
 
 test-slicer:
 	@"$(PYTHON)" Utilities/test_in_slicer.py $(if $(SLICER),"$(SLICER)") $(ARGS)

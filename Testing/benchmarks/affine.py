@@ -27,6 +27,7 @@ from DeepFLASHRegistrationLib.imaging.affine import align
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.io import read_volume
+from DeepFLASHRegistrationLib.imaging.resampling import resample
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.imaging.working_grid import working_grid
 
@@ -51,28 +52,21 @@ def turned_resampled(volume: Volume, turn: np.ndarray) -> Volume:
     index = volume.grid.physical_to_index(corners)
     low = np.floor(index.min(0)).astype(int)
     grid = volume.grid.padded(-low, np.ceil(index.max(0)).astype(int) - np.array(volume.grid.shape) + 1)
-    image = volume.grid.apply_to(sitk.GetImageFromArray(volume.data))
-    back = np.linalg.inv(turn)
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(back[:3, :3].ravel().tolist())
-    transform.SetTranslation(back[:3, 3].tolist())
-    size, spacing, origin, direction = grid.to_image_geometry()
-    moved = sitk.Resample(image, size, transform, sitk.sitkLinear, origin, spacing, direction, 0.0)
-    return replace(volume, grid=grid, data=sitk.GetArrayFromImage(moved))
+    return replace(volume, grid=grid, data=resample(volume, grid, np.linalg.inv(turn)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    beside = Path(__file__).resolve().parents[3] / "shared/data"
-    folder = Path(os.environ.get("DEEPFLASH_DATA", beside)) / "oasis-brains"
-    parser.add_argument("--data", type=Path, default=folder)
+    folder = Path(os.environ.get("DEEPFLASH_DATA", "data")) / "oasis-brains"
+    parser.add_argument("--data", type=Path, default=folder, help="default: oasis-brains in the folder DEEPFLASH_DATA")
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     files = sorted(arguments.data.glob("*_SS.nii.gz"))
     if len(files) < 2:
-        sys.exit(f"{arguments.data}: needs two brains *_SS.nii.gz. Give their folder with --data.")
+        print(f"Skipped: {arguments.data} holds no two brains *_SS.nii.gz. Give their folder with --data.")
+        return
     rng = np.random.default_rng(arguments.seed)
     unturned: dict[tuple[int, int], np.ndarray] = {}
     errors, seconds, busy = [], [], []

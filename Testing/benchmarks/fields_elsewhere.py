@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a written field mean the same in ITK and in ANTs? Differences of their warped images from warped.nii.gz.
 
-    python Testing/benchmarks/fields_elsewhere.py RESULT_FOLDER MOVING_IMAGE
+    python Testing/benchmarks/fields_elsewhere.py [RESULT_FOLDER MOVING_IMAGE]
 
-RESULT_FOLDER is what "deepflash register" wrote. ANTs is used if antspyx is installed. Printed per program: mean and
-largest difference inside the image, as a fraction of the image's range.
+RESULT_FOLDER is what "deepflash register" wrote; without it a pair is made and registered. ANTs is used if antspyx is
+installed. Printed per program: mean and largest difference inside the image, as a fraction of the image's range.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"))
+
+from DeepFLASHRegistrationLib import cli
 
 
 def report(name: str, found: np.ndarray, expected: np.ndarray) -> None:
@@ -25,9 +30,19 @@ def report(name: str, found: np.ndarray, expected: np.ndarray) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
+    if len(sys.argv) == 3:
+        compare(Path(sys.argv[1]), sys.argv[2])
+    elif len(sys.argv) == 1:
+        with tempfile.TemporaryDirectory() as folder:
+            fixed, moving = f"{folder}/pair/fixed.nii.gz", f"{folder}/pair/moving.nii.gz"
+            cli.main(["phantom", f"{folder}/pair"])
+            cli.main(["register", fixed, moving, "-o", f"{folder}/result", "--preset", "fast", "--quiet"])
+            compare(Path(folder) / "result", moving)
+    else:
         sys.exit(__doc__)
-    folder, moving_path = Path(sys.argv[1]), sys.argv[2]
+
+
+def compare(folder: Path, moving_path: str) -> None:
     warped = sitk.ReadImage(str(folder / "warped.nii.gz"), sitk.sitkFloat32)
     expected = sitk.GetArrayFromImage(warped)
     moving = sitk.ReadImage(moving_path, sitk.sitkFloat32)
