@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,6 +155,12 @@ def disks(shape: tuple[int, int] = (48, 52), spacing: float = 2.0) -> tuple[Volu
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two arrays."""
     return float(np.corrcoef(a.ravel().astype(np.float64), b.ravel().astype(np.float64))[0, 1])
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    """In the place of any function: Ctrl-C while it runs."""
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(5)
 
 
 # Options of the command line for a registration of a sixth of a second.

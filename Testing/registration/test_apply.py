@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -351,11 +349,7 @@ def test_an_interrupt_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
     stage: str,
 ) -> None:
-    def interrupt(*_: Any, **__: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(5)
-
-    monkeypatch.setattr(f"DeepFLASHRegistrationLib.{stage}", interrupt)
+    monkeypatch.setattr(f"DeepFLASHRegistrationLib.{stage}", pairs.interrupt)
     assert apply(saved.folder, moving, "-o", tmp_path / "out.nii.gz") == 130
     assert "Cancelled; nothing was written." in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["moving.nii.gz"]

@@ -50,6 +50,19 @@ def register(pair: tuple[str, str], out: Path, *more: Any) -> int:
     return run("register", *pair, "-o", out, *pairs.TINY_OPTIONS, *more)
 
 
+def started(pair: tuple[str, str], out: Path, *more: str, **how: Any) -> subprocess.Popen[bytes]:
+    """The same in a process of its own."""
+    arguments = ["register", *pair, "-o", str(out), *pairs.TINY_OPTIONS, *more]
+    return subprocess.Popen([*COMMAND, *arguments], **{"env": ENVIRONMENT, **how})
+
+
+def finished(pair: tuple[str, str], out: Path, **how: Any) -> tuple[int, str]:
+    """The same, with its exit code and what it said on standard error."""
+    with started(pair, out, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **how) as process:
+        error = process.communicate()[1].decode()
+    return process.returncode, error
+
+
 # ------------------------------------------------------------------------------------------------------- exit code 0
 
 
@@ -143,14 +156,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_installed_command(pair: tuple[str, str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*COMMAND, "register", *pair, "-o", str(tmp_path / "out"), *pairs.TINY_OPTIONS],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert finished(pair, tmp_path / "out") == (0, "")
     assert read_volume(tmp_path / "out" / "warped.nii.gz").grid.same_as(read_volume(pair[0]).grid)
     again = cli.main(["register", *pair, "-o", str(tmp_path / "again"), "-q", *pairs.TINY_OPTIONS])
     assert again == 0
@@ -328,12 +334,7 @@ def test_a_full_disk(pair: tuple[str, str], tmp_path: Path) -> None:
 @posix
 def test_a_reader_that_goes_away(pair: tuple[str, str], tmp_path: Path) -> None:
     """deepflash register … --json-progress | head -1"""
-    process = subprocess.Popen(
-        [*COMMAND, "register", *pair, "-o", str(tmp_path / "out"), *pairs.TINY_OPTIONS, "--json-progress"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-    )
+    process = started(pair, tmp_path / "out", "--json-progress", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.readline()
@@ -370,12 +371,8 @@ def test_an_interrupt_at_every_stage(
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
 ) -> None:
-    def interrupt(*_: Any, **__: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(5)
-
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(f"DeepFLASHRegistrationLib.{stage}", interrupt)
+    monkeypatch.setattr(f"DeepFLASHRegistrationLib.{stage}", pairs.interrupt)
     options = [o if o != "none" else "centers" for o in pairs.TINY_OPTIONS]
     assert run("register", *pair, "-o", tmp_path / "deep" / "out", *options) == 130
     assert "Cancelled; nothing was written." in capsys.readouterr().err
@@ -388,17 +385,13 @@ def test_impatience_does_not_disturb_the_cleaning_up(
 ) -> None:
     import shutil
 
-    def interrupt(*_: Any, **__: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(5)
-
     remove = shutil.rmtree
 
     def again(*arguments: Any, **options: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         remove(*arguments, **options)
 
-    monkeypatch.setattr("DeepFLASHRegistrationLib.results.write_report", interrupt)
+    monkeypatch.setattr("DeepFLASHRegistrationLib.results.write_report", pairs.interrupt)
     monkeypatch.setattr("DeepFLASHRegistrationLib.output_folder.shutil.rmtree", again)
     assert register(pair, tmp_path / "out") == 130
     assert os.listdir(tmp_path) == ["in"]
@@ -446,12 +439,7 @@ def ended(process: subprocess.Popen[bytes], out: Path) -> int:
 )
 def test_signals_while_running(pair: tuple[str, str], tmp_path: Path, moment: str, name: str) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [*COMMAND, "register", *pair, "-o", str(out), *pairs.TINY_OPTIONS, "--json-progress"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-    )
+    process = started(pair, out, "--json-progress", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with contextlib.closing(process.stdout), contextlib.closing(process.stderr):
         for line in process.stdout:
             event = json.loads(line)
@@ -470,12 +458,7 @@ def test_signals_while_running(pair: tuple[str, str], tmp_path: Path, moment: st
 @pytest.mark.parametrize("delay", [0.0, 0.15, 0.4, 0.8])
 def test_signals_while_starting(pair: tuple[str, str], tmp_path: Path, delay: float) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [*COMMAND, "register", *pair, "-o", str(out), *pairs.TINY_OPTIONS, "-q"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=ENVIRONMENT,
-    )
+    process = started(pair, out, "-q", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     # Before the program's own first line, Python ends as it always does.
@@ -497,26 +480,15 @@ def test_an_interrupt_of_an_import_in_c_is_told_like_any_other(pair: tuple[str, 
         "run(b'import signal; signal.raise_signal(signal.SIGINT)', 257, globals(), globals())\n"
     )
     environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(tmp_path / "at"), ENVIRONMENT["PYTHONPATH"]])}
-    done = subprocess.run(
-        [*COMMAND, "register", *pair, "-o", str(tmp_path / "out"), *pairs.TINY_OPTIONS],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (130, "Cancelled; nothing was written.\n")
+    assert finished(pair, tmp_path / "out", env=environment) == (130, "Cancelled; nothing was written.\n")
     assert sorted(os.listdir(tmp_path)) == ["at", "in"]
 
 
 @posix
 def test_nohup_is_respected(pair: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [*COMMAND, "register", *pair, "-o", str(out), *pairs.TINY_OPTIONS, "--json-progress"],
-        stdout=subprocess.PIPE,
-        env=ENVIRONMENT,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = started(pair, out, "--json-progress", stdout=subprocess.PIPE, **ignoring)
     with contextlib.closing(process.stdout):
         process.stdout.readline()
         process.send_signal(signal.SIGHUP)
