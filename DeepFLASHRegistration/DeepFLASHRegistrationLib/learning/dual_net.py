@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's predictor: two real networks on the real and on the imaginary parts of two images' spectra.
+
+DeepFLASH (Wang & Zhang, CVPR 2020, section 3): R_net sees the real parts of the low frequencies of the fixed and the
+moving image and predicts the real parts of the spectrum of v0 in the band; I_net does the same with the imaginary ones.
+The pair is a complex-valued network whose convolutions keep the parts apart, with the activation
+CReLU(z) = ReLU(Re z) + i ReLU(Im z).
+
+It is kept for comparison, and has limits that no training mends. v0 ≈ K F[(S − T)∇S], and the real part of the spectrum
+of a product takes products of real with real and imaginary with imaginary parts; a network that sees one kind cannot
+form the other. And the spectra depend on where the images lie in the domain: of images symmetric about its center all
+imaginary parts vanish, and so does all that I_net could know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..geodesics.band import Band, Evaluator, Lattice
+from .spectra import half_shape, half_spectrum, multiplicity, real_coefficients
+
+KINDS = ("cnn", "unet", "dense")
+# Frequencies that vary less than this part of the one that varies most are not amplified to the same size.
+_LEAST_SPREAD = 1e-3
+
+
+def _block(ndim: int, before: int, after: int) -> nn.Sequential:
+    """Convolution, batch normalization, ReLU."""
+    conv, norm = (nn.Conv3d, nn.BatchNorm3d) if ndim == 3 else (nn.Conv2d, nn.BatchNorm2d)
+    return nn.Sequential(conv(before, after, 3, padding=1), norm(after), nn.ReLU())
+
+
+class ConvolutionalPart(nn.Module):
+    """One encoder for both images, one decoder for what it found in them.
+
+    After the paper's figure 2 and the code its authors released: 3 x 3 (x 3) convolutions over frequencies, each with
+    batch normalization and ReLU, the encoder's weights shared by the images, their features concatenated, and a last
+    convolution to the components of v0. There, strides and paddings change the shape on the way, to one that does not
+    fit the band; here it stays.
+    """
+
+    def __init__(self, ndim: int, shape: tuple[int, ...], width: int):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            _block(ndim, 1, width), _block(ndim, width, 2 * width), _block(ndim, 2 * width, 2 * width)
+        )
+        conv = nn.Conv3d if ndim == 3 else nn.Conv2d
+        self.decoder = nn.Sequential(
+            _block(ndim, 4 * width, 4 * width),
+            _block(ndim, 4 * width, 2 * width),
+            _block(ndim, 2 * width, width),
+            conv(width, ndim, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 2, *shape) -> (batch, ndim, *shape)."""
+        encoded = self.encoder(x.flatten(0, 1)[:, None])
+        return self.decoder(encoded.unflatten(0, (-1, 2)).flatten(1, 2))
+
+
+class UNetPart(nn.Module):
+    """Both images as channels through two scales of frequencies with a shortcut."""
+
+    def __init__(self, ndim: int, shape: tuple[int, ...], width: int):
+        super().__init__()
+        conv = nn.Conv3d if ndim == 3 else nn.Conv2d
+        self.pool = (nn.MaxPool3d if ndim == 3 else nn.MaxPool2d)(2, ceil_mode=True)
+        self.fine = nn.Sequential(_block(ndim, 2, width), _block(ndim, width, 2 * width))
+        self.coarse = nn.Sequential(_block(ndim, 2 * width, 4 * width), _block(ndim, 4 * width, 4 * width))
+        self.joined = nn.Sequential(_block(ndim, 6 * width, 2 * width), _block(ndim, 2 * width, width))
+        self.out = conv(width, ndim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 2, *shape) -> (batch, ndim, *shape)."""
+        fine = self.fine(x)
+        coarse = F.interpolate(self.coarse(self.pool(fine)), size=fine.shape[2:], mode="nearest")
+        return self.out(self.joined(torch.cat([fine, coarse], 1)))
+
+
+class DensePart(nn.Module):
+    """Every frequency of both images with every frequency of v0, through two hidden layers."""
+
+    def __init__(self, ndim: int, shape: tuple[int, ...], width: int):
+        super().__init__()
+        size, hidden = math.prod(shape), 16 * width
+        self.out_shape = (ndim, *shape)
+        self.layers = nn.Sequential(
+            nn.Linear(2 * size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, ndim * size)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 2, *shape) -> (batch, ndim, *shape)."""
+        return self.layers(x.flatten(1)).unflatten(1, self.out_shape)
+
+
+_PARTS = {"cnn": ConvolutionalPart, "unet": UNetPart, "dense": DensePart}
+
+
+class DualNet(nn.Module):
+    """R_net and I_net.
+
+    Args:
+        band: of v0, and of the frequencies that are seen of the images.
+        kind: "cnn" (the paper's), "unet" or "dense".
+        width: number of channels that the networks' sizes are multiples of.
+    """
+
+    def __init__(self, band: Band, kind: str = "cnn", width: int = 16):
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"Unknown kind of network {kind!r}; choose one of {', '.join(KINDS)}.")
+        self.band, self.kind, self.width = band, kind, width
+        shape = half_shape(band.modes)
+        self.real = _PARTS[kind](band.ndim, shape, width)
+        self.imaginary = _PARTS[kind](band.ndim, shape, width)
+        # Frequencies differ in size by orders of magnitude: networks see and return them in units of their spread over
+        # the training pairs (first index: real, imaginary part).
+        self.register_buffer("image_mean", torch.zeros(2, *shape))
+        self.register_buffer("image_spread", torch.ones(2, *shape))
+        self.register_buffer("velocity_spread", torch.ones(2, band.ndim, *shape))
+
+    def spectra(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Images (batch, *cells) over the whole domain, of any resolution -> half spectra (batch, 2, *half)."""
+        images = torch.stack([fixed, moving], 1)
+        if images.ndim != 2 + self.band.ndim:
+            raise ValueError(f"Images must be (batch, *cells) in {self.band.ndim}-D, not {tuple(fixed.shape)}.")
+        cells = Lattice.cells(tuple(fixed.shape[1:]), self.band.lengths)
+        project = Evaluator(self.band, cells, images.dtype, images.device).project
+        return half_spectrum(project(images), self.band.ndim)
+
+    def adapt(self, spectra: Tensor, velocities: Tensor) -> None:
+        """Takes the units of inputs and outputs from training data: (n, 2, *half) and (n, d, *modes)."""
+        images = spectra.flatten(0, 1)
+        labels = half_spectrum(velocities, self.band.ndim)
+        for i, part in enumerate((torch.real, torch.imag)):
+            self.image_mean[i] = part(images).mean(0)
+            for spread, value in (
+                (self.image_spread, part(images).std(0)),
+                (self.velocity_spread, part(labels).square().mean(0).sqrt()),
+            ):
+                largest = float(value.max())
+                spread[i] = value.clamp(min=_LEAST_SPREAD * largest) if largest > 0 else 1.0
+
+    def forward(self, spectra: Tensor) -> Tensor:
+        """Half spectra of fixed and moving images (batch, 2, *half) -> of the velocities (batch, d, *half)."""
+        parts = []
+        for i, (net, x) in enumerate(((self.real, spectra.real), (self.imaginary, spectra.imag))):
+            parts.append(self.velocity_spread[i] * net((x - self.image_mean[i]) / self.image_spread[i]))
+        return torch.complex(*parts)
+
+    @torch.no_grad()
+    def predict(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Images (batch, *cells) over the whole domain -> coefficients of v0 (batch, d, *modes)."""
+        training = self.training
+        self.eval()
+        velocity = real_coefficients(self(self.spectra(fixed, moving)), self.band.ndim)
+        self.train(training)
+        return velocity
+
+    def loss(self, prediction: Tensor, label: Tensor, regularization: float = 0.0) -> Tensor:
+        """The paper's equation 8, as it must read: ‖Re‖² + ‖Im‖² of the difference + λ Reg(W), mean over pairs.
+
+        In print its third line compares the imaginary parts with real ones, and λ Reg(W) stands in it twice.
+
+        Args:
+            prediction, label: half spectra (batch, d, *half); the norms are those of the whole spectra.
+            regularization: λ; Reg(W) is the sum of the squared weights of both networks.
+        """
+        weight = multiplicity(prediction)
+        difference = prediction - label
+        real = (weight * difference.real.square()).flatten(1).sum(1)
+        imaginary = (weight * difference.imag.square()).flatten(1).sum(1)
+        loss = (real + imaginary).mean()
+        if regularization:
+            loss = loss + regularization * sum(p.square().sum() for p in self.parameters() if p.ndim > 1)
+        return loss
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Number from 1; relative error of v0, ‖v − v0‖/‖v0‖ in the root mean square, while training and on other pairs."""
+
+    number: int
+    training: float
+    validation: float | None
+
+
+def fit(
+    net: DualNet,
+    spectra: Tensor,
+    velocities: Tensor,
+    *,
+    epochs: int = 300,
+    batch: int = 64,
+    learning_rate: float = 5e-4,
+    regularization: float = 1e-6,
+    seed: int = 0,
+    validation: tuple[Tensor, Tensor] | None = None,
+    report: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Trains on FLASH's velocities by plain Adam, as the paper; the same seed and weights give the same result.
+
+    Nothing larger than the band is touched: spectra are computed once, by `DualNet.spectra`.
+
+    Args:
+        spectra: (n, 2, *half).
+        velocities: (n, d, *modes), on the same device.
+        regularization: λ of the loss.
+        validation: the same of other pairs.
+    """
+    net.adapt(spectra, velocities)
+    labels = half_spectrum(velocities, net.band.ndim)
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    for number in range(1, epochs + 1):
+        net.train()
+        errors = []
+        for chosen in torch.randperm(len(spectra), generator=generator).split(batch):
+            if len(chosen) == 1 and len(spectra) > 1:
+                continue  # batch normalization has nothing to normalize
+            prediction = net(spectra[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            net.loss(prediction, labels[chosen], regularization).backward()
+            optimizer.step()
+            errors.append((net.loss(prediction.detach(), labels[chosen]), len(chosen)))
+        if report is not None:
+            size = float(net.loss(torch.zeros_like(labels), labels))
+            mean = sum(float(e) * n for e, n in errors) / sum(n for _, n in errors)
+            report(Epoch(number, math.sqrt(mean / size), None if validation is None else error(net, *validation)))
+    net.eval()
+
+
+@torch.no_grad()
+def error(net: DualNet, spectra: Tensor, velocities: Tensor) -> float:
+    """Root of Σ‖v − v0‖² / Σ‖v0‖² over pairs, for spectra (n, 2, *half) and velocities (n, d, *modes)."""
+    net.eval()
+    labels = half_spectrum(velocities, net.band.ndim)
+    return math.sqrt(float(net.loss(net(spectra), labels)) / float(net.loss(torch.zeros_like(labels), labels)))
