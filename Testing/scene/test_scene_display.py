@@ -8,6 +8,7 @@ import pytest
 import slicer
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.scene.conversion import volumeFromNode
+from DeepFLASHRegistrationLib.scene.display import chart_view, side_by_side
 from DeepFLASHRegistrationLib.scene.display.changes import Changes
 from DeepFLASHRegistrationLib.scene.display.chart_view import ChartDisplay
 from DeepFLASHRegistrationLib.scene.display.checkerboard import Checkerboard
@@ -16,6 +17,7 @@ from DeepFLASHRegistrationLib.scene.display.deformation_grid import DeformationG
 from DeepFLASHRegistrationLib.scene.display.flicker import Flicker
 from DeepFLASHRegistrationLib.scene.display.geodesic import GeodesicDisplay
 from DeepFLASHRegistrationLib.scene.display.jacobian import JacobianDisplay
+from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.display.outlines import Outlines, lighter
 from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
 from DeepFLASHRegistrationLib.scene.display.toggle import Displays, Toggle
@@ -173,6 +175,20 @@ def test_a_single_slice_needs_one_orientation(room):
     toggle.show()
     assert room.shown() == ["DeepFLASHFixedCoronal", "DeepFLASHWarpedCoronal"]
     toggle.hide()
+
+
+def test_layouts_are_known_when_a_scene_is_loaded_that_shows_one():
+    scene = slicer.vtkMRMLScene()
+    addLayouts(scene)  # without views there is nothing to do
+    node = slicer.vtkMRMLLayoutNode()
+    scene.AddNode(node)
+    addLayouts(scene)
+    for (number, _), view in (
+        (side_by_side.layout(), "DeepFLASHWarpedCoronal"),
+        (chart_view.layout(), "DeepFLASHPlot2"),
+    ):
+        node.SetViewArrangement(number)
+        assert view in node.GetCurrentLayoutDescription()
 
 
 # Flicker and checkerboard

@@ -65,7 +65,7 @@ class _Kept:
     def __init__(self, node: slicer.vtkMRMLNode) -> None:
         self.node = node
         self.voxels = None
-        if node.IsA("vtkMRMLVolumeNode"):  # label maps do not support CopyContent
+        if not node.HasCopyContent():  # label map volumes
             matrix = vtk.vtkMatrix4x4()
             node.GetIJKToRASMatrix(matrix)
             self.voxels = (node.GetImageData(), matrix)

@@ -27,28 +27,28 @@ class ChartDisplay(Toggle):
         super().__init__(self.charts[0].GetScene())
 
     def _show(self) -> None:
-        showLayout(self.changes, self.scene, _LAYOUT, self._description())
+        showLayout(self.changes, self.scene, *layout(len(self.charts)))
         views = {view.GetLayoutName(): view for view in nodesOfClass(self.scene, "vtkMRMLPlotViewNode")}
         for index, chart in enumerate(self.charts):
             self.changes.set(views[_viewName(index)], "PlotChartNodeID", chart.GetID())
 
-    def _description(self) -> str:
-        slices = "".join(
-            f'<item><view class="vtkMRMLSliceNode" singletontag="{name}">'
-            f'<property name="orientation" action="default">{orientation}</property>'
-            f'<property name="viewlabel" action="default">{label}</property>'
-            f'<property name="viewcolor" action="default">{color}</property></view></item>'
-            for name, orientation, label, color in _SLICES
-        )
-        plots = "".join(
-            f'<item><view class="vtkMRMLPlotViewNode" singletontag="{_viewName(index)}">'
-            f'<property name="viewlabel" action="default">P{index + 1}</property></view></item>'
-            for index in range(len(self.charts))
-        )
-        rows = "".join(
-            f'<item splitSize="500"><layout type="horizontal">{row}</layout></item>' for row in (slices, plots)
-        )
-        return f'<layout type="vertical" split="true">{rows}</layout>'
+
+def layout(plotCount: int = 2) -> tuple[int, str]:
+    """Number and description of the layout."""
+    slices = "".join(
+        f'<item><view class="vtkMRMLSliceNode" singletontag="{name}">'
+        f'<property name="orientation" action="default">{orientation}</property>'
+        f'<property name="viewlabel" action="default">{label}</property>'
+        f'<property name="viewcolor" action="default">{color}</property></view></item>'
+        for name, orientation, label, color in _SLICES
+    )
+    plots = "".join(
+        f'<item><view class="vtkMRMLPlotViewNode" singletontag="{_viewName(index)}">'
+        f'<property name="viewlabel" action="default">P{index + 1}</property></view></item>'
+        for index in range(plotCount)
+    )
+    rows = "".join(f'<item splitSize="500"><layout type="horizontal">{row}</layout></item>' for row in (slices, plots))
+    return _LAYOUT, f'<layout type="vertical" split="true">{rows}</layout>'
 
 
 def _viewName(index: int) -> str:

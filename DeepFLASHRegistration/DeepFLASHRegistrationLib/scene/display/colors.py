@@ -33,7 +33,7 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
 
     Nine of its colors are named, by the determinant: they are the labels of a legend.
     """
-    node = scene.GetFirstNodeByName(_NAME)
+    node = scene.GetFirstNode(_NAME, "vtkMRMLColorTableNode")
     if node is None:
         node = slicer.vtkMRMLColorTableNode()
         node.SetName(_NAME)

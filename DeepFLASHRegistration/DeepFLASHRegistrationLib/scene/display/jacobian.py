@@ -8,6 +8,7 @@ import math
 import numpy as np
 import slicer
 
+from ...report.views import thinned
 from ..arrays import arrayFromImage, imageFromArray
 from .colors import FOLD_COLOR, determinantColors, limitFor
 from .toggle import Toggle
@@ -29,20 +30,16 @@ class JacobianDisplay(Toggle):
         logJacobianVolume: slicer.vtkMRMLScalarVolumeNode,
         fixedVolume: slicer.vtkMRMLScalarVolumeNode,
         opacity: float = 0.5,
-        limit: float | None = None,
     ) -> None:
-        """`limit`: factor of volume change at the ends of the colors, default by the data."""
         super().__init__(fixedVolume.GetScene())
         self.volume, self.fixed, self.opacity = logJacobianVolume, fixedVolume, opacity
-        self._limit = limit
 
     @property
     def limit(self) -> float:
         """Factor of volume change at the ends of the colors."""
-        if self._limit:
-            return self._limit
         values = self._values()
-        values = np.abs(values[np.isfinite(values)])
+        values = np.abs(values[thinned(values)])
+        values = values[np.isfinite(values)]
         return limitFor(float(np.quantile(values, _QUANTILE)) if values.size else 0.0)
 
     @property
@@ -85,7 +82,7 @@ class JacobianDisplay(Toggle):
             self.keepTemporary(legend)
         self.changes.set(legend, "TitleText", "Determinant")
         self.changes.set(legend, "UseColorNamesForLabels", True)
-        self.changes.set(legend, "LabelFormat", "%s")
+        self.changes.set(legend, "LabelFormat", legend.GetDefaultTextLabelFormat())  # VTK 9.6 writes it otherwise
         self.changes.set(legend, "Visibility", 1)
         legend.Modified()
 

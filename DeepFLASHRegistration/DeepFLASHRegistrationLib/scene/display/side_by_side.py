@@ -24,14 +24,13 @@ class SideBySide(Toggle):
         self,
         fixedVolume: slicer.vtkMRMLScalarVolumeNode,
         warpedVolume: slicer.vtkMRMLScalarVolumeNode,
-        orientations: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__(fixedVolume.GetScene())
         self.volumes = {"Fixed": fixedVolume, "Warped": warpedVolume}
-        self.orientations = orientations or _sensibleOrientations(fixedVolume)
+        self.orientations = _sensibleOrientations(fixedVolume)
 
     def _show(self) -> None:
-        showLayout(self.changes, self.scene, _LAYOUT, self._description())
+        showLayout(self.changes, self.scene, *layout(self.orientations))
         for side, volume in self.volumes.items():
             for orientation in self.orientations:
                 name = f"{OWN_VIEW}{side}{orientation}"
@@ -65,24 +64,27 @@ class SideBySide(Toggle):
         sliceNode.SetXYZOrigin(0, 0, 0)
         sliceNode.UpdateMatrices()
 
-    def _description(self) -> str:
-        def view(side: str, orientation: str) -> str:
-            color = {"Fixed": "#6A8CC7", "Warped": "#E0913C"}[side]
-            return (
-                f'<item><view class="vtkMRMLSliceNode" singletontag="{OWN_VIEW}{side}{orientation}">'
-                f'<property name="orientation" action="default">{orientation}</property>'
-                f'<property name="viewlabel" action="default">{side[0]}</property>'
-                f'<property name="viewcolor" action="default">{color}</property>'
-                f'<property name="viewgroup" action="default">{_VIEW_GROUP}</property></view></item>'
-            )
 
-        rows = "".join(
-            '<item><layout type="horizontal">'
-            + "".join(view(side, orientation) for side in self.volumes)
-            + "</layout></item>"
-            for orientation in self.orientations
+def layout(orientations: tuple[str, ...] = _ORIENTATIONS) -> tuple[int, str]:
+    """Number and description of the layout."""
+
+    def view(side: str, orientation: str) -> str:
+        color = {"Fixed": "#6A8CC7", "Warped": "#E0913C"}[side]
+        return (
+            f'<item><view class="vtkMRMLSliceNode" singletontag="{OWN_VIEW}{side}{orientation}">'
+            f'<property name="orientation" action="default">{orientation}</property>'
+            f'<property name="viewlabel" action="default">{side[0]}</property>'
+            f'<property name="viewcolor" action="default">{color}</property>'
+            f'<property name="viewgroup" action="default">{_VIEW_GROUP}</property></view></item>'
         )
-        return f'<layout type="vertical">{rows}</layout>'
+
+    rows = "".join(
+        '<item><layout type="horizontal">'
+        + "".join(view(side, orientation) for side in ("Fixed", "Warped"))
+        + "</layout></item>"
+        for orientation in orientations
+    )
+    return _LAYOUT, f'<layout type="vertical">{rows}</layout>'
 
 
 def _sensibleOrientations(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, ...]:

@@ -54,10 +54,18 @@ def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, descri
     Raises:
         RuntimeError: there are no views to arrange.
     """
-    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    layout = addLayout(scene, number, description)
     if layout is None:
         raise RuntimeError("There are no views to show this in.")
+    changes.set(layout, "ViewArrangement", number)
+
+
+def addLayout(scene: slicer.vtkMRMLScene, number: int, description: str) -> slicer.vtkMRMLLayoutNode | None:
+    """Makes a layout known by its number; None where there are no views."""
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is None:
+        return None
     if not layout.IsLayoutDescription(number):
         layout.AddLayoutDescription(number, description)
     layout.SetLayoutDescription(number, description)
-    changes.set(layout, "ViewArrangement", number)
+    return layout
