@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import logging
-import os
 import shutil
 import sys
 
@@ -10,11 +9,13 @@ import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel
+from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
+from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.parameters import Parameters
 from DeepFLASHRegistrationLib.runner import Runner
@@ -32,7 +33,7 @@ from DeepFLASHRegistrationLib.scene.runs import (
     runBatch,
 )
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
-from DeepFLASHRegistrationLib.torch_installation import ensure_torch, torch_is_installed
+from DeepFLASHRegistrationLib.torch_installation import ensure_torch
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -70,22 +71,7 @@ for clinical decisions. See the <a href="{url}">tutorial</a>.
 Implements FLASH (M. Zhang, P. T. Fletcher, IJCV 127, 2019) and DeepFLASH (J. Wang, M. Zhang, CVPR 2020); please cite
 them. License: Apache 2.0. Patents: none known.
 """)
-        slicer.app.connect("startupCompleted()", registerSampleData)
-
-
-def registerSampleData():
-    """Add the made pair to the Sample Data module: nothing is downloaded."""
-    import SampleData
-
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="DeepFLASH",
-        sampleName="DeepFLASHHeads",
-        thumbnailFileName=os.path.join(os.path.dirname(__file__), "Resources", "Icons", "DeepFLASHHeads.png"),
-        uris="",
-        fileNames="",
-        nodeNames="",
-        customDownloader=lambda source: slicer.util.getModuleLogic("DeepFLASHRegistration").makeSample(),
-    )
+        slicer.app.connect("startupCompleted()", lambda: registerSampleData(self.resourcePath("Icons")))
 
 
 #
@@ -117,7 +103,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.logic = DeepFLASHRegistrationLogic()
 
         self.form = ParameterForm(self.onParametersChanged)
-        self.form.addTo(self.ui.inputsLayout, ["preset", "method"])
+        self.form.addTo(self.ui.inputsLayout, ["preset", "method", "model"])
         self.form.addTo(self.ui.alignmentLayout, ["initial_alignment"])
         self.form.addTo(self.ui.parametersWidget.layout())  # empty layouts are no variables of self.ui
         self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
@@ -130,7 +116,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
         self.displays = DisplayPanel(self.ui, self.makeGeodesic)
         self.report = ReportPanel(self.ui)
-        self.machinePanel = MachinePanel(self.ui, self.logic.machine, self.checkTimer.start)
+        self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
+        makeReachable(uiWidget)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -140,7 +127,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.ui.keepButton.connect("clicked(bool)", self.onKeepButton)
         self.ui.copyPythonButton.connect("clicked(bool)", self.onCopyPythonButton)
         self.ui.saveButton.connect("clicked(bool)", self.onSaveButton)
-        self.ui.parametersCollapsibleButton.connect("contentsCollapsed(bool)", self.onParametersCollapsed)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -232,33 +218,25 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             return _("Choose a moving volume.")
         if node.movingVolume is node.fixedVolume:
             return _("Fixed and moving volume are the same. Choose another one.")
-        try:
-            self.form.parameters()
-        except ValueError as error:
-            return str(error)
-        return " ".join(self.checks.errors)
+        return self.form.problem() or " ".join(self.checks.errors)
 
     def _hasResult(self) -> bool:
         """Whether more can be computed of the result that is shown."""
         done, node = self.registration, self._parameterNode
-        return bool(
-            node
-            and done is not None
-            and done.nodes is not None
-            and done.inputs.fixedVolume is node.fixedVolume
-            and done.inputs.movingVolume is node.movingVolume
-        )
+        if not node or done is None or done.nodes is None:
+            return False
+        return done.inputs.fixedVolume is node.fixedVolume and done.inputs.movingVolume is node.movingVolume
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
-        if not self._parameterNode or self.runPanel.busy:
+        node = self._parameterNode
+        if not node or self.runPanel.busy:
             return
-        try:
-            parameters = self.form.parameters()
-        except ValueError:
-            parameters = Parameters()
+        if node.fixedVolume and node.movingVolume:
+            self.machinePanel.ask()
+        parameters = Parameters() if self.form.problem() else self.form.parameters()
         device, free = self.logic.machine.memory()
-        self.checks.show(checkInputs(self._parameterNode.inputs(), parameters, device, freeDevice=free))
+        self.checks.show(checkInputs(node.inputs(), parameters, device, freeDevice=free))
         self._updateButtons()
 
     def onRemedy(self, changes) -> None:
@@ -271,24 +249,16 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         if self._parameterNode:
             self._parameterNode.settings = json.dumps(self.form.values())
 
-    def onParametersCollapsed(self, collapsed) -> None:
-        """What can be computed on is asked when it is about to be chosen; that also warms the child process."""
-        if not collapsed and self.logic.machine.devices is None and torch_is_installed() and self.logic.current is None:
-            self.logic.start(
-                DevicesRun(), completedCallback=lambda run: self.machinePanel.offer(), waitForCompletion=False
-            )
-
     def onRegisterButton(self) -> None:
         """Register, or Cancel while something runs."""
         if self.runPanel.busy:
             self.runPanel.cancel()
-        elif isinstance(self.logic.current, DevicesRun):  # started a moment ago, and soon over
-            self.logic.current.on_end(lambda run: qt.QTimer.singleShot(0, self.onRegisterButton))
+        elif self.machinePanel.asking:  # since a moment ago, and soon told
+            self.runPanel.status(_("Starting"))
+            self.machinePanel.then(self.onRegisterButton)
         else:
-            node, machine = self._parameterNode, self.logic.machine
-            run = RegistrationRun(
-                node.inputs(), self.form.parameters(), node.outputs(), machine.device, machine.threads
-            )
+            node = self._parameterNode
+            run = self.logic.newRun(node.inputs(), self.form.parameters(), node.outputs())
             if self.runPanel.start(run):
                 self.registration = run
         self._updateButtons()
@@ -413,19 +383,9 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :return: RegistrationRun with `nodes`, `metrics`, `verdict` and `result`
         :raises InputError: an input cannot be used; Cancelled: cancelled by the user; RuntimeError: it failed
         """
-        inputs = Inputs(
-            fixedVolume,
-            movingVolume,
-            movingSegmentation,
-            fixedSegmentation,
-            fixedMask,
-            movingMask,
-            fixedMarkups,
-            movingMarkups,
-            movingModel,
-            initialTransform,
-        )
-        run = RegistrationRun(inputs, parameters, outputs, self.machine.device, self.machine.threads)
+        given = (fixedVolume, movingVolume, movingSegmentation, fixedSegmentation, fixedMask, movingMask)
+        inputs = Inputs(*given, fixedMarkups, movingMarkups, movingModel, initialTransform)
+        run = self.newRun(inputs, parameters, outputs)
         return self.start(run, progressCallback, completedCallback, waitForCompletion)
 
     def registerBatch(self, pairs, progressCallback=None) -> list[RegistrationRun]:
@@ -435,19 +395,21 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :param progressCallback: as in register; events have also "pair", counted from 0
         :return: the runs; `state` is "done" or "failed", then `error` says why
         """
-        machine, runs = self.machine, []
+        runs = []
         for pair in pairs:
             inputs = Inputs(**{name: node for name, node in pair.items() if name not in ("parameters", "outputs")})
-            runs.append(
-                RegistrationRun(inputs, pair.get("parameters"), pair.get("outputs"), machine.device, machine.threads)
-            )
-        runBatch(
-            runs,
-            lambda run: self.start(
-                run, progressCallback and (lambda event: progressCallback({**event, "pair": runs.index(run)}))
-            ),
-        )
+            runs.append(self.newRun(inputs, pair.get("parameters"), pair.get("outputs")))
+
+        def register(run):
+            tell = progressCallback and (lambda event: progressCallback({**event, "pair": runs.index(run)}))
+            self.start(run, tell)
+
+        runBatch(runs, register)
         return runs
+
+    def newRun(self, inputs, parameters=None, outputs=None) -> RegistrationRun:
+        """A registration that `start` takes, on the chosen device."""
+        return RegistrationRun(inputs, parameters, outputs, self.machine.device, self.machine.threads)
 
     def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):
         """Start any run; arguments, result and errors as for register."""

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The window, by real clicks: choose, register, look, cancel, fail, save and reload, close in between."""
 
+import dataclasses
 import os
+import shutil
 import signal
+import subprocess
+import tempfile
 import unittest
+from pathlib import Path
 
-import qt
 import slicer
 import vtk
+from DeepFLASHRegistrationLib.gui.keyboard import takesKeys
+from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.process import folders, memory
 from DeepFLASHRegistrationLib.torch_installation import torch_is_installed
-from window_driver import click, makePair, nodeNames, spin, waitUntil
+from window_driver import Turns, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
 # What one turn of the event loop may take while a registration runs; machines for tests are slow.
-LONGEST_BLOCK = float(os.environ.get("DEEPFLASH_LONGEST_BLOCK", "0.5"))
+LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "0.3"))
 
 
 class DeepFLASHRegistrationWindowTest(unittest.TestCase):
@@ -47,17 +54,15 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
             self.skipTest("PyTorch is not installed in this Slicer")
 
     def _register(self):
-        click(self.ui.registerButton)
-        longest = waitUntil(lambda: not self.widget.runPanel.busy)
-        self.assertEqual(self.current.state, "done", self.current.error)
-        return longest
+        run = start(self.widget)
+        waitUntil(lambda: run.done)
+        self.assertEqual(run.state, "done", run.error)
 
     def _forLong(self):
         """A registration that does not end by itself."""
         self.widget.form.change({"iterations": [500, 500], "tolerance": 0.0})
         self.widget.onParametersChanged()
-        click(self.ui.registerButton)
-        self.assertTrue(self.widget.runPanel.busy)
+        start(self.widget)
 
     def test_TheButtonSaysWhatIsMissing(self):
         self.ui.fixedVolumeSelector.setCurrentNode(None)
@@ -81,12 +86,14 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
     def test_RegisterThenEveryDisplay(self):
         self._needsTorch()
         self._choose()
-        longest = self._register()
+        with Turns() as turns:
+            self._register()
+            spin(1.0)  # the inputs are looked at again
         print(
-            f"longest block of the event loop: {1000 * longest:.0f} ms; run: {self.current.seconds_passed:.1f} s, "
+            f"longest turn of the event loop: {1000 * turns.longest:.0f} ms; run: {self.current.seconds_passed:.1f} s, "
             f"of which child {self.current.seconds}"
         )
-        self.assertLess(longest, LONGEST_BLOCK)
+        self.assertLess(turns.longest, LONGEST_TURN)
         self.assertIn("Good", self.ui.verdictLabel.text.replace("Check", "Good"))
         layout = slicer.app.layoutManager().layout
         before = nodeNames()
@@ -102,12 +109,13 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         click(self.ui.geodesicButton)
         waitUntil(lambda: not self.widget.runPanel.busy)
         self.assertTrue(self.ui.geodesicButton.checked)
-        moving = self.pair[2]
-        self.assertIsNotNone(moving.GetParentTransformNode())
+        browser = self.widget._parameterNode.browser
         self.ui.timeSlider.value = 0.5
         spin(0.2)
+        self.assertEqual(browser.GetSelectedItemNumber(), 5)
+        self.assertIsNone(self.pair[2].GetParentTransformNode())
         click(self.ui.geodesicButton)
-        self.assertIsNone(moving.GetParentTransformNode())
+        self.assertFalse(self.ui.geodesicButton.checked)
 
     def test_ARerunUpdatesTheSameNodes(self):
         self._needsTorch()
@@ -142,6 +150,74 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(self.current.state, "cancelled")
         self.assertEqual(nodeNames(), before)
 
+    def test_CancelInEveryPhase(self):
+        self._needsTorch()
+        self._choose()
+        self._register()  # of a warm child no phase is over before it was seen
+        before = nodeNames()
+        for phase in ("prepare", "affine", "level", "finish"):
+            waitUntil(lambda: not self.widget.machinePanel.asking)
+            click(self.ui.registerButton, pause=0)
+            run, clicked = self.current, []
+
+            def cancel(event, run=run, phase=phase, clicked=clicked):
+                if event.get("phase") == phase and not clicked:
+                    clicked.append(event)
+                    self.assertEqual(self.ui.registerButton.text, "&Cancel")
+                    click(self.ui.registerButton, pause=0)
+
+            run.on_event(cancel)
+            waitUntil(lambda run=run: run.done)
+            self.assertTrue(clicked, phase)
+            self.assertEqual(run.state, "cancelled", phase)
+            self.assertEqual(nodeNames(), before, phase)
+            print(f"cancelled in phase {phase}: {run.seconds_passed:.2f} s, can be kept: {run.canBeKept}")
+
+    def test_CancelWhileTheResultIsTakenIn(self):
+        self._needsTorch()
+        self._choose()
+        before = nodeNames()
+        waitUntil(lambda: not self.widget.machinePanel.asking)
+        click(self.ui.registerButton, pause=0)
+        run, runner = self.current, self.widget.logic._runner
+        while runner._ending is None and not run.done:
+            Turns.take()
+        self.assertFalse(run.done)
+        click(self.ui.registerButton, pause=0)
+        waitUntil(lambda: run.done)
+        self.assertEqual(run.state, "cancelled")
+        self.assertEqual(nodeNames(), before)
+        click(self.ui.keepButton)
+        self.assertGreater(len(nodeNames()), len(before))
+
+    def _onDiskOf(self, kilobytes):
+        """From here on the private folders lie on a small disk of their own."""
+        folder = slicer.util.tempDirectory()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+            self.skipTest("only root can make a small disk")
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=True)
+        for module, name, value in ((folders, "_SHARED_MEMORY", Path(folder, "none")), (tempfile, "tempdir", folder)):
+            self.addCleanup(setattr, module, name, getattr(module, name))
+            setattr(module, name, value)
+
+    def test_AFullDiskIsAMessageAndTheNextRunWorks(self):
+        self._needsTorch()
+        self._choose()
+        waitUntil(lambda: not self.widget.machinePanel.asking)
+        before = nodeNames()
+        # Too small for what the child is given; then for what it finds.
+        for kilobytes, what in ((300, "No room for the images"), (1600, "No room for the result")):
+            self._onDiskOf(kilobytes)
+            run = start(self.widget)
+            waitUntil(lambda run=run: run.done)
+            self.assertEqual(run.state, "failed")
+            self.assertIn(what, str(run.error))
+            self.assertIn(what, self.ui.statusLabel.text)
+            self.assertEqual(nodeNames(), before)
+            self.doCleanups()
+        self._register()
+
     def test_AKilledChildIsAMessageAndTheNextRunWorks(self):
         self._needsTorch()
         self._choose()
@@ -170,10 +246,10 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
     def test_AnotherModuleIsOpenedDuringARun(self):
         self._needsTorch()
         self._choose()
-        click(self.ui.registerButton)
+        run = start(self.widget)
         slicer.util.selectModule("Data")
-        waitUntil(lambda: not self.widget.runPanel.busy)
-        self.assertEqual(self.current.state, "done", self.current.error)
+        waitUntil(lambda: run.done)
+        self.assertEqual(run.state, "done", run.error)
         slicer.util.selectModule("DeepFLASHRegistration")
         spin(0.3)
         self.assertFalse(self.ui.registerButton.text.startswith("&Cancel"))
@@ -239,6 +315,73 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(self.widget.form.parameters().initial_alignment, "affine")
         self.assertTrue(self.ui.registerButton.enabled, self.ui.registerButton.toolTip)
 
+    def test_TooLittleMemoryIsToldWithARemedy(self):
+        self._choose()
+        self.assertTrue(self.ui.parametersCollapsibleButton.collapsed)
+        node = self.ui.fixedVolumeSelector.currentNode()
+        need = memory.needed_bytes(node.GetImageData().GetDimensions())[0]
+        free = int((memory.HOST_BASE_BYTES + 0.7 * (need - memory.HOST_BASE_BYTES)) / memory.USABLE_FRACTION)
+        self.addCleanup(setattr, memory, "free_bytes", memory.free_bytes)
+        memory.free_bytes = lambda: free
+        self.widget.checkNow()
+        click(slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonMemory")[0])
+        self.assertGreater(self.widget.form.parameters().spacing_mm, 0)
+        spin(0.5)
+        self.assertFalse(slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonMemory"))
+
+    def test_MemoryOfAGpuIsLookedAtThoughParametersWereNeverOpened(self):
+        self._needsTorch()
+        self._choose()
+        waitUntil(lambda: self.widget.logic.machine.devices is not None)
+        self.assertTrue(self.ui.parametersCollapsibleButton.collapsed)
+        self.assertEqual(self.widget.logic.machine.devices[0]["name"], "cpu")
+        gpu = {"name": "cuda", "title": "a small GPU", "free": memory.DEVICE_BASE_BYTES}
+        self.widget.logic.machine.devices = [self.widget.logic.machine.devices[0], gpu]
+        self.widget.checkNow()
+        self.assertIn(
+            "GPU", " ".join(label.text for label in slicer.util.findChildren(self.ui.checksFrame, className="QLabel"))
+        )
+        self.widget.logic.machine.devices = None
+
+    def test_RegisterPressedAtOnceWaitsForTheAnswerOnDevices(self):
+        self._needsTorch()
+        self._choose()
+        self.widget.logic.close()
+        self.widget.machinePanel._asked = float("-inf")
+        self.widget.checkNow()
+        self.assertTrue(self.widget.machinePanel.asking)
+        before = self.current
+        click(self.ui.registerButton, pause=0)
+        click(self.ui.registerButton, pause=0)  # impatient
+        self.assertIs(self.current, before)
+        waitUntil(lambda: self.current is not before)
+        run = self.current
+        waitUntil(lambda: run.done)
+        self.assertEqual(run.state, "done", run.error)
+
+    def test_TheSampleIsMadeByItsTileAndRegisters(self):
+        self._needsTorch()
+        slicer.util.selectModule("SampleData")
+        spin(0.5)
+        tiles = slicer.util.findChildren(slicer.util.mainWindow(), className="QToolButton")
+        tile = next(tile for tile in tiles if tile.text == "DeepFLASHHeads")
+        for section in slicer.util.findChildren(
+            slicer.modules.sampledata.widgetRepresentation(), className="ctkCollapsibleGroupBox"
+        ):
+            section.collapsed = False
+        before = nodeNames()
+        click(tile)
+        waitUntil(lambda: len(nodeNames()) >= len(before) + 6)
+        slicer.util.selectModule("DeepFLASHRegistration")
+        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        fixed, moving = [volume for volume in volumes if volume.GetName() not in before]
+        self.ui.fixedVolumeSelector.setCurrentNode(fixed)
+        self.ui.movingVolumeSelector.setCurrentNode(moving)
+        self.widget.form.change({"preset": "fast", "iterations": [4, 2]})
+        self.widget.onParametersChanged()
+        spin(0.5)
+        self._register()
+
     def test_CopyAsPythonGivesACallThatCompiles(self):
         self._choose()
         self.ui.reportCollapsibleButton.collapsed = False
@@ -249,7 +392,46 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
 
     def test_EverythingCanBeReachedByKeyboard(self):
         for name, widget in vars(self.ui).items():
-            if name.endswith(("Button", "Selector")) and hasattr(widget, "focusPolicy"):
-                # A node selector is reached through the combo box in it.
-                reached = [widget, *slicer.util.findChildren(widget, className="ctkComboBox")]
-                self.assertTrue(any(each.focusPolicy & qt.Qt.TabFocus for each in reached), name)
+            if name.endswith(("Button", "Selector", "CheckBox", "SpinBox", "Slider")) and hasattr(
+                widget, "focusPolicy"
+            ):
+                # A node selector is reached through the combo box in it, a slider through its spin box.
+                self.assertTrue(any(map(takesKeys, [widget, *slicer.util.findChildren(widget)])), name)
+
+    def test_UnderlinedLettersLeadToTheirWidgets(self):
+        window = slicer.util.mainWindow()
+        menus = {letterOf(action.text) for action in window.menuBar().actions()}
+        root = self.ui.registerButton.parent()
+        for section in slicer.util.findChildren(root, className="ctkCollapsibleButton"):
+            self.addCleanup(setattr, section, "collapsed", section.collapsed)
+            section.collapsed = False
+        spin(0.2)
+        for slider in (self.ui.gridSpacingSlider, self.ui.jacobianOpacitySlider, self.ui.timeSlider):
+            self.addCleanup(setattr, slider, "enabled", slider.enabled)
+            slider.enabled = True
+        labels = [label for label in slicer.util.findChildren(root, className="QLabel") if label.buddy() is not None]
+        self.assertGreater(len(labels), 20)
+        for label in labels:
+            label.buddy().setFocus()
+            focused = window.focusWidget()
+            self.assertIn(focused, [label.buddy(), *slicer.util.findChildren(label.buddy())], label.text)
+            self.assertTrue(takesKeys(focused), label.text)
+        section = self.ui.inputsCollapsibleButton
+        always = [label for label in labels if section.isAncestorOf(label)] + [
+            self.ui.registerButton,
+            self.ui.logButton,
+        ]
+        letters = [letterOf(each.text) for each in always]
+        self.assertEqual(len(letters), 11)
+        self.assertEqual(len(set(letters) - {""} - menus), len(letters), letters)
+
+    def test_ParametersAreShownByTheirOneDefinition(self):
+        form, shown = self.widget.form, 0
+        for each in dataclasses.fields(Parameters):
+            widget = form.widgets[each.name]
+            self.assertIn(each.metadata["help"], widget.toolTip)
+            if each.metadata["choices"]:
+                self.assertEqual([widget.itemText(n) for n in range(widget.count)], list(each.metadata["choices"]))
+            labels = slicer.util.findChildren(self.ui.registerButton.parent(), className="QLabel")
+            shown += f"{each.metadata['label']}:" in [label.text.replace("&", "") for label in labels]
+        self.assertEqual(shown, len(dataclasses.fields(Parameters)))

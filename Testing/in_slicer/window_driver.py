@@ -2,6 +2,7 @@
 """What the tests in Slicer share: a small pair, waiting with a live event loop, and clicks like those of a person."""
 
 import time
+from typing import ClassVar
 
 import numpy as np
 import qt
@@ -36,31 +37,52 @@ def makePair(shape=(40, 46, 40), spacing=4.0):
     return (*nodes, markups)
 
 
-def spin(seconds):
-    """Lets Slicer work for a while; returns the longest time that one turn of the event loop took.
+class Turns:
+    """The longest turn of the event loop while Slicer works in spin() or waitUntil().
 
-    It is the time that this thread computed: what it waits for on a machine that does other things besides is not its
-    own fault.
+    Attributes:
+        longest: seconds that this thread computed in one turn: what it waits for on a machine that does other things
+            besides is not its own fault.
+        elapsed: seconds that passed in one turn.
     """
-    longest, end = 0.0, time.monotonic() + seconds
+
+    _present: ClassVar = []
+
+    def __enter__(self):
+        self.longest = self.elapsed = 0.0
+        self._present.append(self)
+        return self
+
+    def __exit__(self, *exception):
+        self._present.remove(self)
+
+    @classmethod
+    def take(cls, work=None):
+        """Lets the event loop do one turn, or does what would be one."""
+        computed, began = time.thread_time(), time.monotonic()
+        (work or slicer.app.processEvents)()
+        for each in cls._present:
+            each.longest = max(each.longest, time.thread_time() - computed)
+            each.elapsed = max(each.elapsed, time.monotonic() - began)
+
+
+def spin(seconds):
+    """Lets Slicer work for a while."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        began = time.thread_time()
-        slicer.app.processEvents()
-        longest = max(longest, time.thread_time() - began)
+        Turns.take()
         time.sleep(0.002)
-    return longest
 
 
 def waitUntil(condition, seconds=300.0):
-    """Waits with a live event loop; returns the longest turn of it. AssertionError if it takes too long."""
-    longest, end = 0.0, time.monotonic() + seconds
+    """Waits with a live event loop. AssertionError if it takes too long."""
+    end = time.monotonic() + seconds
     while not condition():
-        longest = max(longest, spin(0.02))
+        spin(0.01)
         assert time.monotonic() < end, "waited in vain"
-    return longest
 
 
-def click(button):
+def click(button, pause=0.05):
     """A real click in the middle of a visible, enabled button."""
     assert button.enabled, f"{button.objectName} is disabled: {button.toolTip}"
     area = button.parent()
@@ -68,14 +90,21 @@ def click(button):
         area = area.parent()
     if area is not None:
         area.ensureWidgetVisible(button)
-    spin(0.05)
+    spin(pause)
     point = qt.QPointF(button.width / 2, button.height / 2)
-    for kind, pressed in (
-        (qt.QEvent.MouseButtonPress, qt.Qt.LeftButton),
-        (qt.QEvent.MouseButtonRelease, qt.Qt.NoButton),
-    ):
-        slicer.app.sendEvent(button, qt.QMouseEvent(kind, point, qt.Qt.LeftButton, pressed, qt.Qt.NoModifier))
-    spin(0.05)
+    press = qt.QMouseEvent(qt.QEvent.MouseButtonPress, point, qt.Qt.LeftButton, qt.Qt.LeftButton, qt.Qt.NoModifier)
+    release = qt.QMouseEvent(qt.QEvent.MouseButtonRelease, point, qt.Qt.LeftButton, qt.Qt.NoButton, qt.Qt.NoModifier)
+    slicer.app.sendEvent(button, press)
+    Turns.take(lambda: slicer.app.sendEvent(button, release))
+    spin(pause)
+
+
+def start(widget):
+    """Clicks Register and waits until the run has begun; returns it."""
+    before = widget.runPanel.run
+    click(widget.ui.registerButton)
+    waitUntil(lambda: widget.runPanel.run is not before)
+    return widget.runPanel.run
 
 
 def nodeNames():
@@ -85,3 +114,8 @@ def nodeNames():
         for node in slicer.util.getNodesByClass("vtkMRMLNode")
         if node.IsA("vtkMRMLStorableNode") and not node.GetHideFromEditors()
     )
+
+
+def letterOf(text):
+    """The underlined letter of a label or button, in lower case; "" if there is none."""
+    return text.replace("&&", "").partition("&")[2][:1].lower()

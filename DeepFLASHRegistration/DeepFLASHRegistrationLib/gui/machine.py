@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import qt
 import slicer
+
+from ..scene.runs import DevicesRun
+from ..torch_installation import torch_is_installed
+
+# Free memory changes; that of a GPU is asked for again after this time.
+_AGAIN_SECONDS = 30.0
 
 
 class Machine:
@@ -48,22 +55,54 @@ class Machine:
 class MachinePanel:
     """The widgets of the choice."""
 
-    def __init__(self, ui: Any, machine: Machine, changed: Callable[[], None]) -> None:
-        """`changed` is called when the user has chosen."""
-        self._ui, self._machine, self._changed = ui, machine, changed
+    def __init__(self, ui: Any, logic: Any, changed: Callable[[], None]) -> None:
+        """`logic` has the `machine` and runs what asks it; `changed` is called when the user has chosen, and when it
+        was told what there is."""
+        self._ui, self._logic, self._machine, self._changed = ui, logic, logic.machine, changed
+        self._asked = -_AGAIN_SECONDS
+        self._run: DevicesRun | None = None
+        self._then: Callable[[], None] | None = None
         ui.deviceComboBox.addItems(["auto", "cpu"])
-        ui.deviceComboBox.setCurrentText(machine.device)
-        ui.threadsSpinBox.value = machine.threads
+        ui.deviceComboBox.setCurrentText(self._machine.device)
+        ui.threadsSpinBox.value = self._machine.threads
         ui.deviceComboBox.connect("currentTextChanged(QString)", self._onChanged)
         ui.threadsSpinBox.connect("valueChanged(int)", self._onChanged)
 
-    def offer(self) -> None:
-        """Offers the devices that are known by now."""
+    def ask(self) -> None:
+        """Asks what can be computed on and what is free, unless that was asked a moment ago or something runs.
+
+        Returns at once. It also starts the child process, so that a run begins sooner.
+        """
+        if not torch_is_installed() or self._logic.current is not None or self._since() < _AGAIN_SECONDS:
+            return
+        self._run = self._logic.start(DevicesRun(), waitForCompletion=False)
+        self._run.on_end(self._onTold)
+
+    @property
+    def asking(self) -> bool:
+        """Whether the answer is awaited."""
+        return self._run is not None and self._logic.current is self._run
+
+    def then(self, following: Callable[[], None]) -> None:
+        """Calls `following` when the answer has come, whatever it is; the last one counts."""
+        self._then = following
+
+    def _since(self) -> float:
+        return time.monotonic() - self._asked
+
+    def _onTold(self, run: DevicesRun) -> None:
+        self._asked = time.monotonic()
+        following, self._then = self._then, None
         box = self._ui.deviceComboBox
         for device in self._machine.devices or []:
             if box.findText(device["name"]) < 0:
                 box.addItem(device["name"])
             box.setItemData(box.findText(device["name"]), device["title"], qt.Qt.ToolTipRole)
+        if run.state == "cancelled":  # its window or the scene is being closed
+            return
+        self._changed()
+        if following is not None:
+            qt.QTimer.singleShot(0, following)
 
     def _onChanged(self, value: Any) -> None:
         self._machine.device = self._ui.deviceComboBox.currentText

@@ -12,6 +12,11 @@ from slicer.i18n import tr as _
 
 from ..learning.models import find_models
 from ..parameters import Parameters
+from .keyboard import underlined
+from .parameter_texts import parameterTexts
+
+# Underlined in Slicer's menus and in what is always seen of the window.
+_OTHER_LETTERS = "efvhxmskogrlbc"
 
 
 class ParameterForm:
@@ -29,6 +34,8 @@ class ParameterForm:
         self._changed = changed
         self._values = Parameters().to_dict()
         self._showing = False
+        self._texts = parameterTexts()
+        self._letters = set(_OTHER_LETTERS)
         self.widgets: dict[str, qt.QWidget] = {}
         self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
         for each in self._fields.values():
@@ -38,7 +45,8 @@ class ParameterForm:
     def addTo(self, layout: qt.QFormLayout, names: list[str] | None = None) -> None:
         """Puts widgets into a form, by default all that are nowhere yet."""
         for name in names or [name for name, widget in self.widgets.items() if widget.parent() is None]:
-            label = qt.QLabel(_(self._fields[name].metadata["label"]) + ":")
+            text = self._texts.get(name, (self._fields[name].metadata["label"],))[0]
+            label = qt.QLabel(underlined(text, self._letters) + ":")
             label.setBuddy(self.widgets[name])
             label.toolTip = self.widgets[name].toolTip
             layout.addRow(label, self.widgets[name])
@@ -71,6 +79,14 @@ class ParameterForm:
             ValueError: they contradict each other; says which.
         """
         return Parameters.from_dict(self._values)
+
+    def problem(self) -> str:
+        """Why they contradict each other; empty if they do not."""
+        try:
+            self.parameters()
+        except ValueError as error:
+            return str(error)
+        return ""
 
     # ------------------------------------------------------------------------------------------------- widgets
 
@@ -110,12 +126,14 @@ class ParameterForm:
         widget.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
         return widget
 
-    @staticmethod
-    def _tip(each: dataclasses.Field) -> str:
+    def _tip(self, each: dataclasses.Field) -> str:
         meta = each.metadata
         default = ", ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
         unit = f" {meta['unit']}" if meta["unit"] else ""
-        lines = [_(meta["help"]), _("Default: {value}{unit}").format(value=default, unit=unit)]
+        lines = [
+            self._texts.get(each.name, ("", meta["help"]))[1],
+            _("Default: {value}{unit}").format(value=default, unit=unit),
+        ]
         if meta["range"]:
             low, high = meta["range"]
             lines.append(_("Range: {low} to {high}").format(low=f"{low:g}", high=f"{high:g}"))
@@ -151,11 +169,7 @@ class ParameterForm:
 
     def _mark(self) -> None:
         """Lists that contradict each other are underlined in red, in whatever style Slicer has."""
-        try:
-            self.parameters()
-            style = ""
-        except ValueError:
-            style = "border-bottom: 2px solid #d04040;"
+        style = "border-bottom: 2px solid #d04040;" if self.problem() else ""
         for name, each in self._fields.items():
             if each.type.startswith("tuple"):
                 self.widgets[name].setStyleSheet(style)

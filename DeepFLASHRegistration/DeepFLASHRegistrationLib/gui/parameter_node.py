@@ -28,10 +28,10 @@ from .display_panel import Shown
 
 # Union, not |: the parameter node wrapper of Slicer 5.10 cannot connect the latter to a node selector.
 Labels = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
-Markups = Union[
+Markups = Union[  # noqa: UP007
     vtkMRMLMarkupsFiducialNode,
     vtkMRMLMarkupsLineNode,
-    vtkMRMLMarkupsCurveNode,  # noqa: UP007
+    vtkMRMLMarkupsCurveNode,
     vtkMRMLMarkupsClosedCurveNode,
     None,
 ]

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501
+"""Labels and help of the parameters, for translators. Made by Utilities/make_parameter_texts.py: do not edit."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+
+def parameterTexts() -> dict[str, tuple[str, str]]:
+    """Name -> label and help, in the language of the application."""
+    # fmt: off
+    return {
+        "preset": (_("Preset"), _("What the other settings started from.")),
+        "method": (_("Method"), _("Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the alignment and the bias correction.")),
+        "model": (_("Model"), _("Trained model of DeepFLASH: the name of a bundled or installed one, or its folder.")),
+        "refinement": (_("Refinement"), _("Iterations of FLASH after the prediction, with DeepFLASH + FLASH.")),
+        "initial_alignment": (_("Initial alignment"), _("Linear alignment before the deformation.")),
+        "similarity": (_("Similarity"), _("What is compared: local correlation (also across contrasts), correlation, squared differences (same scanner and contrast), or mutual information (other modality).")),
+        "window_mm": (_("Correlation window"), _("Full width of the window of the local correlation at the finest level; at least five voxels at every level, and at most a quarter of the image.")),
+        "symmetric": (_("Symmetric"), _("Compare the images in both directions, each resampled onto the other; takes longer.")),
+        "sigma": (_("Sigma"), _("Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of the deformation. Smaller fits closer.")),
+        "alpha": (_("Smoothness α"), _("Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.")),
+        "power": (_("Smoothness power c"), _("Exponent of the metric L = (γ − α∇²)^c.")),
+        "gamma": (_("γ"), _("Weight of the displacement itself in the metric.")),
+        "alpha_growth": (_("Growth of α"), _("Factor by which α grows for each coarser level, so that coarse levels stay as smooth as their voxels.")),
+        "resolutions": (_("Resolutions"), _("Voxel size of each level in working voxels.")),
+        "bands": (_("Bands"), _("Frequencies of the velocity along the longest axis at each level (odd; shorter axes get proportionally fewer).")),
+        "iterations": (_("Iterations"), _("Most iterations of each level.")),
+        "tolerance": (_("Tolerance"), _("A level ends when an iteration lowers the energy by less than this fraction.")),
+        "integrator": (_("Integrator"), _("Time stepping of EPDiff while optimizing.")),
+        "steps": (_("Time steps"), _("Steps of the geodesic while optimizing; 0 chooses them from the velocity.")),
+        "map": (_("Map"), _("How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or as a displacement in the band (FLASH's own).")),
+        "spacing_mm": (_("Working voxel"), _("Voxel size at resolution 1; 0 chooses it from the fixed image.")),
+        "max_voxels": (_("Most voxels"), _("Upper limit of the working grid when its voxel size is chosen automatically.")),
+        "margin_mm": (_("Margin"), _("Space around the fixed foreground in which the deformation fades out; at most a quarter of the image.")),
+        "normalization": (_("Intensity scaling"), _("Percentiles of the foreground, or a fixed window (CT).")),
+        "window_low": (_("Window from"), _("Lower end of the fixed intensity window.")),
+        "window_high": (_("Window to"), _("Upper end of the fixed intensity window.")),
+        "bias_correction": (_("Bias correction"), _("Correct both images' bias field first (N4).")),
+        "histogram_matching": (_("Histogram matching"), _("Give the moving image the fixed image's histogram first (same contrast only).")),
+    }

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes gui/parameter_texts.py: the texts of Parameters as literals, since Qt's lupdate finds no others to translate.
+
+python3 Utilities/make_parameter_texts.py      after a change of DeepFLASHRegistrationLib/parameters.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+MODULE = Path(__file__).resolve().parents[1] / "DeepFLASHRegistration"
+PATH = MODULE / "DeepFLASHRegistrationLib" / "gui" / "parameter_texts.py"
+sys.path.insert(0, str(MODULE))
+
+HEAD = '''# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501
+"""Labels and help of the parameters, for translators. Made by Utilities/make_parameter_texts.py: do not edit."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+
+def parameterTexts() -> dict[str, tuple[str, str]]:
+    """Name -> label and help, in the language of the application."""
+    # fmt: off
+    return {
+'''
+
+
+def source() -> str:
+    """The text of the file."""
+    from DeepFLASHRegistrationLib.parameters import Parameters
+
+    lines = [HEAD]
+    for each in dataclasses.fields(Parameters):
+        label, text = (json.dumps(each.metadata[key], ensure_ascii=False) for key in ("label", "help"))
+        lines.append(f'        "{each.name}": (_({label}), _({text})),\n')
+    return "".join([*lines, "    }\n"])
+
+
+if __name__ == "__main__":
+    PATH.write_text(source(), encoding="utf-8")
