@@ -266,9 +266,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def onRunEnded(self, run) -> None:
         """A run that this window started has ended, in whatever way."""
         if isinstance(run, GeodesicRun):
-            if run.state == "done" and self._parameterNode:
-                self._parameterNode.browser = run.browser
-            else:
+            if run.state != "done":
                 self.displays.geodesicFailed()
         elif run is self.registration and run.state == "done":
             self._take(run)

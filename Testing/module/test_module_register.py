@@ -8,6 +8,7 @@ from DeepFLASHRegistrationLib.parameters import Parameters
 from DeepFLASHRegistrationLib.runner import Runner
 from DeepFLASHRegistrationLib.scene.fields import AFFINE_ATTRIBUTE, transformedPoints
 from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, Inputs, RegistrationRun, SampleRun, SaveRun
+from DeepFLASHRegistrationLib.scene.sequence import geodesicOf
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
 from module_nodes import ball, names
 from scene_synthetic import addSegmentation, addVolume, makeGrid
@@ -89,15 +90,16 @@ def test_the_geodesic_of_a_loaded_scene_is_the_same(runner, inputs, scene, tmp_p
     name = run.nodes.transform.GetName()
     geodesic = GeodesicRun(run.nodes.transform, steps=3)
     expected = runner.wait(runner.start(geodesic))
-    for node in (geodesic.browser.GetMasterSequenceNode(), geodesic.browser):
-        scene.RemoveNode(node)  # it is to be computed anew
     path = tmp_path / "scene.mrb"
     assert scene.WriteToMRB(str(path))
     scene.Clear(False)
     assert scene.ReadFromMRB(str(path))
+    assert not scene.GetNumberOfNodesByClass("vtkMRMLSequenceNode")  # it is computed anew
+    assert geodesicOf(scene.GetFirstNodeByName(name)) is None
     again = GeodesicRun(scene.GetFirstNodeByName(name), steps=3)
     np.testing.assert_array_equal(runner.wait(runner.start(again)), expected)
     assert again.browser.GetMasterSequenceNode().GetNumberOfDataNodes() == 3
+    assert geodesicOf(again.transform) is again.browser
 
 
 def test_what_the_geodesic_lacks_is_told(runner, inputs, scene):

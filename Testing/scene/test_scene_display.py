@@ -25,7 +25,12 @@ from DeepFLASHRegistrationLib.scene.display.views import nodesOfClass
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, writeResult
-from DeepFLASHRegistrationLib.scene.sequence import geodesicTransforms, proxyTransform, writeGeodesicSequence
+from DeepFLASHRegistrationLib.scene.sequence import (
+    geodesicOf,
+    geodesicTransforms,
+    proxyTransform,
+    writeGeodesicSequence,
+)
 from scene_synthetic import Stretch, addLinear, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
 
 GRID = makeGrid((30, 36, 40), (2.0, 2.0, 2.0))
@@ -459,7 +464,7 @@ def test_scrubbing_the_geodesic_moves_moving_to_fixed_without_copies(room, study
         study.moving.ApplyTransformMatrix(vtkMatrixFrom(np.linalg.inv(turn)))
         study.moving.SetAndObserveTransformNodeID(addLinear(room.scene, turn).GetID())
     browser = makeGeodesic(study)
-    assert study.nodes.transform.GetNodeReference("DeepFLASH.geodesic") is browser
+    assert geodesicOf(study.nodes.transform) is browser
     image, modified = study.moving.GetImageData(), study.moving.GetMTime()
     toggle = GeodesicDisplay(browser, study.fixed, study.moving)
     with shownThenAsBefore(room, toggle):
@@ -474,6 +479,9 @@ def test_scrubbing_the_geodesic_moves_moving_to_fixed_without_copies(room, study
 
 def test_the_geodesic_of_a_later_result_takes_the_place_of_the_first(room, study):
     first = makeGeodesic(study)
+    study.result.velocity["velocity"][0, 2, 2, 2] = 0.1
+    writeResult(study.result, study.fixed, study.moving, study.nodes)
+    assert geodesicOf(study.nodes.transform) is None  # it is that of the earlier result
     before, truth = stateOf(room)["nodes"], Stretch(0.2, 30.0)
     again = makeGeodesic(study, 3, truth)
     assert again is first
@@ -491,6 +499,7 @@ def test_a_geodesic_whose_sequence_was_removed_is_told_and_can_be_made_again(roo
     with pytest.raises(InputError, match="no steps any more"):
         GeodesicDisplay(browser, study.fixed, study.moving).show()
     assert stateOf(room) == before
+    assert geodesicOf(study.nodes.transform) is None
     assert makeGeodesic(study) is browser
     toggle = GeodesicDisplay(browser, study.fixed, study.moving)
     toggle.show()

@@ -15,7 +15,6 @@ from slicer import (
     vtkMRMLPlotChartNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
-    vtkMRMLSequenceBrowserNode,
     vtkMRMLTableNode,
     vtkMRMLTransformNode,
 )
@@ -24,6 +23,7 @@ from slicer.parameterNodeWrapper import parameterNodeWrapper
 from ..parameters import Parameters
 from ..scene.outputs import NEW, OutputNodes
 from ..scene.runs import Inputs
+from ..scene.sequence import geodesicOf
 from .display_panel import Shown
 
 # Union, not |: the parameter node wrapper of Slicer 5.10 cannot connect the latter to a node selector.
@@ -68,7 +68,6 @@ class DeepFLASHRegistrationParameterNode:
     labelsTable: vtkMRMLTableNode
     convergenceChart: vtkMRMLPlotChartNode
     histogramChart: vtkMRMLPlotChartNode
-    browser: vtkMRMLSequenceBrowserNode
 
     wantWarpedVolume: bool = True
     wantTransform: bool = True
@@ -97,13 +96,12 @@ class DeepFLASHRegistrationParameterNode:
         with slicer.util.NodeModify(self.parameterNode):
             for name in OutputNodes.__dataclass_fields__:
                 setattr(self, name, getattr(nodes, name) or getattr(self, name))
-            self.browser = None  # of an earlier result
 
     def forgetOutputs(self, names: list[str]) -> None:
         """Chooses new nodes instead of these."""
         if names:
             with slicer.util.NodeModify(self.parameterNode):
-                for name in [*names, "browser"]:
+                for name in names:
                     setattr(self, name, None)
 
     def _wants(self, name: str) -> bool:
@@ -115,4 +113,5 @@ class DeepFLASHRegistrationParameterNode:
 
     def shown(self) -> Shown:
         """What can be displayed."""
-        return Shown(**{name: getattr(self, name) for name in Shown.__dataclass_fields__})
+        names = set(Shown.__dataclass_fields__) - {"browser"}
+        return Shown(**{name: getattr(self, name) for name in names}, browser=geodesicOf(self.transform))

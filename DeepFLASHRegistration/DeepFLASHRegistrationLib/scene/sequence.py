@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The geodesic as a sequence of transforms: what lies between the affine alignment (t = 0) and the result (t = 1)."""
+"""The geodesic as a sequence of transforms: what lies between the affine alignment (t = 0) and the result (t = 1).
+
+It is not saved with the scene: it would be most of it, not every Slicer reads back sequences of fields, and it is
+computed anew from the velocity in a moment.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,11 @@ from .fields import gridTransform
 from .geometry import gridFromVolume, toWorld
 from .hierarchy import placeBeside
 from .transaction import Transaction
+from .velocity import fingerprint
 
-GEODESIC_ROLE = "DeepFLASH.geodesic"
+# The browser says of which transform and velocity it is.
+_TRANSFORM_ROLE = "DeepFLASH.transform"
+_VELOCITY_ATTRIBUTE = "DeepFLASH.velocity"
 
 
 def geodesicTransforms(
@@ -44,7 +51,7 @@ def writeGeodesicSequence(
     """A sequence of transforms and the browser that steps through it; those that `transform` has already are updated.
 
     Args:
-        transform: of the result; it is made to refer to the browser.
+        transform: of the result.
         times: increasing, in 0 ... 1.
         transforms: at each time, from geodesicTransforms.
         fixedVolume, movingVolume: the registered pair.
@@ -54,10 +61,11 @@ def writeGeodesicSequence(
     """
     name = f"{movingVolume.GetName()} to {fixedVolume.GetName()} geodesic"
     with Transaction(fixedVolume.GetScene()) as transaction:
-        browser = transform.GetNodeReference(GEODESIC_ROLE)
+        browser = _browserOf(transform)
         if browser is None:
             browser = transaction.create("vtkMRMLSequenceBrowserNode", f"{name} browser")
             browser.SetPlaybackLooped(False)
+            browser.SetNodeReferenceID(_TRANSFORM_ROLE, transform.GetID())
         sequence = browser.GetMasterSequenceNode() or transaction.create("vtkMRMLSequenceNode", name)
         modifying = browser.StartModify()
         _fill(sequence, times, transforms)
@@ -69,10 +77,29 @@ def writeGeodesicSequence(
         if proxy is None:
             raise RuntimeError("The Sequences module did not make a transform for the sequence.")
         proxy.SetName(f"{name} at t")
+        for node in (browser, sequence, proxy):
+            node.SetSaveWithScene(False)
         for node in transaction.created:
             placeBeside(node, fixedVolume)
-        transform.SetNodeReferenceID(GEODESIC_ROLE, browser.GetID())
+        browser.SetAttribute(_VELOCITY_ATTRIBUTE, fingerprint(transform))
     return browser
+
+
+def geodesicOf(transform: slicer.vtkMRMLTransformNode | None) -> slicer.vtkMRMLSequenceBrowserNode | None:
+    """The browser of a transform's geodesic; None if there is none yet, or but that of an earlier result."""
+    browser = _browserOf(transform) if transform is not None else None
+    if browser is None or browser.GetMasterSequenceNode() is None:
+        return None
+    return browser if browser.GetAttribute(_VELOCITY_ATTRIBUTE) == fingerprint(transform) else None
+
+
+def _browserOf(transform: slicer.vtkMRMLTransformNode) -> slicer.vtkMRMLSequenceBrowserNode | None:
+    scene = transform.GetScene()
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
+        browser = scene.GetNthNodeByClass(index, "vtkMRMLSequenceBrowserNode")
+        if browser.GetNodeReference(_TRANSFORM_ROLE) is transform:
+            return browser
+    return None
 
 
 def _fill(

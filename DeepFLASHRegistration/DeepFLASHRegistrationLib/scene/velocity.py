@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def velocityText(result: Any) -> str:
 def hasVelocity(transform: slicer.vtkMRMLTransformNode | None) -> bool:
     """Whether a transform's geodesic can be computed from what is in the scene."""
     return transform is not None and transform.GetNodeReference(VELOCITY_ROLE) is not None
+
+
+def fingerprint(transform: slicer.vtkMRMLTransformNode) -> str:
+    """Equal for equal velocities; empty without one."""
+    return (
+        f"{zlib.crc32(transform.GetNodeReference(VELOCITY_ROLE).GetText().encode()):08x}"
+        if hasVelocity(transform)
+        else ""
+    )
 
 
 def savedResult(transform: slicer.vtkMRMLTransformNode) -> SavedResult:

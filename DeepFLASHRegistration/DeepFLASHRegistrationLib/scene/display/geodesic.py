@@ -34,7 +34,7 @@ class GeodesicDisplay(Toggle):
     def _show(self) -> None:
         transform = proxyTransform(self.browser)
         if transform is None:
-            raise InputError(f"{self.browser.GetName()} has no steps any more. Remove it, and show the geodesic again.")
+            raise InputError(f"{self.browser.GetName()} has no steps any more. Show the geodesic again.")
         node = self.temporary("vtkMRMLScalarVolumeNode", f"{self.moving.GetName()} on its way")
         node.CopyOrientation(self.moving)
         node.SetAndObserveImageData(self.moving.GetImageData())
