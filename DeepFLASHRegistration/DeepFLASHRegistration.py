@@ -21,6 +21,7 @@ from DeepFLASHRegistrationLib.parameters import Parameters
 from DeepFLASHRegistrationLib.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
+from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.runs import (
@@ -72,6 +73,7 @@ Implements FLASH (M. Zhang, P. T. Fletcher, IJCV 127, 2019) and DeepFLASH (J. Wa
 them. License: Apache 2.0. Patents: none known.
 """)
         slicer.app.connect("startupCompleted()", lambda: registerSampleData(self.resourcePath("Icons")))
+        slicer.app.connect("startupCompleted()", lambda: addLayouts(slicer.mrmlScene))
 
 
 #

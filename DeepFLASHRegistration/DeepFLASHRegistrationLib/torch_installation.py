@@ -45,10 +45,15 @@ def ensure_torch() -> None:
         import PyTorchUtils
     except ImportError as error:
         raise RuntimeError(_NO_EXTENSION) from error
-    before = _versions()
-    # It ends with an import of torch, which is kept out of this process: the child will do that.
-    with _constraints(before), _kept_out("torch"), contextlib.suppress(ImportError):
-        PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
+    before, failure = _versions(), None
+    try:
+        # It ends with an import of torch, which is kept out of this process: the child will do that.
+        with _constraints(before), _kept_out("torch"):
+            logic = PyTorchUtils.PyTorchUtilsLogic()
+            logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
+    except Exception as error:  # whatever others' code and pip may raise
+        if getattr(error, "name", None) != "torch":
+            failure = error
     importlib.invalidate_caches()
     after = _versions()
     changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
@@ -59,8 +64,14 @@ def ensure_torch() -> None:
             f"Installing PyTorch changed packages that belong to Slicer: {text}. Restore them in the "
             f"Python console with slicer.util.pip_install({restore!r}) and restart Slicer."
         )
-    if not torch_is_installed():
-        raise Cancelled("PyTorch was not installed, so nothing was registered.")
+    if torch_is_installed():
+        return
+    if failure is not None:
+        raise RuntimeError(
+            f"PyTorch could not be installed ({failure}). Details are in the Python console. Try again when the "
+            "computer is online and has some gigabytes of free disk space, or install it in the module PyTorch Utils."
+        ) from failure
+    raise Cancelled("PyTorch was not installed, so nothing was registered.")
 
 
 def _versions() -> dict[str, str]:

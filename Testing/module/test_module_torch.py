@@ -2,6 +2,7 @@
 """torch comes through the PyTorch extension, changes nothing of Slicer's, and is not loaded into Slicer."""
 
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -64,6 +65,25 @@ def test_it_is_installed_under_constraints_and_not_imported(slicer_without_torch
 def test_a_user_who_declines_is_not_bothered(slicer_without_torch, monkeypatch):
     _extension(monkeypatch, lambda: None)
     with pytest.raises(Cancelled):
+        torch_installation.ensure_torch()
+
+
+def test_a_failed_installation_is_told(slicer_without_torch, monkeypatch):
+    def install():
+        raise subprocess.CalledProcessError(1, "pip")
+
+    _extension(monkeypatch, install)
+    with pytest.raises(RuntimeError, match=r"could not be installed \(.*exit status 1"):
+        torch_installation.ensure_torch()
+    assert "PIP_CONSTRAINT" not in os.environ
+
+
+def test_a_missing_installer_is_not_taken_for_a_decline(slicer_without_torch, monkeypatch):
+    def install():
+        raise ModuleNotFoundError("No module named 'light_the_torch'", name="light_the_torch")
+
+    _extension(monkeypatch, install)
+    with pytest.raises(RuntimeError, match="light_the_torch"):
         torch_installation.ensure_torch()
 
 
