@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Trains the models that come with the extension.
 
@@ -86,13 +85,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=2, help="that share each update (default: 2)")
-    parser.add_argument("more", nargs="*", help="further options of deepflash train, after --")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()  # further options are those of deepflash train
     make = {"hippocampus": hippocampus, "brain-t1": brain_t1}[options.model]
     table, validation = make(options.data.resolve(), options.out.resolve())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
     command += ["-m", "DeepFLASHRegistrationLib.cli", "train", str(table), "-o", str(options.out / options.model)]
-    command += [f"--validation={validation}", *OPTIONS[options.model], *options.more]
+    command += [f"--validation={validation}", *OPTIONS[options.model], *more]
     return subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}, check=False).returncode
 
 

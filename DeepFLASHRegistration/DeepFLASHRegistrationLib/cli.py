@@ -22,9 +22,9 @@ from typing import Any
 from .field_options import add_fields, given_fields
 from .imaging.errors import Cancelled, InputError
 from .imaging.files import TRANSFORMS
-from .learning.commands import add_commands
 from .parameters import ALIGNMENTS, PRESETS, Parameters
 from .processors import share_processors
+from .training.commands import add_commands
 from .version import __version__
 
 DONE, FAILED, WRONG_INPUT, CANCELLED = 0, 1, 2, 130

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from .geodesics.band import Metric
-    from .learning.prediction import Predictor
+    from .prediction import Predictor
 
 
 class Watch(Protocol):
@@ -60,7 +60,7 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
     if parameters.method == "flash":
         return Plan(parameters)
-    from .learning.prediction import predictor
+    from .prediction import predictor
 
     found = predictor(parameters.model)
     if found.ndim != ndim:

@@ -38,11 +38,12 @@ def scaled_intensities(
 ) -> tuple[Volume, Volume, list[str]]:
     """Both images with comparable intensities, about 0..1, nothing of what masks exclude left, and notes on it."""
     from .imaging.intensities import match_histogram, n4, normalize
+    from .imaging.resampling import mask_on_grid
 
     window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
     scaled = []
     for image, mask, what in ((fixed, fixed_mask, "fixed mask"), (moving, moving_mask, "moving mask")):
-        inside = _on_grid(mask, image.grid, what)
+        inside = None if mask is None else mask_on_grid(mask, image.grid, what)
         result = normalize(image, inside, window)
         if parameters.bias_correction:
             result = normalize(n4(result, inside), inside)
@@ -78,18 +79,6 @@ def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
     return volume.with_data(np.where(inside, volume.data, nearby).astype(np.float32))
 
 
-def _on_grid(mask: Volume | None, grid: Grid, what: str) -> np.ndarray | None:
-    """A mask given on any grid as bool on this one."""
-    from .imaging.resampling import resample
-
-    if mask is None:
-        return None
-    values = resample(mask, grid, nearest=True) != 0
-    if not values.any():
-        raise InputError(f"{mask.name or what}: the mask does not meet its image. Check that it belongs to it.")
-    return values
-
-
 class Problem:
     """The images on the working grid, and the box the geodesic lives on."""
 
@@ -106,15 +95,15 @@ class Problem:
     ):
         """Images as `scaled_intensities` returns them; ``unit_mm``: the unit of length, chosen by default;
         ``multiple``: of what every level has a multiple of voxels along each axis."""
-        from .imaging.intensities import background_value, foreground
-        from .imaging.resampling import resample
+        from .imaging.intensities import background_value, dilated, foreground
+        from .imaging.resampling import mask_on_grid, resample
         from .imaging.working_grid import working_grid
 
         self.affine = affine
         d = fixed.ndim
         inside = foreground(fixed)
         if fixed_mask is not None:
-            masked = _on_grid(fixed_mask, fixed.grid, "fixed mask")
+            masked = mask_on_grid(fixed_mask, fixed.grid, "fixed mask")
             inside = inside & masked
             if not inside.any():
                 raise InputError(f"{fixed_mask.name or 'fixed mask'}: covers only background. Draw it on the object.")
@@ -158,7 +147,9 @@ class Problem:
         self.fixed = resample(fixed, self.grid, outside=outside[0])
         self.moving = resample(moving, self.grid, affine, outside=outside[1])
         # One voxel around the object belongs to it: its outline is information too.
-        self.fixed_mask = _dilated(resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > _COVERED)
+        self.fixed_mask = dilated(
+            resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > _COVERED, [1] * d
+        )
         if fixed_mask is not None:
             self.fixed_mask &= resample(Volume(fixed.grid, masked.astype(np.float32)), self.grid) > _COVERED
         if not self.fixed_mask.any():
@@ -168,7 +159,7 @@ class Problem:
             )
         view = np.ones(moving.grid.shape, dtype=np.float32)
         if moving_mask is not None:
-            view = _on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
+            view = mask_on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
         seen = resample(Volume(moving.grid, view), self.grid, affine)
         meets = np.count_nonzero(self.fixed_mask & (seen > 0.5)) / np.count_nonzero(self.fixed_mask)
         if meets < 0.02:
@@ -178,7 +169,7 @@ class Problem:
                 'object; use the initial alignment "affine" or "centers", or give an initial transform.'
             )
         object_ = Volume(moving.grid, (foreground(moving) & (view > 0)).astype(np.float32))
-        self.moving_mask = _dilated(resample(object_, self.grid, affine) > _COVERED)
+        self.moving_mask = dilated(resample(object_, self.grid, affine) > _COVERED, [1] * d)
         if moving_mask is not None:
             self.moving_mask &= seen > _COVERED
         if not self.moving_mask.any():
@@ -286,14 +277,3 @@ def settings(parameters: Parameters) -> Settings:
         parameters.map == "band-limited",
         parameters.tolerance,
     )
-
-
-def _dilated(mask: np.ndarray) -> np.ndarray:
-    result = mask.copy()
-    for axis in range(mask.ndim):
-        low, high = ([slice(None)] * mask.ndim for _ in range(2))
-        low[axis], high[axis] = slice(None, -1), slice(1, None)
-        before = result.copy()
-        result[tuple(low)] |= before[tuple(high)]
-        result[tuple(high)] |= before[tuple(low)]
-    return result

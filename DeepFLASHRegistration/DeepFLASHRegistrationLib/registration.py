@@ -152,7 +152,7 @@ def register(
         Cancelled: cancelled before there was anything to return.
         RuntimeError: torch is missing, or the device cannot be used.
     """
-    _require_torch()
+    require_torch()
     import torch
 
     from . import estimators
@@ -220,7 +220,7 @@ def register(
 # ---------------------------------------------------------------------------------------------------- preparation
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:

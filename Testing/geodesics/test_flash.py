@@ -440,3 +440,12 @@ def test_thin_and_anisotropic_grids_work():
     ]
     _, reports = run(pair, levels)
     assert reports[-1].similarity < 0.7 * reports[0].similarity
+
+
+def test_energy_at_rest_is_that_of_no_velocity() -> None:
+    pair = shifted()
+    level = make_level(pair, factor=2)
+    for symmetric in (False, True):
+        objective = Objective(pair, level, Settings("ssd", symmetric), None, torch.zeros(2, 9, 9, dtype=DOUBLE))
+        zero = objective(torch.zeros(2, 9, 9, dtype=DOUBLE))
+        assert objective.at_rest() == pytest.approx(zero.energy, rel=1e-12)

@@ -46,7 +46,7 @@ class Estimate:
     cancelled: bool
 
 
-class _LBFGS:
+class LBFGS:
     """Limited-memory BFGS in the metric of V: the initial Hessian is the metric's operator L (preconditioned by K)."""
 
     def __init__(self, preconditioner: Tensor):
@@ -150,7 +150,7 @@ def _descend(
         yield velocity, False, None
         return
     yield velocity, False, (0, now, time.perf_counter() - started)
-    search = _LBFGS(objective.shooting.K / (2 * objective.metric_weight))
+    search = LBFGS(objective.shooting.K / (2 * objective.metric_weight))
     iteration, stalled = 0, 0
     while iteration < objective.level.iterations:
         direction = search.direction(now.gradient)

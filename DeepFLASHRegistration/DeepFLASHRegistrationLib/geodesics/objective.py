@@ -223,6 +223,11 @@ class Objective:
             images[0].detach(),
         )
 
+    def at_rest(self) -> float:
+        """E where v0 is zero: the images as they lie."""
+        terms = [float(side.similarity(side.warped[0][side.crop])) for side in self.sides]
+        return self.data_weight * sum(terms) / len(terms)
+
     def evaluate_safely(self, velocity: Tensor) -> Evaluation:
         """Evaluate; where the geodesic drifts, with more time steps if these are free to be chosen."""
         result = self(velocity)

@@ -10,8 +10,8 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ..learning.models import find_models
 from ..parameters import Parameters
+from ..trained_models import find_models
 from .keyboard import underlined
 from .parameter_texts import parameterTexts
 

@@ -2,9 +2,9 @@
 """The unrolled predictor: FLASH's descent with its steps replaced by a learned one.
 
 At each step FLASH's own objective is evaluated: shoot, warp, gradient. A small convolutional network sees both images
-as they lie now, the gradient in the metric of V and the velocity, all on a grid of half the level's resolution, and
-gives the next change of the velocity. Its output is projected on the band, so that what follows is exactly FLASH's
-geometry: nothing the network says can be less smooth than the band, or fail to be a geodesic.
+as they lie now, the velocity, the gradient, and the step that quasi-Newton descent proposes, all on a grid of half the
+level's resolution, and adds to that step what it has learned. Its output is projected on the band, so that what follows
+is exactly FLASH's geometry: nothing the network says can be less smooth than the band, or fail to be a geodesic.
 
 Convolutions do not know where they are, so the prediction moves with the images. The network is trained for what it is
 used for: the gradient of the objective at the velocity that it reached is the gradient of its loss.
@@ -21,8 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geodesics.band import Evaluator, Lattice, fit_modes
+from ..geodesics.flash import LBFGS
 from ..geodesics.objective import Evaluation, Level, Objective, Pair, Settings
 
+_FIRST_STEP = 0.015  # a usual length of the best step along K times the gradient of E
+_LONGEST_PROPOSAL = 1.0  # coarse voxels
+_SHORTENINGS, _SHORTER = 2, 0.3
 MULTIPLE = 2  # of which the voxels of every level must be a multiple along each axis
 
 
@@ -48,7 +52,7 @@ class StepNetwork(nn.Module):
         self.ndim, widths = ndim, stage.channels
         # A window of four voxels at every second: centered where the coarse cells are.
         self.images = conv(3, widths[0], 4, stride=2, padding=1)
-        self.fields = conv(2 * ndim + 1, widths[0], 3, padding=1)
+        self.fields = conv(5 * ndim, widths[0], 3, padding=1)
         self.number = nn.Parameter(torch.zeros(stage.steps, widths[0]))
         # Most of the time goes into the finest scale: one convolution on the way down, one on the way up.
         self.down = nn.ModuleList([conv(widths[0], widths[0], 3, padding=1)])
@@ -58,11 +62,10 @@ class StepNetwork(nn.Module):
         self.out = conv(widths[0], ndim, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        # Length of the plain descent step, in coarse voxels (through softplus).
-        self.descent = nn.Parameter(torch.full((stage.steps,), -3.0))
+        self.length = nn.Parameter(torch.zeros(stage.steps))  # logarithm of the factors of the proposed steps
 
     def forward(self, images: Tensor, fields: Tensor, step: int) -> Tensor:
-        """(n, 3, *cells), (n, 2d + 1, *coarse) -> change of the velocity (n, d, *coarse), in coarse voxels."""
+        """(n, 3, *cells), (n, 5d, *coarse) -> change of the velocity (n, d, *coarse), in coarse voxels."""
         number = self.number[step].view(1, -1, *[1] * self.ndim)
         x = F.leaky_relu(self.images(images) + self.fields(fields) + number, 0.1)
         kept = []
@@ -152,29 +155,58 @@ class UnrolledPredictor(nn.Module):
                 Objective(pair, level, settings, window, v) for pair, v in zip(pairs, velocities, strict=True)
             ]
             sights = [_Sight(objective) for objective in objectives]
-            evaluations = _evaluated(objectives, velocities)
+            evaluations = []
+            for objective, v in zip(objectives, velocities, strict=True):
+                evaluation = objective.evaluate_safely(v)
+                while evaluation.gradient is None:
+                    # Too steep to be integrated: a gentler one of the same shape, in the end none.
+                    v *= 0.5 if float(v.abs().max()) > 1e-6 else 0.0
+                    evaluation = objective.evaluate_safely(v)
+                evaluations.append(evaluation)
             yield State(number, -1, velocities, None, objectives, evaluations)
             for k in range(self.stages[number].steps):
-                seen = [s.look(v, e) for s, v, e in zip(sights, velocities, evaluations, strict=True)]
-                answers = network(*(torch.stack(x) for x in zip(*(s[:2] for s in seen), strict=True)), k)
-                step = F.softplus(network.descent[k])
-                changes = torch.stack([s.change(a, step * x[2]) for s, a, x in zip(sights, answers, seen, strict=True)])
-                velocities = velocities + changes.detach()
+                length = network.length[k].exp()
+                proposals = [
+                    sight.propose(v, evaluation.gradient)
+                    for sight, v, evaluation in zip(sights, velocities, evaluations, strict=True)
+                ]
+                seen = [
+                    sight.look(v, evaluation, length.detach() * proposal)
+                    for sight, v, evaluation, proposal in zip(sights, velocities, evaluations, proposals, strict=True)
+                ]
+                answers = network(*(torch.stack(x) for x in zip(*seen, strict=True)), k)
+                changes = torch.stack(
+                    [
+                        length * proposal + sight.change(answer)
+                        for sight, answer, proposal in zip(sights, answers, proposals, strict=True)
+                    ]
+                )
                 at_end = number == count - 1 and k == self.stages[number].steps - 1
-                evaluations = None if at_end and not last_evaluated else _evaluated(objectives, velocities)
+                if at_end and not last_evaluated:
+                    velocities, evaluations = velocities + changes.detach(), None
+                else:
+                    velocities, changes, evaluations = _taken(objectives, velocities, changes, evaluations)
                 yield State(number, k, velocities, changes, objectives, evaluations)
 
 
-def _evaluated(objectives: Sequence[Objective], velocities: Tensor) -> list[Evaluation]:
-    """E at each velocity. One too steep to be integrated gives way to a gentler one of the same shape, in place."""
-    found = []
-    for objective, v in zip(objectives, velocities, strict=True):
-        evaluation = objective.evaluate_safely(v)
-        while evaluation.gradient is None:
-            v *= 0.5 if float(v.abs().max()) > 1e-6 else 0.0
-            evaluation = objective.evaluate_safely(v)
+def _taken(
+    objectives: Sequence[Objective], velocities: Tensor, changes: Tensor, before: Sequence[Evaluation]
+) -> tuple[Tensor, Tensor, list[Evaluation]]:
+    """Velocities after the changes, the changes, and E there. A change that leads uphill is shortened, and in the end
+    not made: no pair, however strange, gets worse by a step."""
+    reached, made, found = [], [], []
+    for objective, v, change, last in zip(objectives, velocities, changes, before, strict=True):
+        for _ in range(_SHORTENINGS + 1):
+            evaluation = objective(v + change.detach())
+            if evaluation.energy < last.energy:
+                break
+            change = _SHORTER * change
+        else:
+            change, evaluation = 0 * change, last
+        reached.append(v + change.detach())
+        made.append(change)
         found.append(evaluation)
-    return found
+    return torch.stack(reached), torch.stack(made), found
 
 
 def built(ndim: int, architecture: Mapping[str, Any]) -> UnrolledPredictor:
@@ -195,25 +227,32 @@ class _Sight:
         self.evaluate = Evaluator(band, coarse, like.dtype, like.device)
         self.unit = max(coarse.step)
         self.root = objective.shooting.K.sqrt()
+        self.search = LBFGS(objective.shooting.K)
+        self.last: tuple[Tensor, Tensor] | None = None
         side = objective.sides[0]
         inside = torch.zeros_like(like)
         inside[side.crop] = 1
         self.crop, self.still = side.crop, torch.stack([objective.fixed, inside])
 
-    def look(self, velocity: Tensor, evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (3, *cells) and fields (2d + 1, *coarse) for the network, and the direction of descent (d, *modes),
-        of root mean square 1."""
+    def propose(self, velocity: Tensor, gradient: Tensor) -> Tensor:
+        """The step of quasi-Newton descent (d, *modes), which learns the curvature from all steps of the stage."""
+        if self.last is not None:
+            self.search.update(velocity - self.last[0], gradient - self.last[1])
+        self.last = velocity, gradient
+        proposal = self.search.direction(gradient) * (_FIRST_STEP if not self.search.pairs else 1.0)
+        longest = float(self.evaluate(proposal).square().sum(0).max().sqrt())
+        return proposal * min(1.0, _LONGEST_PROPOSAL * self.unit / max(longest, 1e-12))
+
+    def look(self, velocity: Tensor, evaluation: Evaluation, proposal: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (3, *cells) and fields (5d, *coarse) for the network."""
         warped = self.objective.moving.clone()
         warped[self.crop] = evaluation.warped
         images = torch.cat([self.still[:1] - 0.5, warped[None] - 0.5, self.still[1:]])
-        descent = -self.objective.shooting.K * evaluation.gradient
-        values = self.evaluate(torch.cat([descent, velocity]))
-        d = len(velocity)
-        size = values[:d].square().sum(0).mean().sqrt().clamp(min=1e-12)
-        scale = (size / self.unit).log10().expand_as(values[:1])
-        return images, torch.cat([values[:d] / size, values[d:] / self.unit, scale]), descent / size
+        # Also in the coordinates p = v/√K, in which all frequencies weigh alike: K hides detail.
+        gradient = -_FIRST_STEP * self.root * evaluation.gradient
+        fields = torch.cat([proposal, proposal / self.root, gradient, velocity, velocity / self.root])
+        return images, self.evaluate(fields) / self.unit
 
-    def change(self, answer: Tensor, descent: Tensor) -> Tensor:
-        """The change of the velocity (d, *modes): the network's answer (d, *coarse), smoothed by the root of K, and a
-        step of descent."""
-        return self.unit * (self.root * self.evaluate.project(answer) + descent)
+    def change(self, answer: Tensor) -> Tensor:
+        """The network's answer (d, *coarse), in coarse voxels, as a change of the velocity (d, *modes)."""
+        return self.unit * self.root * self.evaluate.project(answer)

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from DeepFLASHRegistrationLib import trained_models as models
 from DeepFLASHRegistrationLib.imaging.errors import InputError
-from DeepFLASHRegistrationLib.learning import models
-from DeepFLASHRegistrationLib.learning.models import (
+from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.trained_models import (
     CARD,
     CONFIG,
     WEIGHTS,
@@ -31,7 +32,6 @@ from DeepFLASHRegistrationLib.learning.models import (
     read_card,
     save_model,
 )
-from DeepFLASHRegistrationLib.parameters import Parameters
 
 RNG = np.random.default_rng(0)
 ARRAYS = {"first.weight": RNG.normal(size=(4, 3, 3)).astype(np.float32), "steps": np.array([2, 1], dtype=np.int64)}
@@ -205,7 +205,7 @@ def test_no_such_model(name: str) -> None:
 
 def test_bundled_models_lie_in_the_package() -> None:
     """Where both the wheel and Slicer's lists carry them."""
-    package = Path(models.__file__).parents[1]
+    package = Path(models.__file__).parent
     assert package.name == "DeepFLASHRegistrationLib"
     assert package / "models" == models.BUNDLED
     for found in find_models():

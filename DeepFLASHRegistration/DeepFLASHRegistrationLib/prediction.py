@@ -8,22 +8,21 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..geodesics.band import Lattice, Metric, Upsampler
-from ..geodesics.jacobian import smallest_determinant
-from ..geodesics.objective import Pair
-from ..geodesics.sampling import Sampler
-from ..imaging.errors import InputError
-from ..parameters import Parameters
-from ..problem import Problem, settings
-from .models import Model, load_model
-from .unrolled import MULTIPLE, built
+from .geodesics.band import Lattice, Metric, Upsampler
+from .geodesics.jacobian import smallest_determinant
+from .geodesics.objective import Pair
+from .geodesics.sampling import Sampler
+from .imaging.errors import InputError
+from .learning.unrolled import MULTIPLE, built
+from .parameters import Parameters
+from .problem import Problem, settings
+from .trained_models import Model, load_model
 
 # What lies further beyond what was met in training is reported.
 _EXTENT_SLACK = 1.25
@@ -59,9 +58,19 @@ class Predictor:
             raise InputError(f"The model {config.name} is of the kind {config.kind!r}, which register() does not run.")
         self.ndim, self.unit_mm, self.parameters = config.ndim, config.unit_mm, config.parameters
         self.multiple = MULTIPLE
-        self._network = built(config.ndim, config.architecture)
+        try:
+            # Without memory until the weights are known to fit: an architecture may ask for anything.
+            with torch.device("meta"):
+                self._network = built(config.ndim, config.architecture)
+            levels = config.architecture["refinement"]
+            dataclasses.replace(config.parameters, **levels, iterations=(1,) * len(levels["resolutions"]))
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(
+                f"{model.folder}: describes no predictor known here ({error}). Install the model again."
+            ) from error
         model.check_shapes({name: tuple(value.shape) for name, value in self._network.state_dict().items()})
-        self._network.load_state_dict({name: torch.from_numpy(value) for name, value in model.arrays.items()})
+        weights = {name: torch.from_numpy(value) for name, value in model.arrays.items()}
+        self._network.load_state_dict(weights, assign=True)
         self._network.requires_grad_(False).eval()
 
     def effective(self, parameters: Parameters) -> Parameters:
@@ -93,10 +102,9 @@ class Predictor:
         started = time.perf_counter()
         levels = problem.levels(self.parameters)
         total = sum(stage.steps for stage in self._network.stages)
-        done, first, last, stopped = 0, None, None, False
+        done, last, stopped = 0, None, False
         for state in self.unrolled((problem.pair(device),), levels, problem.window(device), last_evaluated=True):
             last, evaluation, objective = state, state.evaluations[0], state.objectives[0]
-            first = first or evaluation
             done += state.changes is not None
             if report is not None and (state.changes is not None or done == 0):
                 report(
@@ -115,9 +123,10 @@ class Predictor:
             if cancelled is not None and cancelled() and done < total:
                 stopped = True
                 break
-        unusual = self._unusual(problem, first.energy, evaluation.energy)
+        before = objective.at_rest()
+        unusual = self._unusual(problem, before, evaluation.energy)
         velocity = last.velocities[0]
-        if not evaluation.energy <= first.energy:
+        if not evaluation.energy <= before:
             velocity = torch.zeros_like(velocity)
             unusual = (*unusual, "The prediction did not lower the energy, and was dropped.")
         return Prediction(velocity, objective.level.metric, stopped, unusual)
@@ -170,11 +179,18 @@ class Predictor:
         return tuple(found)
 
 
-@lru_cache(maxsize=4)
+_KEPT: dict[tuple[str, str], Predictor] = {}
+
+
 def predictor(model: str) -> Predictor:
-    """The predictor of a bundled or user model (name or folder), kept in memory.
+    """The predictor of a bundled or user model (name or folder), kept in memory while its files stay as they are.
 
     Raises:
         InputError: there is no such model, or it is damaged.
     """
-    return Predictor(load_model(model))
+    found = load_model(model)
+    key = (str(found.folder.resolve()), found.checksum)
+    if key not in _KEPT:
+        _KEPT.clear()  # one at a time: a warm child must not collect them
+        _KEPT[key] = Predictor(found)
+    return _KEPT[key]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.io import write_volume
-from DeepFLASHRegistrationLib.learning.dataset import (
+from DeepFLASHRegistrationLib.training.dataset import (
     Dataset,
     Subject,
     draw_pairs,
@@ -18,7 +18,7 @@ from DeepFLASHRegistrationLib.learning.dataset import (
     read_scan,
     split,
 )
-from learning_images import subject, write_subjects
+from training_images import subject, write_subjects
 
 
 @pytest.fixture

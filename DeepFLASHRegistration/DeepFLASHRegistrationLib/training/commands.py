@@ -87,7 +87,7 @@ def _models_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from .models import find_models, read_card, user_folder
+    from ..trained_models import find_models, read_card, user_folder
 
     if options.name:
         print(read_card(options.name))
@@ -182,10 +182,9 @@ def _cores() -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    _require_torch()
     from .dataset import read_dataset, split
     from .teaching import read_manifest
-    from .training import TrainingOptions, train
+    from .train import TrainingOptions, train
 
     parser = argparse.ArgumentParser(
         prog="deepflash train",
@@ -261,9 +260,9 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from ..trained_models import load_model
     from . import evaluation
     from .dataset import draw_pairs, read_dataset
-    from .models import load_model
 
     if options.output is not None:
         evaluation.check_table(options.output)
@@ -369,9 +368,3 @@ def _say_skipped(skipped: tuple[str, ...]) -> None:
         print(f"{len(skipped)} images were left out:", file=sys.stderr)
         for text in skipped:
             print(f"  {text}", file=sys.stderr)
-
-
-def _require_torch() -> None:
-    from ..registration import _require_torch as require
-
-    require()

@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.errors import InputError
-from ..output_folder import whole_folder
-from ..parameters import Parameters
-from ..tensors import read_tensors, write_tensors
-from ..version import __version__
+from .imaging.errors import InputError
+from .output_folder import whole_folder
+from .parameters import Parameters
+from .tensors import read_tensors, write_tensors
+from .version import __version__
 
 FORMAT = 1
 KINDS = ("unrolled", "dual-net", "force-net")
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
-BUNDLED = Path(__file__).resolve().parents[1] / "models"
+BUNDLED = Path(__file__).resolve().parent / "models"
 _MOST_TEXT = 1 << 20
 
 

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from DeepFLASHRegistrationLib import cli, results
 from DeepFLASHRegistrationLib.imaging.errors import InputError
-from DeepFLASHRegistrationLib.learning import evaluation
-from DeepFLASHRegistrationLib.learning.dataset import Scan, draw_pairs, read_dataset
-from DeepFLASHRegistrationLib.learning.models import ModelConfig, save_model
-from DeepFLASHRegistrationLib.learning.teaching import MANIFEST, label_file, read_manifest
 from DeepFLASHRegistrationLib.parameters import Parameters
-from learning_images import TINY_OPTIONS, subject, write_subjects
+from DeepFLASHRegistrationLib.trained_models import ModelConfig, save_model
+from DeepFLASHRegistrationLib.training import evaluation
+from DeepFLASHRegistrationLib.training.dataset import Scan, draw_pairs, read_dataset
+from DeepFLASHRegistrationLib.training.teaching import MANIFEST, label_file, read_manifest
+from training_images import TINY_OPTIONS, subject, write_subjects
 
 torch = pytest.importorskip("torch")
 
@@ -426,7 +426,7 @@ def test_no_labels_and_no_model(model: Path, data: Path, tmp_path: Path, capsys:
 
 
 def test_what_training_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from DeepFLASHRegistrationLib.learning import training
+    from DeepFLASHRegistrationLib.training import train as training
 
     told: list[Any] = []
     monkeypatch.setattr(training, "train", lambda *arguments: told.extend(arguments))
@@ -444,7 +444,7 @@ def test_what_training_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_every_setting_of_training_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    from DeepFLASHRegistrationLib.learning.training import TrainingOptions
+    from DeepFLASHRegistrationLib.training.train import TrainingOptions
 
     def names(kind: type) -> list[str]:
         nested = {f.name: f.default_factory for f in dataclasses.fields(kind)}

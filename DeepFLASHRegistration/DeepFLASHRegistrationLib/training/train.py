@@ -24,16 +24,16 @@ from ..imaging.errors import InputError
 from ..imaging.files import atomic
 from ..imaging.intensities import foreground
 from ..imaging.volume import Volume
+from ..learning.unrolled import MULTIPLE, built
 from ..parameters import Parameters
 from ..problem import scaled_intensities
 from ..tensors import read_tensors, write_tensors
+from ..trained_models import ModelConfig, save_model
 from .dataset import Dataset, draw_pairs, read_scan
-from .models import ModelConfig, save_model
 from .pairs import Subjects, Variation
 from .recipes import RECIPES, Recipe
 from .teaching import label_file, read_manifest
 from .trainer import Schedule, Trainer
-from .unrolled import MULTIPLE, built
 
 _STATE, _PROGRESS, _CURVES = "training.safetensors", "training.json", "learning_curves.svg"
 _MARGIN = 4  # voxels kept around the foreground of an image
@@ -342,7 +342,7 @@ def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, i
         for j, moving in enumerate(training.subjects):
             file = label_file(Path(labels), fixed, moving)
             if file.exists():
-                found.append(((i, j), load_result(file).velocity))
+                found.append(((i, j), dataclasses.asdict(load_result(file).deformation)))
     if not found:
         raise InputError(
             f"{labels}: holds no velocity of two of the training images. Teach pairs of the same data first."

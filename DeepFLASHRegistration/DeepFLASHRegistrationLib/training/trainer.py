@@ -24,10 +24,10 @@ from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Objective
 from ..geodesics.sampling import NonFiniteField, Sampler
 from ..imaging.errors import InputError
+from ..learning.unrolled import UnrolledPredictor
 from ..parameters import Parameters
 from ..problem import Problem, settings
 from .pairs import Example, Subjects, Variation, swapped
-from .unrolled import UnrolledPredictor
 
 _WARM_UP = 50  # iterations over which the learning rate rises
 _LEAST_RATE = 0.02  # of the learning rate, at the end
@@ -172,7 +172,7 @@ class Trainer:
     def _learn(
         self, example: Example, taught: Mapping[str, Any] | None, stages: int, rng: np.random.Generator
     ) -> dict[str, float]:
-        """Adds the gradient of a pair, seen in both directions."""
+        """Adds the gradient of a pair, seen in both directions. Labels count at the end of each stage."""
         levels = example.problem.levels(self.parameters)
         found: dict[str, list[float]] = {}
         chosen: Sequence[int] = ()
@@ -187,7 +187,7 @@ class Trainer:
             pairs, levels, settings(self.parameters), example.problem.window(self.device), stages=stages
         ):
             if state.changes is None:
-                first = first or [evaluation.energy for evaluation in state.evaluations]
+                first = [objective.at_rest() for objective in state.objectives]
                 if len(chosen):
                     overlaps = [Overlap(o, *x, chosen) for o, x in zip(state.objectives, labels, strict=True)]
                 if taught is not None:
@@ -197,7 +197,7 @@ class Trainer:
             for i, (objective, evaluation) in enumerate(zip(state.objectives, state.evaluations, strict=True)):
                 gradient = evaluation.gradient / first[i]
                 found.setdefault(f"energy {state.stage}", []).append(evaluation.energy / first[i])
-                if overlaps:
+                if overlaps and state.step == self.predictor.stages[state.stage].steps - 1:
                     value, more = _overlap_gradient(objective, overlaps[i], state.velocities[i])
                     gradient = gradient + self.schedule.label_weight * more
                     found.setdefault(f"overlap {state.stage}", []).append(1 - value)
@@ -241,18 +241,15 @@ class Trainer:
             if number % self.processes != self.rank:
                 continue
             example = subjects.example(fixed, moving, None, (), self.device)
-            states = list(
-                self.predictor.unroll(
-                    (example.pair,),
-                    example.problem.levels(self.parameters),
-                    settings(self.parameters),
-                    example.problem.window(self.device),
-                )
+            *_, last = self.predictor.unroll(
+                (example.pair,),
+                example.problem.levels(self.parameters),
+                settings(self.parameters),
+                example.problem.window(self.device),
             )
-            first, last = states[0].evaluations[0], states[-1]
             evaluation, objective = last.evaluations[0], last.objectives[0]
             row = [
-                evaluation.energy / first.energy,
+                evaluation.energy / objective.at_rest(),
                 smallest_determinant(evaluation.displacement, objective.flow.lattice),
             ]
             if example.fixed_labels is not None:
