@@ -1,5 +1,6 @@
 # make demo                              registers a pair made for the purpose
 # make demo FIXED=a.nii.gz MOVING=b.nii.gz   registers two images of yours (OUT=folder, ARGS="--preset fine" …)
+# make paper-2d                          the 2-D experiment of the DeepFLASH paper
 # make test                              runs the tests and the linter
 # make help                              lists the rest
 
@@ -22,12 +23,13 @@ TEST_READY := $(VENV)/.test-ready
 FORCE = $(if $(filter file,$(origin OUT)),--force)
 INSTALLED_BY := pyproject.toml Utilities/environment.py
 
-.PHONY: help demo test lint test-slicer bench clean distclean
+.PHONY: help demo paper-2d test lint test-slicer bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo                                  register a pair made for the purpose, into demo/result"
 	@echo "make demo FIXED=a.nii.gz MOVING=b.nii.gz   register two images of yours [OUT=folder] [ARGS=\"--preset fine\"]"
+	@echo "make paper-2d                              the 2-D experiment of the DeepFLASH paper [ARGS=\"--training 100 …\"]"
 	@echo "make test                                  all tests and the linter [ARGS=\"-k name\"]"
 	@echo "make lint                                  the linter alone, and whether all is formatted"
 	@echo "make test-slicer SLICER=/path/to/Slicer    the tests that need a real Slicer"
@@ -60,6 +62,9 @@ endif
 $(PHANTOM)/.made: | $(RUN_READY)
 	"$(BIN)/deepflash" phantom $(PHANTOM) --force
 	@touch "$@"
+
+paper-2d: $(RUN_READY)
+	"$(BIN)/python" Utilities/paper_2d.py $(ARGS)
 
 test: $(TEST_READY)
 	"$(BIN)/python" -m ruff check .

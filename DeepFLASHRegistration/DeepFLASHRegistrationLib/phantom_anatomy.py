@@ -336,7 +336,7 @@ def ellipse_distance(
 ) -> np.ndarray:
     """First-order distance to an ellipse of a plane, positive inside."""
     y, z = (y - np.float32(center[0])) / np.float32(radii[0]), (z - np.float32(center[1])) / np.float32(radii[1])
-    level = np.sqrt(y * y + z * z)
+    level = np.maximum(np.sqrt(y * y + z * z), np.float32(1e-3))  # above 0, so that the center too lies inside
     return level * (1 - level) / (np.sqrt((y / radii[0]) ** 2 + (z / radii[1]) ** 2) + np.float32(1e-6))
 
 

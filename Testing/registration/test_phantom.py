@@ -411,6 +411,7 @@ def test_bullseyes_are_concentric_ellipses():
             assert image.data.dtype == np.float32
             assert image.data.min() == 0
             assert image.data.max() <= 1
+            assert (image.data[50, 50], labels.data[50, 50]) == (1, 2)
             # Areas of the ellipses.
             assert np.count_nonzero(labels.data == 2) == pytest.approx(np.pi * a * b, rel=0.2, abs=6)
             assert np.count_nonzero(labels.data) == pytest.approx(np.pi * outer_a * outer_b, rel=0.05)
