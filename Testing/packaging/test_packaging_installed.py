@@ -72,6 +72,10 @@ def installed(tmp_path_factory) -> Path:
     return folder
 
 
+# Rooms that need torch to be loaded.
+_COMPUTING = ("geodesics", "learning", "training", "prediction")
+
+
 def _library_modules() -> dict[str, str]:
     """Full module name of every module of the library by its name within it."""
     names = {}
@@ -99,9 +103,7 @@ def _run(folder: Path, absent: str, modules: list[str], then: str = "") -> str:
 
 def test_everything_but_the_computing_rooms_imports_without_torch(installed):
     modules = [
-        full
-        for name, full in _library_modules().items()
-        if name.partition(".")[0] not in ("geodesics", "learning", "scene", "gui")
+        full for name, full in _library_modules().items() if name.partition(".")[0] not in (*_COMPUTING, "scene", "gui")
     ]
     assert len(modules) > 10
     _run(installed, "torch safetensors scipy vtk slicer", modules)
@@ -115,7 +117,7 @@ def test_what_the_window_needs_imports_with_numpy_alone(installed):
 
 def test_the_computing_rooms_import_from_the_installed_extension(installed):
     pytest.importorskip("torch")
-    modules = [full for name, full in _library_modules().items() if name.partition(".")[0] in ("geodesics", "learning")]
+    modules = [full for name, full in _library_modules().items() if name.partition(".")[0] in _COMPUTING]
     assert modules
     _run(installed, "scipy vtk slicer", modules)
 

@@ -19,7 +19,11 @@ _LOADED = [path for path in _SOURCES if path.is_relative_to(MODULE)]
 _COMMON = {*sys.stdlib_module_names, "numpy", "SimpleITK", "DeepFLASHRegistrationLib"}
 _IN_SLICER = {"slicer", "vtk", "vtkmodules"}
 _WINDOW = {"slicer", "vtk", "qt", "ctk"}
-_ALSO = {"geodesics": {"torch"}, "learning": {"torch"}, "scene": _IN_SLICER, "gui": _WINDOW}
+_ALSO = {
+    **{room: {"torch"} for room in ("geodesics", "learning", "training", "prediction.py")},
+    "scene": _IN_SLICER,
+    "gui": _WINDOW,
+}
 
 
 def _name(path) -> str:

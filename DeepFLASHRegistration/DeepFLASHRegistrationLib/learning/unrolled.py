@@ -171,7 +171,7 @@ class UnrolledPredictor(nn.Module):
                     for sight, v, evaluation in zip(sights, velocities, evaluations, strict=True)
                 ]
                 seen = [
-                    sight.look(v, evaluation, length.detach() * proposal)
+                    sight.look(v, evaluation, length * proposal)
                     for sight, v, evaluation, proposal in zip(sights, velocities, evaluations, proposals, strict=True)
                 ]
                 answers = network(*(torch.stack(x) for x in zip(*seen, strict=True)), k)

@@ -182,6 +182,9 @@ def _cores() -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from ..registration import require_torch
+
+    require_torch()
     from .dataset import read_dataset, split
     from .teaching import read_manifest
     from .train import TrainingOptions, train
