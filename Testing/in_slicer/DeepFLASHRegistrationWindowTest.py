@@ -109,7 +109,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         click(self.ui.geodesicButton)
         waitUntil(lambda: not self.widget.runPanel.busy)
         self.assertTrue(self.ui.geodesicButton.checked)
-        browser = self.widget._parameterNode.browser
+        browser = self.widget.displays.shown.browser
         self.ui.timeSlider.value = 0.5
         spin(0.2)
         self.assertEqual(browser.GetSelectedItemNumber(), 5)
@@ -283,9 +283,30 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(self.ui.fixedVolumeSelector.currentNode().GetName(), "fixed ball")
         self.assertEqual(self.widget.form.parameters().preset, "fast")
         self.assertEqual(self.ui.verdictLabel.text, verdict)
-        click(self.ui.jacobianButton)
-        self.assertTrue(self.ui.jacobianButton.checked)
-        click(self.ui.jacobianButton)
+        self.assertFalse(slicer.util.getNodesByClass("vtkMRMLSequenceNode"))  # computed anew from the velocity
+        for name in ("sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts", "geodesic"):
+            button = getattr(self.ui, f"{name}Button")
+            click(button)
+            waitUntil(lambda: not self.widget.runPanel.busy)
+            self.assertTrue(button.checked, name)
+            click(button)
+            self.assertFalse(button.checked, name)
+
+    def test_ASceneSavedWhileSomethingIsShownIsLoadedWithItsViews(self):
+        self._needsTorch()
+        self._choose()
+        self._register()
+        click(self.ui.sideBySideButton)
+        path = f"{slicer.util.tempDirectory()}/shown.mrb"
+        self.assertTrue(slicer.util.saveScene(path))
+        slicer.mrmlScene.Clear()
+        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        slicer.util.loadScene(path)
+        spin(0.6)
+        names = slicer.app.layoutManager().sliceViewNames()
+        shown = [name for name in names if slicer.app.layoutManager().sliceWidget(name).visible]
+        self.assertEqual(len([name for name in shown if name.startswith("DeepFLASH")]), 6)
+        self.assertEqual(self.widget._missing(), "")
 
     def test_SeveralSettingsInOneScene(self):
         self._choose("fast")
@@ -326,8 +347,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.widget.checkNow()
         click(slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonMemory")[0])
         self.assertGreater(self.widget.form.parameters().spacing_mm, 0)
-        spin(0.5)
-        self.assertFalse(slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonMemory"))
+        waitUntil(lambda: not slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonMemory"), 10)
 
     def test_MemoryOfAGpuIsLookedAtThoughParametersWereNeverOpened(self):
         self._needsTorch()

@@ -10,15 +10,17 @@ Fails if anything but memory is more after the last run than it was after the fi
 import gc
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import slicer
+from DeepFLASHRegistrationLib.process import folders
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from window_driver import Turns, makePair, spin, start, waitUntil
 
+# Every private folder that was made.
+made = []
 # Caches fill during the first few runs.
 SETTLED = 5
 ALLOWED_MB = 30
@@ -45,15 +47,15 @@ def megabytes(pids):
 def state(widget):
     """What may grow."""
     gc.collect()
+    waitUntil(lambda: widget.logic.current is None)
     children = descendants(os.getpid())
-    folders = {Path("/dev/shm"), Path(tempfile.gettempdir())}
     return {
         "MB of Slicer": megabytes([os.getpid()]),
         "MB of the child": megabytes(children),
         "processes": len(children),
         "threads": len(os.listdir("/proc/self/task")),
         "open files": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in [os.getpid(), *children]),
-        "files left": sum(len(list(folder.glob("deepflash-*/*"))) for folder in folders),
+        "folders left": sum(path.exists() for path in made),
         "nodes": slicer.mrmlScene.GetNumberOfNodes(),
         "observers": len(widget.Observations),
         "widgets": len(slicer.util.findChildren(slicer.util.mainWindow())),
@@ -117,7 +119,14 @@ def growth(widget, runs, edge):
     return not grown
 
 
+def note(folder, *arguments, make=folders.PrivateFolder.__init__):
+    """Makes a private folder and remembers it."""
+    make(folder, *arguments)
+    made.append(folder.path)
+
+
 def main(edge=128, runs=100, edgeOfRuns=64):
+    folders.PrivateFolder.__init__ = note
     slicer.util.mainWindow().resize(1500, 940)
     slicer.util.selectModule("DeepFLASHRegistration")
     widget = slicer.modules.DeepFLASHRegistrationWidget
