@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .imaging.grid import Grid
+from .imaging.grid import Grid, over_indices
 
 if TYPE_CHECKING:
     import torch
-
-DIRECTIONS = ("fixed_to_moving", "moving_to_fixed")
 
 # Lattice points per shortest wavelength of the band when the final maps are computed; denser changes them by less than
 # the interpolation of the written fields.
@@ -66,6 +64,17 @@ class Deformation:
         """Edges of the domain in units of length, along array axes."""
         return tuple(float(x) for x in self.domain.extent / self.unit_mm)
 
+    @property
+    def cell(self) -> np.ndarray:
+        """Edges of the domain's voxels in units of length, along array axes."""
+        return self.domain.spacing / self.unit_mm
+
+    @property
+    def shortest_wavelength(self) -> float:
+        """Of the velocity, in units of length."""
+        modes = self.velocity.shape[1:]
+        return min(2 * length / max(n - 1, 1) for n, length in zip(modes, self.lengths, strict=True))
+
     def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
         """The displacement field of the whole map, affine included.
 
@@ -91,22 +100,13 @@ class Deformation:
             linear, shift, turn = inverse[:d, :d] - np.eye(d), inverse[:d, d], np.eye(d)
             u = self._on_grid(grid, direction, t, inverse)
         to_mm = (turn @ self.domain.direction * self.unit_mm).astype(np.float32)
-        # The affine part is linear in the index: one multiply-add per axis.
-        slope = linear @ grid.affine[:d, :d]
-        base = linear @ grid.affine[:d, d] + shift
-        for i in range(d):
-            part = np.full((1,) * d, base[i])
-            for a in range(d):
-                shape = [1] * d
-                shape[a] = -1
-                part = part + (slope[i, a] * np.arange(grid.shape[a])).reshape(shape)
-            out = part.astype(np.float32) if u is not None else np.broadcast_to(part, grid.shape)
+        slope, base = linear @ grid.affine[:d, :d], linear @ grid.affine[:d, d] + shift
+        for i, part in enumerate(over_indices(slope, base, [np.arange(n) for n in grid.shape])):
+            result[..., i] = part
             if u is not None:
-                out = np.broadcast_to(out, grid.shape).copy()
                 for a in range(d):
                     if to_mm[i, a] != 0:
-                        out += to_mm[i, a] * u[a]
-            result[..., i] = out
+                        result[..., i] += to_mm[i, a] * u[a]
         return result
 
     def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
@@ -159,11 +159,8 @@ class Deformation:
                 while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
                     steps = math.ceil(1.5 * steps)
                     trajectory = shooting.shoot(t * v0, steps, self.integrator)
-            wavelength = min(
-                2 * length / max(n - 1, 1) for n, length in zip(shooting.band.modes, self.lengths, strict=True)
-            )
             shape = tuple(
-                max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength)))
+                max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / self.shortest_wavelength)))
                 for n, length in zip(self.domain.shape, self.lengths, strict=True)
             )
             lattice = Lattice.cells(shape, self.lengths)
@@ -174,12 +171,6 @@ class Deformation:
                 flow = Flow(shooting.band, lattice, torch.float32, self.device, window)
             self._kept[key] = flow, trajectory
         return self._kept[key]
-
-    def energies(self) -> tuple[float, float]:
-        """⟨Lv, v⟩ (mean over the domain) at t = 0 and t = 1, which a geodesic keeps equal."""
-        shooting, _ = self._shooting()
-        _, trajectory = self._flow(1.0)
-        return tuple(float(shooting.energy(trajectory.velocities[i])) for i in (0, -1))
 
     def _on_lattice(self, direction: str, t: float) -> torch.Tensor:
         import torch
@@ -205,7 +196,6 @@ class Deformation:
         u = self._on_lattice(direction, t)
         to_index = self.domain.inverse_affine @ (np.eye(d + 1) if before is None else before) @ grid.affine
         ratio = to_index[:d, :d]
-        edges = np.array(self.lengths) / self.domain.shape
         order = np.abs(ratio).argmax(1)
         along = ratio[np.arange(d), order]
         parallel = len(set(order)) == d and np.abs(ratio).sum() - np.abs(along).sum() < 1e-6
@@ -218,8 +208,8 @@ class Deformation:
             return values.transpose(0, *(1 + np.argsort(order)))
         if parallel:
             # Axes parallel to the domain's: interpolation is one matrix product per axis. Outside the domain is rest.
-            step = tuple(np.diag(ratio) * edges)
-            origin = tuple((to_index[:d, d] + 0.5) * edges)
+            step = tuple(np.diag(ratio) * self.cell)
+            origin = tuple((to_index[:d, d] + 0.5) * self.cell)
             lattice = Lattice(grid.shape, step, origin)
             lower, upper = [], []
             for a in range(d):
@@ -261,11 +251,11 @@ class Deformation:
         the field is at rest as well."""
         import torch
 
-        edges = torch.as_tensor(np.array(self.lengths) / self.domain.shape, device=index.device)
+        cell = torch.as_tensor(self.cell, device=index.device)
         origin = torch.as_tensor(lattice.origin, device=index.device, dtype=torch.float64)
         step = torch.as_tensor(lattice.step, device=index.device, dtype=torch.float64)
         last = torch.as_tensor([max(n - 1, 1) for n in lattice.shape], device=index.device, dtype=torch.float64)
-        coordinates = 2 * (((index + 0.5) * edges - origin) / step) / last - 1
+        coordinates = 2 * (((index + 0.5) * cell - origin) / step) / last - 1
         return coordinates.clamp(-1e3, 1e3).flip(-1).float()[None]
 
     def _follow(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
@@ -287,8 +277,8 @@ class Deformation:
                 velocities = middles if direction == "fixed_to_moving" else [-v for v in reversed(middles)]
                 u = flow.follow(velocities, 1.0 / trajectory.steps, points)
         u = u.reshape(d, -1)
-        edges = torch.as_tensor(np.array(self.lengths) / self.domain.shape, device=index.device)
-        position = (index + 0.5) * edges
+        cell = torch.as_tensor(self.cell, device=index.device)
+        position = (index + 0.5) * cell
         inside = ((position >= 0) & (position <= torch.as_tensor(self.lengths, device=index.device))).all(-1)
         return u * inside
 

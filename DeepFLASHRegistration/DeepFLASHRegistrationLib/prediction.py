@@ -105,8 +105,8 @@ class Predictor:
         done, last, stopped = 0, None, False
         for state in self.unrolled((problem.pair(device),), levels, problem.window(device), last_evaluated=True):
             last, evaluation, objective = state, state.evaluations[0], state.objectives[0]
-            done += state.changes is not None
-            if report is not None and (state.changes is not None or done == 0):
+            done += state.attempts is not None
+            if report is not None and (state.attempts is not None or done == 0):
                 report(
                     done,
                     total,

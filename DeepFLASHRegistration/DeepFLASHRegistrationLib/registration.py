@@ -449,10 +449,8 @@ def _damped(velocity: Mapping[str, Any], deformation: Deformation, at: np.ndarra
     # v0 lives in the moving image before the affine: where the points came from.
     back = np.linalg.inv(velocity["affine"])
     came = at @ back[:-1, :-1].T + back[:-1, -1]
-    edges = np.array(deformation.lengths) / deformation.domain.shape
-    centers = (deformation.domain.physical_to_index(came) + 0.5) * edges
-    band = Band(velocity["velocity"].shape[1:], deformation.lengths)
-    wavelength = min(2 * length / max(n - 1, 1) for n, length in zip(band.modes, band.lengths, strict=True))
+    centers = (deformation.domain.physical_to_index(came) + 0.5) * deformation.cell
+    band, wavelength = Band(velocity["velocity"].shape[1:], deformation.lengths), deformation.shortest_wavelength
     v0 = torch.as_tensor(velocity["velocity"], device=deformation.device)
     centers = torch.as_tensor(_thinned(centers, wavelength / 3))
     weaker = attenuated(v0, band, centers, 0.7 * wavelength, 0.5).cpu().numpy()

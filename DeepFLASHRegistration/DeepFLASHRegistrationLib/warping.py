@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .imaging.grid import Grid
+from .imaging.grid import Grid, over_indices
 from .imaging.volume import Volume
 
 _SLAB_VOXELS = 1_000_000
@@ -69,14 +69,9 @@ def _indices(source: Grid, grid: Grid, displacement: np.ndarray) -> Iterator[tup
         part = slice(start, min(start + rows, grid.shape[0]))
         field = displacement[part]
         index = np.empty((*field.shape[:-1], d), dtype=np.float32)
-        for i in range(d):
-            # The affine part in double precision axis by axis, the small rest in single.
-            base = np.full((1,) * d, combined[i, d])
-            for a in range(d):
-                shape = [1] * d
-                shape[a] = -1
-                positions = np.arange(part.start, part.stop) if a == 0 else np.arange(grid.shape[a])
-                base = base + (combined[i, a] * positions).reshape(shape)
+        ranges = [np.arange(part.start, part.stop), *map(np.arange, grid.shape[1:])]
+        # The affine part in double precision axis by axis, the small rest in single.
+        for i, base in enumerate(over_indices(combined[:d, :d], combined[:d, d], ranges)):
             index[..., i] = base
             for a in range(d):
                 if turn[i, a] != 0:

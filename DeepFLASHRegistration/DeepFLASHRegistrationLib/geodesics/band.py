@@ -109,9 +109,6 @@ class Band:
         view[dim] = n
         return coefficients.index_select(dim, partner) * signed.view(view)
 
-    def resized(self, modes: tuple[int, ...]) -> Band:
-        return Band(tuple(modes), self.lengths)
-
     def product_lattice(self) -> Lattice:
         """The coarsest lattice on which the product of two fields of the band can be projected on the band exactly.
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -260,3 +260,24 @@ class Grid:
         image.SetOrigin(origin)
         image.SetDirection(direction)
         return image
+
+
+def over_indices(linear: np.ndarray, offset: np.ndarray, ranges: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """An affine function of the array index, component by component, without a table of all indices.
+
+    Args:
+        linear: (m, d).
+        offset: (m,).
+        ranges: the indices along each axis, d arrays.
+
+    Yields:
+        m arrays (len(ranges[0]), …), float64.
+    """
+    d = len(ranges)
+    for row, start in zip(linear, offset, strict=True):
+        part = np.full((1,) * d, start)
+        for axis, index in enumerate(ranges):
+            shape = [1] * d
+            shape[axis] = -1
+            part = part + (row[axis] * index).reshape(shape)
+        yield part

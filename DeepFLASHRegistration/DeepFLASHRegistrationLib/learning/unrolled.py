@@ -103,15 +103,27 @@ def _pooled(x: Tensor) -> Tensor:
 class State:
     """Where a batch of pairs stands: stage and step, -1 before a stage's first.
 
-    velocities (n, d, *modes); changes (n, d, *modes) of this step, with the graph to the network's weights, None before
-    a stage's first step; one objective and evaluation per pair (None: not evaluated).
+    velocities (n, d, *modes); one objective and evaluation per pair (None: not evaluated). Before a stage's first step
+    attempts is None.
     """
 
     stage: int
     step: int
     velocities: Tensor
-    changes: Tensor | None
     objectives: list[Objective]
+    evaluations: list[Evaluation] | None
+    attempts: Attempts | None
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What a step proposed, before it was shortened where it led uphill: training learns from that.
+
+    changes (n, d, *modes) with the graph to the network's weights; velocities where they lead, and E there.
+    """
+
+    changes: Tensor
+    velocities: Tensor
     evaluations: list[Evaluation] | None
 
 
@@ -163,7 +175,7 @@ class UnrolledPredictor(nn.Module):
                     v *= 0.5 if float(v.abs().max()) > 1e-6 else 0.0
                     evaluation = objective.evaluate_safely(v)
                 evaluations.append(evaluation)
-            yield State(number, -1, velocities, None, objectives, evaluations)
+            yield State(number, -1, velocities, objectives, evaluations, None)
             for k in range(self.stages[number].steps):
                 length = network.length[k].exp()
                 proposals = [
@@ -182,31 +194,35 @@ class UnrolledPredictor(nn.Module):
                     ]
                 )
                 at_end = number == count - 1 and k == self.stages[number].steps - 1
+                reached = velocities + changes.detach()
                 if at_end and not last_evaluated:
-                    velocities, evaluations = velocities + changes.detach(), None
+                    velocities, evaluations, tried = reached, None, None
                 else:
-                    velocities, changes, evaluations = _taken(objectives, velocities, changes, evaluations)
-                yield State(number, k, velocities, changes, objectives, evaluations)
+                    tried = [objective(v) for objective, v in zip(objectives, reached, strict=True)]
+                    velocities, evaluations = _accepted(objectives, velocities, evaluations, reached, tried)
+                yield State(number, k, velocities, objectives, evaluations, Attempts(changes, reached, tried))
 
 
-def _taken(
-    objectives: Sequence[Objective], velocities: Tensor, changes: Tensor, before: Sequence[Evaluation]
-) -> tuple[Tensor, Tensor, list[Evaluation]]:
-    """Velocities after the changes, the changes, and E there. A change that leads uphill is shortened, and in the end
-    not made: no pair, however strange, gets worse by a step."""
-    reached, made, found = [], [], []
-    for objective, v, change, last in zip(objectives, velocities, changes, before, strict=True):
-        for _ in range(_SHORTENINGS + 1):
-            evaluation = objective(v + change.detach())
-            if evaluation.energy < last.energy:
+def _accepted(
+    objectives: Sequence[Objective],
+    velocities: Tensor,
+    evaluations: Sequence[Evaluation],
+    reached: Tensor,
+    tried: Sequence[Evaluation],
+) -> tuple[Tensor, list[Evaluation]]:
+    """Velocities and E after a step. One that leads uphill is shortened, and in the end not made: no pair, however
+    strange, gets worse by a step."""
+    kept, found = [], []
+    for objective, v, before, to, there in zip(objectives, velocities, evaluations, reached, tried, strict=True):
+        for _ in range(_SHORTENINGS):
+            if there.energy < before.energy:
                 break
-            change = _SHORTER * change
-        else:
-            change, evaluation = 0 * change, last
-        reached.append(v + change.detach())
-        made.append(change)
-        found.append(evaluation)
-    return torch.stack(reached), torch.stack(made), found
+            to = v + _SHORTER * (to - v)
+            there = objective(to)
+        better = there.energy < before.energy
+        kept.append(to if better else v)
+        found.append(there if better else before)
+    return torch.stack(kept), found
 
 
 def built(ndim: int, architecture: Mapping[str, Any]) -> UnrolledPredictor:

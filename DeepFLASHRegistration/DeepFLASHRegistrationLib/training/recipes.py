@@ -47,7 +47,7 @@ RECIPES = {
     # Whole brains at 1.25 mm: a quarter and half of the resolution.
     "brain": Recipe(
         _parameters(resolutions=(4, 2), bands=(15, 31), iterations=(10, 6), spacing_mm=1.25),
-        ((4, (32, 64, 64)), (2, (32, 72, 72))),
+        ((4, (32, 64, 64)), (2, (32, 64, 64))),
         {"resolutions": [1], "bands": [47]},
         ignored_labels=3,
     ),

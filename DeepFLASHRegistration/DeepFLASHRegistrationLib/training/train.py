@@ -28,7 +28,7 @@ from ..learning.unrolled import MULTIPLE, built
 from ..parameters import Parameters
 from ..problem import scaled_intensities
 from ..tensors import read_tensors, write_tensors
-from ..trained_models import ModelConfig, save_model
+from ..trained_models import ModelConfig, load_model, save_model
 from .dataset import Dataset, draw_pairs, read_scan
 from .pairs import Subjects, Variation
 from .recipes import RECIPES, Recipe
@@ -68,6 +68,7 @@ class TrainingOptions:
     Attributes:
         recipe: what is trained.
         spacing_mm: voxel size of the registrations; 0 takes the recipe's.
+        start: name or folder of a model of the same widths to begin with instead of random weights.
         device: auto, cpu or cuda.
         validation_pairs: pairs of unseen subjects that decide which weights are kept.
         validate_every: iterations between validations, each of which is a checkpoint.
@@ -76,6 +77,7 @@ class TrainingOptions:
 
     recipe: str = field(default="brain", metadata={"choices": tuple(RECIPES)})
     spacing_mm: float = 0.0
+    start: str = ""
     device: str = "auto"
     validation_pairs: int = 12
     validate_every: int = 200
@@ -131,8 +133,11 @@ def train(
         subjects = _prepared(training, parameters, recipe, say)
         unseen = _prepared(validation, parameters, recipe, say) if len(validation) else None
         torch.manual_seed(options.schedule.seed)
+        predictor = built(subjects.ndim, recipe.architecture)
+        if options.start:
+            _begin_with(predictor, options.start)
         trainer = Trainer(
-            built(subjects.ndim, recipe.architecture),
+            predictor,
             parameters,
             options.schedule,
             options.variation,
@@ -272,6 +277,22 @@ class _Run:
 
 def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in trainer.predictor.state_dict().items()}
+
+
+def _begin_with(predictor: torch.nn.Module, name: str) -> None:
+    """Copies the weights of a model; of steps that it does not have, those of its last are as good as any."""
+    model = load_model(name)
+    weights = {}
+    for key, value in predictor.state_dict().items():
+        given = torch.from_numpy(model.arrays[key]) if key in model.arrays else torch.zeros(0)
+        if key.endswith((".number", ".length")) and len(given):
+            given = torch.cat([given, given[-1:].expand(max(0, len(value) - len(given)), *given.shape[1:])])[
+                : len(value)
+            ]
+        if given.shape != value.shape:
+            raise InputError(f"{model.folder}: its networks are not those of this recipe ({key}). Start without it.")
+        weights[key] = given
+    predictor.load_state_dict(weights)
 
 
 def _device(name: str) -> str:

@@ -155,7 +155,8 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), _CLIP)
         self.optimizer.step()
         self.iteration += 1
-        return {key: float(np.mean([f[key] for f in found])) for key in found[0]}
+        keys = sorted({key for row in found for key in row})
+        return {key: float(np.mean([row[key] for row in found if key in row])) for key in keys}
 
     def _drawn(
         self, subjects: Subjects, rng: np.random.Generator, seed: tuple[int, ...]
@@ -186,27 +187,33 @@ class Trainer:
         for state in self.predictor.unroll(
             pairs, levels, settings(self.parameters), example.problem.window(self.device), stages=stages
         ):
-            if state.changes is None:
+            if state.attempts is None:
                 first = [objective.at_rest() for objective in state.objectives]
                 if len(chosen):
                     overlaps = [Overlap(o, *x, chosen) for o, x in zip(state.objectives, labels, strict=True)]
                 if taught is not None:
                     targets = _targets(state.objectives[0], example, taught)
                 continue
-            gradients = []
-            for i, (objective, evaluation) in enumerate(zip(state.objectives, state.evaluations, strict=True)):
+            gradients, attempts = [], state.attempts
+            for i, (objective, evaluation) in enumerate(zip(state.objectives, attempts.evaluations, strict=True)):
+                velocity = attempts.velocities[i]
+                if evaluation.gradient is None:
+                    # Too steep to be integrated: anything gentler is better.
+                    steep = objective.shooting.L * velocity
+                    gradients.append(steep / steep.norm().clamp(min=1e-12))
+                    continue
                 gradient = evaluation.gradient / first[i]
                 found.setdefault(f"energy {state.stage}", []).append(evaluation.energy / first[i])
                 if overlaps and state.step == self.predictor.stages[state.stage].steps - 1:
-                    value, more = _overlap_gradient(objective, overlaps[i], state.velocities[i])
+                    value, more = _overlap_gradient(objective, overlaps[i], velocity)
                     gradient = gradient + self.schedule.label_weight * more
                     found.setdefault(f"overlap {state.stage}", []).append(1 - value)
                 if targets is not None:
                     L, target = objective.shooting.L, targets[i]
                     norm = objective.shooting.energy(target).clamp(min=1e-12)
-                    gradient = gradient + self.schedule.teacher_weight * 2 * L * (state.velocities[i] - target) / norm
+                    gradient = gradient + self.schedule.teacher_weight * 2 * L * (velocity - target) / norm
                 gradients.append(gradient)
-            state.changes.backward(torch.stack(gradients) / len(gradients))
+            attempts.changes.backward(torch.stack(gradients) / len(gradients))
         return {key: float(np.mean(values[-2:])) for key, values in found.items()}
 
     def _share_gradients(self, count: int) -> None:
