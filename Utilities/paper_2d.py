@@ -32,7 +32,7 @@ from DeepFLASHRegistrationLib.geodesics.band import Band, Lattice, Metric, Upsam
 from DeepFLASHRegistrationLib.geodesics.flash import minimize
 from DeepFLASHRegistrationLib.geodesics.jacobian import jacobian_determinant
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair
-from DeepFLASHRegistrationLib.geodesics.sampling import Sampler
+from DeepFLASHRegistrationLib.geodesics.sampling import NonFiniteField, Sampler
 from DeepFLASHRegistrationLib.learning.dual_net import DualNet, fit
 from DeepFLASHRegistrationLib.learning.force_net import ForceNet, fit_force
 from DeepFLASHRegistrationLib.parameters import Parameters
@@ -83,17 +83,16 @@ class Registration:
         return minimize(self.pair, [self.level], self.settings).velocity
 
     def outcome(self, velocity: Tensor) -> Outcome:
-        """What a velocity does."""
+        """What a velocity does.
+
+        Raises:
+            NonFiniteField: 10 Euler steps do not integrate it.
+        """
         objective = Objective(self.pair, self.level, self.settings, None, velocity)
-        found = objective(velocity)
-        if found.displacement is None:
-            raise ArithmeticError("The geodesic cannot be integrated in 10 Euler steps.")
-        return Outcome(
-            found.dissimilarity,
-            found.warped,
-            found.displacement,
-            jacobian_determinant(found.displacement, objective.flow.lattice),
-        )
+        with torch.no_grad():
+            u = objective.map(velocity, "fixed_to_moving")
+            difference, warped = objective.sides[0](u)
+        return Outcome(float(difference), warped, u, jacobian_determinant(u, objective.flow.lattice))
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def scores(fixed: Tensor, moving: Tensor, velocities: Tensor, flash: Tensor | No
     for f, m, v in zip(fixed, moving, velocities, strict=True):
         try:
             outcome = Registration(f, m, v.shape[-1]).outcome(v)
-        except ArithmeticError:
+        except NonFiniteField:
             failed += 1
             differences.append(float((f - m).square().mean()))
             continue
@@ -246,7 +245,7 @@ def main() -> None:
     test = range(FIRST_TEST_SEED, FIRST_TEST_SEED + options.test)
     flash = labels(options.output / "training.safetensors", "training", training, BAND)
     flash_test = labels(options.output / "test.safetensors", "test", test, BAND)
-    watch.say(f"FLASH on {len(training)} + {len(test)} pairs, as far as it was not done before")
+    watch.say(f"FLASH on {len(training)} + {len(test)} pairs (what was done before is kept)")
     fixed, moving = images(training)
     fixed_test, moving_test = images(test)
 

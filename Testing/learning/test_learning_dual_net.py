@@ -120,6 +120,12 @@ class TestDualNet:
         assert torch.equal(first.real, second.real)
         assert not torch.allclose(first.imag, second.imag)
 
+    def test_of_images_symmetric_about_the_center_the_imaginary_network_sees_nothing(self):
+        net = DualNet(Band((7, 7), (LENGTH, LENGTH)))
+        centered, beside = (net.spectra(*disks(4, offset=offset)) for offset in (0.0, 0.5))
+        assert float(centered.imag.abs().max()) < 1e-6
+        assert float(beside.imag.abs().max()) > 1e-3
+
     def test_equation_8(self):
         band = BANDS["3d"]
         net = DualNet(band, "dense", 2)
