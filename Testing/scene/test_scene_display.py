@@ -196,6 +196,16 @@ def test_layouts_are_known_when_a_scene_is_loaded_that_shows_one():
         assert view in node.GetCurrentLayoutDescription()
 
 
+def test_a_layout_that_came_with_a_loaded_scene_is_taken_away_too(room, study):
+    toggle = SideBySide(study.fixed, study.nodes.warpedVolume)
+    addLayouts(room.scene)
+    room.layoutNode.SetViewArrangement(side_by_side.layout()[0])
+    toggle.show()
+    assert room.layoutNode.GetViewArrangement() == side_by_side.layout()[0]
+    toggle.hide()
+    assert room.layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+
+
 # Flicker and checkerboard
 
 

@@ -57,6 +57,8 @@ def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, descri
     layout = addLayout(scene, number, description)
     if layout is None:
         raise RuntimeError("There are no views to show this in.")
+    if layout.GetViewArrangement() == number:  # from a scene that was saved while this was shown: not the user's own
+        layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
     changes.set(layout, "ViewArrangement", number)
 
 
