@@ -83,6 +83,27 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertIn("iterations", self.ui.registerButton.toolTip)
         self.assertFalse(self.ui.registerButton.enabled)
 
+    def test_AModelPredicts(self):
+        self._choose()
+        methods, models = (self.widget.form.widgets[name] for name in ("method", "model"))
+        self.assertFalse(models.enabled)
+        methods.setCurrentText("deepflash")
+        spin(0.1)
+        self.assertTrue(models.enabled)
+        self.assertIn("model", self.ui.registerButton.toolTip)
+        self.assertFalse(self.ui.registerButton.enabled)
+        names = [models.itemText(k) for k in range(models.count)]
+        if "hippocampus" not in names:
+            self.skipTest("no model comes along")
+        models.setCurrentText("hippocampus")
+        spin(0.1)
+        self.assertIn("share alike", self.widget.form.modelNote.text)
+        self._needsTorch()
+        self._register()
+        self.assertNotEqual(self.ui.verdictLabel.text, "")
+        # A head is no hippocampus, and that is said.
+        self.assertIn("trained on", self.ui.verdictLabel.text)
+
     def test_RegisterThenEveryDisplay(self):
         self._needsTorch()
         self._choose()

@@ -10,8 +10,9 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from ..imaging.errors import InputError
 from ..parameters import Parameters
-from ..trained_models import find_models
+from ..trained_models import find_models, model_notes
 from .keyboard import underlined
 from .parameter_texts import parameterTexts
 
@@ -27,6 +28,7 @@ class ParameterForm:
 
     Attributes:
         widgets: name of the field -> its widget.
+        modelNote: what the license of the chosen model asks its users to know.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -37,6 +39,9 @@ class ParameterForm:
         self._texts = parameterTexts()
         self._letters = set(_OTHER_LETTERS)
         self.widgets: dict[str, qt.QWidget] = {}
+        self.modelNote = qt.QLabel()
+        self.modelNote.objectName = "modelNoteLabel"
+        self.modelNote.wordWrap = True
         self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
         for each in self._fields.values():
             self.widgets[each.name] = self._widget(each)
@@ -50,6 +55,8 @@ class ParameterForm:
             label.setBuddy(self.widgets[name])
             label.toolTip = self.widgets[name].toolTip
             layout.addRow(label, self.widgets[name])
+            if name == "model":
+                layout.addRow(self.modelNote)
 
     def values(self) -> dict[str, Any]:
         """Plain values as they are shown, also if they contradict each other."""
@@ -167,12 +174,26 @@ class ParameterForm:
             self._showing = False
         self._mark()
 
+    def _showNote(self) -> None:
+        """The model matters to the methods that predict; its license to whoever uses it."""
+        predicted = self._values["method"] != "flash"
+        self.widgets["model"].enabled = predicted
+        note = ""
+        if predicted and self._values["model"]:
+            try:
+                note = model_notes(self._values["model"])
+            except InputError as error:
+                note = str(error)
+        self.modelNote.text = note
+        self.modelNote.visible = bool(note)
+
     def _mark(self) -> None:
         """Lists that contradict each other are underlined in red, in whatever style Slicer has."""
         style = "border-bottom: 2px solid #d04040;" if self.problem() else ""
         for name, each in self._fields.items():
             if each.type.startswith("tuple"):
                 self.widgets[name].setStyleSheet(style)
+        self._showNote()
 
 
 def _decimals(value: float) -> int:

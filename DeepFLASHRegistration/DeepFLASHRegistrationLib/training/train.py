@@ -68,7 +68,7 @@ class TrainingOptions:
     Attributes:
         recipe: what is trained.
         spacing_mm: voxel size of the registrations; 0 takes the recipe's.
-        start: name or folder of a model of the same widths to begin with instead of random weights.
+        initial_model: name or folder of a model of the same widths to begin with instead of random weights.
         device: auto, cpu or cuda.
         validation_pairs: pairs of unseen subjects that decide which weights are kept.
         validate_every: iterations between validations, each of which is a checkpoint.
@@ -77,7 +77,7 @@ class TrainingOptions:
 
     recipe: str = field(default="brain", metadata={"choices": tuple(RECIPES)})
     spacing_mm: float = 0.0
-    start: str = ""
+    initial_model: str = ""
     device: str = "auto"
     validation_pairs: int = 12
     validate_every: int = 200
@@ -134,8 +134,8 @@ def train(
         unseen = _prepared(validation, parameters, recipe, say) if len(validation) else None
         torch.manual_seed(options.schedule.seed)
         predictor = built(subjects.ndim, recipe.architecture)
-        if options.start:
-            _begin_with(predictor, options.start)
+        if options.initial_model:
+            _begin_with(predictor, options.initial_model)
         trainer = Trainer(
             predictor,
             parameters,
