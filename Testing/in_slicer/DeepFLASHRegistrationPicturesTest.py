@@ -10,7 +10,6 @@ from pathlib import Path
 
 import qt
 import slicer
-import vtk
 from DeepFLASHRegistrationLib.torch_installation import torch_is_installed
 from window_driver import click, spin, waitUntil
 
@@ -45,26 +44,10 @@ class DeepFLASHRegistrationPicturesTest(unittest.TestCase):
             if view.isVisibleTo(window):
                 image = view.grab()
                 painter.drawPixmap(view.mapTo(window, qt.QPoint(0, 0)), image)
-        for index in range(manager.plotViewCount):
-            view = manager.plotWidget(index).plotView()
-            if view.isVisibleTo(window):
-                painter.drawPixmap(view.mapTo(window, qt.QPoint(0, 0)), self._opaque(view))
         painter.end()
         self.assertTrue(pixmap.save(str(path)))
         self.assertGreater(path.stat().st_size, 20_000)
         print(f"picture {path}")
-
-    def _opaque(self, plotView):
-        """A picture of a plot view; grabbed, its axes would lie on nothing."""
-        reader = vtk.vtkWindowToImageFilter()
-        reader.SetInput(plotView.renderWindow())
-        reader.SetInputBufferTypeToRGB()
-        writer = vtk.vtkPNGWriter()
-        writer.SetInputConnection(reader.GetOutputPort())
-        path = f"{slicer.util.tempDirectory()}/plot.png"
-        writer.SetFileName(path)
-        writer.Write()
-        return qt.QPixmap(path)
 
     def _scrollTo(self, widget):
         area = widget.parent()
@@ -108,10 +91,10 @@ class DeepFLASHRegistrationPicturesTest(unittest.TestCase):
         self.assertEqual(widget.runPanel.run.state, "done", widget.runPanel.run.error)
         print(f"registration: {widget.runPanel.run.seconds_passed:.1f} s")
 
-        for name in ("sideBySide", "jacobian", "grid", "outlines", "charts"):
+        for name in ("sideBySide", "jacobian", "grid", "outlines"):
             click(getattr(ui, f"{name}Button"))
             self._scrollTo(ui.displayCollapsibleButton)
-            self._take({"sideBySide": "result"}.get(name, name))
+            self._take({"sideBySide": "side_by_side"}.get(name, name))
             click(getattr(ui, f"{name}Button"))
         click(ui.geodesicButton)
         waitUntil(lambda: not widget.runPanel.busy)
