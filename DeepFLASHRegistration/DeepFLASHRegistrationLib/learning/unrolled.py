@@ -32,10 +32,22 @@ MULTIPLE = 2  # of which the voxels of every level must be a multiple along each
 
 @dataclass(frozen=True)
 class Stage:
-    """One network: for a level of resolution, how many steps it takes, and its width."""
+    """One network for a level of resolution.
+
+    Attributes:
+        steps: how many it takes.
+        channels: its width at each of its scales.
+        trained: how many steps are trained, each knowing its number; those beyond are like the last. 0: all.
+    """
 
     steps: int
     channels: tuple[int, ...] = (32, 64, 64)
+    trained: int = 0
+
+    @property
+    def known(self) -> int:
+        """Steps that know their number."""
+        return min(self.trained or self.steps, self.steps)
 
 
 class StepNetwork(nn.Module):
@@ -53,7 +65,7 @@ class StepNetwork(nn.Module):
         # A window of four voxels at every second: centered where the coarse cells are.
         self.images = conv(3, widths[0], 4, stride=2, padding=1)
         self.fields = conv(5 * ndim, widths[0], 3, padding=1)
-        self.number = nn.Parameter(torch.zeros(stage.steps, widths[0]))
+        self.number = nn.Parameter(torch.zeros(stage.known, widths[0]))
         # Most of the time goes into the finest scale: one convolution on the way down, one on the way up.
         self.down = nn.ModuleList([conv(widths[0], widths[0], 3, padding=1)])
         self.down.extend(_Block(conv, a, b) for a, b in zip(widths, widths[1:]))
@@ -62,7 +74,7 @@ class StepNetwork(nn.Module):
         self.out = conv(widths[0], ndim, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.length = nn.Parameter(torch.zeros(stage.steps))  # logarithm of the factors of the proposed steps
+        self.length = nn.Parameter(torch.zeros(stage.known))  # logarithm of the factors of the proposed steps
 
     def forward(self, images: Tensor, fields: Tensor, step: int) -> Tensor:
         """(n, 3, *cells), (n, 5d, *coarse) -> change of the velocity (n, d, *coarse), in coarse voxels."""
@@ -161,7 +173,8 @@ class UnrolledPredictor(nn.Module):
         modes = levels[0].band.modes
         velocities = pairs[0].fixed.new_zeros(len(pairs), len(modes), *modes)
         for number in range(count):
-            level, network = levels[number], self.networks[number]
+            level, stage, network = levels[number], self.stages[number], self.networks[number]
+            steps = stage.known if self.training else stage.steps
             velocities = fit_modes(velocities, level.band.modes).contiguous()
             objectives = [
                 Objective(pair, level, settings, window, v) for pair, v in zip(pairs, velocities, strict=True)
@@ -176,8 +189,9 @@ class UnrolledPredictor(nn.Module):
                     evaluation = objective.evaluate_safely(v)
                 evaluations.append(evaluation)
             yield State(number, -1, velocities, objectives, evaluations, None)
-            for k in range(self.stages[number].steps):
-                length = network.length[k].exp()
+            for k in range(steps):
+                like = min(k, stage.known - 1)
+                length = network.length[like].exp()
                 proposals = [
                     sight.propose(v, evaluation.gradient)
                     for sight, v, evaluation in zip(sights, velocities, evaluations, strict=True)
@@ -186,14 +200,14 @@ class UnrolledPredictor(nn.Module):
                     sight.look(v, evaluation, length * proposal)
                     for sight, v, evaluation, proposal in zip(sights, velocities, evaluations, proposals, strict=True)
                 ]
-                answers = network(*(torch.stack(x) for x in zip(*seen, strict=True)), k)
+                answers = network(*(torch.stack(x) for x in zip(*seen, strict=True)), like)
                 changes = torch.stack(
                     [
                         length * proposal + sight.change(answer)
                         for sight, answer, proposal in zip(sights, answers, proposals, strict=True)
                     ]
                 )
-                at_end = number == count - 1 and k == self.stages[number].steps - 1
+                at_end = number == count - 1 and k == steps - 1
                 reached = velocities + changes.detach()
                 if at_end and not last_evaluated:
                     velocities, evaluations, tried = reached, None, None
@@ -227,7 +241,10 @@ def _accepted(
 
 def built(ndim: int, architecture: Mapping[str, Any]) -> UnrolledPredictor:
     """The predictor that a model's ``architecture`` describes: {"stages": [{"steps": 3, "channels": [32, 64]}, …]}."""
-    stages = [Stage(int(s["steps"]), tuple(int(c) for c in s["channels"])) for s in architecture["stages"]]
+    stages = [
+        Stage(int(s["steps"]), tuple(int(c) for c in s["channels"]), int(s.get("trained", 0)))
+        for s in architecture["stages"]
+    ]
     return UnrolledPredictor(ndim, stages)
 
 

@@ -15,21 +15,23 @@ class Recipe:
 
     Attributes:
         parameters: of the registrations; one level per stage.
-        stages: steps and channels of each network (see unrolled.Stage).
+        stages: steps, trained steps and channels of each network (see unrolled.Stage).
         refinement: resolutions and bands of FLASH after the prediction.
         unit_mm: the geodesics' unit of length, fixed so that the metric means the same on all images.
         ignored_labels: labels up to this number are no structures.
     """
 
     parameters: Parameters
-    stages: tuple[tuple[int, tuple[int, ...]], ...]
+    stages: tuple[tuple[int, int, tuple[int, ...]], ...]
     refinement: dict[str, Any]
     unit_mm: float = 1.25
     ignored_labels: int = 0
     architecture: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        stages = [{"steps": steps, "channels": list(channels)} for steps, channels in self.stages]
+        stages = [
+            {"steps": steps, "trained": trained, "channels": list(channels)} for steps, trained, channels in self.stages
+        ]
         object.__setattr__(self, "architecture", {"stages": stages, "refinement": self.refinement})
 
 
@@ -41,13 +43,13 @@ RECIPES = {
     # Small structures cut out of a scan: the last level sees every voxel.
     "crop": Recipe(
         _parameters(resolutions=(2, 1), bands=(15, 23), iterations=(20, 25), margin_mm=8.0),
-        ((4, (32, 64, 64)), (3, (32, 64, 64))),
+        ((5, 4, (32, 64, 64)), (8, 3, (32, 64, 64))),
         {"resolutions": [1], "bands": [23]},
     ),
     # Whole brains at 1.25 mm: a quarter and half of the resolution.
     "brain": Recipe(
         _parameters(resolutions=(4, 2), bands=(15, 31), iterations=(10, 6), spacing_mm=1.25),
-        ((4, (32, 64, 64)), (2, (32, 64, 64))),
+        ((6, 4, (32, 64, 64)), (3, 2, (32, 64, 64))),
         {"resolutions": [1], "bands": [47]},
         ignored_labels=3,
     ),

@@ -51,6 +51,7 @@ class About:
         license: of the weights.
         license_note: one sentence for users, such as "Not for commercial use.".
         attribution: whom to credit.
+        limits: what the model cannot do.
     """
 
     name: str = "my-model"
@@ -59,6 +60,7 @@ class About:
     license: str = "not stated"
     license_note: str = ""
     attribution: str = ""
+    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -402,6 +404,7 @@ def _config(run: _Run, subjects: Subjects, training: Dataset, recipe: Recipe, pa
         license=about.license,
         license_note=about.license_note,
         attribution=about.attribution,
+        limits=about.limits,
         held_out=held_out,
         versions={"torch": str(torch.__version__)},
     )

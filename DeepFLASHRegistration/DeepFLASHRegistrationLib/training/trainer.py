@@ -137,6 +137,7 @@ class Trainer:
 
     def step(self, subjects: Subjects) -> dict[str, float]:
         """One update of the weights."""
+        self.predictor.train()
         done = torch.tensor(self.progress())
         if self.processes > 1:
             dist.broadcast(done, 0)
@@ -204,7 +205,7 @@ class Trainer:
                     continue
                 gradient = evaluation.gradient / first[i]
                 found.setdefault(f"energy {state.stage}", []).append(evaluation.energy / first[i])
-                if overlaps and state.step == self.predictor.stages[state.stage].steps - 1:
+                if overlaps and state.step == self.predictor.stages[state.stage].known - 1:
                     value, more = _overlap_gradient(objective, overlaps[i], velocity)
                     gradient = gradient + self.schedule.label_weight * more
                     found.setdefault(f"overlap {state.stage}", []).append(1 - value)
@@ -243,6 +244,7 @@ class Trainer:
     def validate(self, subjects: Subjects, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
         """Means over pairs of unseen subjects: energy after (of 1 before) and its standard deviation, the smallest
         determinant, Dice before and after (0 without labels)."""
+        self.predictor.eval()
         found = []
         for number, (fixed, moving) in enumerate(pairs):
             if number % self.processes != self.rank:
