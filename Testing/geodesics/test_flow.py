@@ -145,7 +145,7 @@ def test_windowed_map_leaves_the_border_alone(direction):
 
 def test_band_limited_map_converges_to_the_particles_at_first_order(direction):
     """In a band wide enough for u, the paper's map goes to the same limit, with its Euler steps' order."""
-    wide = PLANE.resized((25, 21))
+    wide = Band((25, 21), PLANE.lengths)
     s, wide_s = shooting(), shooting(wide)
     v0 = velocity(PLANE, 0.5, smoothness=6.0)
     lattice = Lattice.cells((12, 10), PLANE.lengths)
@@ -220,7 +220,7 @@ def test_the_same_velocity_gives_the_same_map_at_every_resolution(direction):
 
 
 def test_a_wider_band_holds_the_same_map(direction):
-    s, wide = shooting(), PLANE.resized((13, 9))
+    s, wide = shooting(), Band((13, 9), PLANE.lengths)
     trajectory = s.shoot(velocity(PLANE, 1.2, smoothness=6.0), 6)
     u = getattr(flow_on(PLANE, (24, 20)), direction)(trajectory)
     trajectory.middles = [fit_modes(v, wide.modes) for v in trajectory.middles]

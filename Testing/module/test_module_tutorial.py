@@ -21,7 +21,9 @@ SMALL = {"seed": 1, "shape": (28, 32, 28), "spacing_mm": 6.0}
 
 def blocks() -> list[str]:
     """The Python of the tutorial, in order."""
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 def standIn(monkeypatch, name, **content):
@@ -98,7 +100,7 @@ def test_the_tutorial_s_python_runs(logic, scene, monkeypatch, capsys):
 
 
 def test_what_the_tutorial_shows_is_there():
-    text = (ROOT / "docs" / "tutorial.md").read_text()
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert len(pictures) > 5
     for picture in pictures + re.findall(r"(?<!!)\[[^\]]+\]\((?!https?:)([^)#]+)\)", text):

@@ -108,7 +108,7 @@ def test_help_and_the_list_of_models_need_no_torch() -> None:
         "print(codes, 'torch' in [m for m, v in sys.modules.items() if v])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=ENVIRONMENT, timeout=60, check=True
     )
     assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0, 1] False"
     assert "PyTorch is needed" in done.stderr
