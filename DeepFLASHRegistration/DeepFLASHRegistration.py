@@ -258,8 +258,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         elif self.machinePanel.asking:  # since a moment ago, and soon told
             self.runPanel.status(_("Starting"))
             self.machinePanel.then(self.onRegisterButton)
-        else:
-            node = self._parameterNode
+        elif node := self._parameterNode:  # the scene may have been closed meanwhile
             run = self.logic.newRun(node.inputs(), self.form.parameters(), node.outputs())
             if self.runPanel.start(run):
                 self.registration = run

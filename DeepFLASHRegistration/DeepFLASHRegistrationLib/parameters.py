@@ -52,7 +52,7 @@ class Parameters:
         choices=METHODS,
     )
     model: str = _setting(
-        "", "Model", "Trained model of DeepFLASH: the name of a bundled or installed one, or its folder."
+        "", "Trained model", "Model of DeepFLASH: the name of a bundled or installed one, or its folder."
     )
     refinement: int = _setting(
         5, "Refinement", "Iterations of FLASH after the prediction, with DeepFLASH + FLASH.", limits=(1, 1000)

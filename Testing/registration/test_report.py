@@ -334,7 +334,7 @@ def test_the_report_holds_everything_and_loads_nothing(example, tmp_path):
     for words in (
         "moving.nii.gz onto fixed.nii.gz", "Good", "criteria met", "Moving, affine only", "registered",
         "Difference before", "Difference after", "Checkerboard", "Deformation grid", "Jacobian determinant",
-        "Label outlines", "Convergence", "similarity term", "Mean landmark error", "Labels (2)", "Parameters",
+        "Label outlines", "Convergence", "dissimilarity, weighted", "Mean landmark error", "Labels (2)", "Parameters",
         "weight of smoothness", "Provenance", "optimize", "numpy", "3 NaN voxels", "fixed_to_moving.nii.gz",
         "labels.nii.gz", "off the patient's",
     ):  # fmt: skip

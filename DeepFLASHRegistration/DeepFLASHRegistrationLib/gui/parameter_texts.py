@@ -13,7 +13,7 @@ def parameterTexts() -> dict[str, tuple[str, str]]:
     return {
         "preset": (_("Preset"), _("What the other settings started from.")),
         "method": (_("Method"), _("Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the alignment and the bias correction.")),
-        "model": (_("Model"), _("Trained model of DeepFLASH: the name of a bundled or installed one, or its folder.")),
+        "model": (_("Trained model"), _("Model of DeepFLASH: the name of a bundled or installed one, or its folder.")),
         "refinement": (_("Refinement"), _("Iterations of FLASH after the prediction, with DeepFLASH + FLASH.")),
         "initial_alignment": (_("Initial alignment"), _("Linear alignment before the deformation.")),
         "similarity": (_("Similarity"), _("What is compared: local correlation (also across contrasts), correlation, squared differences (same scanner and contrast), or mutual information (other modality).")),

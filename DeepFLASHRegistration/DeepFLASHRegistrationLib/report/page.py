@@ -211,7 +211,7 @@ def _charts(result: Result, fixed: Volume) -> str:
 
         energy = [
             Series("energy", "s1", column("energy")),
-            Series("similarity term", "s2", column("similarity")),
+            Series("dissimilarity, weighted", "s2", column("energy") - column("regularization")),
             Series("regularization", "s3", column("regularization")),
         ]
         energy = [s for s in energy if np.isfinite(s.values).any()]
