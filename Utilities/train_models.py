@@ -26,7 +26,6 @@ HELD_OUT = {
 OPTIONS = {
     "hippocampus": [
         "--recipe=crop",
-        "--iterations=2600",
         "--deformation-mm=1",
         "--mirror",
         "--name=hippocampus",
@@ -38,7 +37,6 @@ OPTIONS = {
     ],
     "brain-t1": [
         "--recipe=brain",
-        "--iterations=1500",
         "--deformation-mm=2",
         "--mirror",
         "--labels-at-once=12",
@@ -51,6 +49,14 @@ OPTIONS = {
         "--attribution=MRI from the OASIS project; labels provided by Neuromorphometrics, Inc. "
         "(neuromorphometrics.com) under academic subscription",
     ],
+}
+# One training after the other, each from what the last one reached: updates that two processes share.
+PASSES = {
+    "hippocampus": [
+        ["--iterations=670", "--joining=0,0.2", "--validate-every=100"],
+        ["--iterations=420", "--joining=0,0", "--learning-rate=5e-4", "--label-weight=3", "--validate-every=100"],
+    ],
+    "brain-t1": [["--iterations=1500"]],
 }
 
 
@@ -88,10 +94,19 @@ def main() -> int:
     options, more = parser.parse_known_args()  # further options are those of deepflash train
     make = {"hippocampus": hippocampus, "brain-t1": brain_t1}[options.model]
     table, validation = make(options.data.resolve(), options.out.resolve())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
-    command += ["-m", "DeepFLASHRegistrationLib.cli", "train", str(table), "-o", str(options.out / options.model)]
-    command += [f"--validation={validation}", *OPTIONS[options.model], *more]
-    return subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}, check=False).returncode
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
+    passes, last = PASSES[options.model], None
+    for number, settings in enumerate(passes, 1):
+        folder = options.out / (options.model if number == len(passes) else f"{options.model}-pass-{number}")
+        command = [*launch, "-m", "DeepFLASHRegistrationLib.cli", "train", str(table), "-o", str(folder)]
+        command += [f"--validation={validation}", *OPTIONS[options.model], *settings, *more]
+        if last is not None:
+            command.append(f"--initial-model={last}")
+        code = subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}, check=False).returncode
+        if code:
+            return code
+        last = folder
+    return 0
 
 
 if __name__ == "__main__":

@@ -448,9 +448,10 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
             self.addCleanup(setattr, section, "collapsed", section.collapsed)
             section.collapsed = False
         spin(0.2)
-        for slider in (self.ui.gridSpacingSlider, self.ui.jacobianOpacitySlider, self.ui.timeSlider):
-            self.addCleanup(setattr, slider, "enabled", slider.enabled)
-            slider.enabled = True
+        model = self.widget.form.widgets["model"]
+        for each in (self.ui.gridSpacingSlider, self.ui.jacobianOpacitySlider, self.ui.timeSlider, model):
+            self.addCleanup(setattr, each, "enabled", each.enabled)
+            each.enabled = True
         labels = [label for label in slicer.util.findChildren(root, className="QLabel") if label.buddy() is not None]
         self.assertGreater(len(labels), 20)
         for label in labels:
