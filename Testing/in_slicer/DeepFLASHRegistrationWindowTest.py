@@ -27,6 +27,8 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
     def setUp(self):
         slicer.mrmlScene.Clear()
         slicer.util.selectModule("DeepFLASHRegistration")
+        # A scene that was loaded with something shown leaves its layout behind, as scenes of Slicer do.
+        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self.pair = makePair()
         self.widget = slicer.modules.DeepFLASHRegistrationWidget
         self.ui = self.widget.ui
