@@ -9,6 +9,11 @@ by DeepFLASH, both again with grids, and both determinants.
 
 The paper's band is 16. Frequencies of a real field come in pairs +k and -k, so a band is odd: the FLASH code makes 15
 of it, the released DeepFLASH code 17, in which the labels' outer rim is always zero. Here it is 15.
+
+What to know before believing the figures: all ellipses lie in one place, half a pixel from the middle of the domain.
+Exactly in the middle the spectra of the images would be real, those of the velocities imaginary, and I_net blind; and
+with both images moved by a few pixels, as the last test does, the dual net makes matters worse than no registration.
+FLASH's own displacement, kept in the band, folds in the steepest of these pairs.
 """
 
 from __future__ import annotations
