@@ -52,11 +52,11 @@ OPTIONS = {
 }
 # One training after the other, each from what the last one reached: updates that two processes share.
 PASSES = {
-    "hippocampus": [
-        ["--iterations=670", "--joining=0,0.2", "--validate-every=100"],
-        ["--iterations=420", "--joining=0,0", "--learning-rate=5e-4", "--label-weight=3", "--validate-every=100"],
+    "hippocampus": [["--iterations=3200", "--joining=0,0", "--validate-every=400", "--validation-pairs=24"]],
+    "brain-t1": [
+        ["--iterations=500", "--joining=0,0", "--label-weight=1.5", "--validate-every=100"],
+        ["--iterations=300", "--joining=0,0", "--learning-rate=7e-4", "--validate-every=100"],
     ],
-    "brain-t1": [["--iterations=1500"]],
 }
 
 

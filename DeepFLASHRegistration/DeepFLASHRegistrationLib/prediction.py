@@ -61,17 +61,17 @@ class Predictor:
         try:
             # Without memory until the weights are known to fit: an architecture may ask for anything.
             with torch.device("meta"):
-                self._network = built(config.ndim, config.architecture)
+                self.network = built(config.ndim, config.architecture)
             levels = config.architecture["refinement"]
             dataclasses.replace(config.parameters, **levels, iterations=(1,) * len(levels["resolutions"]))
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InputError(
                 f"{model.folder}: describes no predictor known here ({error}). Install the model again."
             ) from error
-        model.check_shapes({name: tuple(value.shape) for name, value in self._network.state_dict().items()})
+        model.check_shapes({name: tuple(value.shape) for name, value in self.network.state_dict().items()})
         weights = {name: torch.from_numpy(value) for name, value in model.arrays.items()}
-        self._network.load_state_dict(weights, assign=True)
-        self._network.requires_grad_(False).eval()
+        self.network.load_state_dict(weights, assign=True)
+        self.network.requires_grad_(False).eval()
 
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
@@ -101,7 +101,7 @@ class Predictor:
         """
         started = time.perf_counter()
         levels = problem.levels(self.parameters)
-        total = sum(stage.steps for stage in self._network.stages)
+        total = sum(stage.steps for stage in self.network.stages)
         done, last, stopped = 0, None, False
         for state in self.unrolled((problem.pair(device),), levels, problem.window(device), last_evaluated=True):
             last, evaluation, objective = state, state.evaluations[0], state.objectives[0]
@@ -133,30 +133,32 @@ class Predictor:
 
     def unrolled(self, pairs: Sequence[Pair], levels: Any, window: Any, **more: Any) -> Any:
         """The states of the network's steps; see UnrolledPredictor.unroll."""
-        self._network.to(pairs[0].fixed.device)
-        return self._network.unroll(pairs, levels, settings(self.parameters), window, **more)
+        self.network.to(pairs[0].fixed.device)
+        return self.network.unroll(pairs, levels, settings(self.parameters), window, **more)
 
-    def maps(self, problem: Problem, pair: Pair) -> Maps:
-        """From two images in memory to both maps and the warped image, all on the images' device.
+    def maps(self, problem: Problem, pairs: Sequence[Pair]) -> list[Maps]:
+        """From images in memory to both maps and the warped image of every pair, all on the images' device.
 
         Args:
             problem: what the levels and the window come from.
-            pair: its images as tensors.
+            pairs: images as tensors, all on the problem's working grid; the networks see them together.
         """
         last = None
         for state in self.unrolled(
-            (pair,), problem.levels(self.parameters), problem.window(str(pair.fixed.device)), last_evaluated=False
+            pairs, problem.levels(self.parameters), problem.window(str(pairs[0].fixed.device)), last_evaluated=False
         ):
             last = state
-        objective, velocity, like = last.objectives[0], last.velocities[0], pair.fixed
-        flow = objective.flow
-        cells = Lattice.cells(tuple(like.shape), pair.lengths)
+        like, found = pairs[0].fixed, []
+        cells = Lattice.cells(tuple(like.shape), pairs[0].lengths)
+        fine = Upsampler(last.objectives[0].flow.lattice, cells, like.dtype, like.device)
+        sample = Sampler(cells, cells, like.dtype, like.device)
         with torch.no_grad():
-            trajectory = objective.shooting.shoot(velocity, objective.steps, objective.settings.integrator)
-            fine = Upsampler(flow.lattice, cells, like.dtype, like.device)
-            forth, back = fine(flow.fixed_to_moving(trajectory)), fine(flow.moving_to_fixed(trajectory))
-            warped = Sampler(cells, cells, like.dtype, like.device)(pair.moving[None], forth)[0]
-        return Maps(forth, back, warped)
+            for pair, objective, velocity in zip(pairs, last.objectives, last.velocities, strict=True):
+                trajectory = objective.shooting.shoot(velocity, objective.steps, objective.settings.integrator)
+                flow = objective.flow
+                forth, back = fine(flow.fixed_to_moving(trajectory)), fine(flow.moving_to_fixed(trajectory))
+                found.append(Maps(forth, back, sample(pair.moving[None], forth)[0]))
+        return found
 
     def _unusual(self, problem: Problem, before: float, after: float) -> tuple[str, ...]:
         """What about a pair is unlike the pairs of the training, in sentences."""

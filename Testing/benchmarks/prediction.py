@@ -55,7 +55,7 @@ def main() -> None:
     pair = problem.pair(device)
     print(f"{options.model} on {device}, {options.threads} threads, {' x '.join(map(str, pair.fixed.shape))} voxels")
 
-    whole = seconds(lambda: found.maps(problem, pair), repeats, device)
+    whole = seconds(lambda: found.maps(problem, (pair,)), repeats, device)
     print(f"warped image and both maps       {whole:8.3f} s")
     levels, window = problem.levels(found.parameters), problem.window(device)
     only = seconds(lambda: list(found.unrolled((pair,), levels, window, last_evaluated=False)), repeats, device)

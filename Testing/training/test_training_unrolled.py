@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Band, Evaluator, Lattice, Metric
+from DeepFLASHRegistrationLib.geodesics.flash import LBFGS
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Pair, Settings
 from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, Stage, UnrolledPredictor, built
@@ -64,7 +65,7 @@ def randomized(stages: list[Stage], dtype: torch.dtype = torch.float32, size: fl
     torch.manual_seed(3)
     network = UnrolledPredictor(2, stages).to(dtype)
     with torch.no_grad():
-        for step in network.networks:
+        for step in network.networks.values():
             step.out.weight.normal_(0, size)
     return network
 
@@ -72,8 +73,13 @@ def randomized(stages: list[Stage], dtype: torch.dtype = torch.float32, size: fl
 SETTINGS = Settings("ssd", sigma=0.1, steps=4)
 
 
-def test_gradient_reaches_the_weights_as_finite_differences_say() -> None:
-    network = randomized([Stage(1, (4, 4))], torch.float64, 0.01)
+@pytest.mark.parametrize(
+    ("weight", "size"),
+    # What a network sees is no path for gradients: its length factor counts alone where the network says nothing.
+    [("networks.0.out.bias", 0.01), ("networks.0.images.weight", 0.01), ("networks.0.length", 0.0)],
+)
+def test_gradient_reaches_the_weights_as_finite_differences_say(weight: str, size: float) -> None:
+    network = randomized([Stage(1, (4, 4))], torch.float64, size)
     pair, levels = make_pair(dtype=torch.float64), make_levels(1)
 
     def last():
@@ -81,18 +87,18 @@ def test_gradient_reaches_the_weights_as_finite_differences_say() -> None:
 
     state = last()
     state.attempts.changes.backward(state.attempts.evaluations[0].gradient[None])
-    for weight in (network.networks[0].out.bias, network.networks[0].images.weight, network.networks[0].length):
-        place = (0,) * weight.ndim
-        found, h = float(weight.grad[place]), 1e-5
-        energies = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                weight[place] += sign * h
-            energies.append(last().attempts.evaluations[0].energy)
-            with torch.no_grad():
-                weight[place] -= sign * h
-        assert found == pytest.approx((energies[0] - energies[1]) / (2 * h), rel=1e-5, abs=1e-9)
-        assert abs(found) > 1e-9
+    value = dict(network.named_parameters())[weight]
+    place = (0,) * value.ndim
+    found, h = float(value.grad[place]), 1e-5
+    energies = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            value[place] += sign * h
+        energies.append(last().attempts.evaluations[0].energy)
+        with torch.no_grad():
+            value[place] -= sign * h
+    assert found == pytest.approx((energies[0] - energies[1]) / (2 * h), rel=1e-5, abs=1e-9)
+    assert abs(found) > 1e-9
 
 
 def test_an_untrained_network_takes_small_steps_downhill() -> None:
@@ -101,6 +107,47 @@ def test_an_untrained_network_takes_small_steps_downhill() -> None:
     assert len(energies) == 4
     assert sorted(energies, reverse=True) == energies
     assert energies[-1] < energies[0]
+
+
+def test_a_stage_without_a_network_is_quasi_newton_descent() -> None:
+    learned = randomized([Stage(2, (4, 4)), Stage(3, ())])
+    assert learned.trained == 1
+    assert all(name.startswith("networks.0.") for name in learned.state_dict())
+    states = list(learned.unroll((make_pair(),), make_levels(2, 1), SETTINGS, None))
+    assert [state.stage for state in states] == [0, 0, 0, 1, 1, 1, 1]
+    # The same from where it starts, as FLASH does it, if its first steps are no longer than FLASH's.
+    start = states[3]
+    objective, velocity = start.objectives[0], start.velocities[0]
+    search, now = LBFGS(2 * objective.metric_weight * objective.shooting.L), start.evaluations[0]
+    for state in states[4:]:
+        direction = search.direction(now.gradient)
+        longest = float(objective.flow.evaluate(direction).square().sum(0).max().sqrt())
+        assert longest < 1, "the step was shortened: choose images that lie nearer"
+        there = objective(velocity + direction)
+        search.update(direction, there.gradient - now.gradient)
+        velocity, now = velocity + direction, there
+        torch.testing.assert_close(state.velocities[0], velocity, rtol=1e-4, atol=1e-6)
+    assert now.energy < start.evaluations[0].energy
+
+
+def test_a_step_leads_uphill_only_a_little() -> None:
+    network = randomized([Stage(4, (4, 4))], size=0.3)
+    states = list(network.unroll((make_pair(),), make_levels(1), SETTINGS, None))
+    rest = states[0].objectives[0].at_rest()
+    wanted = [s.attempts.evaluations[0].energy - b.evaluations[0].energy for s, b in zip(states[1:], states)]
+    made = [s.evaluations[0].energy - b.evaluations[0].energy for s, b in zip(states[1:], states)]
+    assert max(wanted) > 0.1 * rest, "nothing led uphill: make the network wilder"
+    assert max(made) < 0.03 * rest
+
+
+def test_training_leaves_stages_behind_the_last_network_alone() -> None:
+    schedule = Schedule(iterations=5, joining=(0.0, 0.0), labels_at_once=3)
+    torch.manual_seed(0)
+    predictor = UnrolledPredictor(2, [Stage(1, (4, 4)), Stage(2, ())])
+    trainer = Trainer(predictor, TINY, schedule, Variation())
+    found = trainer.step(make_subjects())
+    assert set(found) == {"energy 0", "overlap 0"}
+    assert float(predictor.networks["0"].out.bias.detach().abs().max()) > 0
 
 
 def test_prediction_moves_with_the_images() -> None:
@@ -120,6 +167,20 @@ def test_prediction_moves_with_the_images() -> None:
     part = (slice(None), slice(30, 62), slice(30, 62))
     assert float((moved - fields[0])[part].abs().max()) < 0.1 * float(fields[0].abs().max())
     assert float((fields[1] - fields[0])[part].abs().max()) > 0.2 * float(fields[0].abs().max())
+
+
+def test_mixed_precision_is_nearly_the_same_and_learns() -> None:
+    network, levels = randomized([Stage(2, (8, 8))], size=0.01), make_levels(1)
+    *_, exact = network.unroll((make_pair(),), levels, SETTINGS, None)
+    network.mixed_precision = True
+    *_, mixed = network.unroll((make_pair(),), levels, SETTINGS, None)
+    assert mixed.velocities.dtype == torch.float32
+    difference = float((mixed.velocities - exact.velocities).norm() / exact.velocities.norm())
+    assert 0 < difference < 0.05
+    mixed.attempts.changes.backward(mixed.attempts.evaluations[0].gradient[None])
+    for weight in network.parameters():
+        assert weight.grad.dtype == torch.float32
+        assert bool(torch.isfinite(weight.grad).all())
 
 
 def test_batch_is_its_pairs() -> None:
@@ -290,7 +351,9 @@ def test_maps_in_memory_are_those_of_the_registration(model: Path) -> None:
 
     problem = Problem(*images, None, None, np.eye(3), found.parameters, unit_mm=found.unit_mm, multiple=found.multiple)
     pair = problem.pair()
-    maps = found.maps(problem, pair)
+    maps, back = found.maps(problem, (pair, swapped(pair)))
+    torch.testing.assert_close(found.maps(problem, (pair,))[0].warped, maps.warped, rtol=1e-4, atol=1e-5)
+    assert float((back.warped - pair.moving).square().mean()) < float((maps.warped - pair.moving).square().mean())
     assert maps.warped.shape == pair.fixed.shape
     before, after = (float(((x - pair.fixed) ** 2).mean()) for x in (pair.moving, maps.warped))
     assert after < 0.7 * before

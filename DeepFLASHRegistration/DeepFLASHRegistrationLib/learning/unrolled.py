@@ -27,16 +27,18 @@ from ..geodesics.objective import Evaluation, Level, Objective, Pair, Settings
 _FIRST_STEP = 0.015  # a usual length of the best step along K times the gradient of E
 _LONGEST_PROPOSAL = 1.0  # coarse voxels
 _SHORTENINGS, _SHORTER = 2, 0.3
+_UPHILL = 0.03  # of E at rest, which a step may cost: what was learned from labels is worth more
 MULTIPLE = 2  # of which the voxels of every level must be a multiple along each axis
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One network for a level of resolution.
+    """A level of resolution, with one network for its steps.
 
     Attributes:
         steps: how many it takes.
-        channels: its width at each of its scales.
+        channels: the network's width at each of its scales. Empty: no network, its steps are those of quasi-Newton
+            descent.
         trained: how many steps are trained, each knowing its number; those beyond are like the last. 0: all.
     """
 
@@ -140,12 +142,23 @@ class Attempts:
 
 
 class UnrolledPredictor(nn.Module):
-    """Networks for the levels, coarse to fine, one after the other."""
+    """Networks for the levels, coarse to fine, one after the other.
+
+    Attributes:
+        mixed_precision: whether the networks compute in bfloat16; all else, weights too, keeps its precision.
+    """
 
     def __init__(self, ndim: int, stages: Sequence[Stage]):
         super().__init__()
-        self.ndim, self.stages = ndim, tuple(stages)
-        self.networks = nn.ModuleList(StepNetwork(ndim, stage) for stage in self.stages)
+        self.ndim, self.stages, self.mixed_precision = ndim, tuple(stages), False
+        self.networks = nn.ModuleDict(
+            {str(number): StepNetwork(ndim, stage) for number, stage in enumerate(self.stages) if stage.channels}
+        )
+
+    @property
+    def trained(self) -> int:
+        """Stages up to the last that has a network."""
+        return 1 + max(map(int, self.networks), default=-1)
 
     def unroll(
         self,
@@ -173,7 +186,7 @@ class UnrolledPredictor(nn.Module):
         modes = levels[0].band.modes
         velocities = pairs[0].fixed.new_zeros(len(pairs), len(modes), *modes)
         for number in range(count):
-            level, stage, network = levels[number], self.stages[number], self.networks[number]
+            level, stage = levels[number], self.stages[number]
             steps = stage.known if self.training else stage.steps
             velocities = fit_modes(velocities, level.band.modes).contiguous()
             objectives = [
@@ -190,31 +203,43 @@ class UnrolledPredictor(nn.Module):
                 evaluations.append(evaluation)
             yield State(number, -1, velocities, objectives, evaluations, None)
             for k in range(steps):
-                like = min(k, stage.known - 1)
-                length = network.length[like].exp()
-                proposals = [
-                    sight.propose(v, evaluation.gradient)
-                    for sight, v, evaluation in zip(sights, velocities, evaluations, strict=True)
-                ]
-                seen = [
-                    sight.look(v, evaluation, length * proposal)
-                    for sight, v, evaluation, proposal in zip(sights, velocities, evaluations, proposals, strict=True)
-                ]
-                answers = network(*(torch.stack(x) for x in zip(*seen, strict=True)), like)
                 changes = torch.stack(
                     [
-                        length * proposal + sight.change(answer)
-                        for sight, answer, proposal in zip(sights, answers, proposals, strict=True)
+                        sight.propose(v, evaluation.gradient)
+                        for sight, v, evaluation in zip(sights, velocities, evaluations, strict=True)
                     ]
                 )
+                if stage.channels:
+                    changes = self._corrected(number, min(k, stage.known - 1), sights, velocities, evaluations, changes)
                 at_end = number == count - 1 and k == steps - 1
                 reached = velocities + changes.detach()
                 if at_end and not last_evaluated:
                     velocities, evaluations, tried = reached, None, None
                 else:
-                    tried = [objective(v) for objective, v in zip(objectives, reached, strict=True)]
+                    tried = [_tried(objective, v) for objective, v in zip(objectives, reached, strict=True)]
                     velocities, evaluations = _accepted(objectives, velocities, evaluations, reached, tried)
                 yield State(number, k, velocities, objectives, evaluations, Attempts(changes, reached, tried))
+
+    def _corrected(
+        self,
+        stage: int,
+        step: int,
+        sights: Sequence[_Sight],
+        velocities: Tensor,
+        evaluations: Sequence[Evaluation],
+        proposals: Tensor,
+    ) -> Tensor:
+        """The changes (n, d, *modes) that a stage's network makes of proposed ones."""
+        network = self.networks[str(stage)]
+        changes = network.length[step].exp() * proposals
+        seen = [
+            sight.look(v, evaluation, change.detach())
+            for sight, v, evaluation, change in zip(sights, velocities, evaluations, changes, strict=True)
+        ]
+        with torch.autocast(changes.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            answers = network(*(torch.stack(x) for x in zip(*seen, strict=True)), step)
+        answers = answers.to(changes.dtype)
+        return changes + torch.stack([sight.change(answer) for sight, answer in zip(sights, answers, strict=True)])
 
 
 def _accepted(
@@ -225,18 +250,28 @@ def _accepted(
     tried: Sequence[Evaluation],
 ) -> tuple[Tensor, list[Evaluation]]:
     """Velocities and E after a step. One that leads uphill is shortened, and in the end not made: no pair, however
-    strange, gets worse by a step."""
+    strange, gets much worse by a step."""
     kept, found = [], []
     for objective, v, before, to, there in zip(objectives, velocities, evaluations, reached, tried, strict=True):
         for _ in range(_SHORTENINGS):
-            if there.energy < before.energy:
+            if _allowed(objective, before, there):
                 break
             to = v + _SHORTER * (to - v)
             there = objective(to)
-        better = there.energy < before.energy
+        better = _allowed(objective, before, there)
         kept.append(to if better else v)
         found.append(there if better else before)
     return torch.stack(kept), found
+
+
+def _tried(objective: Objective, velocity: Tensor) -> Evaluation:
+    """E where a step leads. The time steps may be at fault, rather than the length of the step: once more with more."""
+    there = objective(velocity)
+    return objective(velocity) if there.gradient is None and objective.refine() else there
+
+
+def _allowed(objective: Objective, before: Evaluation, there: Evaluation) -> bool:
+    return there.energy < before.energy or there.energy < before.energy + _UPHILL * objective.at_rest()
 
 
 def built(ndim: int, architecture: Mapping[str, Any]) -> UnrolledPredictor:
@@ -260,7 +295,7 @@ class _Sight:
         self.evaluate = Evaluator(band, coarse, like.dtype, like.device)
         self.unit = max(coarse.step)
         self.root = objective.shooting.K.sqrt()
-        self.search = LBFGS(objective.shooting.K)
+        self.search = LBFGS(2 * objective.metric_weight * objective.shooting.L)
         self.last: tuple[Tensor, Tensor] | None = None
         side = objective.sides[0]
         inside = torch.zeros_like(like)
@@ -272,7 +307,7 @@ class _Sight:
         if self.last is not None:
             self.search.update(velocity - self.last[0], gradient - self.last[1])
         self.last = velocity, gradient
-        proposal = self.search.direction(gradient) * (_FIRST_STEP if not self.search.pairs else 1.0)
+        proposal = self.search.direction(gradient)
         longest = float(self.evaluate(proposal).square().sum(0).max().sqrt())
         return proposal * min(1.0, _LONGEST_PROPOSAL * self.unit / max(longest, 1e-12))
 

@@ -11,11 +11,11 @@ from ..parameters import Parameters
 
 @dataclass(frozen=True)
 class Recipe:
-    """Parameters of the objective, one network per level, and the levels of FLASH after the prediction.
+    """Parameters of the objective, what is done at each level, and the levels of FLASH after the prediction.
 
     Attributes:
         parameters: of the registrations; one level per stage.
-        stages: steps, trained steps and channels of each network (see unrolled.Stage).
+        stages: steps, trained steps and channels of the network for each level (see unrolled.Stage).
         refinement: resolutions and bands of FLASH after the prediction.
         unit_mm: the geodesics' unit of length, fixed so that the metric means the same on all images.
         ignored_labels: labels up to this number are no structures.
@@ -40,16 +40,16 @@ def _parameters(**changes: Any) -> Parameters:
 
 
 RECIPES = {
-    # Small structures cut out of a scan: the last level sees every voxel.
+    # Small structures cut out of a scan: learned at half the resolution, finished on every voxel.
     "crop": Recipe(
         _parameters(resolutions=(2, 1), bands=(15, 23), iterations=(20, 25), margin_mm=8.0),
-        ((5, 4, (32, 64, 64)), (8, 3, (32, 64, 64))),
+        ((4, 4, (32, 64, 64)), (2, 0, ())),
         {"resolutions": [1], "bands": [23]},
     ),
-    # Whole brains at 1.25 mm: a quarter and half of the resolution.
+    # Whole brains at 1.25 mm: learned at a quarter of the resolution, finished at half.
     "brain": Recipe(
         _parameters(resolutions=(4, 2), bands=(15, 31), iterations=(10, 6), spacing_mm=1.25),
-        ((6, 4, (32, 64, 64)), (3, 2, (32, 64, 64))),
+        ((5, 5, (32, 64, 64)), (8, 0, ())),
         {"resolutions": [1], "bands": [47]},
         ignored_labels=3,
     ),

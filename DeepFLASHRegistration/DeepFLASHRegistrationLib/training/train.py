@@ -207,12 +207,16 @@ class _Run:
     def finished(self) -> bool:
         return self.since_best >= self.options.patience or self.ending()
 
+    def score(self, means: Mapping[str, float]) -> float:
+        """Smaller is better; energy and Dice count alike. Without validation, later is better."""
+        return means.get("validation energy", -math.inf) - means.get("validation dice", 0.0)
+
     def record(self, means: dict[str, float]) -> bool:
         """Keeps a validation, and the weights if they are the best; writes a checkpoint."""
         self.history.append({"iteration": self.trainer.iteration, "seconds": self.seconds(), **means})
         # Stages that have not joined yet change what is measured: until they have, later is better.
         joined = self.trainer.progress() >= max(self.options.schedule.joining)
-        score = means.get("validation energy", -math.inf) - means.get("validation dice", 0.0)
+        score = self.score(means)
         better = score < self.best or not joined
         if better:
             self.best, self.since_best, self.best_weights = score if joined else math.inf, 0, _weights(self.trainer)
@@ -375,9 +379,7 @@ def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, i
 
 def _config(run: _Run, subjects: Subjects, training: Dataset, recipe: Recipe, parameters: Parameters) -> ModelConfig:
     about = run.options.about
-    best = min(
-        (row for row in run.history if "validation energy" in row), key=lambda row: row["validation energy"], default={}
-    )
+    best = min((row for row in run.history if "validation energy" in row), key=run.score, default={})
     energy = (best.get("validation energy", _EXPECTED_VALIDATION), max(best.get("validation energy_sd", 0.1), 0.02))
     data = about.training_data or f"{len(training)} images of {len(training.persons)} subjects in {training.path.name}"
     held_out = {

@@ -43,10 +43,12 @@ class Schedule:
         minutes: most minutes; the learning rate follows them where they run out first. 0: no limit.
         batch: pairs per update and process; each is seen in both directions.
         learning_rate: at the start; it falls along half a cosine.
-        joining: for each stage, the part of the training after which it takes part.
+        joining: for each stage, the part of the training after which it takes part; stages behind the last network
+            never do.
         label_weight: of 1 - mean overlap (soft Dice) of labels, where the energy of the unregistered pair is 1.
         labels_at_once: how many labels a pair is measured with, drawn anew each time.
         teacher_weight: of the squared distance to FLASH's velocity in the metric, where that velocity's norm is 1.
+        mixed_precision: whether the networks compute in bfloat16, which pays on a GPU.
         seed: of everything random.
     """
 
@@ -55,9 +57,10 @@ class Schedule:
     batch: int = 1
     learning_rate: float = 1e-3
     joining: tuple[float, ...] = (0.0, 0.2)
-    label_weight: float = 0.5
+    label_weight: float = 3.0
     labels_at_once: int = 12
     teacher_weight: float = 0.5
+    mixed_precision: bool = False
     seed: int = 0
 
 
@@ -97,6 +100,7 @@ class Trainer:
     ):
         """``teachers``: pairs of subjects with the geodesics that FLASH found for them (`Result.velocity`)."""
         self.predictor, self.parameters, self.device = predictor.to(device), parameters, device
+        predictor.mixed_precision = schedule.mixed_precision
         self.schedule, self.variation, self.teachers = schedule, variation, teachers
         self.optimizer = torch.optim.AdamW(predictor.parameters(), schedule.learning_rate, weight_decay=1e-4)
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -145,7 +149,7 @@ class Trainer:
         warm = min(1.0, (self.iteration + 1) / _WARM_UP)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate * warm * max(_LEAST_RATE, 0.5 * (1 + math.cos(math.pi * done)))
-        stages = sum(done >= at for at in self.schedule.joining) or 1
+        stages = min(sum(done >= at for at in self.schedule.joining) or 1, self.predictor.trained)
         self.optimizer.zero_grad(set_to_none=False)
         found = []
         for k in range(self.schedule.batch):
@@ -174,7 +178,7 @@ class Trainer:
     def _learn(
         self, example: Example, taught: Mapping[str, Any] | None, stages: int, rng: np.random.Generator
     ) -> dict[str, float]:
-        """Adds the gradient of a pair, seen in both directions. Labels count at the end of each stage."""
+        """Adds the gradient of a pair, seen in both directions."""
         levels = example.problem.levels(self.parameters)
         found: dict[str, list[float]] = {}
         chosen: Sequence[int] = ()
@@ -205,7 +209,7 @@ class Trainer:
                     continue
                 gradient = evaluation.gradient / first[i]
                 found.setdefault(f"energy {state.stage}", []).append(evaluation.energy / first[i])
-                if overlaps and state.step == self.predictor.stages[state.stage].known - 1:
+                if overlaps:
                     value, more = _overlap_gradient(objective, overlaps[i], velocity)
                     gradient = gradient + self.schedule.label_weight * more
                     found.setdefault(f"overlap {state.stage}", []).append(1 - value)
