@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seconds of a prediction with the model in memory: two images in memory to the warped image and both maps.
 
-    python Testing/benchmarks/prediction.py [MODEL] [--shape 128,160,128] [--device cpu] [--threads 2]
+    python Testing/benchmarks/prediction.py [MODEL] [--images FIXED MOVING] [--device cpu] [--threads 2]
+
+Images that lie on each other already; without any, a phantom of a given --shape, which no model was trained for.
 
 Beside it, in the same run: its parts, FLASH from zero at the model's own levels, and the floor: the bytes that must be
 moved, at the speed with which this machine copies them.
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepFLASHRegistrat
 import torch
 from DeepFLASHRegistrationLib.geodesics.flash import minimize
 from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.phantom import make_pair
 from DeepFLASHRegistrationLib.prediction import predictor
@@ -42,6 +45,7 @@ def seconds(function, repeats: int, device: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="brain-t1")
+    parser.add_argument("--images", type=Path, nargs=2, metavar=("FIXED", "MOVING"))
     parser.add_argument("--shape", default="128,160,128")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -51,7 +55,7 @@ def main() -> None:
     device, repeats = options.device, options.repeats
     found = predictor(options.model)
     shape = tuple(int(n) for n in options.shape.split(","))
-    problem = _problem(found, shape)
+    problem = _real(found, *options.images) if options.images else _problem(found, shape)
     pair = problem.pair(device)
     print(f"{options.model} on {device}, {options.threads} threads, {' x '.join(map(str, pair.fixed.shape))} voxels")
 
@@ -80,6 +84,21 @@ def main() -> None:
     )
     if device.startswith("cuda"):
         print(f"peak GPU memory {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
+
+
+def _real(found, fixed: Path, moving: Path) -> Problem:
+    """Two images as they lie."""
+    first, second, _ = scaled_intensities(read_volume(fixed), read_volume(moving), None, None, found.parameters)
+    return Problem(
+        first,
+        second,
+        None,
+        None,
+        np.eye(first.ndim + 1),
+        found.parameters,
+        unit_mm=found.unit_mm,
+        multiple=found.multiple,
+    )
 
 
 def _problem(found, shape: tuple[int, ...]) -> Problem:

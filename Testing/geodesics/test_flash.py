@@ -209,7 +209,7 @@ def test_a_known_small_deformation_is_recovered(shape, similarity):
     expected = flow.fixed_to_moving(truth)
     error, size = ((x.norm(dim=0) * window(cells)).mean() for x in (found - expected, expected))
     assert float(size) > 0.2
-    assert float(error) < (0.4 if similarity == "lncc" else 0.5) * float(size)
+    assert float(error) < (0.35 if similarity == "lncc" else 0.5) * float(size)
 
 
 def test_smaller_sigma_fits_closer():
@@ -455,7 +455,7 @@ def test_a_hessian_of_the_metric_and_a_white_part_is_known_after_one_step() -> N
     metric_part = torch.linspace(1, 50, 40, dtype=DOUBLE)
     hessian = metric_part + 7
     position = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    search = LBFGS(metric_part)
+    search = LBFGS(metric_part, detail=True)
     step = 0.3 * search.direction(hessian * position)
     assert float((step * hessian * position).sum()) < 0
     search.update(step, hessian * step)
@@ -465,9 +465,17 @@ def test_a_hessian_of_the_metric_and_a_white_part_is_known_after_one_step() -> N
 
 def test_curvature_below_the_metrics_own_leaves_the_metric_alone() -> None:
     metric_part = torch.linspace(1, 50, 40, dtype=DOUBLE)
-    search, step = LBFGS(metric_part), torch.ones(40, dtype=DOUBLE)
+    search, step = LBFGS(metric_part, detail=True), torch.ones(40, dtype=DOUBLE)
     search.update(step, 0.5 * metric_part * step)
     assert search.white == 0
     before = search.direction(step)
     search.update(step, -step)  # no curvature: nothing is learned
     torch.testing.assert_close(search.direction(step), before, rtol=0, atol=0)
+
+
+def test_without_detail_the_metric_alone_is_where_the_search_starts() -> None:
+    metric_part, gradient = torch.linspace(1, 50, 40, dtype=DOUBLE), torch.ones(40, dtype=DOUBLE)
+    search = LBFGS(metric_part, detail=False)
+    torch.testing.assert_close(search.direction(gradient), -gradient / metric_part)
+    search.update(gradient, (metric_part + 7) * gradient)
+    assert search.white == 0

@@ -118,7 +118,7 @@ def test_a_stage_without_a_network_is_quasi_newton_descent() -> None:
     # The same from where it starts, as FLASH does it, if its first steps are no longer than FLASH's.
     start = states[3]
     objective, velocity = start.objectives[0], start.velocities[0]
-    search, now = LBFGS(2 * objective.metric_weight * objective.shooting.L), start.evaluations[0]
+    search, now = LBFGS(2 * objective.metric_weight * objective.shooting.L, detail=True), start.evaluations[0]
     for state in states[4:]:
         direction = search.direction(now.gradient)
         longest = float(objective.flow.evaluate(direction).square().sum(0).max().sqrt())

@@ -295,7 +295,7 @@ class _Sight:
         self.evaluate = Evaluator(band, coarse, like.dtype, like.device)
         self.unit = max(coarse.step)
         self.root = objective.shooting.K.sqrt()
-        self.search = LBFGS(2 * objective.metric_weight * objective.shooting.L)
+        self.search = LBFGS(2 * objective.metric_weight * objective.shooting.L, detail=True)
         self.last: tuple[Tensor, Tensor] | None = None
         side = objective.sides[0]
         inside = torch.zeros_like(like)

@@ -49,7 +49,7 @@ RECIPES = {
     # Whole brains at 1.25 mm: learned at a quarter of the resolution, finished at half.
     "brain": Recipe(
         _parameters(resolutions=(4, 2), bands=(15, 31), iterations=(10, 6), spacing_mm=1.25),
-        ((5, 5, (32, 64, 64)), (8, 0, ())),
+        ((5, 5, (32, 64, 64)), (10, 0, ())),
         {"resolutions": [1], "bands": [47]},
         ignored_labels=3,
     ),
