@@ -24,6 +24,7 @@ from DeepFLASHRegistrationLib.training import recipes
 from DeepFLASHRegistrationLib.training.dataset import read_dataset, split
 from DeepFLASHRegistrationLib.training.pairs import Subjects, Variation, swapped
 from DeepFLASHRegistrationLib.training.recipes import Recipe
+from DeepFLASHRegistrationLib.training.teaching import teach
 from DeepFLASHRegistrationLib.training.train import About, TrainingOptions, train
 from DeepFLASHRegistrationLib.training.trainer import Schedule, Trainer, _transferred
 from training_images import subject, write_subjects
@@ -437,3 +438,20 @@ def test_training_is_kept_and_other_options_are_refused(
         np.testing.assert_array_equal(one[name], two[name])
     assert (tmp_path / "whole" / "learning_curves.svg").read_text().startswith("<svg")
     assert not (tmp_path / "whole" / "training.safetensors").exists()
+
+
+def test_velocities_of_flash_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "tiny", RECIPE)
+    write_subjects(tmp_path / "data", 5, shape=(40, 36))
+    seen, unseen = split(read_dataset(tmp_path / "data"), "s3,s4")
+    taught = teach(seen, tmp_path / "velocities", dataclasses.replace(TINY, initial_alignment="centers"), 3)
+    assert all(row.file.exists() for row in taught)
+    schedule = Schedule(iterations=6, joining=(0.0, 0.0), teacher_weight=5.0)
+    options = TrainingOptions("tiny", device="cpu", validate_every=6, schedule=schedule, about=About(name="x"))
+    train(seen, unseen, tmp_path / "alone", options, tell=lambda text: None)
+    train(seen, unseen, tmp_path / "taught", options, tmp_path / "velocities", tell=lambda text: None)
+    alone, with_teacher = (load_model(tmp_path / name).arrays for name in ("alone", "taught"))
+    assert any(not np.array_equal(alone[name], with_teacher[name]) for name in alone)
+    unlike = [tmp_path / "none", options, tmp_path / "velocities"]
+    with pytest.raises(InputError, match="holds no velocity of two of the training images"):
+        train(unseen, seen, *unlike, tell=lambda text: None)

@@ -369,7 +369,7 @@ def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, i
         for j, moving in enumerate(training.subjects):
             file = label_file(Path(labels), fixed, moving)
             if file.exists():
-                found.append(((i, j), dataclasses.asdict(load_result(file).deformation)))
+                found.append(((i, j), vars(load_result(file).deformation)))
     if not found:
         raise InputError(
             f"{labels}: holds no velocity of two of the training images. Teach pairs of the same data first."
