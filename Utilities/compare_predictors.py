@@ -50,18 +50,20 @@ from DeepFLASHRegistrationLib.learning.dual_net import DualNet, fit
 from DeepFLASHRegistrationLib.learning.force_net import ForceNet, fit_force
 from DeepFLASHRegistrationLib.learning.spectra import real_coefficients
 from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, UnrolledPredictor, built
+from DeepFLASHRegistrationLib.parameters import Parameters
 from DeepFLASHRegistrationLib.prediction import predictor
 from DeepFLASHRegistrationLib.problem import Problem, scaled_intensities, settings
 from DeepFLASHRegistrationLib.training.pairs import Example, Variation
 from DeepFLASHRegistrationLib.training.recipes import RECIPES
-from DeepFLASHRegistrationLib.training.trainer import Schedule, Trainer
+from DeepFLASHRegistrationLib.training.trainer import Schedule, Trainer, mean_dice
 from torch import Tensor
+from train_models import HELD_OUT
 
 INNER = (48, 64, 48)  # voxels of 1 mm around the object; the margin comes on top
 SHIFT = 4
-CHANNELS = [32, 64, 64]
-SIGMA = 0.03  # of the nets on forces, which know squared differences only: the paper's
 RECIPE = RECIPES["crop"]
+CHANNELS = RECIPE.stages[0][-1]
+SIGMA = Parameters.from_preset("paper").sigma  # of the nets on forces, which know squared differences only
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,6 @@ class Box:
 
     def objective(self, pair: Pair, velocity: Tensor, level: Level | None = None) -> Objective:
         return Objective(pair, level or self.levels[0], self.settings, self.window, velocity)
-
-    def zero(self) -> Tensor:
-        modes = self.levels[0].band.modes
-        return torch.zeros(len(modes), *modes)
 
 
 @dataclass(frozen=True)
@@ -204,13 +202,8 @@ def measured(box: Box, fixed: Centered, moving: Centered, velocity: Tensor, leve
         fine = Upsampler(objective.flow.lattice, box.cells)(u)
         warped = Sampler(box.cells, box.cells)(moving.labels[None].float(), fine, mode="nearest")[0].long()
     except NonFiniteField:
-        return dice(fixed.labels, moving.labels), 0
-    return dice(fixed.labels, warped), int((jacobian_determinant(u, objective.flow.lattice) <= 0).sum())
-
-
-def dice(one: Tensor, two: Tensor) -> float:
-    shares = [2.0 * ((one == k) & (two == k)).sum() / ((one == k).sum() + (two == k).sum()) for k in (1, 2)]
-    return float(torch.stack(shares).mean())
+        return mean_dice(fixed.labels, moving.labels), 0
+    return mean_dice(fixed.labels, warped), int((jacobian_determinant(u, objective.flow.lattice) <= 0).sum())
 
 
 def row(
@@ -225,25 +218,18 @@ def row(
     """Measures one predictor: pair -> (v0, the level it belongs to)."""
     refinement = dataclasses.replace(box.levels[-1], iterations=5)
     found, after, folds, seconds = [], [], 0, 0.0
-    with torch.no_grad():
-        predict(box.pair(*pairs[0]))
+    predict(box.pair(*pairs[0]))  # the first use warms up
     for fixed, moving in pairs:
         pair = box.pair(fixed, moving)
-        with torch.no_grad():
-            start = time.perf_counter()
-            velocity, level = predict(pair)
-            seconds += time.perf_counter() - start
-            value, folded = measured(box, fixed, moving, velocity, level)
+        start = time.perf_counter()
+        velocity, level = predict(pair)
+        seconds += time.perf_counter() - start
+        value, folded = measured(box, fixed, moving, velocity, level)
         found.append(value)
         folds += folded
         refined = minimize(pair, [refinement], box.settings, velocity, box.window).velocity
-        with torch.no_grad():
-            after.append(measured(box, fixed, moving, refined, refinement)[0])
-    there = []
-    with torch.no_grad():
-        for fixed, moving in moved:
-            velocity, level = predict(box.pair(fixed, moving))
-            there.append(measured(box, fixed, moving, velocity, level)[0])
+        after.append(measured(box, fixed, moving, refined, refinement)[0])
+    there = [measured(box, fixed, moving, *predict(box.pair(fixed, moving)))[0] for fixed, moving in moved]
     print(f"{name}: Dice {np.mean(found):.4f}, moved {np.mean(there):.4f}, refined {np.mean(after):.4f}", flush=True)
     return Row(name, weights, minutes, found, there, after, folds, 1000 * seconds / len(pairs))
 
@@ -290,12 +276,12 @@ def main() -> None:
     if len(images) < 16:
         raise SystemExit(f"{options.data}: holds no folder hippocampus with images.")
     labels = [p.parent.parent / "labels" / p.name for p in images]
-    unseen = [k for k in range(len(images)) if k % 8 == 3]  # as in train_models.py
+    unseen = [k for k in range(len(images)) if HELD_OUT["hippocampus"][0](k)]
     crops = Crops(box, [box.centered(images[k], labels[k]) for k in range(len(images)) if k not in unseen])
     here, there = ([box.centered(images[k], labels[k], shift) for k in unseen] for shift in (0, SHIFT))
     chosen = drawn(options.pairs, len(unseen), 1)
     pairs, moved = ([(group[a], group[b]) for a, b in chosen] for group in (here, there))
-    before = [dice(a.labels, b.labels) for a, b in pairs]
+    before = [mean_dice(a.labels, b.labels) for a, b in pairs]
     print(f"{len(crops)} subjects to train on, {len(pairs)} pairs of {len(unseen)} others: Dice {np.mean(before):.4f}")
 
     def measure(name: str, net: object, trained: float, predict: Callable[[Pair], tuple[Tensor, Level]]) -> Row:
@@ -310,7 +296,7 @@ def main() -> None:
             try:
                 return net.predict(small.fixed[None], small.moving[None])[0], coarse
             except NonFiniteField:
-                return box.zero(), coarse
+                return torch.zeros(len(coarse.factors), *coarse.band.modes), coarse
 
         return predict
 
@@ -318,15 +304,13 @@ def main() -> None:
         used = [k for k, stage in enumerate(net.stages) if stage.steps][-1]
 
         def predict(pair: Pair) -> tuple[Tensor, Level]:
-            with torch.enable_grad():  # of FLASH's energy, by which the net goes
-                *_, state = net.unroll((pair,), box.levels, box.settings, box.window, stages=used + 1)
+            *_, state = net.unroll((pair,), box.levels, box.settings, box.window, stages=used + 1)
             return state.velocities[0], box.levels[used]
 
         return predict
 
     def flash(pair: Pair) -> tuple[Tensor, Level]:
-        with torch.enable_grad():
-            return minimize(pair, box.levels, box.settings, None, box.window).velocity, box.levels[-1]
+        return minimize(pair, box.levels, box.settings, None, box.window).velocity, box.levels[-1]
 
     reference, rows = measure("FLASH", None, 0, flash), []
     taught = drawn(options.taught, len(crops), 2)

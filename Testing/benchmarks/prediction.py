@@ -21,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"))
 
 import torch
+from DeepFLASHRegistrationLib.estimators import Plan
 from DeepFLASHRegistrationLib.geodesics.flash import minimize
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume
@@ -89,16 +90,7 @@ def main() -> None:
 def _real(found, fixed: Path, moving: Path) -> Problem:
     """Two images as they lie."""
     first, second, _ = scaled_intensities(read_volume(fixed), read_volume(moving), None, None, found.parameters)
-    return Problem(
-        first,
-        second,
-        None,
-        None,
-        np.eye(first.ndim + 1),
-        found.parameters,
-        unit_mm=found.unit_mm,
-        multiple=found.multiple,
-    )
+    return Plan(found.parameters, found).problem(first, second, None, None, np.eye(first.ndim + 1))
 
 
 def _problem(found, shape: tuple[int, ...]) -> Problem:
@@ -110,16 +102,7 @@ def _problem(found, shape: tuple[int, ...]) -> Problem:
     everywhere = np.ones(inner, dtype=np.float32)
     grid: Grid = pair.fixed.grid
     fixed, moving, _ = scaled_intensities(pair.fixed, pair.moving, None, None, found.parameters)
-    return Problem(
-        fixed,
-        moving,
-        Volume(grid, everywhere),
-        None,
-        np.eye(len(inner) + 1),
-        found.parameters,
-        unit_mm=found.unit_mm,
-        multiple=found.multiple,
-    )
+    return Plan(found.parameters, found).problem(fixed, moving, Volume(grid, everywhere), None, np.eye(len(inner) + 1))
 
 
 if __name__ == "__main__":

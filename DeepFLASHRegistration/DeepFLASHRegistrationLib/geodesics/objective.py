@@ -228,11 +228,11 @@ class Objective:
         terms = [float(side.similarity(side.warped[0][side.crop])) for side in self.sides]
         return self.data_weight * sum(terms) / len(terms)
 
-    def evaluate_safely(self, velocity: Tensor) -> Evaluation:
-        """Evaluate; where the geodesic drifts, with more time steps if these are free to be chosen."""
+    def evaluate_safely(self, velocity: Tensor, refinements: float = math.inf) -> Evaluation:
+        """Evaluate; where the geodesic drifts, with more time steps (at most so often) if these are free to be chosen."""
         result = self(velocity)
-        while result.gradient is None and self.refine():
-            result = self(velocity)
+        while result.gradient is None and refinements > 0 and self.refine():
+            result, refinements = self(velocity), refinements - 1
         return result
 
     def refine(self) -> bool:

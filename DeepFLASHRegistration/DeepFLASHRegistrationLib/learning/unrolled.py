@@ -216,7 +216,8 @@ class UnrolledPredictor(nn.Module):
                 if at_end and not last_evaluated:
                     velocities, evaluations, tried = reached, None, None
                 else:
-                    tried = [_tried(objective, v) for objective, v in zip(objectives, reached, strict=True)]
+                    # The time steps may be at fault, rather than the length of the step: once more with more.
+                    tried = [objective.evaluate_safely(v, 1) for objective, v in zip(objectives, reached, strict=True)]
                     velocities, evaluations = _accepted(objectives, velocities, evaluations, reached, tried)
                 yield State(number, k, velocities, objectives, evaluations, Attempts(changes, reached, tried))
 
@@ -262,12 +263,6 @@ def _accepted(
         kept.append(to if better else v)
         found.append(there if better else before)
     return torch.stack(kept), found
-
-
-def _tried(objective: Objective, velocity: Tensor) -> Evaluation:
-    """E where a step leads. The time steps may be at fault, rather than the length of the step: once more with more."""
-    there = objective(velocity)
-    return objective(velocity) if there.gradient is None and objective.refine() else there
 
 
 def _allowed(objective: Objective, before: Evaluation, there: Evaluation) -> bool:

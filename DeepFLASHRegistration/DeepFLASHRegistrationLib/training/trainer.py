@@ -243,7 +243,7 @@ class Trainer:
             objective.map(velocity, "fixed_to_moving")
         )
         warped = Sampler(cells, cells, torch.float32, self.device)(moving[None].float(), u, mode="nearest")[0].long()
-        return _dice(fixed, moving), _dice(fixed, warped)
+        return mean_dice(fixed, moving), mean_dice(fixed, warped)
 
     def validate(self, subjects: Subjects, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
         """Means over pairs of unseen subjects: energy after (of 1 before) and its standard deviation, the smallest
@@ -330,7 +330,8 @@ def _transferred(taught: Mapping[str, Any], problem: Problem, band: Band) -> Ten
     return evaluate.project(values)
 
 
-def _dice(one: Tensor, two: Tensor) -> float:
+def mean_dice(one: Tensor, two: Tensor) -> float:
+    """Mean over the labels above 0 that both have, of integers (*shape)."""
     count = int(max(one.max(), two.max())) + 1
     a, b = (torch.bincount(x.flatten(), minlength=count) for x in (one, two))
     both = torch.bincount(one[one == two].flatten(), minlength=count)
