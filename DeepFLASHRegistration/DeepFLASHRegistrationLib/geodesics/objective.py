@@ -229,7 +229,7 @@ class Objective:
         return self.data_weight * sum(terms) / len(terms)
 
     def evaluate_safely(self, velocity: Tensor, refinements: float = math.inf) -> Evaluation:
-        """Evaluate; where the geodesic drifts, with more time steps (at most so often) if these are free to be chosen."""
+        """Evaluate; where the geodesic drifts, with more time steps if these are free to be chosen, up to so often."""
         result = self(velocity)
         while result.gradient is None and refinements > 0 and self.refine():
             result, refinements = self(velocity), refinements - 1
