@@ -16,9 +16,9 @@ from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationPar
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
-from DeepFLASHRegistrationLib.imaging.errors import InputError
-from DeepFLASHRegistrationLib.parameters import Parameters
-from DeepFLASHRegistrationLib.runner import Runner
+from DeepFLASHRegistrationLib.gui.torch_installation import ensure_torch
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
@@ -34,7 +34,7 @@ from DeepFLASHRegistrationLib.scene.runs import (
     runBatch,
 )
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
-from DeepFLASHRegistrationLib.torch_installation import ensure_torch
+from DeepFLASHRegistrationLib.support.errors import InputError
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from registration_pairs import Registered, Saved
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("DeepFLASHRegistrationLib") is None:
     sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
-# Folders whose tests need Slicer's classes, and use the helpers of the first.
+# What tests of several rooms share.
+sys.path.append(str(ROOT / "Testing" / "helpers"))
+# Folders whose tests need Slicer's classes.
 _NEED_SLICER = (ROOT / "Testing" / "scene", ROOT / "Testing" / "module")
-sys.path.append(str(_NEED_SLICER[0]))
 
 
 def pytest_configure() -> None:
@@ -39,6 +44,32 @@ def data_folder(name: str = "") -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images in {folder} (set DEEPFLASH_DATA to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small arrays gain nothing from more threads, and lose much where other programs run."""
+    with contextlib.suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def registered() -> Registered:
+    """One registration for all tests that only look at it."""
+    pytest.importorskip("torch")
+    import registration_pairs
+
+    return registration_pairs.registered()
+
+
+@pytest.fixture(scope="session")
+def saved(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """The same as files."""
+    import registration_pairs
+
+    return registration_pairs.saved(registered, tmp_path_factory.mktemp("saved") / "result")
 
 
 @pytest.fixture

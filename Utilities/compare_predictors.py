@@ -36,11 +36,10 @@ sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
 
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Lattice, Upsampler
-from DeepFLASHRegistrationLib.geodesics.flash import minimize
 from DeepFLASHRegistrationLib.geodesics.jacobian import jacobian_determinant
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair
 from DeepFLASHRegistrationLib.geodesics.sampling import NonFiniteField, Sampler
-from DeepFLASHRegistrationLib.imaging.errors import InputError
+from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
@@ -50,9 +49,10 @@ from DeepFLASHRegistrationLib.learning.dual_net import DualNet, fit
 from DeepFLASHRegistrationLib.learning.force_net import ForceNet, fit_force
 from DeepFLASHRegistrationLib.learning.spectra import real_coefficients
 from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, UnrolledPredictor, built
-from DeepFLASHRegistrationLib.parameters import Parameters
-from DeepFLASHRegistrationLib.prediction import predictor
-from DeepFLASHRegistrationLib.problem import Problem, scaled_intensities, settings
+from DeepFLASHRegistrationLib.methods.prediction import predictor
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.problem import Problem, scaled_intensities, settings
+from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.pairs import Example, Variation
 from DeepFLASHRegistrationLib.training.recipes import RECIPES
 from DeepFLASHRegistrationLib.training.trainer import Schedule, Trainer, mean_dice

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes gui/parameter_texts.py: the texts of Parameters as literals, since Qt's lupdate finds no others to translate.
 
-python3 Utilities/make_parameter_texts.py      after a change of DeepFLASHRegistrationLib/parameters.py
+python3 Utilities/make_parameter_texts.py      after a change of DeepFLASHRegistrationLib/problem/parameters.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def parameterTexts() -> dict[str, tuple[str, str]]:
 
 def source() -> str:
     """The text of the file."""
-    from DeepFLASHRegistrationLib.parameters import Parameters
+    from DeepFLASHRegistrationLib.problem.parameters import Parameters
 
     lines = [HEAD]
     for each in dataclasses.fields(Parameters):

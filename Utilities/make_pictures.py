@@ -15,12 +15,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
 
-from DeepFLASHRegistrationLib import Grid, Volume, cli, read_volume
+from DeepFLASHRegistrationLib import Grid, Volume, read_volume
+from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.resampling import resample
 from DeepFLASHRegistrationLib.imaging.transforms import read_displacement_field
+from DeepFLASHRegistrationLib.registration.warping import warp
 from DeepFLASHRegistrationLib.report import pixels, views
-from DeepFLASHRegistrationLib.warping import warp
 
 _GAP, _SCALE, _SPACING_MM = 6, 2, 8.0
 

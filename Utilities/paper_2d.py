@@ -34,17 +34,17 @@ sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
 
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Band, Lattice, Metric, Upsampler
-from DeepFLASHRegistrationLib.geodesics.flash import minimize
 from DeepFLASHRegistrationLib.geodesics.jacobian import jacobian_determinant
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair
 from DeepFLASHRegistrationLib.geodesics.sampling import NonFiniteField, Sampler
+from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
 from DeepFLASHRegistrationLib.learning.dual_net import DualNet, fit
 from DeepFLASHRegistrationLib.learning.force_net import ForceNet, fit_force
-from DeepFLASHRegistrationLib.parameters import Parameters
-from DeepFLASHRegistrationLib.phantom import bullseye
-from DeepFLASHRegistrationLib.problem import settings
+from DeepFLASHRegistrationLib.phantom.pairs import bullseye
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.problem import settings
 from DeepFLASHRegistrationLib.report import pixels
-from DeepFLASHRegistrationLib.tensors import read_tensors, write_tensors
+from DeepFLASHRegistrationLib.support.tensors import read_tensors, write_tensors
 from torch import Tensor
 
 PIXELS = 100

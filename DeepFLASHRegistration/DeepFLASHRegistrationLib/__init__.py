@@ -16,16 +16,16 @@ from .version import __version__
 
 _HOMES = {
     "Grid": "imaging.grid",
-    "InputError": "imaging.errors",
-    "Parameters": "parameters",
-    "Result": "registration",
+    "InputError": "support.errors",
+    "Parameters": "problem.parameters",
+    "Result": "registration.register",
     "Volume": "imaging.volume",
-    "load_result": "results",
+    "load_result": "results.folder",
     "read_labels": "imaging.io",
     "read_mask": "imaging.io",
     "read_volume": "imaging.io",
-    "register": "registration",
-    "save_result": "results",
+    "register": "registration.register",
+    "save_result": "results.folder",
     "write_volume": "imaging.io",
 }
 

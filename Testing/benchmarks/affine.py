@@ -23,7 +23,7 @@ import SimpleITK as sitk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"))
 
-from DeepFLASHRegistrationLib.imaging.affine import align
+from DeepFLASHRegistrationLib.alignment.affine import align
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.io import read_volume

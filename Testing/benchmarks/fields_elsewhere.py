@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"))
 
-from DeepFLASHRegistrationLib import cli
+from DeepFLASHRegistrationLib.commands import main as cli
 
 
 def report(name: str, found: np.ndarray, expected: np.ndarray) -> None:

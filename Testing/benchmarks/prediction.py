@@ -21,14 +21,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"))
 
 import torch
-from DeepFLASHRegistrationLib.estimators import Plan
-from DeepFLASHRegistrationLib.geodesics.flash import minimize
+from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.phantom import make_pair
-from DeepFLASHRegistrationLib.prediction import predictor
-from DeepFLASHRegistrationLib.problem import Problem, scaled_intensities, settings
+from DeepFLASHRegistrationLib.methods.estimators import Plan
+from DeepFLASHRegistrationLib.methods.prediction import predictor
+from DeepFLASHRegistrationLib.phantom.pairs import make_pair
+from DeepFLASHRegistrationLib.problem.problem import Problem, scaled_intensities, settings
 
 
 def seconds(function, repeats: int, device: str) -> float:

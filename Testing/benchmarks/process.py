@@ -24,7 +24,7 @@ sys.path.insert(0, str(TESTING.parent / "DeepFLASHRegistration"))
 
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import RegistrationProcess
 
 

@@ -10,10 +10,10 @@ import math
 import pytest
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Band, Lattice, Metric, fit_modes
-from DeepFLASHRegistrationLib.geodesics.flash import LBFGS, minimize
 from DeepFLASHRegistrationLib.geodesics.flow import Flow
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair, Settings
 from DeepFLASHRegistrationLib.geodesics.sampling import Sampler
+from DeepFLASHRegistrationLib.geodesics.search.flash import LBFGS, minimize
 from DeepFLASHRegistrationLib.geodesics.shooting import INTEGRATORS, Shooting
 from DeepFLASHRegistrationLib.geodesics.similarities import SIMILARITIES
 from geodesic_fields import blobs, points_of, velocity, waves

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging import io
-from DeepFLASHRegistrationLib.imaging.errors import InputError
+from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import noise, oblique
 
 

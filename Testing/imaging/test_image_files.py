@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging import files, io, nifti, transforms
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume, checked_image
+from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, image, noise, oblique, rotation, storages
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")

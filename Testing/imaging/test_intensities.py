@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.intensities import foreground, match_histogram, n4, normalize
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, sampled
 
 GRID = centered_grid((40, 60, 50), (2, 2, 2))

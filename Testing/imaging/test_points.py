@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.points import read_points, write_points
+from DeepFLASHRegistrationLib.support.errors import InputError
 
 POINTS = np.array([[1.5, -2.25, 3.0], [-40.125, 50, 60.0625]])
 FCSV = """# Markups fiducial file version = 4.11

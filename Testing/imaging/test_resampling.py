@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.intensities import dilated
 from DeepFLASHRegistrationLib.imaging.resampling import mask_on_grid, resample
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, rotation
 
 WEIGHTS = np.array([0.5, -2.0, 3.0])

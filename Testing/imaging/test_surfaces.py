@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.surfaces import read_surface, write_surface
+from DeepFLASHRegistrationLib.support.errors import InputError
 
 KINDS = (".vtk", ".vtp", ".ply", ".stl")
 needs_vtk = pytest.mark.skipif(importlib.util.find_spec("vtk") is None, reason="vtk is not installed")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging import io, transforms
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, image, noise, oblique, rotation
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")

@@ -6,9 +6,9 @@ import sys
 import unittest
 
 import slicer
-from DeepFLASHRegistrationLib.imaging.errors import InputError
-from DeepFLASHRegistrationLib.parameters import Parameters
-from DeepFLASHRegistrationLib.torch_installation import torch_is_installed
+from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.support.errors import InputError
 from window_driver import makePair, nodeNames, waitUntil
 
 FAST = Parameters.from_preset("fast", iterations=(4, 3))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import qt
 import slicer
-from DeepFLASHRegistrationLib.torch_installation import torch_is_installed
+from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
 from window_driver import click, spin, waitUntil
 
 SIZE = (1500, 940)

@@ -9,7 +9,7 @@ from types import ModuleType
 from unittest import mock
 
 import slicer
-from DeepFLASHRegistrationLib.torch_installation import TORCH_REQUIREMENT, torch_is_installed
+from DeepFLASHRegistrationLib.gui.torch_installation import TORCH_REQUIREMENT, torch_is_installed
 from window_driver import click, makePair, nodeNames, spin
 
 FOUND = PathFinder.find_spec

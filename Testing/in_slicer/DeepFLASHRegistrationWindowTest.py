@@ -13,9 +13,10 @@ from pathlib import Path
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.keyboard import takesKeys
-from DeepFLASHRegistrationLib.parameters import Parameters
-from DeepFLASHRegistrationLib.process import folders, memory
-from DeepFLASHRegistrationLib.torch_installation import torch_is_installed
+from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.process import folders
+from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a

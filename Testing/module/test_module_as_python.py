@@ -4,7 +4,7 @@
 from types import SimpleNamespace
 
 import slicer
-from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from module_nodes import FIXED, addPair, ball

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import slicer
-from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.checks import ERROR, WARNING, checkInputs
 from DeepFLASHRegistrationLib.scene.runs import Inputs
 from module_nodes import addPair

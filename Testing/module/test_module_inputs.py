@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from DeepFLASHRegistrationLib.imaging.errors import InputError
-from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS, arrayFromVtkMatrix
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.runs import Inputs, RegistrationRun
+from DeepFLASHRegistrationLib.support.errors import InputError
 from module_nodes import FIXED, MOVING, addPair, ball, names
 from scene_synthetic import addLinear, addVolume, makeGrid
 

@@ -4,12 +4,12 @@
 import dataclasses
 
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import Cancelled, InputError
 from DeepFLASHRegistrationLib.scene import outputs as outputsModule
 from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import NEW
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.scene.verdict_text import verdictOf
+from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 from module_nodes import FIXED, addPair, ball, finished, names
 from scene_synthetic import addVolume
 

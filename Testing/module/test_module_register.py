@@ -3,13 +3,13 @@
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import InputError
-from DeepFLASHRegistrationLib.parameters import Parameters
-from DeepFLASHRegistrationLib.runner import Runner
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.fields import AFFINE_ATTRIBUTE, transformedPoints
 from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, Inputs, RegistrationRun, SampleRun, SaveRun
 from DeepFLASHRegistrationLib.scene.sequence import geodesicOf
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
+from DeepFLASHRegistrationLib.support.errors import InputError
 from module_nodes import ball, names
 from scene_synthetic import addSegmentation, addVolume, makeGrid
 

@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import Cancelled, InputError
 from DeepFLASHRegistrationLib.process import ChildDied
-from DeepFLASHRegistrationLib.runner import Run, Runner
+from DeepFLASHRegistrationLib.process.runner import Run, Runner
 from DeepFLASHRegistrationLib.scene.runs import DevicesRun, Inputs, RegistrationRun, runBatch
+from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 from module_nodes import addPair
 
 

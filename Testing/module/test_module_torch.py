@@ -7,8 +7,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from DeepFLASHRegistrationLib import torch_installation
-from DeepFLASHRegistrationLib.imaging.errors import Cancelled
+from DeepFLASHRegistrationLib.gui import torch_installation
+from DeepFLASHRegistrationLib.support.errors import Cancelled
 
 
 @pytest.fixture

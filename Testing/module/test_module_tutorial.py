@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import slicer
-from DeepFLASHRegistrationLib.runner import Runner
+from DeepFLASHRegistrationLib.process.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"seed": 1, "shape": (28, 32, 28), "spacing_mm": 6.0}

@@ -20,9 +20,9 @@ _COMMON = {*sys.stdlib_module_names, "numpy", "SimpleITK", "DeepFLASHRegistratio
 _IN_SLICER = {"slicer", "vtk", "vtkmodules"}
 _WINDOW = {"slicer", "vtk", "qt", "ctk"}
 _ALSO = {
-    **{room: {"torch"} for room in ("geodesics", "learning", "training", "prediction.py")},
-    "scene": _IN_SLICER,
-    "gui": _WINDOW,
+    **{place: {"torch"} for place in ("geodesics/", "learning/", "training/", "methods/prediction.py")},
+    "scene/": _IN_SLICER,
+    "gui/": _WINDOW,
 }
 
 
@@ -67,8 +67,12 @@ def test_every_source_is_python_3_10():
 
 def test_loading_a_file_imports_only_what_slicer_brings():
     for path in _LOADED:
-        room = path.relative_to(LIBRARY).parts[0] if path.is_relative_to(LIBRARY) else ""
-        allowed = _COMMON | (_ALSO.get(room, set()) if room else _WINDOW)
+        allowed = set(_COMMON)
+        if path.is_relative_to(LIBRARY):
+            within = path.relative_to(LIBRARY).as_posix()
+            allowed.update(*(more for place, more in _ALSO.items() if within.startswith(place)))
+        else:
+            allowed |= _WINDOW
         imported = set(_imported_at_file_scope(ast.parse(path.read_text(encoding="utf-8")).body))
         assert imported <= allowed, f"{_name(path)} imports {', '.join(sorted(imported - allowed))}"
 

@@ -84,7 +84,7 @@ def leave(control: Any, arguments: dict[str, Any]) -> None:
 
 def fail(control: Any, arguments: dict[str, Any]) -> None:
     if arguments["kind"] == "InputError":
-        from DeepFLASHRegistrationLib.imaging.errors import InputError
+        from DeepFLASHRegistrationLib.support.errors import InputError
 
         raise InputError("brain.nii: every voxel is 0. Check the file.")
     print("Last words, größer")

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import Cancelled, InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.process import (
@@ -31,6 +30,7 @@ from DeepFLASHRegistrationLib.process import (
     client,
 )
 from DeepFLASHRegistrationLib.process.connection import Connection
+from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 
 Start = Callable[..., RegistrationProcess]
 TASKS_FOLDER = Path(__file__).resolve().parent
@@ -123,7 +123,7 @@ def test_a_job_comes_back_and_leaves_nothing(process: RegistrationProcess, scrat
 
 def test_the_parent_imports_neither_torch_nor_simpleitk() -> None:
     code = (
-        "import sys; from DeepFLASHRegistrationLib.process import RegistrationProcess, memory; "
+        "import sys; from DeepFLASHRegistrationLib.process import RegistrationProcess; "
         "process = RegistrationProcess(tasks='child_tasks'); process.run('echo'); process.close(); "
         "sys.exit(bool({'torch', 'SimpleITK', 'scipy'} & set(sys.modules)))"
     )

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import Cancelled, InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import RegistrationProcess, State
+from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 
 torch = pytest.importorskip("torch")
 
@@ -75,7 +75,7 @@ def assert_same(here: Any, there: Any, path: str = "result") -> None:
 
 @pytest.mark.parametrize("shape", [(60, 72), (20, 24, 22)])
 def test_the_result_is_the_same_bit_by_bit(warm: RegistrationProcess, shape: tuple[int, ...]) -> None:
-    from DeepFLASHRegistrationLib.registration import register
+    from DeepFLASHRegistrationLib.registration.register import register
 
     images = pair(shape)
     points = images["fixed"].grid.center + np.random.default_rng(0).normal(size=(5, len(shape)))
@@ -99,7 +99,7 @@ def test_the_result_is_the_same_bit_by_bit(warm: RegistrationProcess, shape: tup
 
 
 def test_a_velocity_from_the_child_is_a_start_for_the_next_run(warm: RegistrationProcess) -> None:
-    from DeepFLASHRegistrationLib.registration import register
+    from DeepFLASHRegistrationLib.registration.register import register
 
     inputs = {**pair((60, 72)), "parameters": Parameters.from_preset("fast"), "device": "cpu", "threads": 1}
     inputs["initial_velocity"] = warm.register(**inputs).velocity

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepFLASHRegistrationLib import metrics as m
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.registration import metrics as m
+from DeepFLASHRegistrationLib.support.errors import InputError
 
 
 def oblique(shape, spacing, turn=0.3, mirrored=False):

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import registration_pairs as pairs
-from DeepFLASHRegistrationLib.imaging.errors import Cancelled, InputError
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.metrics import map_points
-from DeepFLASHRegistrationLib.parameters import PRESETS, SIMILARITIES, Parameters
-from DeepFLASHRegistrationLib.registration import Result, in_plane, register
+from DeepFLASHRegistrationLib.problem.parameters import PRESETS, SIMILARITIES, Parameters
+from DeepFLASHRegistrationLib.registration.metrics import map_points
+from DeepFLASHRegistrationLib.registration.register import Result, in_plane, register
+from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 from registration_pairs import Registered
 
 torch = pytest.importorskip("torch")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 import SimpleITK as sitk
-from DeepFLASHRegistrationLib import warping
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.warping import warp, warp_labels
+from DeepFLASHRegistrationLib.registration import warping
+from DeepFLASHRegistrationLib.registration.warping import warp, warp_labels
 
 pytest.importorskip("torch")
 

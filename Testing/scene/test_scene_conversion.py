@@ -4,11 +4,11 @@ import itertools
 import numpy as np
 import pytest
 import vtk
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage, imageFromArray
 from DeepFLASHRegistrationLib.scene.conversion import pointsFromNode, volumeFromNode
 from DeepFLASHRegistrationLib.scene.fields import gridTransform
 from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS
+from DeepFLASHRegistrationLib.support.errors import InputError
 from scene_synthetic import addLinear, addVolume, makeGrid, pointsOf, smooth
 
 TURN = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 1, 3], [0, 0, 0, 1.0]])

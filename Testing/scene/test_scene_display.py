@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import slicer
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.scene.conversion import volumeFromNode
 from DeepFLASHRegistrationLib.scene.display import chart_view, side_by_side
 from DeepFLASHRegistrationLib.scene.display.changes import Changes
@@ -31,6 +30,7 @@ from DeepFLASHRegistrationLib.scene.sequence import (
     proxyTransform,
     writeGeodesicSequence,
 )
+from DeepFLASHRegistrationLib.support.errors import InputError
 from scene_synthetic import Stretch, addLinear, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
 
 GRID = makeGrid((30, 36, 40), (2.0, 2.0, 2.0))

@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 import vtk
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.labels import labelsFromNode, maskFromNode
+from DeepFLASHRegistrationLib.support.errors import InputError
 from scene_synthetic import addLinear, addSegmentation, addVolume, makeGrid, pointsOf, smooth
 
 TURN = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 1, 3], [0, 0, 0, 1.0]])

@@ -6,13 +6,13 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.conversion import volumeFromNode
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import arrayFromVtkMatrix, ijkToWorld, vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.labels import labelsFromNode
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, PreparedResult, writeResult
+from DeepFLASHRegistrationLib.support.errors import InputError
 from scene_rendering import slicer_nodes
 from scene_synthetic import Stretch, addLinear, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
 from vtk.util.numpy_support import vtk_to_numpy

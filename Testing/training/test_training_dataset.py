@@ -8,16 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.errors import InputError
 from DeepFLASHRegistrationLib.imaging.io import write_volume
-from DeepFLASHRegistrationLib.training.dataset import (
-    Dataset,
-    Subject,
-    draw_pairs,
-    read_dataset,
-    read_scan,
-    split,
-)
+from DeepFLASHRegistrationLib.support.errors import InputError
+from DeepFLASHRegistrationLib.training.dataset import Dataset, Subject, draw_pairs, read_dataset, read_scan, split
 from training_images import subject, write_subjects
 
 

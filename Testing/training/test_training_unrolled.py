@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Band, Evaluator, Lattice, Metric
-from DeepFLASHRegistrationLib.geodesics.flash import LBFGS
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Pair, Settings
-from DeepFLASHRegistrationLib.imaging.errors import InputError
+from DeepFLASHRegistrationLib.geodesics.search.flash import LBFGS
 from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, Stage, UnrolledPredictor, built
-from DeepFLASHRegistrationLib.parameters import Parameters
-from DeepFLASHRegistrationLib.prediction import Predictor, predictor
-from DeepFLASHRegistrationLib.problem import settings as problem_settings
-from DeepFLASHRegistrationLib.registration import register
-from DeepFLASHRegistrationLib.trained_models import load_model
+from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor
+from DeepFLASHRegistrationLib.methods.trained_models import load_model
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.problem import settings as problem_settings
+from DeepFLASHRegistrationLib.registration.register import register
+from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training import recipes
 from DeepFLASHRegistrationLib.training.dataset import read_dataset, split
 from DeepFLASHRegistrationLib.training.pairs import Subjects, Variation, swapped
@@ -348,7 +348,7 @@ def test_maps_in_memory_are_those_of_the_registration(model: Path) -> None:
     (fixed, _), (moving, _) = pair_of(4, 5)
     found = predictor(str(model))
     images = [image.with_data(image.data / 100) for image in (fixed, moving)]
-    from DeepFLASHRegistrationLib.problem import Problem
+    from DeepFLASHRegistrationLib.problem.problem import Problem
 
     problem = Problem(*images, None, None, np.eye(3), found.parameters, unit_mm=found.unit_mm, multiple=found.multiple)
     pair = problem.pair()

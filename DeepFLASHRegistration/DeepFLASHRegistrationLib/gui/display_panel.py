@@ -11,7 +11,6 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..imaging.errors import InputError
 from ..scene.display.chart_view import ChartDisplay
 from ..scene.display.checkerboard import Checkerboard
 from ..scene.display.deformation_grid import DeformationGrid, defaultSpacing
@@ -21,6 +20,7 @@ from ..scene.display.jacobian import JacobianDisplay
 from ..scene.display.outlines import Outlines
 from ..scene.display.side_by_side import SideBySide
 from ..scene.display.toggle import Displays, Toggle
+from ..support.errors import InputError
 
 _FLICKER_MSEC = 600
 

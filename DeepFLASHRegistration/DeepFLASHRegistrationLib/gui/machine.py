@@ -11,7 +11,7 @@ import qt
 import slicer
 
 from ..scene.runs import DevicesRun
-from ..torch_installation import torch_is_installed
+from .torch_installation import torch_is_installed
 
 # Free memory changes; that of a GPU is asked for again after this time.
 _AGAIN_SECONDS = 30.0

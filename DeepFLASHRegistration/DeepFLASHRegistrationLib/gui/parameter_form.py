@@ -10,9 +10,9 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ..imaging.errors import InputError
-from ..parameters import Parameters
-from ..trained_models import find_models, model_notes
+from ..methods.trained_models import find_models, model_notes
+from ..problem.parameters import Parameters
+from ..support.errors import InputError
 from .keyboard import underlined
 from .parameter_texts import parameterTexts
 

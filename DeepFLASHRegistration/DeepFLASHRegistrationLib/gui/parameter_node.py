@@ -20,7 +20,7 @@ from slicer import (
 )
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
-from ..parameters import Parameters
+from ..problem.parameters import Parameters
 from ..scene.outputs import NEW, OutputNodes
 from ..scene.runs import Inputs
 from ..scene.sequence import geodesicOf

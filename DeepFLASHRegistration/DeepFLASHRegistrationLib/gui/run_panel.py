@@ -9,8 +9,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from ..imaging.errors import Cancelled, InputError
-from ..runner import Run
+from ..process.runner import Run
+from ..support.errors import Cancelled, InputError
 from .convergence_plot import ConvergencePlot
 
 

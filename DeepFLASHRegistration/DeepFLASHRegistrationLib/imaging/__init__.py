@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, their grids and files, intensities, and affine alignment. Needs numpy and SimpleITK, no torch."""
+"""Images, their grids and files, and intensities. Needs numpy and SimpleITK, no torch."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import InputError
+from ..support.errors import InputError
 from .files import unreadable
 
 _SERIES = "0020|000e"  # SeriesInstanceUID

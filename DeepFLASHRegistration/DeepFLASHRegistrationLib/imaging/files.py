@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import InputError
+from ..support.errors import InputError
 
 TRANSFORMS = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 POINTS = (".fcsv", ".mrk.json", ".csv")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import InputError
+from ..support.errors import InputError
 from .volume import Volume
 
 # Fraction of voxels that must share the smallest value to call it background (skull-stripped, padded or masked images).

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..support.errors import InputError
 from . import dicom
-from .errors import InputError
 from .files import atomic, is_folder, quiet, unreadable, unwritable
 from .grid import Grid
 from .nifti import is_nifti, read_voxels, write_nifti

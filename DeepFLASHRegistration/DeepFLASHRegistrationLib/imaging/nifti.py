@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .errors import InputError
+from ..support.errors import InputError
 from .grid import Grid
 
 INTENT_VECTOR, INTENT_DISPLACEMENT = 1007, 1006

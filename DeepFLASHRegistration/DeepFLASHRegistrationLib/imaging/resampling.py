@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import InputError
+from ..support.errors import InputError
 from .grid import Grid
 from .volume import Volume
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from ..support.errors import InputError
 from .files import SURFACES, atomic, unwritable
 from .points import TO_LPS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import InputError
+from ..support.errors import InputError
 from .files import TRANSFORMS, atomic, is_folder, quiet, unreadable, unwritable
 from .grid import Grid
 from .io import write_image

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicting the initial velocity of a geodesic: networks, their training, trained models."""
+"""Predicting the initial velocity of a geodesic: networks, nothing else."""

@@ -31,8 +31,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..processors import share_processors
-from . import folders, jobs, memory
+from ..support import memory
+from ..support.processors import share_processors
+from . import folders, jobs
 from .errors import is_no_room
 
 _HEARTBEAT_SECONDS = 1.0
@@ -52,7 +53,7 @@ class Control:
 
 def register(control: Control, arguments: dict[str, Any]) -> Any:
     """`registration.register` with the arguments of its call; returns its Result."""
-    from ..registration import register as run
+    from ..registration.register import register as run
 
     return run(**arguments, progress=control.progress, cancel=control.cancelled)
 

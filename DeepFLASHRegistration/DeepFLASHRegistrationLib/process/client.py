@@ -14,18 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..imaging.errors import Cancelled, InputError
+from ..support.errors import Cancelled, InputError
 from . import folders, jobs
 from .connection import Connection
-from .errors import (
-    ChildDied,
-    ChildHung,
-    DiskFull,
-    JobFailed,
-    OutOfMemory,
-    ProcessError,
-    is_no_room,
-)
+from .errors import ChildDied, ChildHung, DiskFull, JobFailed, OutOfMemory, ProcessError, is_no_room
 
 _PACKAGE = __package__.rpartition(".")[0]
 # The folder in which the package lies, for the child's search path.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from ..imaging.errors import Cancelled as Cancelled
+from ..support.errors import Cancelled as Cancelled
 
 # Out of blocks, out of quota, or past the largest file allowed: for the user they are one and the same.
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from . import memory
+from ..support import memory
 
 _PREFIX = "deepflash-"
 _LOCK = "owner.lock"

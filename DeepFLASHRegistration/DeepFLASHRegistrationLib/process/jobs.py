@@ -30,9 +30,9 @@ _PACKAGE = __package__.rpartition(".")[0]
 _CLASSES = {
     "Grid": "imaging.grid",
     "Volume": "imaging.volume",
-    "Parameters": "parameters",
-    "Result": "registration",
-    "Verdict": "verdict",
+    "Parameters": "problem.parameters",
+    "Result": "registration.register",
+    "Verdict": "registration.verdict",
 }
 
 # Smaller arrays (affines, a few points) stay in the JSON text: a file each would cost more than it saves.

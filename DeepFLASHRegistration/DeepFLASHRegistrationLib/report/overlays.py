@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..metrics import map_points
+from ..registration.metrics import map_points
 from .views import View
 
 

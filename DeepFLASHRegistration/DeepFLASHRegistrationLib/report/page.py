@@ -13,7 +13,7 @@ import numpy as np
 
 from ..imaging.files import atomic
 from ..imaging.volume import Volume
-from ..verdict import criteria, mean
+from ..registration.verdict import criteria, mean
 from .charts import Series, line_chart, log_histogram
 from .pictures import Pictures
 from .style import STYLE
@@ -32,7 +32,7 @@ from .tables import (
 from .views import rough_foreground, thinned
 
 if TYPE_CHECKING:
-    from ..registration import Result
+    from ..registration.register import Result
 
 
 FILES = {

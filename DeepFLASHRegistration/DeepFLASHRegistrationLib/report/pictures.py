@@ -11,14 +11,14 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..metrics import folded_voxels
+from ..registration.metrics import folded_voxels
 from .charts import factor_ticks
 from .overlays import deformation_grid, outline, outline_path
 from .pixels import checkerboard, data_uri, determinant_picture, difference_picture, gray, to_bytes, window
 from .views import View, foreground_center, views
 
 if TYPE_CHECKING:
-    from ..registration import Result
+    from ..registration.register import Result
 
 
 class Pictures:

@@ -14,11 +14,11 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..verdict import change
+from ..registration.verdict import change
 
 if TYPE_CHECKING:
-    from ..parameters import Parameters
-    from ..registration import Result
+    from ..problem.parameters import Parameters
+    from ..registration.register import Result
 
 
 _METRIC_NAMES = {

@@ -8,14 +8,14 @@ from typing import Any
 
 import slicer
 
-from ..parameters import Parameters
+from ..problem.parameters import Parameters
 from .outputs import NEW, OutputNodes
 from .runs import Inputs
 
 
 def pythonCall(inputs: Inputs, parameters: Parameters, outputs: OutputNodes) -> str:
     """Python text for Slicer's console: nodes by name (by ID where a name is not unique), changed parameters only."""
-    lines = ["import slicer", "from DeepFLASHRegistrationLib.parameters import Parameters"]
+    lines = ["import slicer", "from DeepFLASHRegistrationLib.problem.parameters import Parameters"]
     arguments = [f"{name}={_node(node)}" for name, node in inputs.nodes().items()]
     arguments.append(f"parameters={_parameters(parameters)}")
     unusual = [

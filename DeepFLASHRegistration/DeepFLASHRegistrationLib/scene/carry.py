@@ -8,7 +8,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..imaging.errors import InputError
+from ..support.errors import InputError
 from .appearance import copyLook
 from .fields import transformedPoints
 from .geometry import toWorld

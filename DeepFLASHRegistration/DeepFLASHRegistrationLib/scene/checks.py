@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, foreground
 from ..imaging.volume import Volume, checked_image
 from ..imaging.working_grid import working_grid
-from ..parameters import Parameters
-from ..process import memory
+from ..problem.parameters import Parameters
+from ..support import memory
+from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromVolume
 from .runs import Inputs

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
-from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume, checked_image
+from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromVolume, toWorld
 

@@ -9,8 +9,8 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.errors import InputError
 from ..imaging.grid import Grid
+from ..support.errors import InputError
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse
 

@@ -10,8 +10,8 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.errors import InputError
 from ..imaging.volume import Volume, checked_labels, checked_mask
+from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromIjkToRas, gridFromVolume, ijkToWorld, toWorld
 from .reslice import Placement, placementOfImage, placementOfVolume, resliced

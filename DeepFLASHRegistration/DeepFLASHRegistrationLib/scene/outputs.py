@@ -12,9 +12,9 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
+from ..support.errors import InputError
 from .appearance import copyLook
 from .arrays import arrayFromImage, imageFromArray
 from .carry import carriedMarkups, carriedModel

@@ -11,12 +11,12 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..parameters import Parameters
-from ..registration import field_grids
-from ..runner import Run
+from ..problem.parameters import Parameters
+from ..process.runner import Run
+from ..registration.register import field_grids
+from ..support.errors import InputError
 from .carry import meshOf
 from .conversion import pointsFromNode, volumeFromNode
 from .fields import affineInPlane

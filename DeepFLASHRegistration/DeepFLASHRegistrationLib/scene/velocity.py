@@ -16,8 +16,8 @@ from typing import Any
 
 import slicer
 
-from ..imaging.errors import InputError
-from ..results import VELOCITY, SavedResult, load_result, write_velocity
+from ..results.folder import VELOCITY, SavedResult, load_result, write_velocity
+from ..support.errors import InputError
 
 VELOCITY_ROLE = "DeepFLASH.velocity"
 

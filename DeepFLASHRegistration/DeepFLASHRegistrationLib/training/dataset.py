@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..imaging.errors import InputError
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
+from ..support.errors import InputError
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
 _COLUMNS = ("image", "subject", "labels", "mask")

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.errors import InputError
 from ..imaging.files import atomic
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..parameters import Parameters
+from ..problem.parameters import Parameters
+from ..support.errors import InputError
 from .dataset import Scan, Subject, read_scan
 
 _SIDES = {"left", "right", "lh", "rh", "l", "r"}
@@ -140,8 +140,8 @@ def _registered(
     device: str,
     threads: int | None,
 ) -> Row:
-    from ..metrics import label_table, label_volumes, mean_dice
-    from ..registration import register
+    from ..registration.metrics import label_table, label_volumes, mean_dice
+    from ..registration.register import register
 
     result = register(
         fixed.image,

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..alignment.affine import align
 from ..geodesics.band import Band, Lattice, Metric, Upsampler
 from ..geodesics.flow import Flow
 from ..geodesics.objective import Pair
 from ..geodesics.sampling import NonFiniteField, Sampler
 from ..geodesics.shooting import Shooting
-from ..imaging.affine import align
 from ..imaging.grid import Grid
 from ..imaging.resampling import resample
 from ..imaging.volume import Volume
-from ..parameters import Parameters
-from ..problem import Problem
+from ..problem.parameters import Parameters
+from ..problem.problem import Problem
 
 
 @dataclass(frozen=True)

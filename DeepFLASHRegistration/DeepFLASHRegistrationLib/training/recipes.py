@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..parameters import Parameters
+from ..problem.parameters import Parameters
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..imaging.errors import InputError
 from ..imaging.files import atomic
-from ..parameters import Parameters
+from ..problem.parameters import Parameters
+from ..support.errors import InputError
 from .dataset import Dataset, Subject, draw_pairs, read_scan
 
 MANIFEST = "teach.json"
@@ -111,7 +111,7 @@ def teach(
 
 
 def _whole(file: Path) -> bool:
-    from ..results import load_result
+    from ..results.folder import load_result
 
     try:
         load_result(file)
@@ -191,8 +191,8 @@ def _hash(subject: Subject) -> str:
 
 def _taught(job: _Job) -> Taught:
     """Registers a pair and writes its velocity."""
-    from ..registration import register
-    from ..results import write_velocity
+    from ..registration.register import register
+    from ..results.folder import write_velocity
 
     started = time.perf_counter()
     names = (job.fixed.name, job.moving.name, job.file)

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ..imaging.errors import InputError
 from ..imaging.files import atomic
 from ..imaging.intensities import foreground
 from ..imaging.volume import Volume
 from ..learning.unrolled import MULTIPLE, built
-from ..parameters import Parameters
-from ..problem import scaled_intensities
-from ..tensors import read_tensors, write_tensors
-from ..trained_models import ModelConfig, load_model, save_model
+from ..methods.trained_models import ModelConfig, load_model, save_model
+from ..problem.parameters import Parameters
+from ..problem.problem import scaled_intensities
+from ..support.errors import InputError
+from ..support.tensors import read_tensors, write_tensors
 from .dataset import Dataset, draw_pairs, read_scan
 from .pairs import Subjects, Variation
 from .recipes import RECIPES, Recipe
@@ -302,7 +302,7 @@ def _begin_with(predictor: torch.nn.Module, name: str) -> None:
 
 
 def _device(name: str) -> str:
-    from ..registration import resolve_device
+    from ..registration.register import resolve_device
 
     local = os.environ.get("LOCAL_RANK")
     found = resolve_device(name)
@@ -321,7 +321,7 @@ def _join(device: str) -> bool:
 def _check_memory(training: Dataset, validation: Dataset, say: Callable[[str], None]) -> None:
     """An estimate before the work: float32 images and int32 labels stay in memory, cropped to what they show."""
     from ..imaging.io import read_grid
-    from ..process.memory import free_bytes
+    from ..support.memory import free_bytes
 
     needed = sum(8 * read_grid(s.image).size for data in (training, validation) for s in data.subjects)
     free = free_bytes()
@@ -359,7 +359,7 @@ def _cropped(image: Volume, labels: Volume | None, ignored: int) -> tuple[Volume
 
 
 def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, int], Mapping[str, Any]]]:
-    from ..results import load_result
+    from ..results.folder import load_result
 
     if labels is None:
         return []

@@ -23,10 +23,10 @@ from ..geodesics.band import Band, Evaluator, Lattice, Upsampler
 from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Objective
 from ..geodesics.sampling import NonFiniteField, Sampler
-from ..imaging.errors import InputError
 from ..learning.unrolled import UnrolledPredictor
-from ..parameters import Parameters
-from ..problem import Problem, settings
+from ..problem.parameters import Parameters
+from ..problem.problem import Problem, settings
+from ..support.errors import InputError
 from .pairs import Example, Subjects, Variation, swapped
 
 _WARM_UP = 50  # iterations over which the learning rate rises

@@ -7,7 +7,7 @@ import numpy as np
 import slicer
 import vtk
 
-from ...imaging.errors import InputError
+from ...support.errors import InputError
 from ..appearance import copyLook
 from ..arrays import arrayFromImage, imageFromArray
 from .toggle import Toggle

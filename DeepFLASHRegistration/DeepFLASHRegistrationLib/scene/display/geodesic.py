@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import slicer
 
-from ...imaging.errors import InputError
+from ...support.errors import InputError
 from ..appearance import copyLook
 from ..sequence import proxyTransform
 from .toggle import Toggle

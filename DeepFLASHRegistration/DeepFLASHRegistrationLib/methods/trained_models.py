@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trained models as folders: model.json, weights.safetensors and MODEL_CARD.md. Reading one executes nothing.
+
+Bundled models lie in the package, in `models/`; a user's own in the platform's folder for data, or in the folder that
+the environment variable DEEPFLASH_MODELS names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..problem.parameters import Parameters
+from ..support.errors import InputError
+from ..support.output_folder import whole_folder
+from ..support.tensors import read_tensors, write_tensors
+from ..version import __version__
+
+FORMAT = 1
+KINDS = ("unrolled", "dual-net", "force-net")
+CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
+BUNDLED = Path(__file__).resolve().parent / "models"
+_MOST_TEXT = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is known of a model besides its weights.
+
+    Attributes:
+        name: by which it is chosen: letters, digits, - and _.
+        kind: family of predictors, one of KINDS.
+        architecture: plain values from which the predictor is built.
+        parameters: of the registrations it was trained for.
+        ndim: 2 or 3.
+        unit_mm: the geodesics' unit of length.
+        spacing_mm: voxel size it was trained at.
+        extent_mm: smallest and largest length, along any axis, of the objects it was trained on.
+        energy: mean and standard deviation, over pairs of unseen subjects, of the part of E that a prediction leaves.
+        description: in a line, what it is for.
+        training_data: on what it was trained.
+        license: of the weights.
+        license_note: one sentence for users ("Not for commercial use."); may be empty.
+        attribution: whom to credit.
+        limits: what it cannot do; may be empty.
+        held_out: figures on unseen subjects, {name: number or text}.
+        versions: of the programs that trained it.
+    """
+
+    name: str
+    kind: str
+    architecture: dict[str, Any]
+    parameters: Parameters
+    ndim: int
+    unit_mm: float
+    spacing_mm: float
+    extent_mm: tuple[float, float]
+    energy: tuple[float, float]
+    description: str
+    training_data: str
+    license: str
+    license_note: str = ""
+    attribution: str = ""
+    limits: str = ""
+    held_out: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            _check_type(f.name, f.type, getattr(self, f.name))
+        if not _is_name(self.name):
+            raise ValueError(f"its name {self.name[:80]!r} is not made of letters, digits, - and _")
+        if self.kind not in KINDS:
+            raise ValueError(f"its kind {self.kind[:80]!r} is unknown; known are {', '.join(KINDS)}")
+        if self.ndim not in (2, 3):
+            raise ValueError(f"it is for {self.ndim} dimensions")
+        if not 1e-9 <= self.unit_mm <= 1e6 or not 1e-9 <= self.spacing_mm <= 1e6:
+            raise ValueError("its lengths are out of range")
+        if not 0 < self.extent_mm[0] <= self.extent_mm[1] or self.energy[1] < 0:
+            raise ValueError("its statistics are out of range")
+        if not self.license:
+            raise ValueError("its license is missing")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model that was read and found whole; ``checksum`` is the SHA-256 of its weights."""
+
+    config: ModelConfig
+    arrays: dict[str, np.ndarray]
+    folder: Path
+    checksum: str
+
+    def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """InputError unless the weights are just the arrays that the architecture asks for."""
+        found = {name: array.shape for name, array in self.arrays.items()}
+        wrong = [
+            f"{name} is {found.get(name, 'missing')}, not {tuple(expected[name]) if name in expected else 'known'}"
+            for name in sorted({*found, *expected})
+            if found.get(name) != (tuple(expected[name]) if name in expected else None)
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise _refused(self.folder, f"the weights do not fit its architecture: {wrong[0]}{more}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model in one of the folders searched: its config, or what is wrong with it."""
+
+    name: str
+    folder: Path
+    bundled: bool
+    config: ModelConfig | None
+    problem: str = ""
+
+
+def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Writes a model; an earlier one in the folder is replaced, other files there stay.
+
+    Args:
+        folder: made if needed.
+        config: its versions are completed.
+        arrays: of the weights, finite; float64, float32, int64, int32 or uint8.
+
+    Raises:
+        InputError: the folder cannot be written.
+        OSError: the disk is full or fails. Whatever happens, an earlier model is as it was.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"The weights {name} are not finite: the training has diverged.")
+    versions = {"deepflash-registration": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    config = dataclasses.replace(config, versions=versions | config.versions)
+    with whole_folder(folder, (CONFIG, WEIGHTS, CARD), force=True) as temporary:
+        write_tensors(temporary / WEIGHTS, arrays, {"model": config.name})
+        values = _values(config)
+        values["checksums"] = {
+            "weights": _file_hash(temporary / WEIGHTS),
+            "shapes": _shapes_hash(arrays),
+            "config": _text_hash(values),
+        }
+        _write_text(temporary / CONFIG, json.dumps(values, indent=1, allow_nan=False) + "\n")
+        _write_text(temporary / CARD, model_card(config, sum(a.size for a in arrays.values())))
+    return Path(folder)
+
+
+def load_model(name: str | os.PathLike, ndim: int | None = None) -> Model:
+    """Reads a model and checks it.
+
+    Args:
+        name: of a bundled or of a user's model, or a folder.
+        ndim: of the images it is wanted for; None for any.
+
+    Raises:
+        InputError: there is none, a file is missing or damaged, it does not fit its checksums, it is of a format or
+            kind unknown here, or of another dimension. Nothing in it is executed, and no more memory is taken than its
+            files are long.
+    """
+    folder = find_model(name)
+    config, checksums = _read_config(folder)
+    if ndim is not None and config.ndim != ndim:
+        raise InputError(f"The model {config.name} is for {config.ndim}-D images, not {ndim}-D ones. Choose another.")
+    path = folder / WEIGHTS
+    try:
+        checksum = _file_hash(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error
+    if checksum != checksums["weights"]:
+        raise _refused(folder, "the checksum of its weights is wrong")
+    arrays, _ = read_tensors(path)
+    if _shapes_hash(arrays) != checksums["shapes"]:
+        raise _refused(folder, "its weights do not have the shapes that it names")
+    for key, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise _refused(folder, f"its weights {key} are not finite")
+    return Model(config, arrays, folder, checksum)
+
+
+def find_model(name: str | os.PathLike) -> Path:
+    """The folder of a model, given by name or folder; InputError with the names there are if it is neither."""
+    text = os.fspath(name)
+    if _is_name(text):
+        for found in find_models():
+            if found.name == text:
+                return found.folder
+    folder = Path(text)
+    if text and folder.is_dir():
+        if not (folder / CONFIG).is_file():
+            raise InputError(f"{folder}: holds no model ({CONFIG} is missing). Pass the folder that was trained into.")
+        return folder
+    names = ", ".join(found.name for found in find_models()) or "none"
+    raise InputError(f"There is no model {text!r}. Known are: {names}. Pass one of them, or the folder of a model.")
+
+
+def find_models() -> list[Found]:
+    """Bundled models and the user's, in the order in which a name is looked for; weights are not read."""
+    result: list[Found] = []
+    for place, bundled in ((BUNDLED, True), (user_folder(), False)):
+        try:
+            folders = sorted(p for p in place.iterdir() if (p / CONFIG).is_file() and not p.name.startswith("."))
+        except OSError:
+            continue
+        for folder in folders:
+            try:
+                config, problem = _read_config(folder)[0], ""
+            except InputError as error:
+                config, problem = None, str(error)
+            if folder.name in {found.name for found in result}:
+                problem = f"{folder}: has the name of a bundled model. Rename the folder, or pass it by its path."
+                result.append(Found(str(folder), folder, bundled, config, problem))
+                continue
+            result.append(Found(folder.name, folder, bundled, config, problem))
+    return result
+
+
+def user_folder() -> Path:
+    """Where the user's own models are looked for; it need not exist."""
+    named = os.environ.get("DEEPFLASH_MODELS")
+    if named:
+        return Path(named)
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return base / "deepflash" / "models"
+
+
+def model_notes(name: str | os.PathLike) -> str:
+    """The sentence on the license that whoever uses a model must see; empty if there is none to say."""
+    return _read_config(find_model(name))[0].license_note
+
+
+def read_card(name: str | os.PathLike) -> str:
+    """The model card as text (Markdown)."""
+    path = find_model(name) / CARD
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(_MOST_TEXT)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Copy the model again.") from error
+
+
+def model_card(config: ModelConfig, weights: int) -> str:
+    """The model card of a config: Markdown."""
+    lines = [f"# {config.name}", "", config.description, ""]
+    if config.license_note:
+        lines += [f"**{config.license_note}**", ""]
+    rows = {
+        "kind": f"{config.kind}, {weights:,} weights",
+        "images": f"{config.ndim}-D, trained at {config.spacing_mm:g} mm, objects of {config.extent_mm[0]:.0f} to "
+        f"{config.extent_mm[1]:.0f} mm",
+        "training data": config.training_data,
+        "license": config.license,
+        "attribution": config.attribution,
+    }
+    lines += ["| | |", "|---|---|", *(f"| {key} | {_cell(text)} |" for key, text in rows.items() if text), ""]
+    if config.held_out:
+        lines += ["## On unseen subjects", "", "| | |", "|---|---|"]
+        lines += [f"| {_cell(key)} | {_cell(_figure(value))} |" for key, value in config.held_out.items()]
+        lines.append("")
+    if config.limits:
+        lines += ["## Limits", "", config.limits, ""]
+    versions = ", ".join(f"{name} {version}" for name, version in config.versions.items())
+    return "\n".join([*lines, f"Made with {versions}.", ""])
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# ------------------------------------------------------------------------------------------------------ the config
+
+_FIELDS = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+_PLAIN = {"str": str, "int": int, "dict[str, Any]": dict, "dict[str, str]": dict, "Parameters": Parameters}
+
+
+def _check_type(name: str, kind: str, value: Any) -> None:
+    def number(x: Any) -> bool:
+        return type(x) in (int, float) and math.isfinite(x)
+
+    if kind == "float":
+        right = number(value)
+    elif kind == "tuple[float, float]":
+        right = isinstance(value, tuple) and len(value) == 2 and all(map(number, value))
+    else:
+        right = isinstance(value, _PLAIN[kind]) and not isinstance(value, bool)
+    if not right or (kind == "dict[str, str]" and not all(isinstance(x, str) for x in value.values())):
+        raise ValueError(f"its {name} is of the wrong kind")
+
+
+def _values(config: ModelConfig) -> dict[str, Any]:
+    """Plain values of a config, for JSON."""
+    values = {name: getattr(config, name) for name in _FIELDS} | {"parameters": config.parameters.to_dict()}
+    # Through JSON once, so that a checksum sees what will be read again.
+    return {"format": FORMAT, **json.loads(json.dumps(values, allow_nan=False))}
+
+
+def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
+    """The config of a model and its checksums; InputError for what cannot be used."""
+    path = folder / CONFIG
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: is missing. Copy the model again.")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MOST_TEXT + 1)
+        if len(text) > _MOST_TEXT:
+            raise ValueError(f"{CONFIG} is too large")
+        values = json.loads(text, parse_constant=_not_finite)
+        if not isinstance(values, dict):
+            raise ValueError(f"{CONFIG} holds no table")
+        if values.get("format") != FORMAT:
+            raise ValueError(f"its format is {str(values.get('format'))[:20]}, not {FORMAT}: another version wrote it")
+        checksums = values.pop("checksums", None)
+        if not isinstance(checksums, dict) or set(checksums) != {"weights", "shapes", "config"}:
+            raise ValueError("its checksums are missing")
+        if checksums["config"] != _text_hash(values):
+            raise ValueError(f"the checksum of {CONFIG} is wrong")
+        del values["format"]
+        if set(values) != set(_FIELDS):
+            other = sorted(set(values) ^ set(_FIELDS))
+            raise ValueError(f"its entry {other[0][:40]!r} is missing or unknown")
+        for name in ("extent_mm", "energy"):
+            values[name] = tuple(values[name])
+        values["parameters"] = Parameters.from_dict(values["parameters"])
+        return ModelConfig(**values), checksums
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise _refused(folder, str(error)) from error
+
+
+def _not_finite(text: str) -> Any:
+    raise ValueError(f"{CONFIG} holds {text}")
+
+
+def _refused(folder: Path, reason: str) -> InputError:
+    return InputError(f"{folder}: this model cannot be used ({reason}). Copy it again, or choose another model.")
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= 80 and text.replace("-", "").replace("_", "").isalnum() and text.isascii()
+
+
+# ------------------------------------------------------------------------------------------------ files and hashes
+
+
+def _text_hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _shapes_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    return _text_hash({name: [array.dtype.str, *array.shape] for name, array in arrays.items()})
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked and what is answered: parameters, subjects, the problem on its working grid, and the deformation."""

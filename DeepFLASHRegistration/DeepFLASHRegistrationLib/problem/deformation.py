@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A geodesic in physical space: from v0 to displacement fields in mm, on any grid, at any time, in both directions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..imaging.grid import Grid, over_indices
+
+if TYPE_CHECKING:
+    import torch
+
+# Lattice points per shortest wavelength of the band when the final maps are computed; denser changes them by less than
+# the interpolation of the written fields.
+_POINTS_PER_WAVELENGTH = 5.5
+# Bound on dt·max|Dv| of the final time steps; half of what is used while optimizing.
+_PER_STEP = 0.2
+# Largest relative change of ⟨Lv, v⟩ along the final geodesic.
+_DRIFT, _MOST_STEPS = 0.02, 200
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """All that determines the maps of a registration.
+
+    Attributes:
+        domain: the working grid; the geodesic lives on the box its voxels fill.
+        unit_mm: the geodesic's unit of length.
+        velocity: float32 (d, *modes), coefficients of v0 (see geodesics.band) in units of length, along array axes.
+        alpha, power, gamma, metric_step: the metric L (see geodesics.band.Metric).
+        affine: (d+1, d+1) LPS mm, fixed -> moving; applied after the geodesic.
+        margin_mm: width of the border of the domain over which the velocity fades out.
+        band_limited: whether the displacement is kept in the band (FLASH's own map).
+        integrator, steps: time stepping; 0 steps chooses them from the velocity.
+    """
+
+    domain: Grid
+    unit_mm: float
+    velocity: np.ndarray
+    alpha: float
+    power: float
+    gamma: float
+    metric_step: float | None
+    affine: np.ndarray
+    margin_mm: float
+    band_limited: bool = False
+    integrator: str = "rk4"
+    steps: int = 0
+    device: str = "cpu"
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def on(self, device: str) -> Deformation:
+        """The same, computed on another device."""
+        return replace(self, device=device)
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """Edges of the domain in units of length, along array axes."""
+        return tuple(float(x) for x in self.domain.extent / self.unit_mm)
+
+    @property
+    def cell(self) -> np.ndarray:
+        """Edges of the domain's voxels in units of length, along array axes."""
+        return self.domain.spacing / self.unit_mm
+
+    @property
+    def shortest_wavelength(self) -> float:
+        """Of the velocity, in units of length."""
+        modes = self.velocity.shape[1:]
+        return min(2 * length / max(n - 1, 1) for n, length in zip(modes, self.lengths, strict=True))
+
+    def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
+        """The displacement field of the whole map, affine included.
+
+        Args:
+            grid: where it is wanted.
+            direction: "fixed_to_moving" (for resampling images; grid in the fixed image's space) or
+                "moving_to_fixed" (for moving points; grid in the moving image's space).
+            t: time on the geodesic; at 0 the affine is left.
+
+        Returns:
+            float32 (*grid.shape, d), LPS mm.
+        """
+        d = grid.ndim
+        result = np.empty((*grid.shape, d), dtype=np.float32)
+        matrix, offset = self.affine[:d, :d], self.affine[:d, d]
+        if direction == "fixed_to_moving":
+            # x -> A(x + u): (A − I)x + b + A u, with u read on a grid parallel to the domain or point by point.
+            linear, shift, turn = matrix - np.eye(d), offset, matrix
+            u = self._on_grid(grid, direction, t)
+        else:
+            # y -> z + w(z), z = A⁻¹y
+            inverse = np.linalg.inv(self.affine)
+            linear, shift, turn = inverse[:d, :d] - np.eye(d), inverse[:d, d], np.eye(d)
+            u = self._on_grid(grid, direction, t, inverse)
+        to_mm = (turn @ self.domain.direction * self.unit_mm).astype(np.float32)
+        slope, base = linear @ grid.affine[:d, :d], linear @ grid.affine[:d, d] + shift
+        for i, part in enumerate(over_indices(slope, base, [np.arange(n) for n in grid.shape])):
+            result[..., i] = part
+            if u is not None:
+                for a in range(d):
+                    if to_mm[i, a] != 0:
+                        result[..., i] += to_mm[i, a] * u[a]
+        return result
+
+    def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
+        """Moves points (N, d), LPS mm, followed through the geodesic one by one; (N, d) float64 LPS mm."""
+        import torch
+
+        points = np.asarray(points, dtype=np.float64)
+        d = self.domain.ndim
+        if direction == "moving_to_fixed":
+            inverse = np.linalg.inv(self.affine)
+            points = points @ inverse[:d, :d].T + inverse[:d, d]
+        if len(points) and self.velocity.any() and t > 0:
+            index = self.domain.physical_to_index(points)
+            u = self._follow(torch.as_tensor(index), direction, t).cpu().double().numpy().T
+            points = points + u @ (self.domain.direction * self.unit_mm).T
+        if direction == "fixed_to_moving":
+            points = points @ self.affine[:d, :d].T + self.affine[:d, d]
+        return points
+
+    # ------------------------------------------------------------------------------------------ the geodesic
+
+    def _shooting(self) -> Any:
+        import torch
+
+        from ..geodesics.band import Band, Metric
+        from ..geodesics.shooting import Shooting
+
+        if "shooting" not in self._kept:
+            band = Band(tuple(self.velocity.shape[1:]), self.lengths)
+            metric = Metric(self.alpha, self.power, self.gamma, self.metric_step)
+            shooting = Shooting(band, metric, torch.float32, self.device)
+            v0 = torch.as_tensor(self.velocity, device=self.device)
+            self._kept["shooting"] = shooting, v0
+        return self._kept["shooting"]
+
+    def _flow(self, t: float) -> tuple[Any, Any]:
+        """(flow, trajectory) of the geodesic up to time t, which is the whole geodesic of t·v0."""
+        import torch
+
+        from ..geodesics.band import Lattice
+        from ..geodesics.flow import BandLimitedFlow, Flow
+
+        key = ("flow", t)
+        if key not in self._kept:
+            shooting, v0 = self._shooting()
+            with torch.no_grad():
+                steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, 8)
+                trajectory = shooting.shoot(t * v0, steps, self.integrator)
+                # A geodesic keeps its energy. One that does not was integrated too coarsely, at high frequencies.
+                while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
+                    steps = math.ceil(1.5 * steps)
+                    trajectory = shooting.shoot(t * v0, steps, self.integrator)
+            shape = tuple(
+                max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / self.shortest_wavelength)))
+                for n, length in zip(self.domain.shape, self.lengths, strict=True)
+            )
+            lattice = Lattice.cells(shape, self.lengths)
+            if self.band_limited:
+                flow = BandLimitedFlow(shooting, lattice)
+            else:
+                window = border_window(lattice, self.lengths, self.margin_mm / self.unit_mm, self.device)
+                flow = Flow(shooting.band, lattice, torch.float32, self.device, window)
+            self._kept[key] = flow, trajectory
+        return self._kept[key]
+
+    def _on_lattice(self, direction: str, t: float) -> torch.Tensor:
+        import torch
+
+        key = (direction, t)
+        if key not in self._kept:
+            flow, trajectory = self._flow(t)
+            with torch.no_grad():
+                self._kept[key] = getattr(flow, direction)(trajectory)
+        return self._kept[key]
+
+    def _on_grid(self, grid: Grid, direction: str, t: float, before: np.ndarray | None = None) -> np.ndarray | None:
+        """u in units along the domain's axes at the points of a grid (mapped by ``before``), (d, *grid.shape)."""
+        import torch
+
+        from ..geodesics.band import Lattice, Upsampler
+        from ..geodesics.sampling import Sampler
+
+        if not self.velocity.any() or t == 0:
+            return None
+        d = grid.ndim
+        source, _ = self._flow(t)
+        u = self._on_lattice(direction, t)
+        to_index = self.domain.inverse_affine @ (np.eye(d + 1) if before is None else before) @ grid.affine
+        ratio = to_index[:d, :d]
+        order = np.abs(ratio).argmax(1)
+        along = ratio[np.arange(d), order]
+        parallel = len(set(order)) == d and np.abs(ratio).sum() - np.abs(along).sum() < 1e-6
+        if parallel and ((order != np.arange(d)).any() or along.min() < 0):
+            # Stored in another order or direction: what lies at a point does not depend on that.
+            values = self._on_grid(stored(grid, order, along < 0), direction, t, before)
+            if values is None:
+                return None
+            values = np.flip(values, tuple(int(a) + 1 for a in np.flatnonzero(along < 0)))
+            return values.transpose(0, *(1 + np.argsort(order)))
+        if parallel:
+            # Axes parallel to the domain's: interpolation is one matrix product per axis. Outside the domain is rest.
+            step = tuple(np.diag(ratio) * self.cell)
+            origin = tuple((to_index[:d, d] + 0.5) * self.cell)
+            lattice = Lattice(grid.shape, step, origin)
+            lower, upper = [], []
+            for a in range(d):
+                x = origin[a] + step[a] * np.arange(grid.shape[a])
+                inside = np.flatnonzero((x >= 0) & (x <= self.lengths[a]))
+                if not len(inside):
+                    return None
+                lower.append(int(inside[0]))
+                upper.append(int(inside[-1]) + 1)
+            part = lattice.box(tuple(lower), tuple(upper))
+            values = Upsampler(source.lattice, part, torch.float32, self.device)(u).cpu().numpy()
+            if part.shape == grid.shape:
+                return values
+            result = np.zeros((d, *grid.shape), dtype=np.float32)
+            result[(slice(None), *(slice(a, b) for a, b in zip(lower, upper, strict=True)))] = values
+            return result
+        # Here interpolation is linear, so that the lattice must first become as fine as what is wanted.
+        lattice = source.lattice
+        wanted = [math.ceil(length * self.unit_mm / grid.spacing.min()) for length in self.lengths]
+        shape = tuple(min(2 * n, max(n, m)) for n, m in zip(lattice.shape, wanted, strict=True))
+        if shape != lattice.shape:
+            lattice = Lattice.cells(shape, self.lengths)
+            u = Upsampler(source.lattice, lattice, torch.float32, self.device)(u)
+        sampler = Sampler(lattice, lattice, torch.float32, self.device)
+        result = np.empty((d, *grid.shape), dtype=np.float32)
+        matrix = torch.as_tensor(to_index, device=self.device)
+        rest = [torch.arange(n, dtype=torch.float64, device=self.device) for n in grid.shape[1:]]
+        for k in range(grid.shape[0]):
+            index = torch.stack(
+                torch.meshgrid(torch.tensor([float(k)], dtype=torch.float64, device=self.device), *rest, indexing="ij"),
+                -1,
+            )
+            points = index @ matrix[:d, :d].T + matrix[:d, d]
+            result[:, k] = sampler.at(u, self._normalized(points, lattice), padding="zeros").cpu().numpy()[:, 0]
+        return result
+
+    def _normalized(self, index: torch.Tensor, lattice: Any) -> torch.Tensor:
+        """Domain indices (…, d) as normalized coordinates (1, …, d) of a lattice; far points are brought near, where
+        the field is at rest as well."""
+        import torch
+
+        cell = torch.as_tensor(self.cell, device=index.device)
+        origin = torch.as_tensor(lattice.origin, device=index.device, dtype=torch.float64)
+        step = torch.as_tensor(lattice.step, device=index.device, dtype=torch.float64)
+        last = torch.as_tensor([max(n - 1, 1) for n in lattice.shape], device=index.device, dtype=torch.float64)
+        coordinates = 2 * (((index + 0.5) * cell - origin) / step) / last - 1
+        return coordinates.clamp(-1e3, 1e3).flip(-1).float()[None]
+
+    def _follow(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
+        """Displacements (d, N) in units of domain indices (N, d)."""
+        import torch
+
+        flow, trajectory = self._flow(t)
+        d = index.shape[-1]
+        index = index.to(self.device)
+        points = self._normalized(index.reshape(-1, *[1] * (d - 1), d), flow.lattice)
+        with torch.no_grad():
+            if self.band_limited:
+                from ..geodesics.sampling import Sampler
+
+                sampler = Sampler(flow.lattice, flow.lattice, torch.float32, self.device)
+                u = sampler.at(self._on_lattice(direction, t), points)
+            else:
+                middles = trajectory.middles
+                velocities = middles if direction == "fixed_to_moving" else [-v for v in reversed(middles)]
+                u = flow.follow(velocities, 1.0 / trajectory.steps, points)
+        u = u.reshape(d, -1)
+        cell = torch.as_tensor(self.cell, device=index.device)
+        position = (index + 0.5) * cell
+        inside = ((position >= 0) & (position <= torch.as_tensor(self.lengths, device=index.device))).all(-1)
+        return u * inside
+
+
+def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, device: str = "cpu") -> torch.Tensor:
+    """Weights (*lattice.shape) that fall smoothly from 1 to 0 over the outer half of the margin of a domain, so that a
+    periodic velocity neither wraps around nor ends abruptly."""
+    import torch
+
+    weights = torch.ones(lattice.shape, dtype=torch.float64)
+    for axis, length in enumerate(lengths):
+        x = lattice.positions(axis)
+        ramp = (torch.minimum(x, length - x) / max(margin / 2, 1e-9)).clamp(0, 1)
+        shape = [1] * lattice.ndim
+        shape[axis] = -1
+        weights = weights * (ramp * ramp * (3 - 2 * ramp)).view(shape)
+    return weights.to(device=device, dtype=torch.float32)
+
+
+def stored(grid: Grid, order: Sequence[int], backwards: Sequence[bool]) -> Grid:
+    """The same points with their axes in another order, some of them backwards.
+
+    Args:
+        order: for each axis of the new grid, which of the old it is.
+        backwards: for each axis of the new grid, whether it runs against the old.
+    """
+    d = grid.ndim
+    matrix = np.zeros((d + 1, d + 1))
+    matrix[d, d] = 1
+    for new, (old, back) in enumerate(zip(order, backwards, strict=True)):
+        matrix[old, new] = -1 if back else 1
+        matrix[old, d] = grid.shape[old] - 1 if back else 0
+    return replace(grid, shape=tuple(grid.shape[a] for a in order), affine=grid.affine @ matrix)
+
+
+def upright(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The storage nearest to axes z, y, x that all ascend, as arguments of `stored`.
+
+    Computed on images stored so, a registration does not depend on how their files are.
+    """
+    d = grid.ndim
+    cosines = grid.direction[::-1]  # rows z, y, x; columns the array's axes
+    order = max(itertools.permutations(range(d)), key=lambda p: sum(abs(cosines[k, p[k]]) for k in range(d)))
+    return order, tuple(bool(cosines[k, axis] < 0) for k, axis in enumerate(order))

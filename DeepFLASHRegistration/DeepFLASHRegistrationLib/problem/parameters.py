@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a registration: one validated, serializable object for every door. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+METHODS = ("flash", "deepflash", "deepflash+flash")
+ALIGNMENTS = ("none", "centers", "rigid", "affine")
+SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
+INTEGRATORS = ("euler", "multistep", "midpoint", "rk4")
+MAPS = ("semi-lagrangian", "band-limited")
+NORMALIZATIONS = ("percentiles", "window")
+PRESETS = ("fast", "default", "fine", "paper")
+
+
+def _setting(
+    default: Any,
+    label: str,
+    text: str,
+    *,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    limits: tuple[float, float] | None = None,
+) -> Any:
+    return field(
+        default=default, metadata={"label": label, "help": text, "unit": unit, "choices": choices, "range": limits}
+    )
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a registration depends on besides its images. The defaults are the preset "default".
+
+    Every field's metadata hold its label, help text, unit, choices and range, from which command line and windows are
+    made. `resolutions`, `bands` and `iterations` have one entry per level, coarse to fine.
+
+    Raises:
+        ValueError: a value of the wrong type or outside its range, by name.
+    """
+
+    preset: str = _setting("default", "Preset", "What the other settings started from.", choices=PRESETS)
+    method: str = _setting(
+        "flash",
+        "Method",
+        "Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a "
+        "fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the "
+        "alignment and the bias correction.",
+        choices=METHODS,
+    )
+    model: str = _setting(
+        "", "Trained model", "Model of DeepFLASH: the name of a bundled or installed one, or its folder."
+    )
+    refinement: int = _setting(
+        5, "Refinement", "Iterations of FLASH after the prediction, with DeepFLASH + FLASH.", limits=(1, 1000)
+    )
+    initial_alignment: str = _setting(
+        "affine", "Initial alignment", "Linear alignment before the deformation.", choices=ALIGNMENTS
+    )
+    similarity: str = _setting(
+        "lncc",
+        "Similarity",
+        "What is compared: local correlation (also across contrasts), correlation, squared "
+        "differences (same scanner and contrast), or mutual information (other modality).",
+        choices=SIMILARITIES,
+    )
+    window_mm: float = _setting(
+        8.75,
+        "Correlation window",
+        "Full width of the window of the local correlation at the finest level; at least "
+        "five voxels at every level, and at most a quarter of the image.",
+        unit="mm",
+        limits=(0.01, 200.0),
+    )
+    symmetric: bool = _setting(
+        False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer."
+    )
+    sigma: float = _setting(
+        0.05,
+        "Sigma",
+        "Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of "
+        "the deformation. Smaller fits closer.",
+        limits=(1e-3, 10.0),
+    )
+    alpha: float = _setting(
+        6.0,
+        "Smoothness α",
+        "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.",
+        unit="(1.25 mm)²",
+        limits=(0.0, 1e4),
+    )
+    power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
+    gamma: float = _setting(1.0, "γ", "Weight of the displacement itself in the metric.", limits=(1e-3, 1e3))
+    alpha_growth: float = _setting(
+        3.0,
+        "Growth of α",
+        "Factor by which α grows for each coarser level, so that coarse levels stay as smooth as their voxels.",
+        limits=(1.0, 16.0),
+    )
+    resolutions: tuple[int, ...] = _setting(
+        (4, 2, 1), "Resolutions", "Voxel size of each level in working voxels.", limits=(1, 64)
+    )
+    bands: tuple[int, ...] = _setting(
+        (15, 31, 47),
+        "Bands",
+        "Frequencies of the velocity along the longest axis at each level (odd; shorter axes "
+        "get proportionally fewer).",
+        limits=(3, 255),
+    )
+    iterations: tuple[int, ...] = _setting(
+        (10, 8, 7), "Iterations", "Most iterations of each level.", limits=(0, 10000)
+    )
+    tolerance: float = _setting(
+        1e-4,
+        "Tolerance",
+        "A level ends when an iteration lowers the energy by less than this fraction.",
+        limits=(0.0, 0.1),
+    )
+    integrator: str = _setting(
+        "multistep", "Integrator", "Time stepping of EPDiff while optimizing.", choices=INTEGRATORS
+    )
+    steps: int = _setting(
+        0, "Time steps", "Steps of the geodesic while optimizing; 0 chooses them from the velocity.", limits=(0, 200)
+    )
+    map: str = _setting(
+        "semi-lagrangian",
+        "Map",
+        "How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or "
+        "as a displacement in the band (FLASH's own).",
+        choices=MAPS,
+    )
+    spacing_mm: float = _setting(
+        0.0,
+        "Working voxel",
+        "Voxel size at resolution 1; 0 chooses it from the fixed image.",
+        unit="mm",
+        limits=(0.0, 100.0),
+    )
+    max_voxels: int = _setting(
+        2_700_000,
+        "Most voxels",
+        "Upper limit of the working grid when its voxel size is chosen automatically.",
+        limits=(1000, 1_000_000_000),
+    )
+    margin_mm: float = _setting(
+        12.0,
+        "Margin",
+        "Space around the fixed foreground in which the deformation fades out; at most a quarter of the image.",
+        unit="mm",
+        limits=(0.0, 200.0),
+    )
+    normalization: str = _setting(
+        "percentiles",
+        "Intensity scaling",
+        "Percentiles of the foreground, or a fixed window (CT).",
+        choices=NORMALIZATIONS,
+    )
+    window_low: float = _setting(
+        -160.0, "Window from", "Lower end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+    )
+    window_high: float = _setting(
+        240.0, "Window to", "Upper end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+    )
+    bias_correction: bool = _setting(False, "Bias correction", "Correct both images' bias field first (N4).")
+    histogram_matching: bool = _setting(
+        False, "Histogram matching", "Give the moving image the fixed image's histogram first (same contrast only)."
+    )
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+        if not len(self.resolutions) == len(self.bands) == len(self.iterations) >= 1:
+            raise ValueError(
+                "resolutions, bands and iterations need one entry per level each, but have "
+                f"{len(self.resolutions)}, {len(self.bands)} and {len(self.iterations)}."
+            )
+        if any(n % 2 == 0 for n in self.bands):
+            raise ValueError(f"bands must be odd numbers, not {self.bands}.")
+        if list(self.resolutions) != sorted(self.resolutions, reverse=True):
+            raise ValueError(f"resolutions must run from coarse to fine, not {self.resolutions}.")
+        if self.method != "flash" and not self.model:
+            raise ValueError(f"The method {self.method!r} needs a model: its name, or its folder.")
+        if self.window_low >= self.window_high:
+            raise ValueError(f"window_low must lie below window_high, not {self.window_low} and {self.window_high}.")
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes: Any) -> Parameters:
+        """The settings of a preset ("fast", "default", "fine", "paper"), with some changed."""
+        if preset not in _PRESETS:
+            raise ValueError(f"Unknown preset {preset!r}. Choose one of {', '.join(_PRESETS)}.")
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"Unknown parameter {name!r}. There are: {', '.join(sorted(known))}.")
+        return cls(**{"preset": preset, **_PRESETS[preset], **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Parameters:
+        """Inverse of to_dict; unknown names are refused, missing ones take the values of the named preset."""
+        return cls.from_preset(values.get("preset", "default"), **{k: v for k, v in values.items() if k != "preset"})
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (10, 6), "tolerance": 1e-3},
+    "default": {},
+    "fine": {
+        "resolutions": (4, 2, 1),
+        "bands": (15, 31, 47),
+        "iterations": (15, 15, 40),
+        "sigma": 0.045,
+        "symmetric": True,
+    },
+    # DeepFLASH (Wang & Zhang, CVPR 2020), section 4, and the released FLASH settings.
+    "paper": {
+        "similarity": "ssd",
+        "sigma": 0.03,
+        "alpha": 3.0,
+        "power": 6.0,
+        "alpha_growth": 1.0,
+        "resolutions": (1,),
+        "bands": (15,),
+        "iterations": (100,),
+        "integrator": "euler",
+        "steps": 10,
+        "map": "band-limited",
+    },
+}
+
+
+def _checked(f: dataclasses.Field, value: Any) -> Any:
+    kind, name = f.type, f.name
+    low, high = f.metadata["range"] or (None, None)
+
+    def number(x: Any, whole: bool) -> Any:
+        if isinstance(x, bool) or not isinstance(x, (int, float)) or x != x:
+            raise ValueError(f"{name} must be {'an integer' if whole else 'a number'}, not {x!r}.")
+        if whole and isinstance(x, float) and not x.is_integer():
+            raise ValueError(f"{name} must be an integer, not {x!r}.")
+        if low is not None and not low <= x <= high:
+            raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {x}.")
+        return int(x) if whole else float(x)
+
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # a NumPy scalar or array
+    if kind == "str":
+        if not f.metadata["choices"]:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} must be a text, not {value!r}.")
+        elif value not in f.metadata["choices"]:
+            raise ValueError(f"{name} must be one of {', '.join(f.metadata['choices'])}, not {value!r}.")
+        return value
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, not {value!r}.")
+        return value
+    if kind.startswith("tuple"):
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+            raise ValueError(f"{name} must be a list of integers, not {value!r}.")
+        return tuple(number(x, True) for x in value)
+    return number(value, kind == "int")

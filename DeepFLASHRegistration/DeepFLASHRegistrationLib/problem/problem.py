@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is solved: two images with comparable intensities on one working grid, and the box the geodesic lives on."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..imaging.volume import Volume
+from ..support.errors import InputError
+from .deformation import border_window, stored, upright
+from .parameters import Parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from ..geodesics.band import Lattice, Metric
+    from ..geodesics.objective import Level, Pair, Settings
+
+# The published α and c were used with lengths in voxels of 1.25 mm (128³ brains).
+_UNIT_MM = 1.25
+# For objects of very different size (mice, microscopy, whole bodies) the unit grows with them: 1/128 of their length.
+_USUAL_EXTENT_MM = (60.0, 400.0)
+# A voxel belongs to the object if this part of it does; no fraction that grids half a voxel apart give exactly, which
+# rounding would decide.
+_COVERED = 0.24
+# Points of the map's lattice per shortest wavelength of the band, while optimizing.
+_MAP_POINTS = 3.2
+
+
+def scaled_intensities(
+    fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None, parameters: Parameters
+) -> tuple[Volume, Volume, list[str]]:
+    """Both images with comparable intensities, about 0..1, nothing of what masks exclude left, and notes on it."""
+    from ..imaging.intensities import match_histogram, n4, normalize
+    from ..imaging.resampling import mask_on_grid
+
+    window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
+    scaled = []
+    for image, mask, what in ((fixed, fixed_mask, "fixed mask"), (moving, moving_mask, "moving mask")):
+        inside = None if mask is None else mask_on_grid(mask, image.grid, what)
+        result = normalize(image, inside, window)
+        if parameters.bias_correction:
+            result = normalize(n4(result, inside), inside)
+        if inside is not None:
+            if np.ptp(result.data[inside]) == 0:
+                raise InputError(
+                    f"{mask.name or what}: {image.name or 'the image'} shows nothing inside this mask. Draw it "
+                    "on the object."
+                )
+            result = _filled(result, inside, parameters.window_mm / 2)
+        scaled.append(result)
+    if parameters.histogram_matching:
+        scaled[1] = match_histogram(scaled[1], scaled[0])
+    notes = [n for s, original in zip(scaled, (fixed, moving), strict=True) for n in s.notes[len(original.notes) :]]
+    return scaled[0], scaled[1], notes
+
+
+def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
+    """The volume with what lies outside the mask replaced by an average of what lies inside, nearby: windows and
+    interpolation reach across the mask's border, and must find nothing there that the user has excluded."""
+    import SimpleITK as sitk
+
+    grid = volume.grid
+    sigma = [float(min(max(sigma_mm, h), h * n / 8)) for h, n in zip(grid.spacing, grid.shape, strict=True)]
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        image = grid.apply_to(sitk.GetImageFromArray(values.astype(np.float32)))
+        return sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [s * s for s in sigma[::-1]], 128, 0.01))
+
+    weight = smooth(inside)
+    mean = float(volume.data[inside].mean())
+    nearby = smooth(np.where(inside, volume.data - mean, 0)) / np.maximum(weight, 1e-3) + mean
+    return volume.with_data(np.where(inside, volume.data, nearby).astype(np.float32))
+
+
+class Problem:
+    """The images on the working grid, and the box the geodesic lives on."""
+
+    def __init__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        fixed_mask: Volume | None,
+        moving_mask: Volume | None,
+        affine: np.ndarray,
+        parameters: Parameters,
+        unit_mm: float | None = None,
+        multiple: int = 1,
+    ):
+        """Images as `scaled_intensities` returns them; ``unit_mm``: the unit of length, chosen by default;
+        ``multiple``: of what every level has a multiple of voxels along each axis."""
+        from ..imaging.intensities import background_value, dilated, foreground
+        from ..imaging.resampling import mask_on_grid, resample
+        from ..imaging.working_grid import working_grid
+
+        self.affine = affine
+        d = fixed.ndim
+        inside = foreground(fixed)
+        if fixed_mask is not None:
+            masked = mask_on_grid(fixed_mask, fixed.grid, "fixed mask")
+            inside = inside & masked
+            if not inside.any():
+                raise InputError(f"{fixed_mask.name or 'fixed mask'}: covers only background. Draw it on the object.")
+        # Object voxels of the fixed image; metrics are taken over them.
+        self.foreground = inside
+        # Lengths in mm are meant for human anatomy; of a mouse's head or a cell they must not exceed the image.
+        self.largest_mm = float(fixed.grid.extent.max()) / 4
+        self.margin_mm = min(parameters.margin_mm, self.largest_mm)
+        if parameters.spacing_mm and float(fixed.grid.extent.max()) > 32_767 * parameters.spacing_mm:
+            raise InputError(
+                f"A working voxel of {parameters.spacing_mm:g} mm is too small for "
+                f"{fixed.name or 'the fixed image'}. Choose a larger one, or 0 to let it be chosen."
+            )
+        grid = working_grid(
+            fixed,
+            spacing_mm=parameters.spacing_mm or None,
+            margin_mm=self.margin_mm,
+            max_voxels=parameters.max_voxels,
+            mask=Volume(fixed.grid, inside.astype(np.uint8)),
+        )
+        # Sampling on voxels and stepping along axes tell directions apart, if slightly; storage must not choose them.
+        grid = stored(grid, *upright(grid))
+        finest = float(grid.spacing.min())
+        multiples = [math.lcm(*(f[a] * multiple for f in _factors(grid, parameters))) for a in range(d)]
+        missing = [-n % m for n, m in zip(grid.shape, multiples, strict=True)]
+        needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
+        if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
+            raise InputError(
+                f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
+                "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next."
+            )
+        self.grid = grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
+        longest = float(self.grid.extent.max())
+        low, high = _USUAL_EXTENT_MM
+        self.unit_mm = unit_mm or (_UNIT_MM if low <= longest <= high else longest / 128)
+        self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
+        outside = [
+            0.0 if background_value(v) is not None else float(np.percentile(v.data[(slice(None, None, 4),) * d], 5))
+            for v in (fixed, moving)
+        ]
+        self.fixed = resample(fixed, self.grid, outside=outside[0])
+        self.moving = resample(moving, self.grid, affine, outside=outside[1])
+        # One voxel around the object belongs to it: its outline is information too.
+        self.fixed_mask = dilated(
+            resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > _COVERED, [1] * d
+        )
+        if fixed_mask is not None:
+            self.fixed_mask &= resample(Volume(fixed.grid, masked.astype(np.float32)), self.grid) > _COVERED
+        if not self.fixed_mask.any():
+            raise InputError(
+                f"A working voxel of {finest:.3g} mm is larger than what {fixed.name or 'the fixed image'} "
+                "shows. Choose a smaller one, or 0 to let it be chosen."
+            )
+        view = np.ones(moving.grid.shape, dtype=np.float32)
+        if moving_mask is not None:
+            view = mask_on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
+        seen = resample(Volume(moving.grid, view), self.grid, affine)
+        meets = np.count_nonzero(self.fixed_mask & (seen > 0.5)) / np.count_nonzero(self.fixed_mask)
+        if meets < 0.02:
+            raise InputError(
+                f"{fixed.name or 'The fixed'} and {moving.name or 'moving image'} do not overlap after the alignment "
+                f"({100 * meets:.0f} % of the fixed object is seen in the moving image). Check that they show the same "
+                'object; use the initial alignment "affine" or "centers", or give an initial transform.'
+            )
+        object_ = Volume(moving.grid, (foreground(moving) & (view > 0)).astype(np.float32))
+        self.moving_mask = dilated(resample(object_, self.grid, affine) > _COVERED, [1] * d)
+        if moving_mask is not None:
+            self.moving_mask &= seen > _COVERED
+        if not self.moving_mask.any():
+            self.moving_mask = self.fixed_mask
+        # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
+        hidden = moving_mask is not None or background_value(moving) is None
+        self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
+        hidden = fixed_mask is not None or background_value(fixed) is None
+        whole = inside if fixed_mask is not None else np.ones(fixed.grid.shape, dtype=bool)
+        seen = resample(Volume(fixed.grid, whole.astype(np.float32)), self.grid)
+        self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
+
+    def pair(self, device: str = "cpu") -> Pair:
+        """The images as tensors."""
+        import torch
+
+        from ..geodesics.objective import Pair
+
+        def tensor(x: np.ndarray | None) -> torch.Tensor | None:
+            return None if x is None else torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+
+        arrays = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view)
+        return Pair(*map(tensor, arrays), self.lengths)
+
+    def window(self, device: str = "cpu") -> Callable[[Lattice], torch.Tensor]:
+        """Lattice -> weights that let the velocity fade out over the margin."""
+        return lambda lattice: border_window(lattice, self.lengths, self.margin_mm / self.unit_mm, device)
+
+    def geodesic(self, velocity: torch.Tensor, metric: Metric, parameters: Parameters) -> dict[str, Any]:
+        """What determines the maps: the arguments of Deformation, as `Result.velocity` keeps them."""
+        band_limited = parameters.map == "band-limited"
+        return {
+            "domain": self.grid,
+            "unit_mm": self.unit_mm,
+            "velocity": velocity.detach().cpu().numpy().astype(np.float32),
+            "alpha": metric.alpha,
+            "power": metric.power,
+            "gamma": metric.gamma,
+            "metric_step": metric.step,
+            "affine": self.affine,
+            "margin_mm": self.margin_mm,
+            "band_limited": band_limited,
+            "integrator": parameters.integrator if band_limited else "rk4",
+            "steps": parameters.steps if band_limited else 0,
+        }
+
+    def levels(self, parameters: Parameters) -> list[Level]:
+        """The levels of the optimizer; resolutions other than the problem's own must divide its grid as well."""
+        from ..geodesics.band import Band, Metric
+        from ..geodesics.objective import Level
+
+        every = _factors(self.grid, parameters)
+        count = len(every)
+        longest = max(self.lengths)
+        edges = self.grid.spacing / self.unit_mm
+        levels = []
+        for i, factors in enumerate(every):
+            voxel = edges * np.array(factors)
+            modes = []
+            for n, length, cells in zip(
+                parameters.bands[i : i + 1] * len(edges),
+                self.lengths,
+                np.array(self.grid.shape) // np.array(factors),
+                strict=True,
+            ):
+                # Same shortest wavelength along every axis, and never below four of the level's voxels.
+                wanted = min(n * length / longest, cells / 2)
+                modes.append(max(3, 2 * round((wanted - 1) / 2) + 1))
+            alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
+            step = float(edges.min()) if parameters.map == "band-limited" else None
+            window = min(parameters.window_mm, self.largest_mm) / self.unit_mm
+            radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
+            wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
+            map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
+            levels.append(
+                Level(
+                    factors,
+                    Band(tuple(modes), self.lengths),
+                    Metric(alpha, parameters.power, parameters.gamma, step),
+                    radius,
+                    parameters.iterations[i],
+                    map_step,
+                )
+            )
+        return levels
+
+
+def _factors(grid: Grid, parameters: Parameters) -> list[tuple[int, ...]]:
+    """Voxels of the working grid that are averaged along each axis, per level."""
+    finest = float(grid.spacing.min())
+    # Blocks that are averaged stay about cubic in mm on anisotropic grids.
+    return [tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
+
+
+def settings(parameters: Parameters) -> Settings:
+    """What all levels of the optimizer share."""
+    from ..geodesics.objective import Settings
+
+    return Settings(
+        parameters.similarity,
+        parameters.symmetric,
+        parameters.sigma,
+        parameters.integrator,
+        parameters.steps,
+        parameters.map == "band-limited",
+        parameters.tolerance,
+    )

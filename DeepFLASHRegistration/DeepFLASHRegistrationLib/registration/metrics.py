@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures measured from arrays: overlap, similarity, determinants, folds, errors of maps.
+
+Arrays are in storage order (slowest axis first); a field is an array (*grid.shape, d) of displacements whose
+components are LPS millimeters x, y[, z]; points are (N, d) LPS millimeters. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..support.errors import InputError
+
+# Voxels worked on at a time. The dozen temporaries of a slab then stay in a core's own cache, which makes the
+# passes over them several times faster than passes over whole volumes and keeps the extra memory near 2 MB.
+SLAB_VOXELS = 24_576
+
+# Labels up to this value are counted through a table as long as the largest label; beyond, through sorting.
+LARGEST_COUNTED_LABEL = 1 << 20
+
+
+# Similarity and overlap -------------------------------------------------------------------------------------
+
+
+def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Normalized cross-correlation (Pearson's) of two images of one shape, inside `mask` (bool) where given.
+
+    Returns a value in -1..1; nan where one of the images is constant or the mask is empty.
+    """
+    if a.shape != b.shape or (mask is not None and mask.shape != a.shape):
+        raise ValueError(f"images and mask must have one shape, not {a.shape} and {b.shape}")
+    # A first estimate of the means, so that the one pass over the data below does not cancel.
+    shift_a, shift_b = (float(np.mean(x.reshape(-1)[:: max(1, x.size // 4096)], dtype=np.float64)) for x in (a, b))
+    sums = np.zeros(5)
+    count = 0
+    for part in _slabs(a.shape):
+        x, y = a[part], b[part]
+        if mask is not None:
+            inside = mask[part]
+            x, y = x[inside], y[inside]
+        x = x.astype(np.float64).reshape(-1) - shift_a
+        y = y.astype(np.float64).reshape(-1) - shift_b
+        sums += x.sum(), y.sum(), x @ x, y @ y, x @ y
+        count += x.size
+    if count == 0:
+        return float("nan")
+    mean_a, mean_b, aa, bb, ab = sums / count
+    variance_a, variance_b = aa - mean_a**2, bb - mean_b**2
+    # The comparison is false for nan as well. 1e-12 of the second moment is what rounding leaves of a
+    # constant.
+    if not (variance_a > 1e-12 * max(aa, shift_a**2) and variance_b > 1e-12 * max(bb, shift_b**2)):
+        return float("nan")
+    return float(np.clip((ab - mean_a * mean_b) / np.sqrt(variance_a * variance_b), -1.0, 1.0))
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice coefficient (0..1) of two bool arrays of one shape; nan if both are empty."""
+    if a.shape != b.shape:
+        raise ValueError(f"masks must have one shape, not {a.shape} and {b.shape}")
+    both = np.count_nonzero(a & b)
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2.0 * both / total if total else float("nan")
+
+
+# Labels -----------------------------------------------------------------------------------------------------
+
+
+def label_volumes(labels: np.ndarray, voxel_volume: float) -> dict[int, float]:
+    """Volume of every label but 0: {label: voxels x voxel_volume}, ascending (mm^3; mm^2 for a 2-D image)."""
+    values, (counts,) = _label_counts([labels], [])
+    return {int(v): float(c) * voxel_volume for v, c in zip(values, counts) if c}
+
+
+def volume_change(moving: Mapping[int, float], warped: Mapping[int, float], smallest: float = 0.0) -> dict[int, float]:
+    """Percent by which each label's volume changed from `moving` to `warped` (both {label: volume}).
+
+    -100 is a label that vanished. Labels whose volume in `moving` is 0 or below `smallest` are left out: a
+    few voxels more or less say nothing about the map.
+    """
+    return {
+        label: 100.0 * (warped.get(label, 0.0) / volume - 1.0)
+        for label, volume in moving.items()
+        if volume > 0 and volume >= smallest
+    }
+
+
+def label_table(
+    fixed: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    voxel_volume: float,
+    moving_volumes: Mapping[int, float],
+) -> dict[int, dict[str, float | None]]:
+    """Dice and volumes of every label but 0, before (affine alone) and after registration.
+
+    fixed, before, after: integer label arrays of one shape, on the fixed grid; voxel_volume: of that grid,
+    mm^3; moving_volumes: {label: mm^3} of the moving labels on their own grid (`label_volumes`). Returns
+    {label: {before, after, volume_moving_mm3, volume_warped_mm3, volume_fixed_mm3}} in ascending order. Dice
+    is None where the fixed or the moving labels lack the label: there is nothing to compare.
+    """
+    values, (n_fixed, n_before, n_after, in_before, in_after) = _label_counts([fixed, before, after], [(0, 1), (0, 2)])
+    table: dict[int, dict[str, float | None]] = {}
+    for i, value in enumerate(values):
+        label = int(value)
+        moving = float(moving_volumes.get(label, 0.0))
+        comparable = n_fixed[i] > 0 and moving > 0
+        table[label] = {
+            "before": float(2.0 * in_before[i] / (n_fixed[i] + n_before[i])) if comparable else None,
+            "after": float(2.0 * in_after[i] / (n_fixed[i] + n_after[i])) if comparable else None,
+            "volume_moving_mm3": moving,
+            "volume_warped_mm3": float(n_after[i]) * voxel_volume,
+            "volume_fixed_mm3": float(n_fixed[i]) * voxel_volume,
+        }
+    return table
+
+
+def mean_dice(table: Mapping[int, Mapping[str, float | None]]) -> tuple[float, float]:
+    """Mean Dice (before, after) over the labels of a `label_table` that can be compared; nan without any."""
+    pairs = [(row["before"], row["after"]) for row in table.values() if row["after"] is not None]
+    if not pairs:
+        return float("nan"), float("nan")
+    before, after = np.mean(np.asarray(pairs, dtype=np.float64), axis=0)
+    return float(before), float(after)
+
+
+def _label_counts(maps: list[np.ndarray], pairs: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Labels (ascending, no 0) of all maps, and the voxels of each: per map, then where a pair agrees."""
+    for labels in maps:
+        if labels.shape != maps[0].shape:
+            raise ValueError(f"label maps must have one shape, not {maps[0].shape} and {labels.shape}")
+        if labels.dtype.kind not in "iub":
+            raise ValueError(f"labels must be integers, not {labels.dtype}: round them first")
+    flat = [labels.reshape(-1) for labels in maps]
+    low = min((int(x.min()) for x in flat if x.size), default=0)
+    high = max((int(x.max()) for x in flat if x.size), default=0)
+    if low >= 0 and high <= LARGEST_COUNTED_LABEL:
+        table = np.arange(high + 1)
+    else:
+        table = np.unique(np.concatenate([np.unique(x) for x in flat]))
+        flat = [np.searchsorted(table, x) for x in flat]
+    counts = [np.zeros(table.size, dtype=np.int64) for _ in range(len(maps) + len(pairs))]
+    step = max(SLAB_VOXELS, table.size)
+    for start in range(0, flat[0].size, step):
+        # bincount converts to its own integer type: in portions, so that the copies stay in the cache.
+        parts = [x[start : start + step].astype(np.intp, copy=False) for x in flat]
+        parts += [parts[i][parts[i] == parts[j]] for i, j in pairs]
+        for count, part in zip(counts, parts):
+            count += np.bincount(part, minlength=table.size)
+    used = (table != 0) & (np.sum(counts[: len(maps)], axis=0) > 0)
+    return table[used], [count[used] for count in counts]
+
+
+# Jacobian determinant and folds -----------------------------------------------------------------------------
+
+
+def jacobian_determinant(field: np.ndarray, grid: Grid) -> np.ndarray:
+    """Jacobian determinant of the map x -> x + field(x), by central differences (one-sided at the border).
+
+    field: float (*grid.shape, d), LPS mm; grid: any spacing, orientation and handedness.
+    Returns float32 of grid.shape, without unit: 1 keeps volumes, 2 doubles them, <= 0 is a fold.
+    """
+    step = _steps(field, grid)
+    d = grid.ndim
+    result = np.empty(grid.shape, dtype=np.float32)
+    scale = np.float32(1.0 / (2**d * np.linalg.det(step)))
+    for part in _slabs(grid.shape):
+        padded = _padded_slab(field, part)
+        columns = []
+        for axis in range(d):
+            window = [slice(None)] + [slice(1, -1)] * d
+            window[axis + 1] = slice(2, None)
+            column = padded[tuple(window)]
+            window[axis + 1] = slice(None, -2)
+            columns.append(_plus(column - padded[tuple(window)], 2.0 * step[:, axis]))
+        with np.errstate(all="ignore"):  # a field may hold anything; what comes of it counts as folded
+            np.multiply(_determinant(columns), scale, out=result[part])
+    return result
+
+
+def determinant_statistics(determinant: np.ndarray, mask: np.ndarray | None = None) -> dict[str, Any]:
+    """Summary of a determinant array, inside `mask` (bool, same shape) where given.
+
+    Returns folds {count, percent}, smallest_determinant, largest_determinant, and sd_log_determinant (over
+    the voxels that are not folded; nan if there is none). A value that is not a number counts as a fold.
+    """
+    values = determinant[mask] if mask is not None else determinant.reshape(-1)
+    if values.size == 0:
+        raise ValueError("no voxel to measure: the mask is empty")
+    regular = values > 0
+    count = int(values.size - np.count_nonzero(regular))
+    logs = np.log(values[regular] if count else values)
+    return {
+        "folds": {"count": count, "percent": 100.0 * count / values.size},
+        "smallest_determinant": float(values.min()),
+        "largest_determinant": float(values.max()),
+        "sd_log_determinant": float(np.std(logs, dtype=np.float64)) if logs.size else float("nan"),
+    }
+
+
+def folded_voxels(field: np.ndarray, grid: Grid) -> np.ndarray:
+    """Voxels where the map x -> x + field(x) folds by the strict criterion, bool of grid.shape.
+
+    Central differences skip the voxel itself and miss folds between neighbors. Here a voxel is folded if, of
+    the simplices between grid points, one that has its right-angled corner there (every choice of forward and
+    backward differences: 8 tetrahedra in 3-D, 4 triangles in 2-D), or one inner tetrahedron of the two
+    divisions of a cell into five that touches it, has a signed volume that is not positive. None folded means
+    that the piecewise linear map of either division is one-to-one in every cell (Liu et al., "On finite
+    difference Jacobian computation in deformable image registration", IJCV 2024). What is not a number counts
+    as folded.
+
+    field: float (*grid.shape, d), LPS mm.
+    """
+    step = _steps(field, grid)
+    d = grid.ndim
+    # On a left-handed grid two components change places, so that volumes are positive where nothing folds.
+    order = [1, 0, *range(2, d)] if np.linalg.det(step) < 0 else list(range(d))
+    step = step[order]
+    folded = np.zeros(grid.shape, dtype=bool)
+    corners = list(itertools.product((0, 1), repeat=d))
+
+    def mark(volume: np.ndarray, cell: slice, touched: list[tuple[int, ...]]) -> None:
+        if volume.min() > 0:  # nearly always; false for nan
+            return
+        bad = ~(volume > 0)
+        for corner in touched:
+            where = [slice(cell.start + corner[0], cell.stop + corner[0])]
+            where += [slice(c, c + n - 1) for c, n in zip(corner[1:], grid.shape[1:])]
+            folded[tuple(where)] |= bad
+
+    cells = (grid.shape[0] - 1, *grid.shape[1:])
+    for (part,) in _slabs(cells):
+        cell = slice(part.start, part.stop)
+        block = field[cell.start : cell.stop + 1]
+        block = np.stack([block[..., component] for component in order]).astype(np.float32, copy=False)
+        edges = [_plus(np.diff(block, axis=axis + 1), step[:, axis]) for axis in range(d)]
+
+        def along(axis: int, at: tuple[int, ...], edges: list[np.ndarray] = edges) -> np.ndarray:
+            """Edge vectors (d, *cells) along `axis` beside the cell's corner `at` (at[axis] is ignored)."""
+            window = [slice(None)]
+            for other in range(d):
+                n = edges[axis].shape[other + 1]
+                window.append(slice(None) if other == axis else slice(at[other], at[other] + n - 1))
+            return edges[axis][tuple(window)]
+
+        for corner in corners:
+            mark(_determinant([along(axis, corner) for axis in range(d)]), cell, [corner])
+        if d == 3:
+            # The inner tetrahedra, between the even corners and between the odd ones, each by its three edges
+            # at 000 or 111 (face diagonals of the cell), in the order that makes the volume positive.
+            even = [
+                along(0, (0, 0, 0)) + along(1, (1, 0, 0)),
+                along(1, (0, 0, 0)) + along(2, (0, 1, 0)),
+                along(2, (0, 0, 0)) + along(0, (0, 0, 1)),
+            ]
+            mark(_determinant(even), cell, [c for c in corners if sum(c) % 2 == 0])
+            odd = [
+                along(0, (0, 1, 1)) + along(1, (0, 0, 1)),
+                along(1, (1, 0, 1)) + along(2, (1, 0, 0)),
+                along(0, (0, 1, 1)) + along(2, (0, 1, 0)),
+            ]
+            mark(_determinant(odd), cell, [c for c in corners if sum(c) % 2 == 1])
+    return folded
+
+
+def _steps(field: np.ndarray, grid: Grid) -> np.ndarray:
+    """The grid's matrix (d, d), column a the step in mm along axis a; refuses fields that do not fit."""
+    d = grid.ndim
+    if field.shape != (*grid.shape, d):
+        raise ValueError(f"a field on a grid of shape {grid.shape} has shape {(*grid.shape, d)}, not {field.shape}")
+    if min(grid.shape) < 2:
+        raise ValueError(f"derivatives need two samples along every axis, not the shape {grid.shape}")
+    return np.asarray(grid.affine, dtype=np.float64)[:d, :d]
+
+
+def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice]]:
+    """Slices of the slowest axis, each of about SLAB_VOXELS voxels."""
+    thickness = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
+    for start in range(0, shape[0], thickness):
+        yield (slice(start, min(start + thickness, shape[0])),)
+
+
+def _plus(vectors: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """Adds a constant vector (d,) to an array of vectors (d, ...), in place."""
+    for component, value in enumerate(constant):
+        if value:
+            vectors[component] += np.float32(value)
+    return vectors
+
+
+def _padded_slab(field: np.ndarray, part: tuple[slice]) -> np.ndarray:
+    """Components first, one voxel of margin all around; beyond the border continued linearly.
+
+    A central difference across the border is then the one-sided difference there.
+    """
+    (rows,) = part
+    d, n = field.ndim - 1, field.shape[0]
+    start, stop = max(rows.start - 1, 0), min(rows.stop + 1, n)
+    padded = np.empty((d, rows.stop - rows.start + 2, *(m + 2 for m in field.shape[1:-1])), dtype=np.float32)
+    first = start - (rows.start - 1)
+    inside = (slice(None), slice(first, first + stop - start), *(slice(1, -1) for _ in range(d - 1)))
+    padded[inside] = np.moveaxis(field[start:stop], -1, 0)
+    for axis in range(1, d + 1):
+        window = [slice(None)] + [slice(1, -1)] * d
+        window[axis] = slice(None)
+        view = np.moveaxis(padded[tuple(window)], axis, 0)
+        if first or axis > 1:
+            view[0] = 2 * view[1] - view[2]
+        if stop == rows.stop or axis > 1:
+            view[-1] = 2 * view[-2] - view[-3]
+    return padded
+
+
+def _determinant(columns: Any) -> np.ndarray:
+    """Determinant of matrices given by d columns of d components each: columns[axis][component] arrays."""
+    if len(columns) == 2:
+        (a, b), (c, d) = columns
+        result = a * d
+        result -= b * c
+        return result
+    (a0, a1, a2), (b0, b1, b2), (c0, c1, c2) = columns
+    result = a1 * b2
+    product = a2 * b1
+    result -= product
+    result *= c0
+    cross = a2 * b0
+    np.multiply(a0, b2, out=product)
+    cross -= product
+    cross *= c1
+    result += cross
+    np.multiply(a0, b1, out=cross)
+    np.multiply(a1, b0, out=product)
+    cross -= product
+    cross *= c2
+    result += cross
+    return result
+
+
+# Maps of points ---------------------------------------------------------------------------------------------
+
+
+def grid_points(grid: Grid, mask: np.ndarray | None = None, limit: int | None = 200_000) -> np.ndarray:
+    """Voxel centers in LPS mm, (N, d) float64, of the voxels in `mask` (bool, grid.shape) or of all.
+
+    At most about `limit` of them, evenly drawn from the storage order; None takes all. The step is odd, so
+    that it does not keep time with a grid that was refined by two.
+    """
+    if mask is not None and mask.shape != tuple(grid.shape):
+        raise ValueError(f"a mask on a grid of shape {grid.shape} cannot have shape {mask.shape}")
+    flat = np.flatnonzero(mask) if mask is not None else np.arange(int(np.prod(grid.shape)))
+    if limit is not None and flat.size > limit:
+        flat = flat[:: -(-flat.size // limit) | 1]
+    index = np.stack(np.unravel_index(flat, grid.shape), axis=-1)
+    return grid.index_to_physical(index.astype(np.float64))
+
+
+def sample(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Linear interpolation of `values` (*grid.shape[, c]) at `points` (N, d) LPS mm: float64 (N[, c]).
+
+    nan where a point lies outside the box of voxel centers (by more than a thousandth of a voxel) or is not
+    finite.
+    """
+    d = grid.ndim
+    shape = np.asarray(grid.shape)
+    index = np.asarray(grid.physical_to_index(np.asarray(points, dtype=np.float64)))
+    inside = np.all((index >= -1e-3) & (index <= shape - 1 + 1e-3), axis=-1)  # false for nan
+    index = np.clip(np.where(inside[:, None], index, 0.0), 0.0, shape - 1)
+    base = np.minimum(index.astype(np.intp), np.maximum(shape - 2, 0))
+    fraction = index - base
+    flat = values.reshape(int(np.prod(shape)), -1)
+    strides = np.append(np.cumprod(shape[:0:-1])[::-1], 1)
+    start = base @ strides
+    result = np.zeros((len(index), flat.shape[1]))
+    for corner in itertools.product((0, 1), repeat=d):
+        if any(c and n < 2 for c, n in zip(corner, shape)):
+            continue
+        weight = np.ones(len(index))
+        for axis, c in enumerate(corner):
+            weight *= fraction[:, axis] if c else 1.0 - fraction[:, axis]
+        result += flat[start + int(np.dot(corner, strides))] * weight[:, None]
+    result[~inside] = np.nan
+    return result if values.ndim > d else result[:, 0]
+
+
+def map_points(points: np.ndarray, field: np.ndarray, grid: Grid) -> np.ndarray:
+    """Points (N, d) LPS mm moved by a displacement field (*grid.shape, d) mm; nan outside its grid."""
+    points = np.asarray(points, dtype=np.float64)
+    return points + sample(field, grid, points)
+
+
+def border_hits(mapped: np.ndarray, moving_grid: Grid) -> float:
+    """Fraction (0..1) of mapped points (N, d) LPS mm outside the moving image, whose voxels have an extent.
+
+    A point that is not finite is outside. nan without points.
+    """
+    if len(mapped) == 0:
+        return float("nan")
+    index = np.asarray(moving_grid.physical_to_index(np.asarray(mapped, dtype=np.float64)))
+    inside = np.all((index >= -0.5) & (index <= np.asarray(moving_grid.shape) - 0.5), axis=-1)
+    return float(1.0 - np.count_nonzero(inside) / len(mapped))
+
+
+def point_errors(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """How far points (N, d) LPS mm are from where they should be.
+
+    Returns mean, p95 (95th percentile) and max in mm over the pairs of which both are finite, and outside, the
+    fraction (0..1) of the others; nan if there is no pair.
+    """
+    error = np.linalg.norm(found - true, axis=-1)
+    known = error[np.isfinite(error)]
+    if known.size == 0:
+        return {"mean": float("nan"), "p95": float("nan"), "max": float("nan"), "outside": 1.0}
+    return {
+        "mean": float(known.mean()),
+        "p95": float(np.percentile(known, 95)),
+        "max": float(known.max()),
+        "outside": float(1.0 - known.size / len(error)),
+    }
+
+
+def inverse_error(
+    points: np.ndarray, mapped: np.ndarray, moving_to_fixed: np.ndarray, inverse_grid: Grid
+) -> dict[str, float]:
+    """How far from themselves fixed points come back, after fixed_to_moving and moving_to_fixed.
+
+    points, mapped: (N, d) LPS mm, fixed points and where fixed_to_moving takes them (`map_points`);
+    moving_to_fixed: (*inverse_grid.shape, d) mm. Returns what `point_errors` does; outside are points that one of the
+    fields does not cover.
+    """
+    return point_errors(map_points(mapped, moving_to_fixed, inverse_grid), points)
+
+
+def landmark_errors(mapped: np.ndarray, moving_points: np.ndarray) -> np.ndarray:
+    """Distances (N,) in mm of mapped fixed landmarks (`map_points`) to the moving ones; nan if unmapped."""
+    if mapped.shape != moving_points.shape:
+        raise ValueError(f"landmarks must come in pairs: {len(mapped)} fixed, {len(moving_points)} moving")
+    return np.linalg.norm(np.asarray(mapped, dtype=np.float64) - moving_points, axis=-1)
+
+
+def truth_error(result: Any, truth_grid: Grid, truth: np.ndarray) -> dict[str, float]:
+    """Distance between the found and the true map, over the foreground of the warped image.
+
+    result: registration.Result; truth: (*truth_grid.shape, d) LPS mm, fixed -> moving, the affine included. Returns
+    mean, p95 and max in mm, and mean_before: the mean for the affine alignment alone. Points that the true field does
+    not cover do not count; InputError if it covers none.
+    """
+    from ..imaging.intensities import foreground
+
+    d = result.fixed_grid.ndim
+    points = grid_points(result.fixed_grid, foreground(result.warped))
+    true = map_points(points, truth, truth_grid)
+    after = point_errors(map_points(points, result.fixed_to_moving, result.field_grid), true)
+    if after["outside"] == 1:
+        raise InputError("The true field does not cover the fixed image. Check that it belongs to this pair.")
+    before = point_errors(points @ result.affine[:d, :d].T + result.affine[:d, d], true)
+    return {"mean": after["mean"], "p95": after["p95"], "max": after["max"], "mean_before": before["mean"]}

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash apply: images, labels, landmarks and surfaces, in both directions, at any time, on any grid."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import registration_pairs as pairs
+import SimpleITK as sitk
+from DeepFLASHRegistrationLib.commands import main as cli
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
+from DeepFLASHRegistrationLib.imaging.points import read_points, write_points
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.registration.register import register
+from DeepFLASHRegistrationLib.results.folder import save_result
+from registration_pairs import Registered, Saved
+
+pytest.importorskip("torch")
+
+
+def apply(*arguments: Any) -> int:
+    return cli.main(["apply", *(str(a) for a in arguments), "--threads", "1"])
+
+
+@pytest.fixture
+def moving(saved: Saved, tmp_path: Path) -> Path:
+    write_volume(tmp_path / "moving.nii.gz", saved.moving)
+    return tmp_path / "moving.nii.gz"
+
+
+@pytest.fixture
+def points(registered: Registered) -> np.ndarray:
+    """Points of the fixed object."""
+    return pairs.places(pairs.box((4, 4, 4), 11.0)).reshape(-1, 3) + 1.7
+
+
+def test_an_image_is_what_register_wrote(saved: Saved, moving: Path, tmp_path: Path) -> None:
+    assert apply(saved.folder, moving, "-o", tmp_path / "again.nii.gz") == 0
+    # NIfTI keeps the place of the moving image in single precision.
+    first = read_volume(tmp_path / "again.nii.gz").data
+    assert np.allclose(first, saved.result.warped.data, atol=0.05)
+    assert apply(saved.folder / "velocity.safetensors", moving, "-o", tmp_path / "again.nrrd") == 0
+    assert np.array_equal(read_volume(tmp_path / "again.nrrd").data, first)
+
+
+def test_labels_are_what_register_wrote(saved: Saved, registered: Registered, tmp_path: Path) -> None:
+    write_volume(tmp_path / "labels.nii.gz", registered.labels)
+    assert apply(saved.folder, tmp_path / "labels.nii.gz", "-o", tmp_path / "out.nii.gz", "--labels") == 0
+    written = sitk.ReadImage(str(tmp_path / "out.nii.gz"))
+    assert written.GetPixelID() == sitk.sitkInt32
+    assert (sitk.GetArrayFromImage(written) != saved.result.labels.data).mean() < 1e-3
+
+
+def test_time_zero_is_the_affine_alone(saved: Saved, moving: Path, tmp_path: Path) -> None:
+    assert apply(saved.folder, moving, "-o", tmp_path / "a.nii.gz", "--time", 0) == 0
+    found = read_volume(tmp_path / "a.nii.gz").data
+    assert np.abs(found - saved.result.moving_affine.data).max() < 1e-3 * saved.moving.data.max()
+    assert apply(saved.folder, moving, "-o", tmp_path / "b.nii.gz", "--time", 0.5) == 0
+    half = read_volume(tmp_path / "b.nii.gz").data
+    # On its way from the one to the other.
+    whole = np.abs(saved.result.warped.data - found).mean()
+    assert np.abs(half - found).mean() < whole
+    assert np.abs(half - saved.result.warped.data).mean() < whole
+
+
+def test_any_reference_grid(saved: Saved, moving: Path, tmp_path: Path) -> None:
+    """The same anatomy at the same place, however the reference is stored, and finer where it is finer."""
+    reference = pairs.box((40, 44, 38), (2.3, 2.4, 2.6), pairs.turn(35), (1.0, -2.0, 3.0))
+    # Of a reference only the grid counts: it may show nothing.
+    write_volume(tmp_path / "reference.mha", Volume(reference, np.zeros(reference.shape, np.float32)))
+    assert apply(saved.folder, moving, "-o", tmp_path / "out.nii.gz", "--reference", tmp_path / "reference.mha") == 0
+    found = read_volume(tmp_path / "out.nii.gz")
+    assert found.grid.same_as(reference, 1e-3)
+    true = 1000 * pairs.intensities(pairs.bend(pairs.places(reference)))
+    assert pairs.correlation(found.data, true) > 0.985
+    for order, flip in [((2, 0, 1), (0, 2)), ((0, 1, 2), (1,))]:
+        write_volume(tmp_path / "other.nii.gz", pairs.stored(saved.fixed, order, flip))
+        assert (
+            apply(
+                saved.folder, moving, "-o", tmp_path / "o.nii.gz", "--reference", tmp_path / "other.nii.gz", "--force"
+            )
+            == 0
+        )
+        expected = pairs.stored(saved.result.warped, order, flip)
+        assert np.allclose(read_volume(tmp_path / "o.nii.gz").data, expected.data, atol=0.05)
+
+
+def test_the_fixed_image_can_be_brought_to_the_moving_space(
+    saved: Saved, registered: Registered, tmp_path: Path
+) -> None:
+    write_volume(tmp_path / "fixed.nii.gz", saved.fixed)
+    write_volume(tmp_path / "labels.nii.gz", registered.fixed_labels)
+    assert apply(saved.folder, tmp_path / "fixed.nii.gz", "-o", tmp_path / "a.nii.gz", "--to", "moving") == 0
+    found = read_volume(tmp_path / "a.nii.gz")
+    assert found.grid.same_as(saved.moving.grid, 1e-3)
+    inside = saved.moving.data > 100
+    assert pairs.correlation(found.data[inside], saved.moving.data[inside]) > 0.9
+    assert (
+        apply(saved.folder, tmp_path / "labels.nii.gz", "-o", tmp_path / "b.nii.gz", "--to", "moving", "--labels") == 0
+    )
+    assert (read_labels(tmp_path / "b.nii.gz").data == registered.labels.data).mean() > 0.96
+
+
+def test_interpolations_differ_where_they_should(saved: Saved, moving: Path, tmp_path: Path) -> None:
+    found = {}
+    for kind in ("linear", "cubic", "nearest"):
+        assert apply(saved.folder, moving, "-o", tmp_path / f"{kind}.nii.gz", "--interpolation", kind) == 0
+        found[kind] = read_volume(tmp_path / f"{kind}.nii.gz").data
+    assert set(np.unique(found["nearest"])) <= set(np.unique(saved.moving.data))
+    assert 0 < np.abs(found["cubic"] - found["linear"]).mean() < np.abs(found["nearest"] - found["linear"]).mean()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".fcsv", ".mrk.json"])
+def test_landmarks_go_there_and_back(saved: Saved, points: np.ndarray, tmp_path: Path, suffix: str) -> None:
+    names = [f"point {i}" for i in range(len(points))]
+    source, there, back = (tmp_path / f"{name}{suffix}" for name in ("source", "there", "back"))
+    write_points(source, points, names)
+    assert apply(saved.folder, source, "-o", there, "--to", "moving") == 0
+    found, labels = read_points(there)
+    assert labels == names
+    assert np.allclose(found, saved.result.deformation.points(points, "fixed_to_moving"), atol=1e-4)
+    assert apply(saved.folder, there, "-o", back) == 0
+    assert np.linalg.norm(read_points(back)[0] - points, axis=1).max() < 0.3
+    # Where the warped image shows them.
+    true = pairs.bend(points) @ saved.result.affine[:3, :3].T + saved.result.affine[:3, 3]
+    affine = points @ saved.result.affine[:3, :3].T + saved.result.affine[:3, 3]
+    assert np.linalg.norm(found - true, axis=1).mean() < 0.7 * np.linalg.norm(affine - true, axis=1).mean()
+
+
+@pytest.mark.parametrize("suffix", [".vtk", ".vtp", ".stl", ".ply"])
+@pytest.mark.parametrize("space", ["LPS", "RAS"])
+def test_surfaces(saved: Saved, tmp_path: Path, suffix: str, space: str) -> None:
+    vtk = pytest.importorskip("vtk")
+    from DeepFLASHRegistrationLib.imaging.surfaces import read_surface
+
+    sphere = vtk.vtkSphereSource()
+    sphere.SetRadius(20)
+    sphere.SetCenter(3, -5, 2)
+    sphere.Update()
+    writer = {
+        ".vtk": vtk.vtkPolyDataWriter,
+        ".vtp": vtk.vtkXMLPolyDataWriter,
+        ".stl": vtk.vtkSTLWriter,
+        ".ply": vtk.vtkPLYWriter,
+    }[suffix]()
+    mesh = sphere.GetOutput()
+    if suffix == ".ply":
+        writer.AddComment(f"SPACE={space}")
+    elif suffix == ".vtp":
+        tag = vtk.vtkStringArray()
+        tag.SetName("SPACE")
+        tag.InsertNextValue(space)
+        mesh.GetFieldData().AddArray(tag)
+    else:
+        writer.SetHeader(f"SPACE={space}")
+    source, there, back = (tmp_path / f"{name}{suffix}" for name in ("source", "there", "back"))
+    writer.SetFileName(str(source))
+    writer.SetInputData(mesh)
+    writer.Write()
+    before = read_surface(source)
+    assert apply(saved.folder, source, "-o", there, "--to", "moving") == 0
+    assert np.allclose(read_surface(there), saved.result.deformation.points(before, "fixed_to_moving"), atol=1e-2)
+    assert apply(saved.folder, there, "-o", back, "--to", "fixed") == 0
+    assert np.linalg.norm(read_surface(back) - before, axis=1).max() < 0.3
+
+
+def test_surfaces_without_vtk(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    (tmp_path / "a.stl").write_text("solid\nendsolid\n")
+    monkeypatch.setitem(sys.modules, "vtk", None)
+    assert apply(saved.folder, tmp_path / "a.stl", "-o", tmp_path / "b.stl") == 2
+    assert "surfaces need VTK. Install it (pip install vtk)" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- two dimensions
+
+
+def test_2d(tmp_path: Path) -> None:
+    fixed, moving = pairs.disks((30, 33), 3.2)
+    result = register(
+        fixed, moving, pairs.quick(initial_alignment="none", resolutions=(1,), bands=(9,), iterations=(4,)), threads=1
+    )
+    save_result(result, tmp_path / "out", fixed, moving)
+    transform = sitk.DisplacementFieldTransform(
+        sitk.ReadImage(str(tmp_path / "out" / "fixed_to_moving.nii.gz"), sitk.sitkVectorFloat64)
+    )
+    image = moving.grid.apply_to(sitk.GetImageFromArray(moving.data))
+    reference = sitk.ReadImage(str(tmp_path / "out" / "warped.nii.gz"))
+    again = sitk.GetArrayFromImage(sitk.Resample(image, reference, transform, sitk.sitkLinear, 0.0))
+    assert np.abs(again - result.warped.data).max() < 1.0
+    write_volume(tmp_path / "moving.nrrd", moving)
+    assert apply(tmp_path / "out", tmp_path / "moving.nrrd", "-o", tmp_path / "again.nrrd") == 0
+    assert np.array_equal(read_volume(tmp_path / "again.nrrd").data, result.warped.data)
+    points = pairs.places(pairs.box((3, 3), 14.0)).reshape(-1, 2)
+    expected = result.deformation.points(points, "fixed_to_moving")
+    write_points(tmp_path / "flat.csv", points)
+    assert apply(tmp_path / "out", tmp_path / "flat.csv", "-o", tmp_path / "a.csv", "--to", "moving") == 0
+    assert np.allclose(read_points(tmp_path / "a.csv")[0], expected, atol=1e-4)
+    # Markups always have three coordinates; a 2-D image lies in the plane z = 0.
+    write_points(tmp_path / "upright.fcsv", np.c_[points, np.zeros(len(points))])
+    assert apply(tmp_path / "out", tmp_path / "upright.fcsv", "-o", tmp_path / "b.fcsv", "--to", "moving") == 0
+    assert np.allclose(read_points(tmp_path / "b.fcsv")[0], np.c_[expected, np.zeros(len(points))], atol=1e-4)
+
+
+def slices(folder: Path, axis: int) -> tuple[Path, Path, np.ndarray]:
+    """Files of oblique single slices of 3-D space, the moving one elsewhere, and the world of the fixed one."""
+    world = np.eye(4)
+    world[:3, :3], world[:3, 3] = pairs.turn(20), (10, 20, 30)
+    names = folder / "fixed.nii.gz", folder / "moving.nii.gz"
+    for name, volume, z in zip(names, pairs.disks((30, 33), 3.2), (4.0, -9.0), strict=True):
+        affine, shape = np.zeros((4, 4)), [*volume.grid.shape]
+        shape.insert(axis, 1)
+        affine[:2, [a for a in range(3) if a != axis]] = volume.grid.affine[:2, :2]
+        affine[2, axis], affine[:, 3] = 3.0, (*volume.grid.affine[:2, 2], z, 1)
+        write_volume(name, Volume(Grid(tuple(shape), world @ affine), volume.data.reshape(shape)))
+    return *names, world
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_of_3d_space_end_to_end(tmp_path: Path, axis: int) -> None:
+    fixed, moving, world = slices(tmp_path, axis)
+    out = tmp_path / "out"
+    points = pairs.places(pairs.box((3, 3), 14.0)).reshape(-1, 2)
+    for name, at, z in (("f", points, 4.0), ("m", pairs.bend(points), -9.0)):
+        write_points(tmp_path / f"{name}.mrk.json", np.c_[at, np.full(len(at), z)] @ world[:3, :3].T + world[:3, 3])
+    assert (
+        cli.main(
+            [
+                "register",
+                str(fixed),
+                str(moving),
+                "-o",
+                str(out),
+                "-q",
+                *pairs.TINY_OPTIONS,
+                "--fixed-points",
+                str(tmp_path / "f.mrk.json"),
+                "--moving-points",
+                str(tmp_path / "m.mrk.json"),
+            ]
+        )
+        == 0
+    )
+    landmarks = json.loads((out / "result.json").read_text())["metrics"]["landmarks"]
+    assert landmarks["mean_after_mm"] < landmarks["mean_before_mm"] < 6
+    # SimpleITK leads from slice to slice.
+    images = [sitk.ReadImage(str(p)) for p in (moving, out / "warped.nii.gz", fixed)]
+    assert images[1].GetSize() == images[2].GetSize()
+    transform = sitk.DisplacementFieldTransform(
+        sitk.ReadImage(str(out / "fixed_to_moving.nii.gz"), sitk.sitkVectorFloat64)
+    )
+    again = sitk.GetArrayFromImage(sitk.Resample(images[0], images[1], transform, sitk.sitkLinear, 0.0))
+    assert np.abs(again - sitk.GetArrayFromImage(images[1])).max() < 2.0
+    assert apply(out, moving, "-o", tmp_path / "again.nii.gz") == 0
+    assert np.array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "again.nii.gz"))), sitk.GetArrayFromImage(images[1])
+    )
+    # Points lead from slice to slice as well, and back.
+    assert apply(out, tmp_path / "f.mrk.json", "-o", tmp_path / "there.mrk.json", "--to", "moving") == 0
+    there = read_points(tmp_path / "there.mrk.json")[0]
+    by_field = np.array([transform.TransformPoint(tuple(p)) for p in read_points(tmp_path / "f.mrk.json")[0]])
+    assert np.allclose(there, by_field, atol=0.2)
+    assert np.allclose((there - world[:3, 3]) @ world[:3, 2], -9.0, atol=1e-3)
+    assert apply(out, tmp_path / "there.mrk.json", "-o", tmp_path / "back.mrk.json") == 0
+    assert np.allclose(read_points(tmp_path / "back.mrk.json")[0], read_points(tmp_path / "f.mrk.json")[0], atol=0.3)
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_errors_are_told_and_nothing_is_written(
+    saved: Saved, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path
+    write_points(source / "flat.csv", np.zeros((2, 2)))
+    write_points(source / "points.csv", np.zeros((2, 3)))
+    write_volume(source / "flat.nrrd", pairs.disks((9, 9), 3.0)[0])
+    (source / "text.nii.gz").write_text("no image")
+    (source / "text.stl").write_text("no surface")
+    (source / "empty.csv").write_text("")
+    (source / "taken.nii.gz").write_text("mine")
+    out = source / "out.nii.gz"
+    cases: list[tuple[list[Any], str]] = [
+        ([source, moving, "-o", out], "velocity.safetensors: there is no such file. Pass the folder that"),
+        ([moving, moving, "-o", out], "is damaged, or no .safetensors file"),
+        ([saved.folder, source / "missing.nii.gz", "-o", out], "missing.nii.gz: there is no such file or folder"),
+        ([saved.folder, source / "text.nii.gz", "-o", out], "text.nii.gz: "),
+        ([saved.folder, source / "text.stl", "-o", source / "o.stl"], "text.stl: holds no surface that can be read"),
+        ([saved.folder, source / "empty.csv", "-o", source / "o.csv"], "empty.csv: holds no points"),
+        (
+            [saved.folder, source / "flat.csv", "-o", source / "o.csv"],
+            "flat.csv: has 2-D points, but the result is 3-D",
+        ),
+        ([saved.folder, source / "flat.nrrd", "-o", out], "flat.nrrd: has 2 dimensions, the result 3"),
+        ([saved.folder, moving, "-o", out, "--reference", source / "flat.nrrd"], "flat.nrrd: has 2 dimensions"),
+        ([saved.folder, moving, "-o", out, "--reference", source / "no.nrrd"], "no.nrrd: there is no such file"),
+        ([saved.folder, moving, "-o", out, "--time", "1.5"], "The time must lie between 0 (affine alone) and 1"),
+        ([saved.folder, moving, "-o", out, "--time", "nan"], "The time must lie between 0"),
+        ([saved.folder, moving, "-o", out, "--labels"], "labels must be integers"),
+        (
+            [saved.folder, source / "points.csv", "-o", source / "o.csv", "--reference", moving],
+            "only make sense for images",
+        ),
+        ([saved.folder, source / "points.csv", "-o", source / "o.csv", "--labels"], "only make sense for images"),
+        ([saved.folder, source / "points.csv", "-o", out], "out.nii.gz: unknown kind of landmark file"),
+        ([saved.folder, moving, "-o", source / "out.xyz"], "out.xyz: unknown kind of image file"),
+        ([saved.folder, moving, "-o", source / "none" / "o.nii.gz"], "does not exist. Create it first"),
+        (
+            [saved.folder, moving, "-o", source / "taken.nii.gz"],
+            "taken.nii.gz: exists. Choose another name, or add --force",
+        ),
+        ([saved.folder, moving, "-o", source], "exists. Choose another name"),
+    ]
+    before = sorted(os.listdir(source))
+    for arguments, message in cases:
+        assert apply(*arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert error.startswith("Error: "), error
+        assert message in error
+        assert sorted(os.listdir(source)) == before
+    assert (source / "taken.nii.gz").read_text() == "mine"
+    assert apply(saved.folder, moving, "-o", source / "taken.nii.gz", "--force") == 0
+    assert read_volume(source / "taken.nii.gz").grid.same_as(saved.fixed.grid, 1e-3)
+
+
+def test_the_input_may_be_replaced(saved: Saved, moving: Path) -> None:
+    assert apply(saved.folder, moving, "-o", moving, "--force") == 0
+    assert np.allclose(read_volume(moving).data, saved.result.warped.data, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "results.folder.read_tensors",
+        "problem.deformation.Deformation.displacement",
+        "registration.warping.warp",
+        "imaging.nifti._write_gzip",
+    ],
+)
+def test_an_interrupt_leaves_nothing(
+    saved: Saved,
+    moving: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+) -> None:
+    monkeypatch.setattr(f"DeepFLASHRegistrationLib.{stage}", pairs.interrupt)
+    assert apply(saved.folder, moving, "-o", tmp_path / "out.nii.gz") == 130
+    assert "Cancelled; nothing was written." in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["moving.nii.gz"]
+
+
+def test_a_device_that_is_not_there(
+    saved: Saved, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert apply(saved.folder, moving, "-o", tmp_path / "out.nii.gz", "--device", "cuda:99") == 1
+    assert "The device 'cuda:99' cannot be used" in capsys.readouterr().err

@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict's thresholds, and a report that is complete, self-contained, harmless and quick."""
+
+import html.parser
+import math
+import re
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from DeepFLASHRegistrationLib import report
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.registration import metrics as m
+from DeepFLASHRegistrationLib.registration import verdict as limits
+from DeepFLASHRegistrationLib.registration.verdict import Verdict, verdict
+from DeepFLASHRegistrationLib.support.errors import InputError
+
+GOOD = {
+    "similarity_before": 0.62,
+    "similarity_after": 0.91,
+    "overlap": 0.97,
+    "folds": {"count": 0, "percent": 0.0},
+    "folds_strict": {"count": 0, "percent": 0.0},
+    "smallest_determinant": 0.31,
+    "largest_determinant": 3.2,
+    "inverse_error_mm": {"mean": 0.01, "p95": 0.03, "max": 0.2, "outside": 0.0},
+    "border_hits": 0.0,
+    "voxel_mm": 1.0,
+    "ndim": 3,
+}
+
+
+@dataclass(frozen=True)
+class SomeParameters:
+    alpha: float = field(default=3.0, metadata={"help": "weight of smoothness", "unit": "mm²"})
+    preset: str = field(default="default", metadata={"help": "where to start <from>"})
+
+
+def oblique(shape, spacing, turn=0.3):
+    """A grid with turned, partly reversed axes, centered at the origin."""
+    d = len(shape)
+    c, s = math.cos(turn), math.sin(turn)
+    affine = np.eye(d + 1)
+    if d == 3:
+        rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+        affine[:3, :3] = (rotation @ np.array([[0, 0, -1.0], [0, 1, 0], [1, 0, 0]])) * spacing
+    else:
+        affine[:2, :2] = np.array([[-s, c], [c, s]]) * spacing
+    affine[:d, d] = -affine[:d, :d] @ ((np.array(shape) - 1) / 2)
+    return Grid(tuple(shape), affine)
+
+
+def synthetic(shape=(26, 36, 32), spacing=(2.0, 1.2, 1.5), amplitude=3.0, fold=False, with_labels=True):
+    """Two blobs, an affine, and a smooth displacement with its inverse (by fixed-point iteration)."""
+    d = len(shape)
+    grid = oblique(shape, np.array(spacing[:d]))
+    field_grid, extent = grid.padded(4), float((grid.spacing * grid.shape).max())
+    affine = np.eye(d + 1)
+    affine[:d, :d] += 0.05 * np.diag(np.arange(d) - 1.0)
+    affine[:d, d] = np.arange(1.0, d + 1)
+    wave = 2 * np.pi / extent
+
+    def bend(x):
+        return amplitude * np.stack([np.sin(wave * (x[..., (a + 1) % d] + 5 * a)) for a in range(d)], axis=-1)
+
+    def to_moving(x):
+        return (x + bend(x)) @ affine[:d, :d].T + affine[:d, d]
+
+    def to_fixed(y):
+        z = (y - affine[:d, d]) @ np.linalg.inv(affine[:d, :d]).T
+        x = z
+        for _ in range(25):
+            x = z - bend(x)
+        return x
+
+    def blobs(x):
+        centers = np.zeros((2, d))
+        centers[0, 0], centers[1, 0] = -0.17 * extent, 0.15 * extent
+        return [np.exp(-(((x - c) / (0.13 * extent)) ** 2).sum(-1)) for c in centers]
+
+    def points(g):
+        return g.index_to_physical(np.moveaxis(np.indices(g.shape), 0, -1))
+
+    x, z = points(field_grid), points(grid)
+    forth = (to_moving(x) - x).astype(np.float32)
+    back = (to_fixed(x) - x).astype(np.float32)
+    linear = z @ affine[:d, :d].T + affine[:d, d]
+    linear_back, moving_back = to_fixed(linear), to_fixed(z)
+    if fold:
+        middle = tuple(n // 2 for n in field_grid.shape)
+        forth[middle] += 3 * max(spacing)
+
+    def image(p):
+        first, second = blobs(p)
+        return (100 * first + 70 * second).astype(np.float32)
+
+    def labels(p):
+        first, second = blobs(p)
+        return np.where(first > 0.4, 1, np.where(second > 0.4, 2, 0)).astype(np.int32)
+
+    determinant = m.jacobian_determinant(forth, field_grid)[(slice(4, -4),) * d]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(determinant)
+    fixed, moving = Volume(grid, image(z), "fixed.nii.gz"), Volume(grid, image(moving_back), "moving.nii.gz")
+    mapped = m.map_points(m.grid_points(grid), forth, field_grid)
+    strict = m.folded_voxels(forth, field_grid)
+    before, after = labels(linear_back), labels(z)
+    moving_volumes = m.label_volumes(labels(moving_back), grid.voxel_volume)
+    table = m.label_table(labels(z), before, after, grid.voxel_volume, moving_volumes)
+    metrics = {
+        "similarity_before": m.ncc(fixed.data, image(linear_back)),
+        "similarity_after": 0.99,
+        "overlap": m.overlap(fixed.data > 20, image(z) > 20),
+        **m.determinant_statistics(determinant),
+        "folds_strict": {"count": int(strict.sum()), "percent": 100 * float(strict.mean())},
+        "inverse_error_mm": m.inverse_error(m.grid_points(grid), mapped, back, field_grid),
+        "border_hits": m.border_hits(m.map_points(m.grid_points(grid, fixed.data > 20), forth, field_grid), grid),
+        "largest_displacement_mm": float(np.linalg.norm(forth, axis=-1).max()),
+        "landmarks": {"before_mm": [3.1, 2.0], "after_mm": [0.4, 0.2]},
+        "voxel_mm": grid.voxel_volume ** (1 / d),
+        "ndim": d,
+    }
+    if with_labels:
+        metrics["dice"] = table
+        metrics["mean_dice_before"], metrics["mean_dice_after"] = m.mean_dice(table)
+        metrics["volume_change"] = {1: 4.0, 2: -12.0}
+    energies = [*(1000 * 0.8 ** np.arange(15)), *(300 * 0.9 ** np.arange(12)), *(90 * 0.95 ** np.arange(8))]
+    levels = [0] * 15 + [1] * 12 + [2] * 8
+    history = [
+        {
+            "level": v,
+            "iteration": i,
+            "energy": e,
+            "similarity": 0.8 * e,
+            "regularization": 30 * (1 - 0.9**i) + 1,
+            "smallest_determinant": 1 - 0.02 * i,
+            "seconds": 0.1 * i,
+        }
+        for i, (e, v) in enumerate(zip(energies, levels))
+    ]
+    result = SimpleNamespace(
+        parameters=SomeParameters(),
+        fixed_grid=grid,
+        field_grid=field_grid,
+        inverse_grid=field_grid,
+        warped=Volume(grid, image(z)),
+        moving_affine=Volume(grid, image(linear_back)),
+        affine=affine,
+        fixed_to_moving=forth,
+        moving_to_fixed=back,
+        log_jacobian=Volume(grid, logs.astype(np.float32)),
+        labels=Volume(grid, after) if with_labels else None,
+        labels_before=Volume(grid, before) if with_labels else None,
+        velocity={},
+        history=history,
+        metrics=metrics,
+        timings={"read": 0.4, "affine": 1.9, "optimize": 6.2},
+        provenance={"date": "2026-11-20 10:00", "device": "cpu", "versions": {"numpy": np.__version__}},
+        verdict=verdict(metrics),
+        cancelled=False,
+        notes=["moving.nii.gz: 3 NaN voxels were replaced by 0"],
+    )
+    return result, fixed, moving, Volume(grid, labels(z)) if with_labels else None
+
+
+# The verdict ------------------------------------------------------------------------------------------------
+
+
+def changed(**figures):
+    return {**GOOD, **figures}
+
+
+def dice(before, after, fixed=1000.0):
+    row = {"before": before, "after": after, "volume_fixed_mm3": fixed}
+    return {7: {**row, "volume_moving_mm3": 900.0, "volume_warped_mm3": 950.0}}
+
+
+def test_good_results_say_what_was_found_good():
+    found = verdict(GOOD)
+    assert found.level == "good"
+    assert len(found.reasons) == 7
+    assert any("0.620 to 0.910" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("figures", "level", "words"),
+    [
+        ({"overlap": 0.84}, "check", "overlap with a Dice of 0.84"),
+        ({"overlap": 0.49}, "failed", "0.49"),
+        ({"similarity_after": 0.625}, "check", "gain of 0.01"),
+        ({"similarity_after": 0.59}, "failed", "0.590"),
+        ({"similarity_before": 0.99, "similarity_after": 0.985}, "good", ""),
+        ({"similarity_before": -0.3, "similarity_after": -0.8}, "good", ""),
+        ({"similarity_before": -0.8, "similarity_after": -0.3}, "failed", "−0.500"),
+        ({"folds": {"count": 3, "percent": 0.001}}, "check", "3 voxels"),
+        ({"folds": {"count": 3000, "percent": 0.2}}, "failed", "not one-to-one"),
+        ({"folds_strict": {"count": 1, "percent": 1e-5}}, "check", "corner simplices"),
+        ({"folds_strict": {"count": 40_000, "percent": 1.5}}, "failed", "corner simplices"),
+        ({"smallest_determinant": 0.04}, "check", "0.04"),
+        ({"inverse_error_mm": {"mean": 0.1, "p95": 0.6, "max": 1}}, "check", "0.6 mm"),
+        ({"inverse_error_mm": {"mean": 1, "p95": 2.1, "max": 5}}, "failed", "2.1 mm"),
+        ({"inverse_error_mm": {"mean": 1, "p95": 2.1, "max": 5}, "voxel_mm": 5.0}, "good", ""),
+        ({"border_hits": 0.02}, "check", "2 %"),
+        ({"border_hits": 0.3}, "failed", "30 %"),
+        ({"volume_change": {4: 150.0, 5: -50.0}}, "good", ""),
+        ({"volume_change": {4: 250.0, 5: -100.0, 6: 3.0}}, "check", "labels 5 (vanished), 4 (+250 %)"),
+        ({"landmarks": {"before_mm": [4.0], "after_mm": [2.0]}}, "good", ""),
+        ({"landmarks": {"before_mm": [0.1], "after_mm": [0.2]}}, "good", ""),
+        (
+            {"landmarks": {"before_mm": [4.0, 4.0, math.nan], "after_mm": [4.8, 4.8, math.nan]}},
+            "check",
+            "4.80 mm",
+        ),
+        ({"landmarks": {"before_mm": [2.0], "after_mm": [4.0]}}, "failed", "from 2.00 to 4.00"),
+        ({"mean_dice_before": 0.5, "mean_dice_after": 0.49}, "check", "0.490"),
+        ({"mean_dice_before": 0.5, "mean_dice_after": 0.4}, "failed", "0.400"),
+        ({"dice": dice(0.8, 0.6)}, "check", "label 7 (−0.20)"),
+        ({"dice": dice(0.8, 0.6, fixed=20.0)}, "good", ""),
+        ({"dice": dice(None, None)}, "good", ""),
+        ({"overlap": math.nan}, "failed", "not a finite number"),
+        ({"smallest_determinant": -math.inf}, "failed", "not a finite number"),
+        ({"folds": None}, "check", "not measured"),
+    ],
+)
+def test_each_criterion_is_judged_and_says_why(figures, level, words):
+    found = verdict(changed(**figures))
+    assert found.level == level
+    if level != "good":
+        assert len(found.reasons) == 1
+        assert words in found.reasons[0]
+
+
+def test_the_worst_criterion_decides_and_comes_first():
+    found = verdict(changed(smallest_determinant=0.01, border_hits=0.5), cancelled=True)
+    assert found.level == "failed"
+    assert "outside the moving image" in found.reasons[0]
+    assert "cancelled" in found.reasons[1]
+    assert len(found.reasons) == 3
+
+
+def test_a_cancelled_result_is_at_best_to_be_checked():
+    assert verdict(GOOD, cancelled=True).level == "check"
+
+
+def test_nothing_measured_is_not_good():
+    found = verdict({})
+    assert found.level == "check"
+    assert all("not measured" in reason for reason in found.reasons)
+
+
+def test_the_documented_limits_are_those_of_the_code():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "verdict.md").read_text(encoding="utf-8")
+    documented = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        name = re.fullmatch(r"`([A-Z_]+)`", cells[-1])
+        if name:
+            documented[name[1]] = [float(number) for cell in cells[-3:-1] for number in re.findall(r"-?[\d.]+", cell)]
+    constants = {name: getattr(limits, name) for name in dir(limits) if name.isupper() and name[0] != "_"}
+    assert set(documented) == set(constants)
+    for name, value in constants.items():
+        values = [v for v in (value if isinstance(value, tuple) else (value,)) if math.isfinite(v)]
+        assert documented[name] == values, name
+
+
+# The page ---------------------------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page as a browser would; knows its tags, attributes and text, and that everything is closed."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def example():
+    return synthetic()
+
+
+def page_of(parts, folder):
+    result, fixed, moving, labels = parts
+    report.write_report(folder / "report.html", result, fixed, moving, labels)
+    assert [p.name for p in folder.iterdir()] == ["report.html"]
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "heading"),
+    [
+        ("t1.nii.gz", "t2.nii.gz", "t2.nii.gz onto t1.nii.gz"),
+        ("a/long/way/to/t1.nii.gz", "t2.nii.gz", "t2.nii.gz onto t1.nii.gz"),
+        ("data/fixed/t1.nii.gz", "data/moving/t1.nii.gz", "moving/t1.nii.gz onto fixed/t1.nii.gz"),
+        ("t1.nii.gz", "other/t1.nii.gz", "other/t1.nii.gz onto t1.nii.gz"),
+        ("T1 w/o contrast", "T1 w/ contrast", "T1 w/ contrast onto T1 w/o contrast"),
+        ("same", "same", "same onto same"),
+        ("", "", "moving image onto fixed image"),
+    ],
+)
+def test_the_heading_names_files_as_briefly_as_tells_them_apart(example, fixed, moving, heading):
+    result, first, second, _ = example
+    page = Page(report.render(result, replace(first, name=fixed), replace(second, name=moving)))
+    assert heading in page.text
+
+
+def test_the_report_holds_everything_and_loads_nothing(example, tmp_path):
+    page = page_of(example, tmp_path)
+    for words in (
+        "moving.nii.gz onto fixed.nii.gz", "Good", "criteria met", "Moving, affine only", "registered",
+        "Difference before", "Difference after", "Checkerboard", "Deformation grid", "Jacobian determinant",
+        "Label outlines", "Convergence", "dissimilarity, weighted", "Mean landmark error", "Labels (2)", "Parameters",
+        "weight of smoothness", "Provenance", "optimize", "numpy", "3 NaN voxels", "fixed_to_moving.nii.gz",
+        "labels.nii.gz", "off the patient's",
+    ):  # fmt: skip
+        assert words in page.text, words
+    # Three views of seven pictures, a color scale, and a slice of its own for the labels between the blobs.
+    assert page.tags.count("image") == 3 * 7 + 2
+    assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("href", "src"):
+            assert value.startswith(("data:image/png;base64,", "#")), value
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+    assert not re.search(r"[\s>\"](nan|inf)[\s<\"]", text)
+    references = {value for tag, name, value in page.attributes if tag == "use" and name == "href"}
+    assert references <= {"#" + value for _, name, value in page.attributes if name == "id"}
+
+
+def test_every_picture_names_its_view_and_the_sides_of_the_patient(example, tmp_path):
+    text = page_of(example, tmp_path).text
+    for letters in ("RLAPaxial", "RLSIcoronal", "APSIsagittal"):
+        assert text.count(letters) == 9
+
+
+@pytest.mark.parametrize("level", ["good", "check", "failed"])
+def test_the_verdict_is_shown_by_word_symbol_and_reason(example, tmp_path, level):
+    result, *rest = example
+    shown = SimpleNamespace(**{**vars(result), "verdict": Verdict(level, ["A reason <so>."])})
+    page = page_of((shown, *rest), tmp_path)
+    assert {"good": "Good", "check": "Check", "failed": "Failed"}[level] in page.text
+    assert ("svg", "aria-label", level) in page.attributes
+    assert ("A reason <so>." in page.text) == (level != "good")
+
+
+def test_hostile_names_are_shown_and_not_obeyed(example, tmp_path):
+    result, fixed, moving, labels = example
+    hostile = "\"><script>alert(1)</script><img src=x onerror='a'>&amp;\u202egnp.exe\x00\n\udcff.nii"
+    shown = SimpleNamespace(
+        **{
+            **vars(result),
+            "notes": [hostile],
+            "provenance": {hostile: {hostile: hostile}, "date": hostile},
+            "timings": {hostile: 1.0},
+            "parameters": SomeParameters(preset=hostile),
+        }
+    )
+    page = page_of((shown, replace(fixed, name=hostile), replace(moving, name=hostile), labels), tmp_path)
+    assert not {"script", "img"} & set(page.tags)
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert "<script>alert(1)</script>" in page.text
+    assert "\u202e" not in page.text
+    assert "\\u202e" in page.text
+    assert "\x00" not in page.text
+
+
+def test_folds_are_shown_only_if_there_are_any(example, tmp_path):
+    assert ("i", "class", "fold") not in page_of(example, tmp_path).attributes
+    (tmp_path / "b").mkdir()
+    page = page_of(synthetic(fold=True), tmp_path / "b")
+    assert "folded voxels (outlined in black)" in page.text
+    assert ("path", "class", "fold") in page.attributes
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (24, 30, 20)])
+def test_reports_without_labels_history_or_landmarks_and_of_two_dimensions(tmp_path, shape):
+    result, fixed, moving, _ = synthetic(shape, (1.0, 0.7, 2.0), with_labels=False)
+    result.history, result.notes = [], []
+    del result.metrics["landmarks"]
+    page = page_of((result, fixed, moving, None), tmp_path)
+    assert "Label outlines" not in page.text
+    assert "labels.nii.gz" not in page.text
+    assert "Landmarks" not in page.text
+    assert "energy" not in page.text
+    assert page.tags.count("image") == (1 if len(shape) == 2 else 3) * 7 + 1
+
+
+def test_a_slice_of_a_volume_is_named_and_lettered(tmp_path):
+    result, fixed, moving, labels = synthetic((60, 80), (1.0, 0.7))
+    flat = Grid((1, 60, 80), np.array([[0, 0, 0.7, -28], [0, 1, 0, -30], [2, 0, 0, 9], [0, 0, 0, 1.0]])).flattened()
+    result.fixed_grid = flat
+    for name in ("warped", "moving_affine", "log_jacobian", "labels"):
+        setattr(result, name, Volume(flat, getattr(result, name).data))
+    page = page_of((result, Volume(flat, fixed.data, "slice.dcm"), moving, Volume(flat, labels.data)), tmp_path)
+    assert "axial" in page.text
+
+
+def test_fixed_labels_may_lie_on_another_grid(example):
+    result, fixed, moving, labels = example
+    other = labels.grid.padded(3)
+    wider = Volume(other, np.pad(labels.data, 3))
+    assert report.render(result, fixed, moving, wider) == report.render(result, fixed, moving, labels)
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(example, tmp_path, monkeypatch):
+    result, fixed, moving, labels = example
+    with pytest.raises(InputError, match="does not exist"):
+        report.write_report(tmp_path / "absent" / "report.html", result, fixed, moving, labels)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        report.write_report(tmp_path / "report.html", result, fixed, moving, labels)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_result_is_left_as_it_was(example):
+    result, fixed, moving, labels = example
+    before = result.log_jacobian.data.copy(), fixed.data.copy(), result.moving_to_fixed.copy()
+    report.render(result, fixed, moving, labels)
+    for kept, now in zip(before, (result.log_jacobian.data, fixed.data, result.moving_to_fixed)):
+        np.testing.assert_array_equal(kept, now)
+
+
+def test_reports_of_large_images_are_written_quickly(example, tmp_path):
+    result, *_ = example
+    shape = (180, 220, 180)
+    grid = oblique(shape, np.ones(3), turn=0.1)
+    outer = grid.padded(6)
+    rng = np.random.default_rng(0)
+    ramps = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij", sparse=True)
+    texture = rng.random((18, 22, 18), np.float32).repeat(10, 0).repeat(10, 1).repeat(10, 2)
+    image = (sum(r**2 for r in ramps) < 0.8) * (0.5 + texture)
+    labels = rng.integers(0, 140, (18, 22, 18)).astype(np.int32).repeat(10, 0).repeat(10, 1).repeat(10, 2)
+    large = SimpleNamespace(**{
+        **vars(result),
+        "fixed_grid": grid, "field_grid": outer, "inverse_grid": outer,
+        "warped": Volume(grid, image), "moving_affine": Volume(grid, image),
+        "log_jacobian": Volume(grid, texture - 0.5),
+        "labels": Volume(grid, labels), "labels_before": Volume(grid, labels),
+        "fixed_to_moving": np.zeros((*outer.shape, 3), np.float32),
+        "moving_to_fixed": np.zeros((*outer.shape, 3), np.float32),
+    })  # fmt: skip
+    fixed, own = Volume(grid, image), Volume(grid, np.roll(labels, 2, 1))
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        report.write_report(tmp_path / "report.html", large, fixed, fixed, own)
+        seconds.append(time.process_time() - start)
+    # Three times the figure aimed at (0.5 s), for slower machines.
+    assert min(seconds) < 1.5
+    assert (tmp_path / "report.html").stat().st_size < 4_000_000
+
+
+def test_labels_that_the_middle_slices_miss_are_shown_where_they_are(example):
+    result, fixed, moving, _ = example
+    small = np.zeros(fixed.data.shape, np.int32)
+    small[3:6, 4:7, 2:5] = small[3:6, 4:7, -5:-2] = 4
+    shown = SimpleNamespace(**{**vars(result), "labels": Volume(fixed.grid, small)})
+    text = report.render(shown, fixed, moving, Volume(fixed.grid, small))
+    outlines = re.findall(r'class="outline both" d="([^"]*)"', text)
+    assert len(outlines) == 3
+    assert all(outlines)
+    empty = SimpleNamespace(**{**vars(result), "labels": Volume(fixed.grid, 0 * small)})
+    text = report.render(empty, fixed, moving)
+    assert re.findall(r'class="outline propagated" d="([^"]*)"', text) == [""] * 3
