@@ -22,12 +22,12 @@ from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.runs import (
     DevicesRun,
     GeodesicRun,
-    Inputs,
     RegistrationRun,
     SampleRun,
     SaveRun,

@@ -51,7 +51,8 @@ from DeepFLASHRegistrationLib.learning.spectra import real_coefficients
 from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, UnrolledPredictor, built
 from DeepFLASHRegistrationLib.methods.prediction import predictor
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.problem import Problem, scaled_intensities, settings
+from DeepFLASHRegistrationLib.problem.problem import Problem, scaled, settings
+from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.pairs import Example, Variation
 from DeepFLASHRegistrationLib.training.recipes import RECIPES
@@ -84,7 +85,7 @@ class Box:
         everywhere = Volume(grid, np.ones(INNER, np.float32))
         self.parameters, unit = RECIPE.parameters, RECIPE.unit_mm
         self.problem = Problem(
-            whole, whole, everywhere, None, np.eye(4), self.parameters, unit_mm=unit, multiple=MULTIPLE
+            Subject(whole, mask=everywhere), Subject(whole), np.eye(4), self.parameters, unit_mm=unit, multiple=MULTIPLE
         )
         self.levels = self.problem.levels(self.parameters)
         self.settings, self.window = settings(self.parameters), self.problem.window()
@@ -93,7 +94,7 @@ class Box:
 
     def centered(self, image: Path, labels: Path, shift: int = 0) -> Centered:
         volume = read_volume(image)
-        volume, _, _ = scaled_intensities(volume, volume, None, None, self.parameters)
+        volume = scaled(Subject(volume).checked(), self.parameters).image
         at = np.argwhere(foreground(volume))
         move = np.eye(4)  # points of the box -> points of the image
         move[:3, 3] = volume.grid.index_to_physical((at.min(0) + at.max(0)) / 2) - self.middle - shift
@@ -323,7 +324,7 @@ def main() -> None:
         torch.manual_seed(0)
         net = DualNet(coarse.band, kind)
         with timed() as training:
-            fit(net, net.spectra(*halves), velocities, epochs=options.epochs, learning_rate=1e-3)
+            fit(net, (net.spectra(*halves), velocities), epochs=options.epochs, learning_rate=1e-3)
         rows.append(measure(title, net, teaching() + training(), on_images(net)))
     fine_tuned(net, crops, minutes)
     rows.append(measure("the same, then on FLASH's energy", net, teaching() + training() + minutes, on_images(net)))

@@ -267,7 +267,7 @@ def main() -> None:
             if epoch.number % every == 0:
                 print(f"epoch {epoch.number}: error {epoch.training:.3f}, test {epoch.validation:.3f}", flush=True)
 
-        fit(net, spectra, flash, epochs=options.epochs, learning_rate=1e-3, validation=known, report=say)
+        fit(net, (spectra, flash), epochs=options.epochs, learning_rate=1e-3, validation=known, report=say)
         watch.say(f"training of the {name}, {sum(p.numel() for p in net.parameters())} weights")
     for name, hidden in (("force, gain per frequency", 0), ("force, dual net", 128)):
         torch.manual_seed(0)

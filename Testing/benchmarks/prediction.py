@@ -12,6 +12,7 @@ moved, at the speed with which this machine copies them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -23,12 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DeepFLASHRegistrat
 import torch
 from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
 from DeepFLASHRegistrationLib.imaging.grid import Grid
-from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.methods.estimators import Plan
 from DeepFLASHRegistrationLib.methods.prediction import predictor
+from DeepFLASHRegistrationLib.methods.registry import Plan
 from DeepFLASHRegistrationLib.phantom.pairs import make_pair
-from DeepFLASHRegistrationLib.problem.problem import Problem, scaled_intensities, settings
+from DeepFLASHRegistrationLib.problem.problem import Problem, scaled, settings
+from DeepFLASHRegistrationLib.problem.reading import read_subject
+from DeepFLASHRegistrationLib.problem.subject import Subject
 
 
 def seconds(function, repeats: int, device: str) -> float:
@@ -89,8 +91,8 @@ def main() -> None:
 
 def _real(found, fixed: Path, moving: Path) -> Problem:
     """Two images as they lie."""
-    first, second, _ = scaled_intensities(read_volume(fixed), read_volume(moving), None, None, found.parameters)
-    return Plan(found.parameters, found).problem(first, second, None, None, np.eye(first.ndim + 1))
+    first, second = (scaled(read_subject(path).checked(), found.parameters) for path in (fixed, moving))
+    return Plan(found.parameters, found).problem(first, second, np.eye(first.ndim + 1))
 
 
 def _problem(found, shape: tuple[int, ...]) -> Problem:
@@ -101,8 +103,9 @@ def _problem(found, shape: tuple[int, ...]) -> Problem:
     pair = make_pair(1, inner, step)
     everywhere = np.ones(inner, dtype=np.float32)
     grid: Grid = pair.fixed.grid
-    fixed, moving, _ = scaled_intensities(pair.fixed, pair.moving, None, None, found.parameters)
-    return Plan(found.parameters, found).problem(fixed, moving, Volume(grid, everywhere), None, np.eye(len(inner) + 1))
+    fixed, moving = (scaled(Subject(image).checked(), found.parameters) for image in (pair.fixed, pair.moving))
+    fixed = dataclasses.replace(fixed, mask=Volume(grid, everywhere))
+    return Plan(found.parameters, found).problem(fixed, moving, np.eye(len(inner) + 1))
 
 
 if __name__ == "__main__":

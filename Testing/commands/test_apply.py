@@ -340,7 +340,7 @@ def test_the_input_may_be_replaced(saved: Saved, moving: Path) -> None:
 @pytest.mark.parametrize(
     "stage",
     [
-        "results.folder.read_tensors",
+        "results.velocity.read_tensors",
         "problem.deformation.Deformation.displacement",
         "registration.warping.warp",
         "imaging.nifti._write_gzip",

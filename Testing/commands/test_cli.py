@@ -293,7 +293,7 @@ def test_failures_are_told_in_words(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("DeepFLASHRegistrationLib.methods.estimators.estimate", fail)
+    monkeypatch.setattr("DeepFLASHRegistrationLib.methods.registry.estimate", fail)
     assert register(pair, tmp_path / "out") == 1
     assert f"Failed: {message}" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["in"]
@@ -351,7 +351,7 @@ def test_a_reader_that_goes_away(pair: tuple[str, str], tmp_path: Path) -> None:
 STAGES = [
     "imaging.io.read_volume",
     "imaging.intensities.normalize",
-    "alignment.affine.align",
+    "registration.register.align",
     "geodesics.search.flash.minimize",
     "geodesics.flow.Flow.fixed_to_moving",
     "problem.deformation.Deformation.displacement",

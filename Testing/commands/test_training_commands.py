@@ -21,10 +21,11 @@ import pytest
 from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, save_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.results import folder as results
+from DeepFLASHRegistrationLib.problem.subject import Subject
+from DeepFLASHRegistrationLib.results import velocity as results
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training import evaluation
-from DeepFLASHRegistrationLib.training.dataset import Scan, draw_pairs, read_dataset
+from DeepFLASHRegistrationLib.training.dataset import draw_pairs, read_dataset
 from DeepFLASHRegistrationLib.training.teaching import MANIFEST, label_file, read_manifest
 from training_images import TINY_OPTIONS, subject, write_subjects
 
@@ -529,11 +530,11 @@ def test_the_share_of_the_gain_is_that_of_pairs_both_registered() -> None:
 
 def test_a_moved_scan_shows_the_same_elsewhere() -> None:
     image, labels = subject(0)
-    moved = evaluation.moved(Scan(image, labels, None), 3)
-    for before, after in ((image, moved.image), (labels, moved.labels)):
+    moved = evaluation.moved(Subject(image, labels), 3)
+    for before, after in ((image, moved.image), (labels, moved.label_map)):
         assert after.grid.shape == tuple(n + 3 for n in before.grid.shape)
         assert (after.data[3:, 3:, 3:] == before.data).all()
         # 3 voxels of 4 mm along every axis.
         assert np.allclose(after.grid.index_to_physical([3, 3, 3]) - before.grid.index_to_physical([0, 0, 0]), 12)
-    assert moved.labels.data[:3].max() == 0
+    assert moved.label_map.data[:3].max() == 0
     assert dataclasses.replace(moved).mask is None

@@ -14,7 +14,7 @@ import numpy as np
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.registration.register import Result
+from DeepFLASHRegistrationLib.registration.result import Result
 
 _RADII = np.array([36.0, 42.0, 30.0])
 # Centers and radii (mm) of parts inside the object; their values tell them apart, their number is their label + 1.

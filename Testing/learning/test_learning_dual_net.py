@@ -172,8 +172,7 @@ class TestDualNet:
         epochs = []
         fit(
             net,
-            spectra[:64],
-            velocities[:64],
+            (spectra[:64], velocities[:64]),
             epochs=40,
             batch=16,
             learning_rate=3e-3,
@@ -191,7 +190,7 @@ class TestDualNet:
             net = DualNet(Band((5, 5), (LENGTH, LENGTH)), "cnn", 2)
             spectra = net.spectra(*disks(9))
             velocities = torch.randn(9, 2, 5, 5, generator=torch.Generator().manual_seed(0))
-            fit(net, spectra, velocities, epochs=2, batch=4, seed=seed)
+            fit(net, (spectra, velocities), epochs=2, batch=4, seed=seed)
             results.append(net.predict(*disks(2)))
         assert torch.equal(results[0], results[1])
         assert not torch.equal(results[0], results[2])

@@ -2,7 +2,8 @@
 """Pairs of nodes to register, and results to write without having registered."""
 
 import numpy as np
-from DeepFLASHRegistrationLib.scene.runs import Inputs, RegistrationRun
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
+from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from scene_synthetic import Stretch, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
 
 FIXED = makeGrid((16, 18, 20), (3, 3, 3))
@@ -29,9 +30,9 @@ def addPair(scene):
 def finished(run: RegistrationRun):
     """The run with a made result, as if the child had returned it."""
     run.arguments()
-    labels = run.given.get("moving_labels")
+    labels = run.moving.label_map
     inside = None if labels is None else (lambda points: (np.linalg.norm(points, axis=-1) < 18).astype(int))
-    run.value = makeResult(run.given["fixed"].grid, run.given["moving"].grid, Stretch(0.3), smooth, labelsAt=inside)
+    run.value = makeResult(run.fixed.grid, run.moving.grid, Stretch(0.3), smooth, labelsAt=inside)
     return run
 
 

@@ -8,7 +8,7 @@ import pytest
 import slicer
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.checks import ERROR, WARNING, checkInputs
-from DeepFLASHRegistrationLib.scene.runs import Inputs
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from module_nodes import addPair
 from scene_synthetic import addVolume, makeGrid, pointsOf
 

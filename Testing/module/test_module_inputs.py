@@ -7,8 +7,9 @@ import slicer
 import vtk
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS, arrayFromVtkMatrix
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
-from DeepFLASHRegistrationLib.scene.runs import Inputs, RegistrationRun
+from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.support.errors import InputError
 from module_nodes import FIXED, MOVING, addPair, ball, names
 from scene_synthetic import addLinear, addVolume, makeGrid
@@ -18,7 +19,7 @@ def test_what_is_chosen_arrives_and_what_is_not_is_left_out(scene):
     inputs = addPair(scene)
     before = names(scene)
     given = RegistrationRun(inputs, Parameters.from_preset("fast"), device="cpu", threads=2).arguments()
-    assert set(given) == {"fixed", "moving", "parameters", "device", "threads", "moving_labels", "fixed_labels"}
+    assert set(given) == {"fixed", "moving", "parameters", "device", "threads"}
     assert given["fixed"].grid.same_as(FIXED)
     assert given["moving"].grid.same_as(MOVING)
     assert given["parameters"].preset == "fast"
@@ -32,28 +33,28 @@ def test_no_threads_are_the_default(scene):
 
 def test_segments_of_equal_name_get_the_same_label(scene):
     given = RegistrationRun(addPair(scene)).arguments()
-    assert set(np.unique(given["moving_labels"].data)) == set(np.unique(given["fixed_labels"].data)) == {0, 1}
+    assert set(np.unique(given["moving"].label_map.data)) == set(np.unique(given["fixed"].label_map.data)) == {0, 1}
 
 
 def test_masks_lie_on_the_grids_of_their_volumes(scene):
     inputs = addPair(scene)
     inputs.fixedMask, inputs.movingMask = inputs.fixedSegmentation, inputs.movingSegmentation
     given = RegistrationRun(inputs).arguments()
-    assert given["fixed_mask"].grid.same_as(FIXED)
-    assert given["moving_mask"].grid.same_as(MOVING)
-    assert 0 < given["fixed_mask"].data.mean() < 1
+    assert given["fixed"].mask.grid.same_as(FIXED)
+    assert given["moving"].mask.grid.same_as(MOVING)
+    assert 0 < given["fixed"].mask.data.mean() < 1
 
 
 def test_markups_are_compared_only_in_pairs(scene):
     inputs = addPair(scene)
     inputs.movingMarkups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
     inputs.movingMarkups.AddControlPoint(1, 2, 3)
-    assert "moving_points" not in RegistrationRun(inputs).arguments()
+    assert RegistrationRun(inputs).arguments()["moving"].landmarks is None
     inputs.fixedMarkups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
     inputs.fixedMarkups.AddControlPoint(2, 2, 3)
     given = RegistrationRun(inputs).arguments()
-    np.testing.assert_allclose(given["moving_points"], [[-1, -2, 3]])
-    np.testing.assert_allclose(given["fixed_points"], [[-2, -2, 3]])
+    np.testing.assert_allclose(given["moving"].landmarks.positions, [[-1, -2, 3]])
+    np.testing.assert_allclose(given["fixed"].landmarks.positions, [[-2, -2, 3]])
 
 
 def test_an_initial_transform_moves_the_moving_to_the_fixed_volume(scene):

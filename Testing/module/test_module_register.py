@@ -6,7 +6,8 @@ import pytest
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.fields import AFFINE_ATTRIBUTE, transformedPoints
-from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, Inputs, RegistrationRun, SampleRun, SaveRun
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
+from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, RegistrationRun, SampleRun, SaveRun
 from DeepFLASHRegistrationLib.scene.sequence import geodesicOf
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError

@@ -9,7 +9,8 @@ import time
 import pytest
 from DeepFLASHRegistrationLib.process import ChildDied
 from DeepFLASHRegistrationLib.process.runner import Run, Runner
-from DeepFLASHRegistrationLib.scene.runs import DevicesRun, Inputs, RegistrationRun, runBatch
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
+from DeepFLASHRegistrationLib.scene.runs import DevicesRun, RegistrationRun, runBatch
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 from module_nodes import addPair
 

@@ -17,7 +17,8 @@ from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import PRESETS, SIMILARITIES, Parameters
 from DeepFLASHRegistrationLib.registration.metrics import map_points
-from DeepFLASHRegistrationLib.registration.register import Result, in_plane, register
+from DeepFLASHRegistrationLib.registration.register import register
+from DeepFLASHRegistrationLib.registration.result import Result
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 from registration_pairs import Registered
 
@@ -307,7 +308,7 @@ def test_a_single_slice_of_3d_space(axis: int) -> None:
     assert np.allclose(result.warped.data, flat.warped.data, atol=1.0)
     points = pairs.places(pairs.box((9, 9), 7.0)).reshape(-1, 2)
     lifted = np.c_[points, np.full(len(points), 31.0)]
-    found = sampled(result, in_plane(lifted, volumes[0].grid))
+    found = sampled(result, volumes[0].grid.in_plane(lifted))
     there = volumes[1].grid.lift(found)
     assert np.allclose(there[:, :2], sampled(flat, points), atol=0.02)
     assert np.allclose(there[:, 2], 31.0)

@@ -14,6 +14,7 @@ import pytest
 from DeepFLASHRegistrationLib import report
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration import metrics as m
 from DeepFLASHRegistrationLib.registration import verdict as limits
 from DeepFLASHRegistrationLib.registration.verdict import Verdict, verdict
@@ -306,7 +307,7 @@ def example():
 
 def page_of(parts, folder):
     result, fixed, moving, labels = parts
-    report.write_report(folder / "report.html", result, fixed, moving, labels)
+    report.write_report(folder / "report.html", result, Subject(fixed, labels), Subject(moving))
     assert [p.name for p in folder.iterdir()] == ["report.html"]
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
@@ -325,7 +326,7 @@ def page_of(parts, folder):
 )
 def test_the_heading_names_files_as_briefly_as_tells_them_apart(example, fixed, moving, heading):
     result, first, second, _ = example
-    page = Page(report.render(result, replace(first, name=fixed), replace(second, name=moving)))
+    page = Page(report.render(result, Subject(replace(first, name=fixed)), Subject(replace(second, name=moving))))
     assert heading in page.text
 
 
@@ -427,23 +428,25 @@ def test_fixed_labels_may_lie_on_another_grid(example):
     result, fixed, moving, labels = example
     other = labels.grid.padded(3)
     wider = Volume(other, np.pad(labels.data, 3))
-    assert report.render(result, fixed, moving, wider) == report.render(result, fixed, moving, labels)
+    assert report.render(result, Subject(fixed, wider), Subject(moving)) == report.render(
+        result, Subject(fixed, labels), Subject(moving)
+    )
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(example, tmp_path, monkeypatch):
     result, fixed, moving, labels = example
     with pytest.raises(InputError, match="does not exist"):
-        report.write_report(tmp_path / "absent" / "report.html", result, fixed, moving, labels)
+        report.write_report(tmp_path / "absent" / "report.html", result, Subject(fixed, labels), Subject(moving))
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        report.write_report(tmp_path / "report.html", result, fixed, moving, labels)
+        report.write_report(tmp_path / "report.html", result, Subject(fixed, labels), Subject(moving))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_result_is_left_as_it_was(example):
     result, fixed, moving, labels = example
     before = result.log_jacobian.data.copy(), fixed.data.copy(), result.moving_to_fixed.copy()
-    report.render(result, fixed, moving, labels)
+    report.render(result, Subject(fixed, labels), Subject(moving))
     for kept, now in zip(before, (result.log_jacobian.data, fixed.data, result.moving_to_fixed)):
         np.testing.assert_array_equal(kept, now)
 
@@ -471,7 +474,7 @@ def test_reports_of_large_images_are_written_quickly(example, tmp_path):
     seconds = []
     for _ in range(3):
         start = time.process_time()
-        report.write_report(tmp_path / "report.html", large, fixed, fixed, own)
+        report.write_report(tmp_path / "report.html", large, Subject(fixed, own), Subject(fixed))
         seconds.append(time.process_time() - start)
     # Three times the figure aimed at (0.5 s), for slower machines.
     assert min(seconds) < 1.5
@@ -483,10 +486,10 @@ def test_labels_that_the_middle_slices_miss_are_shown_where_they_are(example):
     small = np.zeros(fixed.data.shape, np.int32)
     small[3:6, 4:7, 2:5] = small[3:6, 4:7, -5:-2] = 4
     shown = SimpleNamespace(**{**vars(result), "labels": Volume(fixed.grid, small)})
-    text = report.render(shown, fixed, moving, Volume(fixed.grid, small))
+    text = report.render(shown, Subject(fixed, Volume(fixed.grid, small)), Subject(moving))
     outlines = re.findall(r'class="outline both" d="([^"]*)"', text)
     assert len(outlines) == 3
     assert all(outlines)
     empty = SimpleNamespace(**{**vars(result), "labels": Volume(fixed.grid, 0 * small)})
-    text = report.render(empty, fixed, moving)
+    text = report.render(empty, Subject(fixed), Subject(moving))
     assert re.findall(r'class="outline propagated" d="([^"]*)"', text) == [""] * 3

@@ -21,8 +21,10 @@ from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, read_displacement_field
 from DeepFLASHRegistrationLib.report import FILES
-from DeepFLASHRegistrationLib.results import folder as results
-from DeepFLASHRegistrationLib.results.folder import load_result, save_result
+from DeepFLASHRegistrationLib.results import folder as folder_module
+from DeepFLASHRegistrationLib.results import plain, velocity
+from DeepFLASHRegistrationLib.results.folder import save_result
+from DeepFLASHRegistrationLib.results.velocity import load_result
 from DeepFLASHRegistrationLib.support import output_folder
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.support.output_folder import check_output
@@ -201,7 +203,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "velocity.safetensors", {"velocity": np.zeros(3)}, {"format": "something else"})
     with pytest.raises(InputError, match="holds no geodesic of this program"):
         load_result(tmp_path)
-    write_tensors(tmp_path / "velocity.safetensors", {"velocity": np.zeros(3)}, {"format": results._FORMAT})
+    write_tensors(tmp_path / "velocity.safetensors", {"velocity": np.zeros(3)}, {"format": velocity._FORMAT})
     with pytest.raises(InputError, match=r"early version, without the checksum .* Register the images again"):
         load_result(tmp_path)
     (tmp_path / "velocity.safetensors").write_text("not tensors at all")
@@ -302,7 +304,7 @@ def test_hostile_geodesics_are_refused(saved: Saved, tmp_path: Path, change: Cal
     settings = json.loads(metadata["geodesic"])
     change(settings, tensors)
     text = json.dumps(settings)
-    metadata.update(geodesic=text, crc32=results._checksum(tensors, text))
+    metadata.update(geodesic=text, crc32=velocity._checksum(tensors, text))
     path = tmp_path / "velocity.safetensors"
     write_tensors(path, tensors, metadata)
     with pytest.raises(InputError, match=r"velocity\.safetensors: cannot be used \(.+\)\. Copy it again, or register"):
@@ -433,7 +435,7 @@ def test_a_failure_leaves_everything_as_it_was(
 
         monkeypatch.setattr(nifti, "_write_gzip", fail)
     else:
-        monkeypatch.setattr(results, where, fail)
+        monkeypatch.setattr(folder_module, where, fail)
     if isinstance(what, OSError):
         with pytest.raises(OSError, match=r"out: could not be written \(.+\)\. Nothing was left there; free some"):
             save(registered, folder, force)
@@ -507,7 +509,7 @@ def test_an_image_of_a_folded_map_is_written(registered: Registered, tmp_path: P
 
 def test_grids_of_every_kind_survive(tmp_path: Path) -> None:
     for grid in (Grid((2, 3), np.diag([1.0, 2.0, 1.0])), Grid((4, 5, 1), np.diag([3.0, 1.0, 2.0, 1.0])).flattened()):
-        again = results._grid(json.loads(json.dumps(results._grid_values(grid))))
+        again = plain.grid_from(json.loads(json.dumps(plain.grid_values(grid))))
         assert again.same_as(grid, 0)
         assert (again.plane is None) == (grid.plane is None)
         if grid.plane is not None:

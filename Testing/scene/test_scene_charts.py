@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.scene.charts import logHistogram
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.outputs import writeResult
 from scene_rendering import ChartPicture
 from scene_synthetic import Stretch, addVolume, makeGrid, makeResult, pointsOf
@@ -19,7 +20,7 @@ def written(offScreen, scene):
     fixed = addVolume(scene, GRID, head(pointsOf(GRID)).astype(np.float32), "fixed")
     moving = addVolume(scene, GRID, head(pointsOf(GRID)).astype(np.float32), "moving")
     result = makeResult(GRID, GRID, Stretch(0.4, 40.0), image=head)
-    return result, writeResult(result, fixed, moving), fixed, moving
+    return result, writeResult(result, Inputs(fixed, moving)), fixed, moving
 
 
 def isNear(picture, place, color, reach=2):
@@ -85,7 +86,7 @@ def test_charts_say_what_they_show(written):
 
 def test_the_legend_of_a_second_chart_has_the_same_words(written):
     result, first, fixed, moving = written
-    second = writeResult(result, fixed, moving)
+    second = writeResult(result, Inputs(fixed, moving))
     for index in range(3):
         names = [nodes.convergenceChart.GetNthPlotSeriesNode(index).GetName() for nodes in (first, second)]
         assert names[0] == names[1]

@@ -23,6 +23,7 @@ from DeepFLASHRegistrationLib.scene.display.toggle import Displays, Toggle
 from DeepFLASHRegistrationLib.scene.display.views import nodesOfClass
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import vtkMatrixFrom
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, writeResult
 from DeepFLASHRegistrationLib.scene.sequence import (
     geodesicOf,
@@ -54,7 +55,7 @@ def makeStudy(room, truth=None):
         volume.GetDisplayNode().AutoWindowLevelOff()
         volume.GetDisplayNode().SetWindowLevel(*WINDOWS[name])
     result = makeResult(GRID, moving, truth, image=other)
-    nodes = writeResult(result, volumes["fixed"], volumes["moving"])
+    nodes = writeResult(result, Inputs(volumes["fixed"], volumes["moving"]))
     room.show(volumes["moving"], volumes["fixed"])
     room.composite("Red").SetForegroundOpacity(0.25)
     room.views["Red"]._logic.SetSliceOffset(2.0)
@@ -295,7 +296,7 @@ def farStudy(room):
     moving = makeGrid((40, 44, 54), (2.0, 2.0, 2.0), center=(300, 0, -40))
     fixed = addVolume(room.scene, GRID, smooth(pointsOf(GRID)), "fixed")
     movingNode = addVolume(room.scene, moving, other(pointsOf(moving)), "moving")
-    nodes = writeResult(makeResult(GRID, moving, truth, image=other), fixed, movingNode)
+    nodes = writeResult(makeResult(GRID, moving, truth, image=other), Inputs(fixed, movingNode))
     room.show(fixed)
     return SimpleNamespace(truth=truth, nodes=nodes, fixed=fixed, moving=movingNode)
 
@@ -490,7 +491,7 @@ def test_scrubbing_the_geodesic_moves_moving_to_fixed_without_copies(room, study
 def test_the_geodesic_of_a_later_result_takes_the_place_of_the_first(room, study):
     first = makeGeodesic(study)
     study.result.velocity["velocity"][0, 2, 2, 2] = 0.1
-    writeResult(study.result, study.fixed, study.moving, study.nodes)
+    writeResult(study.result, Inputs(study.fixed, study.moving), study.nodes)
     assert geodesicOf(study.nodes.transform) is None  # it is that of the earlier result
     before, truth = stateOf(room)["nodes"], Stretch(0.2, 30.0)
     again = makeGeodesic(study, 3, truth)
@@ -582,7 +583,7 @@ def test_closing_the_scene_while_things_are_shown_is_safe(room, study):
 def test_without_views_displays_still_work_on_the_nodes(scene):
     fixed = addVolume(scene, GRID, smooth(pointsOf(GRID)), "fixed")
     moving = addVolume(scene, GRID, other(pointsOf(GRID)), "moving")
-    nodes = writeResult(makeResult(GRID, GRID, Stretch(0.3, 40.0), image=other), fixed, moving, OutputNodes())
+    nodes = writeResult(makeResult(GRID, GRID, Stretch(0.3, 40.0), image=other), Inputs(fixed, moving), OutputNodes())
     for toggle in (
         Flicker(fixed, nodes.warpedVolume),
         Checkerboard(fixed, nodes.warpedVolume),

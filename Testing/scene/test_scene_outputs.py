@@ -10,6 +10,7 @@ from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.conversion import volumeFromNode
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import arrayFromVtkMatrix, ijkToWorld, vtkMatrixFrom
+from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.labels import labelsFromNode
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes, PreparedResult, writeResult
 from DeepFLASHRegistrationLib.support.errors import InputError
@@ -111,7 +112,7 @@ def test_slicer_s_own_transform_resamples_to_the_warped_volume(scene, which, par
     fixed = makeGrid(**{**SMALL, **GRIDS[which]})
     moving = makeGrid((40, 42, 44), **{"spacing": (1.8, 2.0, 1.9), **GRIDS[which]})
     fixedNode, movingNode, result, truth = makePair(scene, fixed, moving, parents)
-    nodes = writeResult(result, fixedNode, movingNode)
+    nodes = writeResult(result, Inputs(fixedNode, movingNode))
     assertSame(resampledByVtk(nodes.transform, fixedNode, movingNode), result, movingNode, truth)
     np.testing.assert_allclose(ijkToWorld(nodes.warpedVolume), ijkToWorld(fixedNode), atol=1e-9)
 
@@ -122,7 +123,7 @@ def test_a_saved_transform_is_the_same_in_simpleitk_and_when_loaded_again(scene,
     fixed = makeGrid(**{**SMALL, **GRIDS[which]})
     moving = makeGrid((40, 42, 44), **{"spacing": (1.8, 2.0, 1.9), **GRIDS[which]})
     fixedNode, movingNode, result, truth = makePair(scene, fixed, moving)
-    node = writeResult(result, fixedNode, movingNode).transform
+    node = writeResult(result, Inputs(fixedNode, movingNode)).transform
     path = tmp_path / f"transform{suffix}"
     storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
     storage.SetFileName(str(path))
@@ -135,7 +136,7 @@ def test_a_saved_transform_is_the_same_in_simpleitk_and_when_loaded_again(scene,
 
 def test_the_inverse_node_inverts(scene):
     fixedNode, movingNode, result, truth = makePair(scene)
-    nodes = writeResult(result, fixedNode, movingNode)
+    nodes = writeResult(result, Inputs(fixedNode, movingNode))
     rng = np.random.default_rng(0)
     lps = rng.uniform(-20, 20, (200, 3))
     ras = lps * (-1, -1, 1)
@@ -153,7 +154,7 @@ def test_the_inverse_node_inverts(scene):
 
 def test_volumes_look_like_moving_and_lie_on_fixed(scene):
     fixedNode, movingNode, result, _ = makePair(scene)
-    nodes = writeResult(result, fixedNode, movingNode)
+    nodes = writeResult(result, Inputs(fixedNode, movingNode))
     display = nodes.warpedVolume.GetDisplayNode()
     assert (display.GetWindow(), display.GetLevel(), display.GetAutoWindowLevel()) == (123, 77, 0)
     np.testing.assert_allclose(arrayFromImage(nodes.warpedVolume.GetImageData()), result.warped.data)
@@ -176,7 +177,7 @@ def test_a_pair_of_slices_at_different_depths(scene, axis):
     movingNode = addVolume(scene, moving, wave(pointsOf(moving)), "moving")
     truth = Stretch(0.3, 45.0, affine=[[1, 0.02, 1], [-0.02, 1, -2], [0, 0, 1]], ndim=2)
     result = makeResult(fixed, moving, truth, image=wave)
-    nodes = writeResult(result, fixedNode, movingNode)
+    nodes = writeResult(result, Inputs(fixedNode, movingNode))
     assert nodes.warpedVolume.GetImageData().GetDimensions() == fixedNode.GetImageData().GetDimensions()
     np.testing.assert_allclose(ijkToWorld(nodes.warpedVolume), ijkToWorld(fixedNode), atol=1e-9)
     assertSame(resampledByVtk(nodes.transform, fixedNode, movingNode), result, movingNode, truth)
@@ -209,7 +210,7 @@ def test_a_propagated_segmentation_keeps_what_segments_are(scene, overlapping):
         return labels.volume.data[tuple(np.moveaxis(np.clip(index, 0, np.array(labels.volume.grid.shape) - 1), -1, 0))]
 
     result = makeResult(result.fixed_grid, labels.volume.grid, truth, labelsAt=labelsAt)
-    node = writeResult(result, fixedNode, movingNode, movingSegmentation=source, movingLabels=labels).segmentation
+    node = writeResult(result, Inputs(fixedNode, movingNode, source), movingLabels=labels).segmentation
     segmentation, original = node.GetSegmentation(), source.GetSegmentation()
     assert list(segmentation.GetSegmentIDs()) == list(original.GetSegmentIDs())
     for identifier in segmentation.GetSegmentIDs():
@@ -247,7 +248,7 @@ def test_a_propagated_label_map_stays_a_label_map(scene):
     labels = labelsFromNode(source)
     at = lambda points: (np.linalg.norm(points - (9, 0, 0), axis=-1) < 8) * 7  # noqa: E731
     result = makeResult(makeGrid(**SMALL), moving, truth, labelsAt=at)
-    node = writeResult(result, fixedNode, movingNode, movingSegmentation=source, movingLabels=labels).segmentation
+    node = writeResult(result, Inputs(fixedNode, movingNode, source), movingLabels=labels).segmentation
     assert node.GetClassName() == "vtkMRMLLabelMapVolumeNode"
     np.testing.assert_array_equal(arrayFromImage(node.GetImageData()), result.labels.data)
     assert node.GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeLabels"
@@ -260,7 +261,7 @@ def test_landmarks_are_carried_from_where_their_parent_puts_them(scene):
     markups.AddControlPoint(0, 0, 0, "never placed")
     markups.UnsetNthControlPointPosition(1)
     markups.SetAndObserveTransformNodeID(addLinear(scene, TURN).GetID())
-    carried = writeResult(result, fixedNode, movingNode, movingMarkups=markups).markups
+    carried = writeResult(result, Inputs(fixedNode, movingNode, movingMarkups=markups)).markups
     world = (TURN @ (5, -6, 7, 1))[:3] * (-1, -1, 1)
     np.testing.assert_allclose(
         np.array(carried.GetNthControlPointPositionWorld(0)) * (-1, -1, 1), truth.movingToFixed(world), atol=0.05
@@ -298,7 +299,7 @@ def test_a_model_is_carried_with_its_look_and_its_scalars(scene, parent):
     matrix = TURN if parent else np.eye(4)
     before = vtk_to_numpy(model.GetMesh().GetPoints().GetData()).copy()
     modified = model.GetMTime(), model.GetMesh().GetMTime(), display.GetMTime()
-    carried = writeResult(result, fixedNode, movingNode, movingModel=model).model
+    carried = writeResult(result, Inputs(fixedNode, movingNode, movingModel=model)).model
     assert (model.GetMTime(), model.GetMesh().GetMTime(), display.GetMTime()) == modified
     assert carried.GetParentTransformNode() is None
     world = (before @ matrix[:3, :3].T + matrix[:3, 3]) * (-1, -1, 1)
@@ -317,7 +318,7 @@ def test_a_model_is_carried_with_its_look_and_its_scalars(scene, parent):
 
 def test_tables_and_charts_hold_the_numbers(scene):
     fixedNode, movingNode, result, _ = makePair(scene)
-    nodes = writeResult(result, fixedNode, movingNode)
+    nodes = writeResult(result, Inputs(fixedNode, movingNode))
     table = nodes.metricsTable.GetTable()
     rows = {
         table.GetValue(row, 0).ToString(): [table.GetValue(row, column).ToString() for column in (1, 2, 3)]
@@ -350,8 +351,8 @@ def everything(scene):
     model = addBall(scene)
     at = lambda points: np.linalg.norm(points - (9, 0, 0), axis=-1) < 8  # noqa: E731
     results = [makeResult(makeGrid(**SMALL), moving, Stretch(0.3 - 0.1 * n, 45.0), labelsAt=at) for n in range(2)]
-    keywords = {"movingSegmentation": source, "movingLabels": labels, "movingMarkups": markups, "movingModel": model}
-    return fixedNode, movingNode, results, keywords
+    inputs = Inputs(fixedNode, movingNode, source, movingMarkups=markups, movingModel=model)
+    return inputs, results, {"movingLabels": labels}
 
 
 def contentOf(nodes):
@@ -400,10 +401,10 @@ def same(one, other):
 
 
 def test_a_second_run_updates_the_same_nodes(scene):
-    fixedNode, movingNode, results, keywords = everything(scene)
-    first = writeResult(results[0], fixedNode, movingNode, **keywords)
+    inputs, results, keywords = everything(scene)
+    first = writeResult(results[0], inputs, **keywords)
     before, content = idsOf(scene), contentOf(first)
-    second = writeResult(results[1], fixedNode, movingNode, first, **keywords)
+    second = writeResult(results[1], inputs, first, **keywords)
     assert second == first
     assert idsOf(scene) == before
     assert not same(contentOf(second), content)
@@ -411,12 +412,12 @@ def test_a_second_run_updates_the_same_nodes(scene):
 
 def test_converted_in_short_steps_beforehand_it_is_the_same(scene, monkeypatch):
     monkeypatch.setattr(arrays_module, "_SLAB_VALUES", 500)
-    fixedNode, movingNode, results, keywords = everything(scene)
-    prepared = PreparedResult(results[0], fixedNode, movingNode)
+    inputs, results, keywords = everything(scene)
+    prepared = PreparedResult(results[0], inputs.fixedVolume, inputs.movingVolume)
     assert len(list(prepared.steps(OutputNodes()))) > 20
     monkeypatch.undo()
-    nodes = writeResult(results[0], fixedNode, movingNode, prepared=prepared, **keywords)
-    at_once = writeResult(results[0], fixedNode, movingNode, **keywords)
+    nodes = writeResult(results[0], inputs, prepared=prepared, **keywords)
+    at_once = writeResult(results[0], inputs, **keywords)
     assert same(contentOf(nodes), contentOf(at_once))
 
 
@@ -435,8 +436,8 @@ STEPS = [
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_failure_anywhere_leaves_the_scene_as_it_was(scene, monkeypatch, step):
-    fixedNode, movingNode, results, keywords = everything(scene)
-    chosen = writeResult(results[0], fixedNode, movingNode, **keywords)
+    inputs, results, keywords = everything(scene)
+    chosen = writeResult(results[0], inputs, **keywords)
     chosen.warpedVolume.GetDisplayNode().SetWindowLevel(50, 60)
     before, content = idsOf(scene), contentOf(chosen)
     calls = []
@@ -452,12 +453,12 @@ def test_a_failure_anywhere_leaves_the_scene_as_it_was(scene, monkeypatch, step)
     monkeypatch.setattr(outputs_module, step, failing)
     if step != "placeBeside":
         with pytest.raises(RuntimeError, match="disk on fire"):
-            writeResult(results[1], fixedNode, movingNode, chosen, **keywords)
+            writeResult(results[1], inputs, chosen, **keywords)
         assert idsOf(scene) == before
         assert same(contentOf(chosen), content)
     calls.clear()
     with pytest.raises(RuntimeError, match="disk on fire"):
-        writeResult(results[1], fixedNode, movingNode, **keywords)
+        writeResult(results[1], inputs, **keywords)
     assert idsOf(scene) == before
 
 
@@ -465,19 +466,19 @@ def test_outputs_that_are_not_wanted_are_not_made(scene):
     fixedNode, movingNode, result, _ = makePair(scene)
     before = idsOf(scene)
     none = OutputNodes(**dict.fromkeys(OutputNodes.__dataclass_fields__))
-    assert writeResult(result, fixedNode, movingNode, none) == none
+    assert writeResult(result, Inputs(fixedNode, movingNode), none) == none
     assert idsOf(scene) == before
 
 
 def test_inputs_and_outputs_are_kept_apart(scene):
     fixedNode, movingNode, result, _ = makePair(scene)
     with pytest.raises(InputError, match="moving is an input and an output"):
-        writeResult(result, fixedNode, movingNode, OutputNodes(warpedVolume=movingNode))
+        writeResult(result, Inputs(fixedNode, movingNode), OutputNodes(warpedVolume=movingNode))
     other = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "other")
     with pytest.raises(InputError, match="other is chosen for two outputs"):
-        writeResult(result, fixedNode, movingNode, OutputNodes(warpedVolume=other, logJacobianVolume=other))
+        writeResult(result, Inputs(fixedNode, movingNode), OutputNodes(warpedVolume=other, logJacobianVolume=other))
     with pytest.raises(InputError, match="cannot hold the output transform"):
-        writeResult(result, fixedNode, movingNode, OutputNodes(transform=other))
+        writeResult(result, Inputs(fixedNode, movingNode), OutputNodes(transform=other))
 
 
 def test_new_nodes_stand_beside_the_fixed_image_in_the_subject_hierarchy(scene):
@@ -485,15 +486,15 @@ def test_new_nodes_stand_beside_the_fixed_image_in_the_subject_hierarchy(scene):
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
     fixedNode, movingNode, result, _ = makePair(scene)
     hierarchy.CreateItem(study, fixedNode)
-    nodes = writeResult(result, fixedNode, movingNode)
+    nodes = writeResult(result, Inputs(fixedNode, movingNode))
     for node in (nodes.warpedVolume, nodes.transform, nodes.metricsTable, nodes.histogramChart):
         assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
 
 
 def test_inputs_are_not_changed(scene):
-    fixedNode, movingNode, results, keywords = everything(scene)
-    inputs = [fixedNode, movingNode, *(node for node in keywords.values() if hasattr(node, "GetMTime"))]
-    before = [node.GetMTime() for node in inputs]
-    writeResult(results[0], fixedNode, movingNode, **keywords)
-    assert [node.GetMTime() for node in inputs] == before
+    inputs, results, keywords = everything(scene)
+    nodes = list(inputs.nodes().values())
+    before = [node.GetMTime() for node in nodes]
+    writeResult(results[0], inputs, **keywords)
+    assert [node.GetMTime() for node in nodes] == before
     assert slicer_nodes(scene, "vtkMRMLSegmentationNode")

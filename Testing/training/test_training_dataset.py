@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.imaging.io import write_volume
 from DeepFLASHRegistrationLib.support.errors import InputError
-from DeepFLASHRegistrationLib.training.dataset import Dataset, Subject, draw_pairs, read_dataset, read_scan, split
+from DeepFLASHRegistrationLib.training.dataset import Dataset, SubjectFiles, draw_pairs, read_dataset, split
 from training_images import subject, write_subjects
 
 
@@ -37,7 +37,7 @@ def cut(path: Path) -> None:
 
 
 def named(count: int, scans: int = 1) -> Dataset:
-    subjects = [Subject(f"p{k}s{i}", f"p{k}", Path(f"p{k}s{i}.nii")) for k in range(count) for i in range(scans)]
+    subjects = [SubjectFiles(f"p{k}s{i}", f"p{k}", Path(f"p{k}s{i}.nii")) for k in range(count) for i in range(scans)]
     return Dataset(Path("data"), tuple(subjects))
 
 
@@ -50,8 +50,8 @@ def test_a_folder_of_images_with_labels_and_masks(data: Path) -> None:
     assert [s.name for s in found.subjects] == found.persons == ["s0", "s1", "s2", "s3"]
     assert [s.labels.name for s in found.subjects] == [f"s{k}.nii.gz" for k in range(4)]
     assert [s.mask and s.mask.name for s in found.subjects] == [None, "s1.nrrd", None, None]
-    scan = read_scan(found.subjects[1])
-    assert (scan.image.data.dtype, scan.labels.data.max(), scan.mask.data.max()) == (np.float32, 3, 1)
+    scan = found.subjects[1].read()
+    assert (scan.image.data.dtype, scan.label_map.data.max(), scan.mask.data.max()) == (np.float32, 3, 1)
 
 
 def test_a_flat_folder(tmp_path: Path) -> None:
@@ -73,7 +73,12 @@ def test_a_table(tmp_path: Path, delimiter: str) -> None:
     for person, visit in (("x", 1), ("x", 2), ("y", 1)):
         write(tmp_path / person / f"visit{visit}.nii.gz", visit)
     write(tmp_path / "x" / "labels.nii.gz", 1, labels=True)
-    lines = ["\ufeffAge,Image,Subject,Labels", "7,x/visit1.nii.gz,x,x/labels.nii.gz", "8,x/visit2.nii.gz,x,", ",,,"]
+    lines = [
+        "\ufeffAge,Image,Subject,Labels",
+        "7,x/visit1.nii.gz,x,x/labels.nii.gz",
+        "8,x/visit2.nii.gz,x,",
+        ",,,",
+    ]
     lines.append(f"9,{tmp_path / 'y' / 'visit1.nii.gz'},y,")
     found = read_dataset(table(tmp_path, "\n".join(lines).replace(",", delimiter)))
     assert found.persons == ["x", "y"]
@@ -145,7 +150,7 @@ def test_damaged_volumes_are_named_and_left_out_on_request(data: Path, folder: s
     found = read_dataset(data, skip_broken=True, voxels=False)
     assert [s.name for s in found.subjects] == ["s0", "s1", "s3"]
     with pytest.raises(InputError, match=r"s1.nii.gz: cannot be read"):
-        read_scan(found.subjects[1])
+        found.subjects[1].read()
 
 
 def test_too_many_damaged_volumes(data: Path) -> None:

@@ -18,11 +18,12 @@ from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import settings as problem_settings
+from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training import recipes
 from DeepFLASHRegistrationLib.training.dataset import read_dataset, split
-from DeepFLASHRegistrationLib.training.pairs import Subjects, Variation, swapped
+from DeepFLASHRegistrationLib.training.pairs import AlignedSubjects, Variation, swapped
 from DeepFLASHRegistrationLib.training.recipes import Recipe
 from DeepFLASHRegistrationLib.training.teaching import teach
 from DeepFLASHRegistrationLib.training.train import About, TrainingOptions, train
@@ -214,10 +215,10 @@ def test_odd_cells_are_refused() -> None:
 # ------------------------------------------------------------------------------------------------------- training
 
 
-def make_subjects(count: int = 4, parameters: Parameters = TINY) -> Subjects:
+def make_subjects(count: int = 4, parameters: Parameters = TINY) -> AlignedSubjects:
     images, labels = zip(*(subject(k, (40, 36)) for k in range(count)), strict=True)
     images = [image.with_data(image.data / 100) for image in images]
-    return Subjects(images, labels, parameters, RECIPE.unit_mm, MULTIPLE)
+    return AlignedSubjects(list(map(Subject, images, labels)), parameters, RECIPE.unit_mm, MULTIPLE)
 
 
 def make_trainer(**more) -> Trainer:
@@ -350,7 +351,9 @@ def test_maps_in_memory_are_those_of_the_registration(model: Path) -> None:
     images = [image.with_data(image.data / 100) for image in (fixed, moving)]
     from DeepFLASHRegistrationLib.problem.problem import Problem
 
-    problem = Problem(*images, None, None, np.eye(3), found.parameters, unit_mm=found.unit_mm, multiple=found.multiple)
+    problem = Problem(
+        *map(Subject, images), np.eye(3), found.parameters, unit_mm=found.unit_mm, multiple=found.multiple
+    )
     pair = problem.pair()
     maps, back = found.maps(problem, (pair, swapped(pair)))
     torch.testing.assert_close(found.maps(problem, (pair,))[0].warped, maps.warped, rtol=1e-4, atol=1e-5)

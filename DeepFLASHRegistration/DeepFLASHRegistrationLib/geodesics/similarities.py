@@ -32,24 +32,25 @@ class _LocalCorrelation(torch.autograd.Function):
     """mean(1 − cc²) with its gradient written out: three box filters forward, three backward, nothing kept but them."""
 
     @staticmethod
-    def forward(ctx, warped, fixed, fixed_mean, fixed_variance, count, weight, radius, guard):
+    def forward(ctx, warped, term):
+        fixed, fixed_variance, count, radius = term.fixed, term.variance, term.count, term.radius
         mean = box_sum(warped, radius) / count
-        cross = box_sum(warped * fixed, radius) / count - mean * fixed_mean
+        cross = box_sum(warped * fixed, radius) / count - mean * term.mean
         variance = (box_sum(warped * warped, radius) / count - mean * mean).clamp_(min=0)
-        denominator = variance.add_(guard).mul_(fixed_variance)
+        denominator = variance.add_(term.guard).mul_(fixed_variance)
         slope = cross / denominator  # cc² = cross · slope
-        value = (weight * (1 - cross * slope)).sum()
+        value = (term.weight * (1 - cross * slope)).sum()
         if ctx.needs_input_grad[0]:
-            p = (-2 * weight) * slope / count
-            q = (2 * weight) * (slope * slope) * fixed_variance / count
-            r = p.mul(fixed_mean).addcmul_(q, mean).neg_()
+            p = (-2 * term.weight) * slope / count
+            q = (2 * term.weight) * (slope * slope) * fixed_variance / count
+            r = p.mul(term.mean).addcmul_(q, mean).neg_()
             ctx.save_for_backward(box_sum(p, radius), box_sum(q, radius), box_sum(r, radius), warped, fixed)
         return value
 
     @staticmethod
     def backward(ctx, upstream):
         p, q, r, warped, fixed = ctx.saved_tensors
-        return (torch.addcmul(torch.addcmul(r, p, fixed), q, warped)) * upstream, *[None] * 7
+        return (torch.addcmul(torch.addcmul(r, p, fixed), q, warped)) * upstream, None
 
 
 class LocalCorrelation:
@@ -78,9 +79,7 @@ class LocalCorrelation:
     def __call__(self, warped: Tensor) -> Tensor:
         if self.support is not None:
             warped = warped * self.support
-        return _LocalCorrelation.apply(
-            warped, self.fixed, self.mean, self.variance, self.count, self.weight, self.radius, self.guard
-        )
+        return _LocalCorrelation.apply(warped, self)
 
 
 class SquaredDifferences:

@@ -21,8 +21,8 @@ from slicer import (
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from ..problem.parameters import Parameters
+from ..scene.inputs import Inputs
 from ..scene.outputs import NEW, OutputNodes
-from ..scene.runs import Inputs
 from ..scene.sequence import geodesicOf
 from .display_panel import Shown
 

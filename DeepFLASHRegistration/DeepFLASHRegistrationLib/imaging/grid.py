@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -190,6 +191,16 @@ class Grid:
             raise ValueError("This grid lies in no plane of 3-D space.")
         return (np.asarray(points, dtype=np.float64) - self.plane[:3, 2]) @ self.plane[:3, :2]
 
+    def in_plane(self, points: np.ndarray) -> np.ndarray:
+        """Points (N, 3) of 3-D space as the points (N, 2) of a 2-D grid: seen along its slice's normal, or in the plane
+        z = 0, where ITK and Slicer put a 2-D image. All others as they are."""
+        if self.ndim == 2 and points.shape[1] == 3:
+            if self.plane is not None:
+                return self.project(points)
+            if not points[:, 2].any():
+                return points[:, :2]
+        return points
+
     @property
     def normal(self) -> np.ndarray:
         """(3,) unit normal of the `plane`."""
@@ -281,3 +292,30 @@ def over_indices(linear: np.ndarray, offset: np.ndarray, ranges: Sequence[np.nda
             shape[axis] = -1
             part = part + (row[axis] * index).reshape(shape)
         yield part
+
+
+def stored(grid: Grid, order: Sequence[int], backwards: Sequence[bool]) -> Grid:
+    """The same points with their axes in another order, some of them backwards.
+
+    Args:
+        order: for each axis of the new grid, which of the old it is.
+        backwards: for each axis of the new grid, whether it runs against the old.
+    """
+    d = grid.ndim
+    matrix = np.zeros((d + 1, d + 1))
+    matrix[d, d] = 1
+    for new, (old, back) in enumerate(zip(order, backwards, strict=True)):
+        matrix[old, new] = -1 if back else 1
+        matrix[old, d] = grid.shape[old] - 1 if back else 0
+    return replace(grid, shape=tuple(grid.shape[a] for a in order), affine=grid.affine @ matrix)
+
+
+def upright(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The storage nearest to axes z, y, x that all ascend, as arguments of `stored`.
+
+    Computed on images stored so, a registration does not depend on how their files are.
+    """
+    d = grid.ndim
+    cosines = grid.direction[::-1]  # rows z, y, x; columns the array's axes
+    order = max(itertools.permutations(range(d)), key=lambda p: sum(abs(cosines[k, p[k]]) for k in range(d)))
+    return order, tuple(bool(cosines[k, axis] < 0) for k, axis in enumerate(order))

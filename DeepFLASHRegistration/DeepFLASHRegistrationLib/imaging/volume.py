@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..support.errors import InputError
-from .grid import Grid
+from .grid import Grid, stored, upright
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,12 @@ class Volume:
     def plane(self) -> np.ndarray | None:
         """The grid's `plane` if this is a single slice of 3-D space, else None."""
         return self.grid.plane
+
+    def upright(self) -> Volume:
+        """The same voxels in the one storage in which all computing is done (see grid.upright)."""
+        order, backwards = upright(self.grid)
+        data = np.flip(self.data.transpose(order), np.flatnonzero(backwards))
+        return replace(self, grid=stored(self.grid, order, backwards), data=np.ascontiguousarray(data))
 
     def with_data(self, data: np.ndarray, *notes: str) -> Volume:
         """The same grid and name with other data, and `notes` added."""

@@ -182,6 +182,9 @@ class DualNet(nn.Module):
         return loss
 
 
+_REGULARIZATION = 1e-6  # λ of the loss while training
+
+
 @dataclass(frozen=True)
 class Epoch:
     """Number from 1; relative error of v0, ‖v − v0‖/‖v0‖ in the root mean square, while training and on other pairs."""
@@ -193,13 +196,11 @@ class Epoch:
 
 def fit(
     net: DualNet,
-    spectra: Tensor,
-    velocities: Tensor,
+    pairs: tuple[Tensor, Tensor],
     *,
     epochs: int = 300,
     batch: int = 64,
     learning_rate: float = 5e-4,
-    regularization: float = 1e-6,
     seed: int = 0,
     validation: tuple[Tensor, Tensor] | None = None,
     report: Callable[[Epoch], None] | None = None,
@@ -209,11 +210,10 @@ def fit(
     Nothing larger than the band is touched: spectra are computed once, by `DualNet.spectra`.
 
     Args:
-        spectra: (n, 2, *half).
-        velocities: (n, d, *modes), on the same device.
-        regularization: λ of the loss.
+        pairs: spectra (n, 2, *half), and velocities (n, d, *modes) on the same device.
         validation: the same of other pairs.
     """
+    spectra, velocities = pairs
     net.adapt(spectra, velocities)
     labels = half_spectrum(velocities, net.band.ndim)
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
@@ -226,7 +226,7 @@ def fit(
                 continue  # batch normalization has nothing to normalize
             prediction = net(spectra[chosen])
             optimizer.zero_grad(set_to_none=True)
-            net.loss(prediction, labels[chosen], regularization).backward()
+            net.loss(prediction, labels[chosen], _REGULARIZATION).backward()
             optimizer.step()
             errors.append((net.loss(prediction.detach(), labels[chosen]), len(chosen)))
         if report is not None:

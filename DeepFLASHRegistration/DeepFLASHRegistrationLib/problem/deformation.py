@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..imaging.grid import Grid, over_indices
+from ..imaging.grid import Grid, over_indices, stored
 
 if TYPE_CHECKING:
     import torch
@@ -283,6 +282,11 @@ class Deformation:
         return u * inside
 
 
+def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation:
+    """The Deformation of Result.velocity."""
+    return Deformation(**{**values, "device": device})
+
+
 def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, device: str = "cpu") -> torch.Tensor:
     """Weights (*lattice.shape) that fall smoothly from 1 to 0 over the outer half of the margin of a domain, so that a
     periodic velocity neither wraps around nor ends abruptly."""
@@ -296,30 +300,3 @@ def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, devic
         shape[axis] = -1
         weights = weights * (ramp * ramp * (3 - 2 * ramp)).view(shape)
     return weights.to(device=device, dtype=torch.float32)
-
-
-def stored(grid: Grid, order: Sequence[int], backwards: Sequence[bool]) -> Grid:
-    """The same points with their axes in another order, some of them backwards.
-
-    Args:
-        order: for each axis of the new grid, which of the old it is.
-        backwards: for each axis of the new grid, whether it runs against the old.
-    """
-    d = grid.ndim
-    matrix = np.zeros((d + 1, d + 1))
-    matrix[d, d] = 1
-    for new, (old, back) in enumerate(zip(order, backwards, strict=True)):
-        matrix[old, new] = -1 if back else 1
-        matrix[old, d] = grid.shape[old] - 1 if back else 0
-    return replace(grid, shape=tuple(grid.shape[a] for a in order), affine=grid.affine @ matrix)
-
-
-def upright(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """The storage nearest to axes z, y, x that all ascend, as arguments of `stored`.
-
-    Computed on images stored so, a registration does not depend on how their files are.
-    """
-    d = grid.ndim
-    cosines = grid.direction[::-1]  # rows z, y, x; columns the array's axes
-    order = max(itertools.permutations(range(d)), key=lambda p: sum(abs(cosines[k, p[k]]) for k in range(d)))
-    return order, tuple(bool(cosines[k, axis] < 0) for k, axis in enumerate(order))

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-METHODS = ("flash", "deepflash", "deepflash+flash")
+# By name, the file of methods/ that estimates.
+METHODS = {"flash": "flash", "deepflash": "deepflash", "deepflash+flash": "deepflash"}
 ALIGNMENTS = ("none", "centers", "rigid", "affine")
 SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
 INTEGRATORS = ("euler", "multistep", "midpoint", "rk4")
@@ -49,7 +50,7 @@ class Parameters:
         "Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a "
         "fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the "
         "alignment and the bias correction.",
-        choices=METHODS,
+        choices=tuple(METHODS),
     )
     model: str = _setting(
         "", "Trained model", "Model of DeepFLASH: the name of a bundled or installed one, or its folder."

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..imaging.grid import Grid
+from ..imaging.grid import Grid, stored, upright
 from ..imaging.volume import Volume
 from ..support.errors import InputError
-from .deformation import border_window, stored, upright
+from .deformation import border_window
 from .parameters import Parameters
+from .subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,32 +34,33 @@ _COVERED = 0.24
 _MAP_POINTS = 3.2
 
 
-def scaled_intensities(
-    fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None, parameters: Parameters
-) -> tuple[Volume, Volume, list[str]]:
-    """Both images with comparable intensities, about 0..1, nothing of what masks exclude left, and notes on it."""
-    from ..imaging.intensities import match_histogram, n4, normalize
-    from ..imaging.resampling import mask_on_grid
+def scaled(subject: Subject, parameters: Parameters) -> Subject:
+    """A checked subject with intensities of about 0..1, and nothing left of what its mask excludes."""
+    from ..imaging.intensities import n4, normalize
 
     window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
-    scaled = []
-    for image, mask, what in ((fixed, fixed_mask, "fixed mask"), (moving, moving_mask, "moving mask")):
-        inside = None if mask is None else mask_on_grid(mask, image.grid, what)
-        result = normalize(image, inside, window)
-        if parameters.bias_correction:
-            result = normalize(n4(result, inside), inside)
-        if inside is not None:
-            if np.ptp(result.data[inside]) == 0:
-                raise InputError(
-                    f"{mask.name or what}: {image.name or 'the image'} shows nothing inside this mask. Draw it "
-                    "on the object."
-                )
-            result = _filled(result, inside, parameters.window_mm / 2)
-        scaled.append(result)
+    inside = subject.inside
+    result = normalize(subject.image, inside, window)
+    if parameters.bias_correction:
+        result = normalize(n4(result, inside), inside)
+    if inside is not None:
+        if np.ptp(result.data[inside]) == 0:
+            raise InputError(
+                f"{subject.mask.name}: {subject.image.name or 'the image'} shows nothing inside this mask. "
+                "Draw it on the object."
+            )
+        result = _filled(result, inside, parameters.window_mm / 2)
+    return subject.with_image(result)
+
+
+def comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple[Subject, Subject]:
+    """Two checked subjects with intensities that can be compared, about 0..1; see `scaled`."""
+    from ..imaging.intensities import match_histogram
+
+    fixed, moving = scaled(fixed, parameters), scaled(moving, parameters)
     if parameters.histogram_matching:
-        scaled[1] = match_histogram(scaled[1], scaled[0])
-    notes = [n for s, original in zip(scaled, (fixed, moving), strict=True) for n in s.notes[len(original.notes) :]]
-    return scaled[0], scaled[1], notes
+        moving = moving.with_image(match_histogram(moving.image, fixed.image))
+    return fixed, moving
 
 
 def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
@@ -80,107 +82,98 @@ def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
 
 
 class Problem:
-    """The images on the working grid, and the box the geodesic lives on."""
+    """The images on the working grid, and the box the geodesic lives on.
+
+    Attributes:
+        affine: (d+1, d+1) LPS mm, fixed -> moving.
+        foreground: object voxels of the fixed image, over which metrics are taken; bool on its own grid.
+        grid: the working grid; lengths are its edges in units of unit_mm.
+        fixed, moving: float32 on the working grid.
+        fixed_mask, moving_mask: where they are compared; bool.
+        fixed_view, moving_view: what may be looked at, 0..1; None for all.
+    """
 
     def __init__(
         self,
-        fixed: Volume,
-        moving: Volume,
-        fixed_mask: Volume | None,
-        moving_mask: Volume | None,
+        fixed: Subject,
+        moving: Subject,
         affine: np.ndarray,
         parameters: Parameters,
         unit_mm: float | None = None,
         multiple: int = 1,
     ):
-        """Images as `scaled_intensities` returns them; ``unit_mm``: the unit of length, chosen by default;
+        """Subjects as `comparable` returns them; ``unit_mm``: the unit of length, chosen by default;
         ``multiple``: of what every level has a multiple of voxels along each axis."""
-        from ..imaging.intensities import background_value, dilated, foreground
-        from ..imaging.resampling import mask_on_grid, resample
-        from ..imaging.working_grid import working_grid
+        from ..imaging.intensities import background_value
+        from ..imaging.resampling import resample
 
         self.affine = affine
-        d = fixed.ndim
-        inside = foreground(fixed)
-        if fixed_mask is not None:
-            masked = mask_on_grid(fixed_mask, fixed.grid, "fixed mask")
-            inside = inside & masked
-            if not inside.any():
-                raise InputError(f"{fixed_mask.name or 'fixed mask'}: covers only background. Draw it on the object.")
-        # Object voxels of the fixed image; metrics are taken over them.
-        self.foreground = inside
+        self.foreground = _object_voxels(fixed)
         # Lengths in mm are meant for human anatomy; of a mouse's head or a cell they must not exceed the image.
         self.largest_mm = float(fixed.grid.extent.max()) / 4
         self.margin_mm = min(parameters.margin_mm, self.largest_mm)
-        if parameters.spacing_mm and float(fixed.grid.extent.max()) > 32_767 * parameters.spacing_mm:
-            raise InputError(
-                f"A working voxel of {parameters.spacing_mm:g} mm is too small for "
-                f"{fixed.name or 'the fixed image'}. Choose a larger one, or 0 to let it be chosen."
-            )
-        grid = working_grid(
-            fixed,
-            spacing_mm=parameters.spacing_mm or None,
-            margin_mm=self.margin_mm,
-            max_voxels=parameters.max_voxels,
-            mask=Volume(fixed.grid, inside.astype(np.uint8)),
-        )
-        # Sampling on voxels and stepping along axes tell directions apart, if slightly; storage must not choose them.
-        grid = stored(grid, *upright(grid))
-        finest = float(grid.spacing.min())
-        multiples = [math.lcm(*(f[a] * multiple for f in _factors(grid, parameters))) for a in range(d)]
-        missing = [-n % m for n, m in zip(grid.shape, multiples, strict=True)]
-        needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
-        if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
-            raise InputError(
-                f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
-                "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next."
-            )
-        self.grid = grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
+        self.grid = _working_grid(fixed.image, self.foreground, self.margin_mm, parameters, multiple)
         longest = float(self.grid.extent.max())
         low, high = _USUAL_EXTENT_MM
         self.unit_mm = unit_mm or (_UNIT_MM if low <= longest <= high else longest / 128)
         self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
         outside = [
-            0.0 if background_value(v) is not None else float(np.percentile(v.data[(slice(None, None, 4),) * d], 5))
-            for v in (fixed, moving)
+            0.0
+            if background_value(v) is not None
+            else float(np.percentile(v.data[(slice(None, None, 4),) * v.ndim], 5))
+            for v in (fixed.image, moving.image)
         ]
-        self.fixed = resample(fixed, self.grid, outside=outside[0])
-        self.moving = resample(moving, self.grid, affine, outside=outside[1])
+        self.fixed = resample(fixed.image, self.grid, outside=outside[0])
+        self.moving = resample(moving.image, self.grid, affine, outside=outside[1])
+        self._compare_fixed(fixed)
+        self._compare_moving(moving, fixed.image.name)
+
+    def _compare_fixed(self, fixed: Subject) -> None:
+        from ..imaging.intensities import background_value, dilated
+
+        masked = fixed.inside
         # One voxel around the object belongs to it: its outline is information too.
-        self.fixed_mask = dilated(
-            resample(Volume(fixed.grid, inside.astype(np.float32)), self.grid) > _COVERED, [1] * d
-        )
-        if fixed_mask is not None:
-            self.fixed_mask &= resample(Volume(fixed.grid, masked.astype(np.float32)), self.grid) > _COVERED
+        self.fixed_mask = dilated(self._covered(fixed.grid, self.foreground) > _COVERED, [1] * fixed.ndim)
+        if masked is not None:
+            self.fixed_mask &= self._covered(fixed.grid, masked) > _COVERED
         if not self.fixed_mask.any():
             raise InputError(
-                f"A working voxel of {finest:.3g} mm is larger than what {fixed.name or 'the fixed image'} "
-                "shows. Choose a smaller one, or 0 to let it be chosen."
+                f"A working voxel of {float(self.grid.spacing.min()):.3g} mm is larger than what "
+                f"{fixed.image.name or 'the fixed image'} shows. Choose a smaller one, or 0 to let it be chosen."
             )
-        view = np.ones(moving.grid.shape, dtype=np.float32)
-        if moving_mask is not None:
-            view = mask_on_grid(moving_mask, moving.grid, "moving mask").astype(np.float32)
-        seen = resample(Volume(moving.grid, view), self.grid, affine)
+        hidden = masked is not None or background_value(fixed.image) is None
+        whole = self.foreground if masked is not None else np.ones(fixed.grid.shape, dtype=bool)
+        seen = self._covered(fixed.grid, whole)
+        self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
+
+    def _compare_moving(self, moving: Subject, fixed_name: str) -> None:
+        from ..imaging.intensities import background_value, dilated, foreground
+
+        masked = moving.inside
+        view = np.ones(moving.grid.shape, dtype=bool) if masked is None else masked
+        seen = self._covered(moving.grid, view, self.affine)
         meets = np.count_nonzero(self.fixed_mask & (seen > 0.5)) / np.count_nonzero(self.fixed_mask)
         if meets < 0.02:
             raise InputError(
-                f"{fixed.name or 'The fixed'} and {moving.name or 'moving image'} do not overlap after the alignment "
-                f"({100 * meets:.0f} % of the fixed object is seen in the moving image). Check that they show the same "
-                'object; use the initial alignment "affine" or "centers", or give an initial transform.'
+                f"{fixed_name or 'The fixed'} and {moving.image.name or 'moving image'} do not overlap after the "
+                f"alignment ({100 * meets:.0f} % of the fixed object is seen in the moving image). Check that they "
+                'show the same object; use the initial alignment "affine" or "centers", or give an initial transform.'
             )
-        object_ = Volume(moving.grid, (foreground(moving) & (view > 0)).astype(np.float32))
-        self.moving_mask = dilated(resample(object_, self.grid, affine) > _COVERED, [1] * d)
-        if moving_mask is not None:
+        object_ = foreground(moving.image) & view
+        self.moving_mask = dilated(self._covered(moving.grid, object_, self.affine) > _COVERED, [1] * moving.ndim)
+        if masked is not None:
             self.moving_mask &= seen > _COVERED
         if not self.moving_mask.any():
             self.moving_mask = self.fixed_mask
         # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
-        hidden = moving_mask is not None or background_value(moving) is None
+        hidden = masked is not None or background_value(moving.image) is None
         self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
-        hidden = fixed_mask is not None or background_value(fixed) is None
-        whole = inside if fixed_mask is not None else np.ones(fixed.grid.shape, dtype=bool)
-        seen = resample(Volume(fixed.grid, whole.astype(np.float32)), self.grid)
-        self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
+
+    def _covered(self, grid: Grid, inside: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
+        """Which part of each voxel of the working grid is inside, 0..1."""
+        from ..imaging.resampling import resample
+
+        return resample(Volume(grid, inside.astype(np.float32)), self.grid, affine)
 
     def pair(self, device: str = "cpu") -> Pair:
         """The images as tensors."""
@@ -255,6 +248,47 @@ class Problem:
                 )
             )
         return levels
+
+
+def _object_voxels(fixed: Subject) -> np.ndarray:
+    """The foreground of the fixed image inside its mask."""
+    from ..imaging.intensities import foreground
+
+    inside = foreground(fixed.image)
+    if fixed.mask is not None:
+        inside = inside & fixed.inside
+        if not inside.any():
+            raise InputError(f"{fixed.mask.name}: covers only background. Draw it on the object.")
+    return inside
+
+
+def _working_grid(fixed: Volume, inside: np.ndarray, margin_mm: float, parameters: Parameters, multiple: int) -> Grid:
+    from ..imaging.working_grid import working_grid
+
+    name = fixed.name or "the fixed image"
+    if parameters.spacing_mm and float(fixed.grid.extent.max()) > 32_767 * parameters.spacing_mm:
+        raise InputError(
+            f"A working voxel of {parameters.spacing_mm:g} mm is too small for {name}. Choose a larger one, or 0 to "
+            "let it be chosen."
+        )
+    grid = working_grid(
+        fixed,
+        spacing_mm=parameters.spacing_mm or None,
+        margin_mm=margin_mm,
+        max_voxels=parameters.max_voxels,
+        mask=Volume(fixed.grid, inside.astype(np.uint8)),
+    )
+    # Sampling on voxels and stepping along axes tell directions apart, if slightly; storage must not choose them.
+    grid = stored(grid, *upright(grid))
+    multiples = [math.lcm(*(f[a] * multiple for f in _factors(grid, parameters))) for a in range(grid.ndim)]
+    missing = [-n % m for n, m in zip(grid.shape, multiples, strict=True)]
+    needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
+    if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
+        raise InputError(
+            f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
+            "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next."
+        )
+    return grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
 
 
 def _factors(grid: Grid, parameters: Parameters) -> list[tuple[int, ...]]:

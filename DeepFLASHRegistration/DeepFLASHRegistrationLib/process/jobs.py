@@ -30,8 +30,10 @@ _PACKAGE = __package__.rpartition(".")[0]
 _CLASSES = {
     "Grid": "imaging.grid",
     "Volume": "imaging.volume",
+    "Landmarks": "imaging.landmarks",
+    "Subject": "problem.subject",
     "Parameters": "problem.parameters",
-    "Result": "registration.register",
+    "Result": "registration.result",
     "Verdict": "registration.verdict",
 }
 

@@ -14,7 +14,7 @@ from ..support.errors import Cancelled
 
 def geodesic(control: Any, arguments: dict[str, Any]) -> list[np.ndarray]:
     """The maps on the way, from `velocity` (Result.velocity): one field (*grid.shape, d) LPS mm for each of `times`."""
-    from ..registration.register import deformation_from
+    from ..problem.deformation import deformation_from
 
     deformation, grid = deformation_from(arguments["velocity"]), arguments["grid"]
     fields = []
@@ -43,8 +43,7 @@ def save(control: Any, arguments: dict[str, Any]) -> str:
         folder,
         arguments["fixed"],
         arguments["moving"],
-        arguments.get("fixed_labels"),
-        arguments.get("force", False),
+        force=arguments.get("force", False),
     )
     return str(folder / "report.html")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..imaging.files import atomic
 from ..imaging.volume import Volume
+from ..problem.subject import Subject
 from ..registration.verdict import criteria, mean
 from .charts import Series, line_chart, log_histogram
 from .pictures import Pictures
@@ -32,7 +33,7 @@ from .tables import (
 from .views import rough_foreground, thinned
 
 if TYPE_CHECKING:
-    from ..registration.register import Result
+    from ..registration.result import Result
 
 
 FILES = {
@@ -65,38 +66,37 @@ _HEADLINES = {
 def write_report(
     path: str | os.PathLike[str],
     result: Result,
-    fixed: Volume,
-    moving: Volume,
-    fixed_labels: Volume | None = None,
+    fixed: Subject,
+    moving: Subject,
 ) -> None:
     """Writes the report of a registration as one HTML file; it appears complete or not at all.
 
-    path: the file; result: what register() returned for the images `fixed` and `moving`; fixed_labels: labels
-    of the fixed image, on any grid, to draw beside the propagated ones. Raises OSError if the file cannot be
+    path: the file; result: what register() returned for `fixed` and `moving`; labels of the fixed
+    subject, on any grid, are drawn beside the propagated ones. Raises OSError if the file cannot be
     written.
     """
-    page = render(result, fixed, moving, fixed_labels).encode("utf-8")
+    page = render(result, fixed, moving).encode("utf-8")
     with atomic(path) as temporary:
         temporary.write_bytes(page)
 
 
-def render(result: Result, fixed: Volume, moving: Volume, fixed_labels: Volume | None = None) -> str:
+def render(result: Result, fixed: Subject, moving: Subject) -> str:
     """The report's HTML text; arguments as for `write_report`."""
     metrics = result.metrics
     names = [escaped(name) for name in _titles(fixed.name or "fixed image", moving.name or "moving image")]
     body = [
         f'<header><p class="kind">DeepFLASH registration report</p>'
         f"<h1>{names[1]} <span>onto</span> {names[0]}</h1>"
-        f'<p class="sub">{_summary_line(result, fixed)}</p></header>',
+        f'<p class="sub">{_summary_line(result, fixed.image)}</p></header>',
         _verdict_section(result),
         _cards(metrics, result.timings),
-        Pictures(result, fixed, fixed_labels).sections(),
-        _charts(result, fixed),
+        Pictures(result, fixed.image, fixed.label_map).sections(),
+        _charts(result, fixed.image),
         label_section(metrics.get("dice"), metrics.get("volume_change"), result.fixed_grid.ndim),
         landmark_section(metrics.get("landmarks")),
         collapsible("All metrics", table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks")))),
         collapsible("Parameters", parameter_table(result.parameters)),
-        collapsible("Provenance and timings", provenance(result, fixed, moving)),
+        collapsible("Provenance and timings", provenance(result, fixed.image, moving.image)),
         _notes([*result.notes, *fixed.notes, *moving.notes]),
         _file_section(result),
     ]

@@ -18,7 +18,7 @@ from .pixels import checkerboard, data_uri, determinant_picture, difference_pict
 from .views import View, foreground_center, views
 
 if TYPE_CHECKING:
-    from ..registration.register import Result
+    from ..registration.result import Result
 
 
 class Pictures:

@@ -18,7 +18,7 @@ from ..registration.verdict import change
 
 if TYPE_CHECKING:
     from ..problem.parameters import Parameters
-    from ..registration.register import Result
+    from ..registration.result import Result
 
 
 _METRIC_NAMES = {

@@ -9,8 +9,8 @@ from typing import Any
 import slicer
 
 from ..problem.parameters import Parameters
+from .inputs import Inputs
 from .outputs import NEW, OutputNodes
-from .runs import Inputs
 
 
 def pythonCall(inputs: Inputs, parameters: Parameters, outputs: OutputNodes) -> str:

@@ -18,7 +18,7 @@ from ..support import memory
 from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromVolume
-from .runs import Inputs
+from .inputs import Inputs
 
 ERROR, WARNING = "error", "warning"
 

@@ -7,8 +7,8 @@ from dataclasses import fields
 
 import slicer
 
+from .inputs import Inputs
 from .outputs import NEW, OutputNodes
-from .runs import Inputs
 
 _FIXED, _SOURCE = "DeepFLASH.fixed", "DeepFLASH.source"
 # The input that an output is a version of, where that is not the moving volume.

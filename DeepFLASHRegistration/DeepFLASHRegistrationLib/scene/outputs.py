@@ -22,6 +22,7 @@ from .charts import logHistogram, writeConvergenceChart, writeHistogramChart
 from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransform, gridTransformInSteps
 from .geometry import gridFromVolume, ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import placeBeside
+from .inputs import Inputs
 from .labels import Labels
 from .propagation import propagatedSegmentation
 from .tables import labelRows, metricRows, writeTable
@@ -119,26 +120,20 @@ class PreparedResult:
 
 def writeResult(
     result: Any,
-    fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-    movingVolume: slicer.vtkMRMLScalarVolumeNode,
+    inputs: Inputs,
     outputs: OutputNodes | None = None,
     *,
-    movingSegmentation: slicer.vtkMRMLNode | None = None,
     movingLabels: Labels | None = None,
-    movingMarkups: slicer.vtkMRMLMarkupsNode | None = None,
-    movingModel: slicer.vtkMRMLModelNode | None = None,
     prepared: PreparedResult | None = None,
 ) -> OutputNodes:
-    """Writes a result into the scene of `fixedVolume`, all or nothing.
+    """Writes a result into the scene of its inputs, all or nothing.
 
     Args:
         result: what register() returned.
-        fixedVolume, movingVolume: the inputs; not changed. Created nodes are placed beside fixedVolume in the subject
-            hierarchy.
+        inputs: what it was given, not changed; created nodes are placed beside the fixed volume in the subject
+            hierarchy. The moving segmentation gets its labels back, markups and model are carried to the fixed image.
         outputs: what is wanted and where; default everything in new nodes.
-        movingSegmentation: the segmentation or label map volume that result.labels were made from.
-        movingLabels: what labelsFromNode gave for it.
-        movingMarkups, movingModel: landmarks and surfaces to carry to the fixed image.
+        movingLabels: what labelsFromNode gave for the moving segmentation.
         prepared: the result's contents, if they were converted beforehand.
 
     Returns:
@@ -148,8 +143,9 @@ def writeResult(
         InputError: if a chosen node is an input, chosen twice, or of the wrong class. The scene is as before.
     """
     outputs = OutputNodes() if outputs is None else outputs
-    inputs = (fixedVolume, movingVolume, movingSegmentation, movingMarkups, movingModel)
-    checkOutputs(outputs, [node for node in inputs if node is not None], movingSegmentation)
+    fixedVolume, movingVolume = inputs.fixedVolume, inputs.movingVolume
+    movingSegmentation = inputs.movingSegmentation
+    checkOutputs(outputs, list(inputs.nodes().values()), movingSegmentation)
     prepared = prepared or PreparedResult(result, fixedVolume, movingVolume)
     with Transaction(fixedVolume.GetScene()) as transaction:
         writer = _Writer(transaction, result, fixedVolume, movingVolume, prepared)
@@ -163,10 +159,10 @@ def writeResult(
         nodes.logJacobianVolume = writer.logJacobian(outputs.logJacobianVolume)
         if result.labels is not None and movingSegmentation is not None:
             nodes.segmentation = writer.labels(outputs.segmentation, movingSegmentation, movingLabels)
-        if movingMarkups is not None:
-            nodes.markups = writer.carried(outputs.markups, movingMarkups, carriedMarkups)
-        if movingModel is not None:
-            nodes.model = writer.carried(outputs.model, movingModel, carriedModel)
+        if inputs.movingMarkups is not None:
+            nodes.markups = writer.carried(outputs.markups, inputs.movingMarkups, carriedMarkups)
+        if inputs.movingModel is not None:
+            nodes.model = writer.carried(outputs.model, inputs.movingModel, carriedModel)
         nodes.metricsTable = writer.table(outputs.metricsTable, "metrics", metricRows(result))
         rows = labelRows(result, movingLabels.names if movingLabels is not None else {})
         if rows:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,18 @@ import slicer
 import vtk
 
 from ..imaging.grid import Grid
+from ..imaging.landmarks import Landmarks
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
+from ..problem.subject import Subject
 from ..process.runner import Run
-from ..registration.register import field_grids
+from ..registration.maps import field_grids
 from ..support.errors import InputError
 from .carry import meshOf
 from .conversion import pointsFromNode, volumeFromNode
 from .fields import affineInPlane
 from .geometry import LPS_RAS, arrayFromVtkMatrix
+from .inputs import Inputs
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
 from .samples import addSample
@@ -31,36 +34,12 @@ from .velocity import savedResult
 _GEODESIC_SAMPLES = 56
 
 
-@dataclass
-class Inputs:
-    """The nodes that are registered; all but fixedVolume and movingVolume may be None. None is ever changed.
-
-    Segmentations may be segmentations or label map volumes; masks also scalar volumes (inside where not 0). The
-    segmentation, markups and model of the moving volume are carried to the fixed one; those of the fixed volume are
-    compared with them. initialTransform is a linear one that would move the moving volume near the fixed one.
-    """
-
-    fixedVolume: slicer.vtkMRMLScalarVolumeNode | None = None
-    movingVolume: slicer.vtkMRMLScalarVolumeNode | None = None
-    movingSegmentation: slicer.vtkMRMLNode | None = None
-    fixedSegmentation: slicer.vtkMRMLNode | None = None
-    fixedMask: slicer.vtkMRMLNode | None = None
-    movingMask: slicer.vtkMRMLNode | None = None
-    fixedMarkups: slicer.vtkMRMLMarkupsNode | None = None
-    movingMarkups: slicer.vtkMRMLMarkupsNode | None = None
-    movingModel: slicer.vtkMRMLModelNode | None = None
-    initialTransform: slicer.vtkMRMLTransformNode | None = None
-
-    def nodes(self) -> dict[str, slicer.vtkMRMLNode]:
-        """The chosen nodes by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
-
-
 class RegistrationRun(Run):
     """A registration of nodes.
 
     Attributes:
         nodes: the outputs in the scene; None until the run is done.
+        fixed, moving: what the nodes hold, once it was started.
         result: everything the registration found, without nodes (registration.Result); of a cancelled run the best so
             far, if there is one, which `keep` writes into the scene.
     """
@@ -79,7 +58,8 @@ class RegistrationRun(Run):
         self.inputs, self.outputs = inputs, OutputNodes() if outputs is None else outputs
         self.parameters = Parameters() if parameters is None else parameters
         self.nodes: OutputNodes | None = None
-        self.given: dict[str, Any] = {}
+        self.fixed: Subject | None = None
+        self.moving: Subject | None = None
         self._machine = {"device": device, "threads": threads or None}
         self._movingLabels: Labels | None = None
         self._prepared: PreparedResult | None = None
@@ -112,35 +92,40 @@ class RegistrationRun(Run):
         if inputs.fixedVolume is inputs.movingVolume:
             raise InputError("Fixed and moving volume are the same. Choose another one.")
         checkOutputs(self.outputs, list(inputs.nodes().values()), inputs.movingSegmentation)
-        fixed, moving = volumeFromNode(inputs.fixedVolume), volumeFromNode(inputs.movingVolume)
-        found: dict[str, Any] = {"fixed": fixed, "moving": moving, "parameters": self.parameters, **self._machine}
-        found |= self._labels(fixed, moving)
-        if inputs.fixedMask is not None:
-            found["fixed_mask"] = maskFromNode(inputs.fixedMask, inputs.fixedVolume)
-        if inputs.movingMask is not None:
-            found["moving_mask"] = maskFromNode(inputs.movingMask, inputs.movingVolume)
-        if inputs.movingMarkups is not None:
-            points = pointsFromNode(inputs.movingMarkups, moving.grid)  # also refuses what could not be carried
-            if inputs.fixedMarkups is not None:
-                found["fixed_points"] = pointsFromNode(inputs.fixedMarkups, fixed.grid)
-                found["moving_points"] = points
+        images = volumeFromNode(inputs.fixedVolume), volumeFromNode(inputs.movingVolume)
+        labels = self._labels(images[0].ndim)
+        masks = [
+            None if mask is None else maskFromNode(mask, volume)
+            for mask, volume in ((inputs.fixedMask, inputs.fixedVolume), (inputs.movingMask, inputs.movingVolume))
+        ]
+        self.fixed, self.moving = map(Subject, images, labels, masks, self._landmarks(*images))
         if inputs.movingModel is not None:
             meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
+        found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine}
         if inputs.initialTransform is not None:
-            found["initial_affine"] = _initialAffine(inputs.initialTransform, fixed.grid, moving.grid)
-        self.given = found
+            found["initial_affine"] = _initialAffine(inputs.initialTransform, images[0].grid, images[1].grid)
         return found
 
-    def _labels(self, fixed: Volume, moving: Volume) -> dict[str, Volume]:
-        inputs, found = self.inputs, {}
+    def _labels(self, ndim: int) -> tuple[Volume | None, Volume | None]:
+        inputs = self.inputs
         # A segmentation of a single slice may have a geometry of its own that is no single slice.
-        references = (inputs.movingVolume, inputs.fixedVolume) if fixed.ndim == 2 else (None, None)
+        references = (inputs.fixedVolume, inputs.movingVolume) if ndim == 2 else (None, None)
+        fixed = moving = None
         if inputs.movingSegmentation is not None:
-            self._movingLabels = labelsFromNode(inputs.movingSegmentation, references[0])
-            found["moving_labels"] = self._movingLabels.volume
+            self._movingLabels = labelsFromNode(inputs.movingSegmentation, references[1])
+            moving = self._movingLabels.volume
         if inputs.fixedSegmentation is not None:
-            found["fixed_labels"] = labelsFromNode(inputs.fixedSegmentation, references[1], self._movingLabels).volume
-        return found
+            fixed = labelsFromNode(inputs.fixedSegmentation, references[0], self._movingLabels).volume
+        return fixed, moving
+
+    def _landmarks(self, fixed: Volume, moving: Volume) -> tuple[Landmarks | None, Landmarks | None]:
+        inputs = self.inputs
+        if inputs.movingMarkups is None:
+            return None, None
+        there = pointsFromNode(inputs.movingMarkups, moving.grid)  # also refuses what could not be carried
+        if inputs.fixedMarkups is None:
+            return None, None
+        return Landmarks(pointsFromNode(inputs.fixedMarkups, fixed.grid)), Landmarks(there)
 
     def prepare(self) -> Iterator[None]:
         """Converts what the nodes will hold, which takes longer than to write them."""
@@ -168,15 +153,7 @@ class RegistrationRun(Run):
                     f"Segments of {segmentation.GetName()} were added or removed during the registration. Run it again."
                 )
         self.nodes = writeResult(
-            self.value,
-            self.inputs.fixedVolume,
-            self.inputs.movingVolume,
-            self.outputs,
-            movingSegmentation=segmentation,
-            movingLabels=self._movingLabels,
-            movingMarkups=self.inputs.movingMarkups,
-            movingModel=self.inputs.movingModel,
-            prepared=self._prepared,
+            self.value, self.inputs, self.outputs, movingLabels=self._movingLabels, prepared=self._prepared
         )
         self._prepared = None  # the nodes hold them now
 
@@ -270,7 +247,8 @@ class SaveRun(Run):
             "result": registration.result,
             "folder": folder,
             "force": force,
-            **{name: registration.given.get(name) for name in ("fixed", "moving", "fixed_labels")},
+            "fixed": registration.fixed,
+            "moving": registration.moving,
         }
 
     def arguments(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import slicer
 
-from ..results.folder import VELOCITY, SavedResult, load_result, write_velocity
+from ..results.velocity import VELOCITY, SavedResult, load_result, write_velocity
 from ..support.errors import InputError
 
 VELOCITY_ROLE = "DeepFLASH.velocity"

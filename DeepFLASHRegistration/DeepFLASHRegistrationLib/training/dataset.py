@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.volume import Volume
+from ..problem.reading import read_subject
+from ..problem.subject import Subject
 from ..support.errors import InputError
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
@@ -39,8 +40,8 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One image and what belongs to it.
+class SubjectFiles:
+    """One image and what belongs to it, as files.
 
     Attributes:
         name: of the image, unique in its data set.
@@ -54,13 +55,32 @@ class Subject:
     labels: Path | None = None
     mask: Path | None = None
 
+    def read(self) -> Subject:
+        """The volumes.
+
+        Raises:
+            InputError: a file is missing, damaged, of the wrong kind, or lies elsewhere than its image.
+        """
+        found = read_subject(self.image, self.labels, self.mask, name=self.name)
+        for other in (*found.labels, found.mask):
+            if other is None:
+                continue
+            if other.ndim != found.ndim:
+                raise InputError(f"{other.name}: has {other.ndim} dimensions, {found.image.name} {found.ndim}.")
+            if not _meet(found.grid, other.grid):
+                raise InputError(
+                    f"{other.name}: lies outside {found.image.name}. Check that they belong together, and their "
+                    "origins."
+                )
+        return found
+
 
 @dataclass(frozen=True)
 class Dataset:
     """Images in the order of their names; ``skipped`` says what was left out, and why."""
 
     path: Path
-    subjects: tuple[Subject, ...]
+    subjects: tuple[SubjectFiles, ...]
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -83,38 +103,6 @@ class Dataset:
                 )
             wanted.add(known[name])
         return replace(self, subjects=tuple(s for s in self.subjects if s.subject in wanted))
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A subject's volumes."""
-
-    image: Volume
-    labels: Volume | None
-    mask: Volume | None
-
-
-def read_scan(subject: Subject) -> Scan:
-    """The volumes of a subject.
-
-    Raises:
-        InputError: a file is missing, damaged, of the wrong kind, or lies elsewhere than its image.
-    """
-    from ..imaging.io import read_labels, read_mask, read_volume
-
-    image = read_volume(subject.image)
-    labels = None if subject.labels is None else read_labels(subject.labels)
-    mask = None if subject.mask is None else read_mask(subject.mask)
-    for other in (labels, mask):
-        if other is None:
-            continue
-        if other.ndim != image.ndim:
-            raise InputError(f"{other.name}: has {other.ndim} dimensions, {image.name} {image.ndim}.")
-        if not _meet(image.grid, other.grid):
-            raise InputError(
-                f"{other.name}: lies outside {image.name}. Check that they belong together, and their origins."
-            )
-    return Scan(image, labels, mask)
 
 
 def read_dataset(
@@ -195,7 +183,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in files if not p.is_dir())
 
 
-def _from_folder(folder: Path) -> tuple[list[Subject], dict[str, str]]:
+def _from_folder(folder: Path) -> tuple[list[SubjectFiles], dict[str, str]]:
     """Subjects, and what belongs to none by its name."""
     try:
         if (folder / "images").is_dir():
@@ -215,7 +203,7 @@ def _from_folder(folder: Path) -> tuple[list[Subject], dict[str, str]]:
         _check_names(folder, group)
     companions = {key: dict(keyed[key]) for key in ("labels", "mask")}
     found = [
-        Subject(name, name, path, companions["labels"].pop(name, None), companions["mask"].pop(name, None))
+        SubjectFiles(name, name, path, companions["labels"].pop(name, None), companions["mask"].pop(name, None))
         for name, path in keyed["image"]
     ]
     alone = [path for group in companions.values() for path in group.values()]
@@ -229,7 +217,7 @@ def _check_names(folder: Path, group: Sequence[tuple[str, Path]]) -> None:
             raise InputError(f"{folder}: {files} have the same name. Keep one of them.")
 
 
-def _from_table(path: Path) -> list[Subject]:
+def _from_table(path: Path) -> list[SubjectFiles]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -253,7 +241,7 @@ def _from_table(path: Path) -> list[Subject]:
         lines.append(values)
     names = _short_names([Path(values["image"]) for values in lines])
     return [
-        Subject(
+        SubjectFiles(
             name,
             values.get("subject") or name,
             path.parent / values["image"],
@@ -271,7 +259,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return ["-".join([*(x for x in p.parent.parts if x not in ("..", p.anchor)), stem(p)]) for p in paths]
 
 
-def _check_unique(path: Path, found: Sequence[Subject]) -> None:
+def _check_unique(path: Path, found: Sequence[SubjectFiles]) -> None:
     for what, values in (("the image", [str(s.image) for s in found]), ("the name", [s.name for s in found])):
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
@@ -281,7 +269,7 @@ def _check_unique(path: Path, found: Sequence[Subject]) -> None:
 # ------------------------------------------------------------------------------------------------------ checking
 
 
-def _checked(subject: Subject, need_labels: bool, voxels: bool) -> Grid:
+def _checked(subject: SubjectFiles, need_labels: bool, voxels: bool) -> Grid:
     """The grid of a subject's image; InputError if its files cannot be used."""
     from ..imaging.io import read_grid
 
@@ -291,7 +279,7 @@ def _checked(subject: Subject, need_labels: bool, voxels: bool) -> Grid:
         if file is not None and not file.exists():
             raise InputError(f"{file}: there is no such file")
     if voxels:
-        return read_scan(subject).image.grid
+        return subject.read().grid
     grid = read_grid(subject.image)
     for file in (subject.labels, subject.mask):
         if file is not None and not _meet(grid, read_grid(file)):
@@ -400,7 +388,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def draw_pairs(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[Subject, Subject]]:
+def draw_pairs(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[SubjectFiles, SubjectFiles]]:
     """Ordered pairs (fixed, moving) of different persons, all different, drawn at random; all there are if these are
     fewer. The first of a larger draw with the same seed are those of a smaller one."""
     rng = random.Random(seed)
@@ -411,7 +399,7 @@ def draw_pairs(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[Subjec
         return pairs[:count]
     sizes = Counter(s.subject for s in everyone)
     count = min(count, len(everyone) ** 2 - sum(n * n for n in sizes.values()))
-    drawn: dict[tuple[str, str], tuple[Subject, Subject]] = {}
+    drawn: dict[tuple[str, str], tuple[SubjectFiles, SubjectFiles]] = {}
     while len(drawn) < count:
         fixed, moving = rng.choice(everyone), rng.choice(everyone)
         if fixed.subject != moving.subject:

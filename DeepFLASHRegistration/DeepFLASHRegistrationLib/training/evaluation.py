@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from ..imaging.files import atomic
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
+from ..problem.subject import Subject
+from ..results.plain import plain
 from ..support.errors import InputError
-from .dataset import Scan, Subject, read_scan
+from .dataset import SubjectFiles
 
 _SIDES = {"left", "right", "lh", "rh", "l", "r"}
 
@@ -54,7 +56,7 @@ class Row:
 
 
 def evaluate(
-    pairs: Sequence[tuple[Subject, Subject]],
+    pairs: Sequence[tuple[SubjectFiles, SubjectFiles]],
     methods: Mapping[str, Parameters],
     *,
     structures: Mapping[str, Collection[int]] | None = None,
@@ -63,7 +65,6 @@ def evaluate(
     skip_broken: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    tell: Callable[[Row, int, int], None] | None = None,
 ) -> Iterator[Row]:
     """Registers pairs by every method.
 
@@ -75,7 +76,6 @@ def evaluate(
         shift: if not 0, every registration is repeated with both images moved by as many voxels.
         skip_broken: go on after a pair that cannot be read or registered.
         device, threads: see register().
-        tell: called with each row, how many there are, and of how many.
 
     Yields:
         Row.
@@ -84,22 +84,21 @@ def evaluate(
         InputError: a pair cannot be read or registered, and ``skip_broken`` is not set.
     """
     shifts = (0, shift) if shift else (0,)
-    total = len(pairs) * len(shifts) * len(methods)
     # The first use of a method reads its model and warms up; it must not count.
-    done, warm = 0, set()
+    warm = set()
     for fixed, moving in pairs:
         try:
-            scans: tuple[Scan, ...] | None = (read_scan(fixed), read_scan(moving))
+            sides: tuple[Subject, ...] | None = (fixed.read(), moving.read())
             problem = ""
         except InputError as error:
             if not skip_broken:
                 raise
-            scans, problem = None, str(error)
+            sides, problem = None, str(error)
         for by in shifts:
             for method, parameters in methods.items():
                 row = Row(fixed.name, moving.name, method, by, problem=problem)
-                if scans is not None:
-                    shifted = scans if by == 0 else tuple(moved(scan, by) for scan in scans)
+                if sides is not None:
+                    shifted = sides if by == 0 else tuple(moved(side, by) for side in sides)
                     try:
                         if method not in warm and method != "flash":
                             _registered(row, *shifted, parameters, structures, ignore, device, threads)
@@ -109,31 +108,32 @@ def evaluate(
                         if not skip_broken:
                             raise
                         row = dataclasses.replace(row, problem=str(error))
-                done += 1
-                if tell is not None:
-                    tell(row, done, total)
                 yield row
 
 
-def moved(scan: Scan, shift: int) -> Scan:
-    """The scan with all it shows moved by ``shift`` voxels along each axis; the border's values fill what is new, and
-    nothing is lost: the grid grows at its end."""
+def moved(subject: Subject, shift: int) -> Subject:
+    """The subject with all it shows moved by ``shift`` voxels along each axis; the border's values fill what is new,
+    and nothing is lost: the grid grows at its end."""
 
-    def move(volume: Volume | None, mode: str) -> Volume | None:
-        if volume is None:
-            return None
+    def move(volume: Volume, mode: str) -> Volume:
         grid = Grid(tuple(n + shift for n in volume.grid.shape), volume.grid.affine)
         return dataclasses.replace(volume, grid=grid, data=np.pad(volume.data, (shift, 0), mode=mode))
 
     if shift < 1:
         raise ValueError("Images are moved by at least one voxel.")
-    return Scan(move(scan.image, "edge"), move(scan.labels, "constant"), move(scan.mask, "edge"))
+    return dataclasses.replace(
+        subject,
+        images=tuple(move(each, "edge") for each in subject.images),
+        labels=tuple(move(each, "constant") for each in subject.labels),
+        mask=None if subject.mask is None else move(subject.mask, "edge"),
+        landmarks=None,
+    )
 
 
 def _registered(
     row: Row,
-    fixed: Scan,
-    moving: Scan,
+    fixed: Subject,
+    moving: Subject,
     parameters: Parameters,
     structures: Mapping[str, Collection[int]] | None,
     ignore: Collection[int],
@@ -143,27 +143,17 @@ def _registered(
     from ..registration.metrics import label_table, label_volumes, mean_dice
     from ..registration.register import register
 
-    result = register(
-        fixed.image,
-        moving.image,
-        parameters,
-        fixed_labels=fixed.labels,
-        moving_labels=moving.labels,
-        fixed_mask=fixed.mask,
-        moving_mask=moving.mask,
-        device=device,
-        threads=threads,
-    )
+    result = register(fixed, moving, parameters, device=device, threads=threads)
     found, seconds = result.metrics, result.timings
     table = {label: line for label, line in found["dice"].items() if label not in ignore}
     if structures is None:
         parts = {str(label): line for label, line in table.items()}
     else:
         names = list(structures)
-        own = _on_fixed(fixed.labels, result.fixed_grid)
+        own = _on_fixed(fixed.label_map, result.fixed_grid)
         # Left and right, or many labels that make a structure, are compared as one.
         merged = [_merged(x, structures.values()) for x in (own, result.labels_before.data, result.labels.data)]
-        volumes = label_volumes(_merged(moving.labels.data, structures.values()), moving.labels.grid.voxel_volume)
+        volumes = label_volumes(_merged(moving.label_map.data, structures.values()), moving.label_map.grid.voxel_volume)
         lines = label_table(*merged, result.fixed_grid.voxel_volume, volumes)
         parts = {names[number - 1]: line for number, line in lines.items()}
     return dataclasses.replace(
@@ -362,7 +352,7 @@ def write_table(path: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> No
     with atomic(path) as temporary:
         if suffix == ".json":
             values = {**about, "rows": [dataclasses.asdict(row) for row in rows], "summary": summarize(rows)}
-            temporary.write_text(json.dumps(_plain(values), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(plain(values), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             return
         names = list(dict.fromkeys(name for row in rows for name in row.structures))
         figures = list(dict.fromkeys(name for row in rows for name in row.figures))
@@ -384,13 +374,3 @@ def check_table(path: Path) -> str:
     if not Path(path).absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {Path(path).parent} does not exist. Create it first.")
     return suffix
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

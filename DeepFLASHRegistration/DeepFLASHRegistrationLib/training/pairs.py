@@ -21,11 +21,11 @@ from ..geodesics.flow import Flow
 from ..geodesics.objective import Pair
 from ..geodesics.sampling import NonFiniteField, Sampler
 from ..geodesics.shooting import Shooting
-from ..imaging.grid import Grid
 from ..imaging.resampling import resample
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem
+from ..problem.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,9 @@ class Variation:
     mirror: bool = False
 
 
-@dataclass
-class _Subject:
-    image: Volume
-    labels: Volume | None
+@dataclass(frozen=True)
+class _Aligned:
+    subject: Subject
     to_first: np.ndarray  # points of the first subject -> points of this one, LPS mm
     center: np.ndarray
 
@@ -69,30 +68,24 @@ class Example:
     moving_labels: Tensor | None
 
 
-class Subjects:
-    """Images of many subjects with comparable intensities, aligned to the first of them.
+class AlignedSubjects:
+    """Subjects with comparable intensities, aligned to the first of them.
 
     Args:
-        images: as `scaled_intensities` scales them.
-        labels: of each image, or None.
+        subjects: with images as `problem.scaled` scales them.
         parameters: of the registrations that are learned.
         unit_mm: the geodesics' unit of length.
     """
 
-    def __init__(
-        self,
-        images: Sequence[Volume],
-        labels: Sequence[Volume | None],
-        parameters: Parameters,
-        unit_mm: float,
-        multiple: int,
-    ):
+    def __init__(self, subjects: Sequence[Subject], parameters: Parameters, unit_mm: float, multiple: int):
         self.parameters, self.unit_mm, self.multiple = parameters, unit_mm, multiple
-        self._subjects = []
-        for image, own in zip(images, labels, strict=True):
-            matrix = align(images[0], image, "affine").matrix if self._subjects else np.eye(image.ndim + 1)
-            self._subjects.append(_Subject(image, own, matrix, _center(image)))
+        self._subjects: list[_Aligned] = []
+        for subject in subjects:
+            image = subject.image
+            matrix = align(subjects[0].image, image, "affine").matrix if self._subjects else np.eye(image.ndim + 1)
+            self._subjects.append(_Aligned(subject, matrix, _center(image)))
 
+        images = [subject.image for subject in subjects]
         self.ndim = images[0].ndim
         self.spacing_mm = float(np.median([image.grid.spacing.min() for image in images]))
         lengths = np.array([_extent(image) for image in images])
@@ -117,18 +110,19 @@ class Subjects:
         one, two = self._subjects[fixed], self._subjects[moving]
         if matrix is None:
             matrix = two.to_first @ np.linalg.inv(one.to_first)
-        images, labels = [one.image, two.image], [one.labels, two.labels]
+        sides = [one.subject, two.subject]
         rng = np.random.default_rng(seed)
         if variation is not None:
             matrix = _misaligned(matrix, one.center, two.center, variation, rng)
-            images = [_recolored(x, variation, rng) for x in images]
+            sides = [side.with_image(_recolored(side.image, variation, rng)) for side in sides]
             if variation.mirror and rng.random() < 0.5:
                 flip = np.diag([-1.0] + [1.0] * (len(matrix) - 1))
                 matrix = flip @ matrix @ flip
-                images, labels = ([_moved(x, flip) for x in group] for group in (images, labels))
-        problem = Problem(*images, None, None, matrix, self.parameters, unit_mm=self.unit_mm, multiple=self.multiple)
+                sides = [side.posed(flip) for side in sides]
+        problem = Problem(*sides, matrix, self.parameters, unit_mm=self.unit_mm, multiple=self.multiple)
         pair = problem.pair(device)
         found = [None, None]
+        labels = [side.label_map for side in sides]
         if labels[0] is not None and labels[1] is not None:
             found = [
                 torch.from_numpy(resample(x, problem.grid, m, nearest=True).astype(np.int64)).to(device)
@@ -196,12 +190,6 @@ def _recolored(volume: Volume, variation: Variation, rng: np.random.Generator) -
         shape[axis] = -1
         data = data * wave.astype(np.float32).reshape(shape)
     return volume.with_data(data.astype(np.float32))
-
-
-def _moved(volume: Volume | None, matrix: np.ndarray) -> Volume | None:
-    if volume is None:
-        return None
-    return dataclasses.replace(volume, grid=Grid(volume.grid.shape, matrix @ volume.grid.affine))
 
 
 def _deformed(

@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..imaging.files import atomic
 from ..problem.parameters import Parameters
 from ..support.errors import InputError
-from .dataset import Dataset, Subject, draw_pairs, read_scan
+from .dataset import Dataset, SubjectFiles, draw_pairs
 
 MANIFEST = "teach.json"
 _FORMAT = 1
@@ -47,14 +47,14 @@ class Taught:
 
 @dataclass(frozen=True)
 class _Job:
-    fixed: Subject
-    moving: Subject
+    fixed: SubjectFiles
+    moving: SubjectFiles
     file: Path
     parameters: Parameters
     device: str
 
 
-def label_file(folder: Path, fixed: Subject, moving: Subject) -> Path:
+def label_file(folder: Path, fixed: SubjectFiles, moving: SubjectFiles) -> Path:
     """Where the velocity of a pair is kept."""
     return folder / f"{fixed.name}__{moving.name}.safetensors"
 
@@ -111,7 +111,7 @@ def teach(
 
 
 def _whole(file: Path) -> bool:
-    from ..results.folder import load_result
+    from ..results.velocity import load_result
 
     try:
         load_result(file)
@@ -173,7 +173,7 @@ def _keep_manifest(out: Path, dataset: Dataset, parameters: Parameters) -> None:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def _hash(subject: Subject) -> str:
+def _hash(subject: SubjectFiles) -> str:
     """SHA-256 of the files that decide a velocity; of a DICOM folder that of its files' names and sizes."""
     digest = hashlib.sha256()
     for file in (subject.image, subject.mask):
@@ -192,21 +192,14 @@ def _hash(subject: Subject) -> str:
 def _taught(job: _Job) -> Taught:
     """Registers a pair and writes its velocity."""
     from ..registration.register import register
-    from ..results.folder import write_velocity
+    from ..results.velocity import write_velocity
 
     started = time.perf_counter()
     names = (job.fixed.name, job.moving.name, job.file)
     try:
-        fixed, moving = read_scan(job.fixed), read_scan(job.moving)
-        result = register(
-            fixed.image,
-            moving.image,
-            job.parameters,
-            fixed_mask=fixed.mask,
-            moving_mask=moving.mask,
-            device=job.device,
-            threads=1,
-        )
+        # A velocity depends on images and masks alone, and so shall its verdict.
+        fixed, moving = (replace(files.read(), labels=()) for files in (job.fixed, job.moving))
+        result = register(fixed, moving, job.parameters, device=job.device, threads=1)
         if result.verdict.level == "failed":
             return Taught(*names, " ".join(result.verdict.reasons), time.perf_counter() - started)
         with atomic(job.file) as temporary:

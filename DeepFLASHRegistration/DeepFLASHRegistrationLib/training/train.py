@@ -26,11 +26,12 @@ from ..imaging.volume import Volume
 from ..learning.unrolled import MULTIPLE, built
 from ..methods.trained_models import ModelConfig, load_model, save_model
 from ..problem.parameters import Parameters
-from ..problem.problem import scaled_intensities
+from ..problem.problem import scaled
+from ..problem.subject import Subject
 from ..support.errors import InputError
 from ..support.tensors import read_tensors, write_tensors
-from .dataset import Dataset, draw_pairs, read_scan
-from .pairs import Subjects, Variation
+from .dataset import Dataset, draw_pairs
+from .pairs import AlignedSubjects, Variation
 from .recipes import RECIPES, Recipe
 from .teaching import label_file, read_manifest
 from .trainer import Schedule, Trainer
@@ -160,7 +161,9 @@ def train(
     return Path(out)
 
 
-def _loop(run: _Run, subjects: Subjects, unseen: Subjects | None, validation: Dataset, say: Callable) -> None:
+def _loop(
+    run: _Run, subjects: AlignedSubjects, unseen: AlignedSubjects | None, validation: Dataset, say: Callable
+) -> None:
     trainer, options = run.trainer, run.options
     pairs = []
     if unseen is not None:
@@ -302,7 +305,7 @@ def _begin_with(predictor: torch.nn.Module, name: str) -> None:
 
 
 def _device(name: str) -> str:
-    from ..registration.register import resolve_device
+    from ..support.torch_device import resolve_device
 
     local = os.environ.get("LOCAL_RANK")
     found = resolve_device(name)
@@ -333,33 +336,32 @@ def _check_memory(training: Dataset, validation: Dataset, say: Callable[[str], N
         )
 
 
-def _prepared(dataset: Dataset, parameters: Parameters, recipe: Recipe, say: Callable[[str], None]) -> Subjects:
-    images, labels = [], []
-    for number, subject in enumerate(dataset.subjects, 1):
-        scan = read_scan(subject)
-        image, _, _ = scaled_intensities(scan.image, scan.image, scan.mask, scan.mask, parameters)
-        image, own = _cropped(image, scan.labels, recipe.ignored_labels)
-        images.append(image)
-        labels.append(own)
+def _prepared(dataset: Dataset, parameters: Parameters, recipe: Recipe, say: Callable[[str], None]) -> AlignedSubjects:
+    found = []
+    for number, files in enumerate(dataset.subjects, 1):
+        found.append(_cropped(scaled(files.read().checked(), parameters), recipe.ignored_labels))
         if number % 20 == 0 or number == len(dataset):
             say(f"{number} of {len(dataset)} images read")
-    return Subjects(images, labels, parameters, recipe.unit_mm, MULTIPLE)
+    return AlignedSubjects(found, parameters, recipe.unit_mm, MULTIPLE)
 
 
-def _cropped(image: Volume, labels: Volume | None, ignored: int) -> tuple[Volume, Volume | None]:
-    """Without what shows nothing; labels on their own grid, those up to ``ignored`` left out."""
+def _cropped(subject: Subject, ignored: int) -> Subject:
+    """Without what shows nothing, and without a mask, of which nothing is left to hide; labels on their own grid, those
+    up to ``ignored`` left out."""
+    image = subject.image
     at = np.argwhere(foreground(image))
     lower = np.maximum(at.min(0) - _MARGIN, 0)
     upper = np.minimum(at.max(0) + 1 + _MARGIN, image.grid.shape)
     part = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
     grid = image.grid.padded(-lower, upper - np.array(image.grid.shape))
-    if labels is not None:
-        labels = labels.with_data(np.where(labels.data > ignored, labels.data, 0).astype(np.int32))
-    return Volume(grid, np.ascontiguousarray(image.data[part]), image.name), labels
+    labels = tuple(
+        each.with_data(np.where(each.data > ignored, each.data, 0).astype(np.int32)) for each in subject.labels
+    )
+    return Subject(Volume(grid, np.ascontiguousarray(image.data[part]), image.name), labels)
 
 
 def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, int], Mapping[str, Any]]]:
-    from ..results.folder import load_result
+    from ..results.velocity import load_result
 
     if labels is None:
         return []
@@ -377,7 +379,9 @@ def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, i
     return found
 
 
-def _config(run: _Run, subjects: Subjects, training: Dataset, recipe: Recipe, parameters: Parameters) -> ModelConfig:
+def _config(
+    run: _Run, subjects: AlignedSubjects, training: Dataset, recipe: Recipe, parameters: Parameters
+) -> ModelConfig:
     about = run.options.about
     best = min((row for row in run.history if "validation energy" in row), key=run.score, default={})
     energy = (best.get("validation energy", _EXPECTED_VALIDATION), max(best.get("validation energy_sd", 0.1), 0.02))

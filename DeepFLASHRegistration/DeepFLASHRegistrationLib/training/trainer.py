@@ -27,7 +27,7 @@ from ..learning.unrolled import UnrolledPredictor
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem, settings
 from ..support.errors import InputError
-from .pairs import Example, Subjects, Variation, swapped
+from .pairs import AlignedSubjects, Example, Variation, swapped
 
 _WARM_UP = 50  # iterations over which the learning rate rises
 _LEAST_RATE = 0.02  # of the learning rate, at the end
@@ -139,7 +139,7 @@ class Trainer:
                 }
         self.iteration, self._spent, self._started = iteration, seconds, time.monotonic()
 
-    def step(self, subjects: Subjects) -> dict[str, float]:
+    def step(self, subjects: AlignedSubjects) -> dict[str, float]:
         """One update of the weights."""
         self.predictor.train()
         done = torch.tensor(self.progress())
@@ -164,7 +164,7 @@ class Trainer:
         return {key: float(np.mean([row[key] for row in found if key in row])) for key in keys}
 
     def _drawn(
-        self, subjects: Subjects, rng: np.random.Generator, seed: tuple[int, ...]
+        self, subjects: AlignedSubjects, rng: np.random.Generator, seed: tuple[int, ...]
     ) -> tuple[Example, Mapping[str, Any] | None]:
         """A pair, and FLASH's geodesic for it if it is one of those."""
         if self.teachers and rng.random() < 0.5:
@@ -245,7 +245,7 @@ class Trainer:
         warped = Sampler(cells, cells, torch.float32, self.device)(moving[None].float(), u, mode="nearest")[0].long()
         return mean_dice(fixed, moving), mean_dice(fixed, warped)
 
-    def validate(self, subjects: Subjects, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
+    def validate(self, subjects: AlignedSubjects, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
         """Means over pairs of unseen subjects: energy after (of 1 before) and its standard deviation, the smallest
         determinant, Dice before and after (0 without labels)."""
         self.predictor.eval()

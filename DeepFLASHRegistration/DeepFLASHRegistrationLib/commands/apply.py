@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash apply: images, labels, landmarks and surfaces carried over with a saved result."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..support.errors import InputError
+from .options import common_options
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the subparsers of `deepflash`."""
+    parser = commands.add_parser(
+        "apply",
+        help="carry an image, labels, points or a surface over with a saved result",
+        description='Carry INPUT over with the result that "deepflash register" wrote, at full precision from v0.',
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument("result", metavar="OUT", help='folder written by "deepflash register"')
+    parser.add_argument("input", metavar="INPUT", help="image, label map, landmarks or surface")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    parser.add_argument(
+        "--to",
+        choices=("fixed", "moving"),
+        default="fixed",
+        help="the space to carry it to: INPUT lies in the other one (default: fixed)",
+    )
+    parser.add_argument(
+        "--time", type=float, default=1.0, metavar="T", help="time on the geodesic, 0 (affine alone) to 1 (default: 1)"
+    )
+    parser.add_argument(
+        "--reference", metavar="IMAGE", help="image whose grid the output takes (default: the fixed or moving image's)"
+    )
+    parser.add_argument("--labels", action="store_true", help="INPUT is a label map")
+    parser.add_argument(
+        "--interpolation", choices=("linear", "cubic", "nearest"), default="linear", help="for images (default: linear)"
+    )
+    common_options(parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..results.carrying import Carrying, carry
+
+    if Path(options.output).exists() and not options.force:
+        raise InputError(f"{options.output}: exists. Choose another name, or add --force.")
+    how = Carrying(options.to, options.time, options.reference, options.labels, options.interpolation)
+    carry(options.result, options.input, options.output, how, device=options.device, threads=options.threads)
+    return 0

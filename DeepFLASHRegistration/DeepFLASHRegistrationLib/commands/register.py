@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash register: a moving image registered to a fixed one, and everything written to a folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..imaging.files import TRANSFORMS
+from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
+from ..support.errors import InputError
+from .field_options import add_fields, given_fields
+from .options import common_options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..imaging.grid import Grid
+    from ..problem.subject import Subject
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the subparsers of `deepflash`."""
+    parser = commands.add_parser(
+        "register",
+        help="register a moving image to a fixed one",
+        description="Register MOVING to FIXED and write images, transforms, velocity and a report to a folder.",
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument("fixed", metavar="FIXED", help="image file or DICOM folder")
+    parser.add_argument("moving", metavar="MOVING", help="image file or DICOM folder")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the results")
+    parser.add_argument("--force", action="store_true", help="replace an earlier result in OUT")
+    for name, what in (
+        ("moving-labels", "label map to carry over"),
+        ("fixed-labels", "label map to compare with"),
+        ("fixed-mask", "where the fixed image counts"),
+        ("moving-mask", "where the moving image counts"),
+        ("fixed-points", "landmarks (.fcsv, .mrk.json, .csv)"),
+        ("moving-points", "the same landmarks in the moving image"),
+    ):
+        parser.add_argument(f"--{name}", metavar="FILE", help=what)
+    parser.add_argument(
+        "--init",
+        default="",
+        metavar="HOW",
+        help=f"{', '.join(ALIGNMENTS)}, or a transform file ({', '.join(TRANSFORMS)}); default: affine",
+    )
+    parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
+    parser.add_argument(
+        "--truth", metavar="FILE", help="true fixed-to-moving displacement field: the error against it is reported"
+    )
+    parser.add_argument(
+        "--json-progress",
+        action="store_true",
+        help="one JSON object per event on standard output instead of a progress bar",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    common_options(parser)
+    group = parser.add_argument_group("settings (default: the preset's)")
+    add_fields(group, Parameters, ("preset", "initial_alignment"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    parameters, transform = _parameters(options)
+    from ..registration.register import register
+    from ..report import FILES
+    from ..results.folder import save_result
+    from ..support.output_folder import check_output
+
+    check_output(options.output, FILES, options.force)
+    fixed, moving = _subject(options, "fixed"), _subject(options, "moving")
+    affine = None
+    if transform is not None:
+        from ..imaging.transforms import read_affine
+
+        affine = read_affine(transform, fixed.ndim, fixed.grid, moving.grid)
+    truth = _truth(options, fixed)
+    with _bar(options) as progress:
+        result = register(
+            fixed,
+            moving,
+            parameters,
+            initial_affine=affine,
+            device=options.device,
+            threads=options.threads,
+            progress=progress,
+        )
+        if truth is not None:
+            from ..registration.metrics import truth_error
+
+            result.metrics["truth_error_mm"] = truth_error(result, *truth)
+        progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
+        before = _stamp(options.output)
+        try:
+            save_result(result, options.output, fixed, moving, force=options.force)
+        except KeyboardInterrupt:
+            if _stamp(options.output) == before:
+                raise  # else it came too late: everything is in place
+        progress({"phase": "finish", "progress": 1.0, "message": "Done"})
+    if not options.json_progress:
+        _summarize(result, Path(options.output))
+    return 0
+
+
+def _subject(options: argparse.Namespace, side: str) -> Subject:
+    from ..problem.reading import read_subject
+
+    labels, mask, points = (getattr(options, f"{side}_{what}") for what in ("labels", "mask", "points"))
+    return read_subject(getattr(options, side), labels, mask, points)
+
+
+def _truth(options: argparse.Namespace, fixed: Subject) -> tuple[Grid, np.ndarray] | None:
+    if options.truth is None:
+        return None
+    from ..imaging.transforms import read_displacement_field
+
+    truth = read_displacement_field(options.truth)
+    if truth[0].ndim != fixed.ndim:
+        raise InputError(
+            f"{options.truth}: is a {truth[0].ndim}-D field, but {options.fixed} is {fixed.ndim}-D. Pass the "
+            "true field of this pair."
+        )
+    return truth
+
+
+def _stamp(folder: str) -> tuple[int, int] | None:
+    """Tells one result in a folder from another; None without one."""
+    try:
+        found = (Path(folder) / "result.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
+    """The settings, and the path of the initial transform if --init names one."""
+    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
+    transform = None
+    if options.init in ALIGNMENTS:
+        changes["initial_alignment"] = options.init
+    elif options.init:
+        if not options.init.lower().endswith(TRANSFORMS):
+            raise InputError(
+                f"--init {options.init}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
+                f"({', '.join(TRANSFORMS)})."
+            )
+        transform = options.init
+    try:
+        return Parameters.from_preset(options.preset, **changes), transform
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _summarize(result: Any, folder: Path) -> None:
+    metrics = result.metrics
+    print(f"{result.verdict.level.upper()}")
+    for reason in result.verdict.reasons:
+        print(f"  {reason}")
+    if "truth_error_mm" in metrics:
+        error = metrics["truth_error_mm"]
+        print(
+            f"  Error against the true map: mean {error['mean']:.2f} mm, 95 % within {error['p95']:.2f} mm, "
+            f"largest {error['max']:.2f} mm (before: mean {error['mean_before']:.2f} mm)."
+        )
+    print(f"{result.timings['total']:.1f} s on {result.provenance['device']}; {folder / 'report.html'}")
+
+
+class _Bar:
+    """Events as a bar on a terminal, as JSON lines, or not at all."""
+
+    def __init__(self, kind: str):
+        self.kind, self.started, self.width = kind, time.monotonic(), 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if self.kind == "json":
+            print(json.dumps(event), flush=True)
+        elif self.kind == "bar":
+            done = max(0.0, min(1.0, float(event.get("progress", 0.0))))
+            text = f"[{'#' * round(30 * done):30}] {100 * done:3.0f} %  {time.monotonic() - self.started:5.1f} s  "
+            text += event.get("message", "")
+            if "energy" in event:
+                text += f", energy {event['energy']:.4g}"
+            print("\r" + text.ljust(self.width)[: max(self.width, len(text))], end="", file=sys.stderr, flush=True)
+            self.width = len(text)
+
+    def close(self) -> None:
+        if self.kind == "bar":
+            print(file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _bar(options: argparse.Namespace) -> Any:
+    kind = "json" if options.json_progress else "bar" if not options.quiet and sys.stderr.isatty() else "none"
+    bar = _Bar(kind)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash teach: velocities by FLASH, to train on."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
+from ..support.errors import Cancelled
+from .field_options import add_fields, given_fields
+from .options import DATA, checked, data_options, positive, say_skipped, seed_options
+
+# Parameters that are no settings of a registration by FLASH, or have an option of another name.
+_NOT_SETTINGS = ("preset", "initial_alignment", "method", "model", "refinement")
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the subparsers of `deepflash`."""
+    parser = commands.add_parser(
+        "teach",
+        help="find velocities of many pairs by FLASH, to train on",
+        description="Register pairs drawn from DATA by FLASH and keep their velocities in LABELS. Interrupted, the "
+        f"same command goes on where it was. {DATA}",
+    )
+    parser.set_defaults(run=_run)
+    data_options(parser)
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="LABELS", help="folder for the velocities")
+    seed_options(parser, 500)
+    parser.add_argument(
+        "--processes", type=positive, metavar="N", help="registrations at a time, a core each (default: all cores)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps (default: cpu)")
+    parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
+    parser.add_argument("--init", choices=ALIGNMENTS, help="linear alignment of each pair (default: the preset's)")
+    add_fields(parser.add_argument_group("settings (default: the preset's)"), Parameters, _NOT_SETTINGS)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..training.dataset import read_dataset
+    from ..training.teaching import teach
+
+    changes = {k: v for k, v in given_fields(options, Parameters).items() if k not in _NOT_SETTINGS}
+    if options.init:
+        changes["initial_alignment"] = options.init
+    parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    dataset = read_dataset(options.data, skip_broken=options.skip_broken)
+    say_skipped(dataset.skipped)
+    complete = failed = 0
+
+    def tell(taught: Any, done: int, total: int) -> None:
+        nonlocal complete, failed
+        complete, failed = complete + (not taught.problem), failed + bool(taught.problem)
+        if taught.problem:
+            print(f"[{done}/{total}] {taught.fixed} <- {taught.moving}: left out. {taught.problem}", flush=True)
+        elif taught.seconds:
+            before, after = taught.similarity
+            print(
+                f"[{done}/{total}] {taught.fixed} <- {taught.moving}: similarity {before:.3f} -> {after:.3f}, "
+                f"{taught.seconds:.1f} s",
+                flush=True,
+            )
+
+    try:
+        teach(
+            dataset,
+            options.output,
+            parameters,
+            options.pairs,
+            seed=options.seed,
+            processes=options.processes or (_cores() if options.device == "cpu" else 1),
+            device=options.device,
+            tell=tell,
+        )
+    except KeyboardInterrupt as error:
+        raise Cancelled(
+            f"{complete} velocities are complete in {options.output}; run the same command to go on."
+        ) from error
+    print(f"{complete} velocities in {options.output}" + (f", {failed} pairs left out" if failed else ""))
+    return 0 if complete else 1
+
+
+def _cores() -> int:
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

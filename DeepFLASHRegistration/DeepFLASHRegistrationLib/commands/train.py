@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash train: a model from images of one's own. Torch is imported by what is run, not by the options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ..support.errors import Cancelled
+from .field_options import add_fields, from_options
+from .options import DATA, checked, data_options, say_skipped
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the subparsers of `deepflash`."""
+    # Its options come from a class that needs torch: they are made when the command is used, from all that follows it.
+    train = commands.add_parser("train", help="train a model on images of your own", add_help=False, prefix_chars="\0")
+    train.add_argument("rest", nargs="*")
+    train.set_defaults(run=_run, traceback=False)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..support.torch_device import require_torch
+
+    require_torch()
+    from ..training.dataset import read_dataset, split
+    from ..training.teaching import read_manifest
+    from ..training.train import TrainingOptions, train
+
+    parser = argparse.ArgumentParser(
+        prog="deepflash train",
+        description=f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA}",
+    )
+    data_options(parser)
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder for the model")
+    parser.add_argument("--labels", type=Path, metavar="LABELS", help='velocities that "deepflash teach" found')
+    parser.add_argument(
+        "--validation",
+        default="0.1",
+        metavar="WHO",
+        help="unseen subjects that decide which weights are kept: a fraction, names separated by commas, or a text "
+        "file with one name per line (default: 0.1)",
+    )
+    add_fields(parser.add_argument_group("training"), TrainingOptions, defaults=True)
+    try:
+        parser.parse_args(options.rest, options)
+    except SystemExit as end:  # argparse has said why
+        return 2 if end.code else 0
+    training_options = checked(lambda: from_options(options, TrainingOptions))
+    if options.labels is not None:
+        read_manifest(options.labels)
+    dataset = read_dataset(options.data, skip_broken=options.skip_broken)
+    training, validation = split(dataset, options.validation)
+    if os.environ.get("RANK", "0") == "0":  # of torch's launcher
+        say_skipped(dataset.skipped)
+        print(f"{len(training)} images to train on, {len(validation)} of other subjects to validate with", flush=True)
+    try:
+        train(training, validation, options.output, training_options, options.labels, print)
+    except KeyboardInterrupt as error:
+        raise Cancelled(f"The last checkpoint is in {options.output}.") from error
+    return 0

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FLASH: the initial velocity by optimization."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..problem.parameters import Parameters
+from ..problem.problem import Problem, settings
+from ..support.errors import InputError
+from .registry import Estimated, Plan, Watch
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..geodesics.band import Metric
+
+
+def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:
+    """v0 by FLASH, from zero or from an earlier `Result.velocity`."""
+    import torch
+
+    start = None
+    if initial is not None:
+        start = torch.as_tensor(initial["velocity"], device=device)
+        if start.shape[0] != problem.fixed.ndim or not problem.grid.same_as(initial["domain"]):
+            raise InputError("The initial velocity belongs to another fixed image or working grid.")
+    velocity, metric, history, cancelled = optimized(problem, plan.parameters, device, start, watch)
+    return Estimated(problem.geodesic(velocity, metric, plan.parameters), history, cancelled)
+
+
+def optimized(
+    problem: Problem,
+    parameters: Parameters,
+    device: str,
+    start: torch.Tensor | None,
+    watch: Watch,
+    begin: float = 0.2,
+) -> tuple[torch.Tensor, Metric, list[dict[str, Any]], bool]:
+    """FLASH from a velocity: velocity, metric, history, whether cancelled."""
+    from ..geodesics.search.flash import minimize
+
+    levels = problem.levels(parameters)
+    history: list[dict[str, Any]] = []
+    # A voxel costs the same at every level, an iteration at a finer one as many times more.
+    costs = [problem.grid.size / math.prod(level.factors) + 20 * math.prod(level.band.modes) for level in levels]
+    total = sum(c * (level.iterations + 1) for c, level in zip(costs, levels, strict=True))
+
+    def report(step: Any) -> None:
+        done = sum(c * (level.iterations + 1) for c, level in zip(costs[: step.level], levels, strict=False))
+        done += costs[step.level] * (step.iteration + 1)
+        record = {k: v for k, v in dataclasses.asdict(step).items() if k not in ("levels", "iterations")}
+        history.append(record)
+        watch.tell(
+            phase="level",
+            progress=begin + (0.85 - begin) * done / total,
+            levels=step.levels,
+            iterations=step.iterations,
+            message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}",
+            **record,
+        )
+
+    found = minimize(
+        problem.pair(device), levels, settings(parameters), start, problem.window(device), report, watch.cancel
+    )
+    return found.velocity, found.metric, history, found.cancelled

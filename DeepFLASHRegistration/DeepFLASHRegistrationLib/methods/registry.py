@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method is, and the way to it by name.
+
+A method is a file of this room with a function estimate(problem, plan, device, initial, watch), which makes of a
+problem the geodesic that solves it: what determines the maps, a history of energies, and whether it was cancelled.
+Adding one is adding the file, and its name to parameters.METHODS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..problem.parameters import METHODS, Parameters
+from ..problem.problem import Problem
+from ..problem.subject import Subject
+from ..support.errors import InputError
+
+if TYPE_CHECKING:
+    from .prediction import Predictor
+
+
+class Watch(Protocol):
+    """Who is told about progress, and who may cancel."""
+
+    cancel: Callable[[], bool]
+
+    def tell(self, **event: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parameters in effect, and the trained model that prescribes them, if any."""
+
+    parameters: Parameters
+    predictor: Predictor | None = None
+
+    def problem(self, fixed: Subject, moving: Subject, affine: np.ndarray) -> Problem:
+        """The problem of two comparable subjects, aligned by the affine."""
+        if self.predictor is None:
+            return Problem(fixed, moving, affine, self.parameters)
+        predictor = self.predictor
+        return Problem(fixed, moving, affine, self.parameters, unit_mm=predictor.unit_mm, multiple=predictor.multiple)
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """The arguments of a Deformation, one record per accepted step, and notes for the user."""
+
+    velocity: dict[str, Any]
+    history: list[dict[str, Any]]
+    cancelled: bool
+    unusual: tuple[str, ...] = ()
+
+
+def plan(parameters: Parameters, ndim: int) -> Plan:
+    """What the parameters' method needs; InputError if its model cannot be used."""
+    if parameters.method == "flash":
+        return Plan(parameters)
+    from .prediction import predictor
+
+    found = predictor(parameters.model)
+    if found.ndim != ndim:
+        raise InputError(
+            f"Model {parameters.model!r} is for images of {found.ndim} dimensions, not {ndim}. Choose another model, "
+            "or the method flash."
+        )
+    return Plan(found.effective(parameters), found)
+
+
+def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:
+    """v0 by the plan's method."""
+    method = import_module(f".{METHODS[plan.parameters.method]}", __package__)
+    return method.estimate(problem, plan, device, initial, watch)

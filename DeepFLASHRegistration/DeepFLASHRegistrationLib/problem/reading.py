@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A subject from files."""
+
+from __future__ import annotations
+
+import os
+
+from ..imaging.landmarks import Landmarks
+from .subject import Subject
+
+
+def read_subject(
+    image: str | os.PathLike,
+    labels: str | os.PathLike | None = None,
+    mask: str | os.PathLike | None = None,
+    points: str | os.PathLike | None = None,
+    name: str = "",
+) -> Subject:
+    """Reads an image file or a DICOM folder, and what belongs to it where there is any.
+
+    Raises:
+        InputError: a file is missing, damaged, or of the wrong kind.
+    """
+    from ..imaging.io import read_labels, read_mask, read_volume
+    from ..imaging.points import read_points
+
+    volume = read_volume(image)
+    landmarks = None
+    if points is not None:
+        positions, names = read_points(points)
+        landmarks = Landmarks(positions, tuple(names))
+    return Subject(
+        volume,
+        None if labels is None else read_labels(labels),
+        None if mask is None else read_mask(mask),
+        landmarks,
+        name,
+    )

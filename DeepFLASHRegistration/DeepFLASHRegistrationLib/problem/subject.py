@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One side of a registration: an image, and what belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..imaging.landmarks import Landmarks
+from ..imaging.resampling import mask_on_grid
+from ..imaging.volume import Volume, checked_image, checked_labels, checked_mask
+from ..support.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An image with its labels, mask and landmarks; all in one space, each on a grid of its own.
+
+    Attributes:
+        images: the image, or several channels of it; a single Volume may be given.
+        labels: label maps, none, one, or several that overlap; a single Volume or None may be given.
+        mask: what lies outside does not count in the similarity.
+        landmarks: points that correspond to those of the other side.
+        name: what messages call the subject; the image's by default.
+    """
+
+    images: tuple[Volume, ...]
+    labels: tuple[Volume, ...] = ()
+    mask: Volume | None = None
+    landmarks: Landmarks | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("images", "labels"):
+            given = getattr(self, field)
+            volumes = () if given is None else (given,) if isinstance(given, Volume) else tuple(given)
+            object.__setattr__(self, field, volumes)
+        if not self.images:
+            raise ValueError("A subject needs an image.")
+        if not self.name:
+            object.__setattr__(self, "name", self.images[0].name)
+
+    @property
+    def image(self) -> Volume:
+        """The one image; InputError if there are several channels."""
+        if len(self.images) > 1:
+            raise InputError(f"{self.name or 'The subject'} has {len(self.images)} channels. Pass one of them.")
+        return self.images[0]
+
+    @property
+    def label_map(self) -> Volume | None:
+        """The one label map, None without; InputError if there are several."""
+        if len(self.labels) > 1:
+            raise InputError(f"{self.name or 'The subject'} has {len(self.labels)} label maps. Pass one of them.")
+        return self.labels[0] if self.labels else None
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, 2 or 3."""
+        return self.images[0].ndim
+
+    @property
+    def grid(self) -> Grid:
+        """Where the image's voxels lie."""
+        return self.images[0].grid
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed or noticed while all this was read."""
+        volumes = [*self.images, *self.labels, *([] if self.mask is None else [self.mask])]
+        return tuple(dict.fromkeys(note for volume in volumes for note in volume.notes))
+
+    @property
+    def inside(self) -> np.ndarray | None:
+        """The mask of a checked subject, bool on the image's grid; None without."""
+        return None if self.mask is None else self.mask.data != 0
+
+    def with_image(self, image: Volume) -> Subject:
+        """The same subject with another image in the place of its one."""
+        return replace(self, images=(image,))
+
+    def posed(self, matrix: np.ndarray) -> Subject:
+        """All of it moved: points x go to matrix @ x, (d+1, d+1) LPS mm."""
+
+        def moved(volume: Volume) -> Volume:
+            return replace(volume, grid=Grid(volume.grid.shape, matrix @ volume.grid.affine))
+
+        d = self.ndim
+        landmarks = self.landmarks
+        if landmarks is not None:
+            landmarks = replace(landmarks, positions=landmarks.positions @ matrix[:d, :d].T + matrix[:d, d])
+        return replace(
+            self,
+            images=tuple(map(moved, self.images)),
+            labels=tuple(map(moved, self.labels)),
+            mask=None if self.mask is None else moved(self.mask),
+            landmarks=landmarks,
+        )
+
+    def checked(self, side: str = "") -> Subject:
+        """The subject with all parts fit for use: finite float32 images, int32 labels, a mask on the image's grid,
+        landmarks inside the image and of its dimension.
+
+        Args:
+            side: "fixed" or "moving": what messages call a part that has no name.
+
+        Raises:
+            InputError: a part cannot be used, or belongs to another image.
+        """
+        images = tuple(map(checked_image, self.images))
+        labels = tuple(map(checked_labels, self.labels))
+        mask = None if self.mask is None else checked_mask(self.mask)
+        check_dimensions(images[0], *images[1:], *labels, mask)
+        grid = images[0].grid
+        if mask is not None:
+            inside = mask_on_grid(mask, grid, f"{side} mask".strip())
+            mask = replace(mask, grid=grid, data=inside.astype(np.uint8), name=mask.name or f"{side} mask".strip())
+        landmarks = None if self.landmarks is None else _checked_landmarks(self.landmarks, images[0], side)
+        return replace(self, images=images, labels=labels, mask=mask, landmarks=landmarks)
+
+
+class Attached(TypedDict, total=False):
+    """What `register` takes by keywords beside two volumes; each as in `Subject`, points as an array (N, d) LPS mm."""
+
+    fixed_labels: Volume | None
+    moving_labels: Volume | None
+    fixed_mask: Volume | None
+    moving_mask: Volume | None
+    fixed_points: np.ndarray | None
+    moving_points: np.ndarray | None
+
+
+def subjects(fixed: Subject | Volume, moving: Subject | Volume, attached: Attached) -> tuple[Subject, Subject]:
+    """Both sides as subjects; keywords belong to volumes, and none may be given for a side that is a subject.
+
+    Raises:
+        TypeError: an unknown keyword, or one for a side that is a subject already.
+    """
+    unknown = sorted(set(attached) - set(Attached.__annotations__))
+    if unknown:
+        raise TypeError(f"register() got an unexpected keyword argument {unknown[0]!r}")
+    found = []
+    for side, given in (("fixed", fixed), ("moving", moving)):
+        parts = {what: attached.get(f"{side}_{what}") for what in ("labels", "mask", "points")}
+        if isinstance(given, Subject):
+            twice = [f"{side}_{what}" for what, part in parts.items() if part is not None]
+            if twice:
+                raise TypeError(f"The {side} side is a Subject: pass {', '.join(twice)} as part of it.")
+            found.append(given)
+        else:
+            points = parts["points"]
+            landmarks = None if points is None else Landmarks(np.asarray(points, dtype=np.float64))
+            found.append(Subject(given, parts["labels"], parts["mask"], landmarks))
+    return found[0], found[1]
+
+
+def check_dimensions(first: Volume, *others: Volume | None) -> None:
+    """InputError unless all have the dimension of the first."""
+    for other in others:
+        if other is not None and other.ndim != first.ndim:
+            raise InputError(
+                f"{first.name or 'fixed'} has {first.ndim} dimensions and {other.name or 'another input'} "
+                f"{other.ndim}. Pass images of the same dimension."
+            )
+
+
+def corresponding(fixed: Landmarks | None, moving: Landmarks | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions (N, d) of the landmarks that both sides have, LPS mm; None without any.
+
+    Raises:
+        InputError: only one side has landmarks, or they are not as many.
+    """
+    if fixed is None and moving is None:
+        return None
+    if fixed is None or moving is None:
+        raise InputError("Landmarks are compared in pairs: give those of the fixed and of the moving image.")
+    if len(fixed.positions) != len(moving.positions):
+        raise InputError(
+            f"There are {len(fixed.positions)} fixed and {len(moving.positions)} moving landmarks. Give one for one."
+        )
+    return fixed.positions, moving.positions
+
+
+def _checked_landmarks(landmarks: Landmarks, image: Volume, side: str) -> Landmarks:
+    points = np.asarray(landmarks.positions, dtype=np.float64)
+    if points.ndim == 2 and len(points):
+        points = image.grid.in_plane(points)
+    if points.ndim != 2 or points.shape[1] != image.ndim or not len(points):
+        raise InputError(
+            f"The {side} landmarks must be an array (N, {image.ndim}) with N at least 1, not "
+            f"{points.shape}. Give points of the images' own dimension."
+        )
+    if not np.isfinite(points).all():
+        raise InputError(f"The {side} landmarks hold NaN or infinity. Place them all.")
+    index = image.grid.physical_to_index(points)
+    outside = ((index < -0.5) | (index > np.array(image.grid.shape) - 0.5)).any(1)
+    if outside.any():
+        number = int(np.flatnonzero(outside)[0])
+        raise InputError(
+            f"{int(outside.sum())} of {len(points)} {side} landmarks lie outside {image.name or 'the image'} (the "
+            f"first is number {number + 1} at {np.round(points[number], 1).tolist()} mm LPS). Check that they "
+            "belong to this image, and their coordinate system (RAS or LPS)."
+        )
+    return replace(landmarks, positions=points)

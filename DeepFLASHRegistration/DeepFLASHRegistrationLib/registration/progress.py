@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a registration is, and whether somebody wants it to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..support.errors import Cancelled
+
+
+class Progress:
+    """Turns the phases' own progress into one bar, and tells it."""
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None] | None, cancel: Callable[[], bool] | None):
+        self._tell, self.cancel = tell, cancel or (lambda: False)
+        self._started = time.perf_counter()
+        self.timings: dict[str, float] = {}
+        self._phase = ""
+        self._phase_started = self._started
+
+    def phase(self, name: str, progress: float, message: str) -> None:
+        now = time.perf_counter()
+        if self._phase:
+            self.timings[self._phase] = self.timings.get(self._phase, 0.0) + now - self._phase_started
+        self._phase, self._phase_started = name, now
+        if name:
+            self.tell(phase=name, progress=progress, message=message)
+
+    def tell(self, **event: Any) -> None:
+        if self._tell is not None:
+            self._tell(event)
+
+    def finished(self) -> dict[str, float]:
+        self.phase("", 1.0, "")
+        self.timings["total"] = time.perf_counter() - self._started
+        return {k: round(v, 4) for k, v in self.timings.items()}
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancel():
+            raise Cancelled("The registration was cancelled before there was a result.")

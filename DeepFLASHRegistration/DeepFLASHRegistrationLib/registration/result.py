@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a registration yields, and how it was made."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..imaging.volume import Volume
+from ..problem.deformation import Deformation, deformation_from
+from ..problem.parameters import Parameters
+from ..version import __version__
+from .verdict import Verdict
+
+
+@dataclass(eq=False)
+class Result:
+    """Everything a registration yields; NumPy only.
+
+    Fields of displacements are float32 (*grid.shape, d) in LPS mm, affine included; determinants include it too.
+    """
+
+    parameters: Parameters
+    fixed_grid: Grid
+    moving_grid: Grid
+    field_grid: Grid
+    inverse_grid: Grid
+    warped: Volume
+    moving_affine: Volume
+    affine: np.ndarray
+    fixed_to_moving: np.ndarray
+    moving_to_fixed: np.ndarray
+    log_jacobian: Volume
+    labels: Volume | None
+    labels_before: Volume | None
+    velocity: dict[str, Any]
+    history: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    timings: dict[str, float]
+    provenance: dict[str, Any]
+    verdict: Verdict
+    cancelled: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def deformation(self) -> Deformation:
+        """The geodesic itself, from which every map can be computed anew."""
+        return deformation_from(self.velocity)
+
+
+def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) -> dict[str, Any]:
+    """Versions, device, date and hashes of the images."""
+    import SimpleITK as sitk
+    import torch
+
+    title = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    )
+    return {
+        "program": f"deepflash-registration {__version__}",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "device": f"{device} ({title})",
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+        "SimpleITK": sitk.Version.VersionString(),
+        "platform": platform.platform(),
+        "fixed_sha256": _hash(fixed),
+        "moving_sha256": _hash(moving),
+    }
+
+
+def _hash(volume: Volume) -> str:
+    """SHA-256 of the voxels and their place in space."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume.data))
+    digest.update(volume.grid.affine.tobytes())
+    return digest.hexdigest()

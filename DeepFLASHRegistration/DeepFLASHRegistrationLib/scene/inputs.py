@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes of a registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import slicer
+
+
+@dataclass
+class Inputs:
+    """The nodes that are registered; all but fixedVolume and movingVolume may be None. None is ever changed.
+
+    Segmentations may be segmentations or label map volumes; masks also scalar volumes (inside where not 0). The
+    segmentation, markups and model of the moving volume are carried to the fixed one; those of the fixed volume are
+    compared with them. initialTransform is a linear one that would move the moving volume near the fixed one.
+    """
+
+    fixedVolume: slicer.vtkMRMLScalarVolumeNode | None = None
+    movingVolume: slicer.vtkMRMLScalarVolumeNode | None = None
+    movingSegmentation: slicer.vtkMRMLNode | None = None
+    fixedSegmentation: slicer.vtkMRMLNode | None = None
+    fixedMask: slicer.vtkMRMLNode | None = None
+    movingMask: slicer.vtkMRMLNode | None = None
+    fixedMarkups: slicer.vtkMRMLMarkupsNode | None = None
+    movingMarkups: slicer.vtkMRMLMarkupsNode | None = None
+    movingModel: slicer.vtkMRMLModelNode | None = None
+    initialTransform: slicer.vtkMRMLTransformNode | None = None
+
+    def nodes(self) -> dict[str, slicer.vtkMRMLNode]:
+        """The chosen nodes by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
