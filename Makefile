@@ -30,8 +30,8 @@ help:
 	@echo "make demo                                  register a pair made for the purpose, into demo/result"
 	@echo "make demo FIXED=a.nii.gz MOVING=b.nii.gz   register two images of yours [OUT=folder] [ARGS=\"--preset fine\"]"
 	@echo "make paper-2d                              the 2-D experiment of the DeepFLASH paper [ARGS=\"--training 100 …\"]"
-	@echo "make test                                  all tests and the linter [ARGS=\"-k name\"]"
-	@echo "make lint                                  the linter alone, and whether all is formatted"
+	@echo "make test                                  all tests and the linters [ARGS=\"-k name\"]"
+	@echo "make lint                                  the linters alone, and whether all is formatted"
 	@echo "make test-slicer SLICER=/path/to/Slicer    the tests that need a real Slicer"
 	@echo "make bench                                 the benchmarks, with printed figures [BENCH=name] [ARGS=…]"
 	@echo "make clean, make distclean                 remove what was made; also the environment"
@@ -68,10 +68,12 @@ paper-2d: $(RUN_READY)
 
 test: $(TEST_READY)
 	"$(BIN)/python" -m ruff check .
+	"$(BIN)/lint-imports" --no-logo --no-cache
 	"$(BIN)/python" -m pytest $(ARGS)
 
 lint: $(TEST_READY)
 	"$(BIN)/python" -m ruff check .
+	"$(BIN)/lint-imports" --no-logo --no-cache
 	"$(BIN)/python" -m ruff format --check .
 
 test-slicer:

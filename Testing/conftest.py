@@ -26,8 +26,14 @@ sys.path.append(str(ROOT / "Testing" / "helpers"))
 _NEED_SLICER = (ROOT / "Testing" / "scene", ROOT / "Testing" / "module")
 
 
-def pytest_configure() -> None:
-    """Tests started in the background ignore interrupts, and so does all they start; some test just these."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Notes which tests are skipped, and lets interrupts through.
+
+    Tests started in the background ignore interrupts, and so does all they start; some test just these.
+    """
+    from allowed_skips import SkipGuard
+
+    config.pluginmanager.register(SkipGuard())
     for name in ("SIGINT", "SIGHUP", "SIGTERM"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_IGN:

@@ -13,7 +13,8 @@ from DeepFLASHRegistrationLib.geodesics.band import Band, Lattice, Metric, fit_m
 from DeepFLASHRegistrationLib.geodesics.flow import Flow
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair, Settings
 from DeepFLASHRegistrationLib.geodesics.sampling import Sampler
-from DeepFLASHRegistrationLib.geodesics.search.flash import LBFGS, minimize
+from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
+from DeepFLASHRegistrationLib.geodesics.search.lbfgs import LBFGS
 from DeepFLASHRegistrationLib.geodesics.shooting import INTEGRATORS, Shooting
 from DeepFLASHRegistrationLib.geodesics.similarities import SIMILARITIES
 from geodesic_fields import blobs, points_of, velocity, waves

@@ -156,7 +156,7 @@ sys.exit(" ".join({"torch", "SimpleITK", "scipy"} & set(sys.modules)) or None)
 def test_every_class_that_may_travel_exists() -> None:
     from importlib import import_module
 
-    from DeepFLASHRegistrationLib.process import jobs
+    from DeepFLASHRegistrationLib.process import transfer
 
-    for name, module in jobs._CLASSES.items():
+    for name, module in transfer._CLASSES.items():
         assert dataclasses.is_dataclass(getattr(import_module(f"DeepFLASHRegistrationLib.{module}"), name))

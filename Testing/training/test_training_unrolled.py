@@ -12,7 +12,7 @@ import pytest
 import torch
 from DeepFLASHRegistrationLib.geodesics.band import Band, Evaluator, Lattice, Metric
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Pair, Settings
-from DeepFLASHRegistrationLib.geodesics.search.flash import LBFGS
+from DeepFLASHRegistrationLib.geodesics.search.lbfgs import LBFGS
 from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, Stage, UnrolledPredictor, built
 from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor
 from DeepFLASHRegistrationLib.methods.trained_models import load_model

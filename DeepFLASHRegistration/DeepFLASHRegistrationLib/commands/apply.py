@@ -5,20 +5,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..support.errors import InputError
 from .options import common_options
 
+DESCRIPTION = 'Carry INPUT over with the result that "deepflash register" wrote, at full precision from v0.'
 
-def add(commands: Any) -> None:
-    """Adds the command to the subparsers of `deepflash`."""
-    parser = commands.add_parser(
-        "apply",
-        help="carry an image, labels, points or a surface over with a saved result",
-        description='Carry INPUT over with the result that "deepflash register" wrote, at full precision from v0.',
-    )
-    parser.set_defaults(run=_run)
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads."""
     parser.add_argument("result", metavar="OUT", help='folder written by "deepflash register"')
     parser.add_argument("input", metavar="INPUT", help="image, label map, landmarks or surface")
     parser.add_argument("-o", "--output", required=True, metavar="FILE")
@@ -42,7 +37,8 @@ def add(commands: Any) -> None:
     common_options(parser)
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
     from ..results.carrying import Carrying, carry
 
     if Path(options.output).exists() and not options.force:

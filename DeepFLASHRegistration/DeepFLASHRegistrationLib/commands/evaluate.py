@@ -14,16 +14,11 @@ from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .options import DATA, checked, data_options, positive, say_skipped, seed_options
 
+DESCRIPTION = f"Register pairs drawn from DATA by a model and by FLASH, and compare labels, folds and seconds. {DATA}"
 
-def add(commands: Any) -> None:
-    """Adds the command to the subparsers of `deepflash`."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure a model on pairs with labels",
-        description="Register pairs drawn from DATA by a model and by FLASH, and compare labels, folds and "
-        f"seconds. {DATA}",
-    )
-    parser.set_defaults(run=_run)
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads."""
     parser.add_argument("model", metavar="MODEL", help="name or folder of a model")
     data_options(parser)
     seed_options(parser, 16)
@@ -58,7 +53,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
     from ..methods.trained_models import load_model
     from ..training import evaluation
     from ..training.dataset import draw_pairs, read_dataset

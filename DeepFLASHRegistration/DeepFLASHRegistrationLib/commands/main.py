@@ -15,15 +15,23 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 from ..support.errors import Cancelled, InputError
 from ..support.processors import share_processors
 from ..version import __version__
-from . import apply, evaluate, models, phantom, register, teach, train
 
-# Each is a file with a function `add`, in the order of the help.
-COMMANDS = (register, apply, phantom, models, teach, train, evaluate)
+# Each is a file with DESCRIPTION, add_options(parser) and run(options), and a line of the help.
+COMMANDS = {
+    "register": "register a moving image to a fixed one",
+    "apply": "carry an image, labels, points or a surface over with a saved result",
+    "phantom": "make a pair of images whose true map is known",
+    "models": "list trained models, or show one's card",
+    "teach": "find velocities of many pairs by FLASH, to train on",
+    "train": "train a model on images of your own",
+    "evaluate": "measure a model on pairs with labels",
+}
 DONE, FAILED, WRONG_INPUT, CANCELLED = 0, 1, 2, 130
 
 
@@ -48,15 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        options = _parser().parse_args(arguments)
-    except SystemExit as end:  # argparse has said why
-        return WRONG_INPUT if end.code else DONE
     _reuse_memory()
     share_processors()
+    options = None
     try:
         with _interruptible(to_the_end=arguments is None):
-            return options.run(options)
+            command, options = _parsed(list(sys.argv[1:] if arguments is None else arguments))
+            return command.run(options)
+    except SystemExit as end:  # argparse has said why
+        return WRONG_INPUT if end.code else DONE
     except KeyboardInterrupt:
         return _say("Cancelled; nothing was written.", CANCELLED)
     except Cancelled as end:
@@ -68,9 +76,26 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except Exception as error:
-        if options.traceback:
+        if getattr(options, "traceback", False):
             raise
         return _say(f"Failed: {_in_words(error)}", FAILED)
+
+
+def _parsed(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
+    """The command's file and its options; only the command that is meant is loaded."""
+    parser = argparse.ArgumentParser(
+        prog="deepflash", description="Diffeomorphic registration of medical images by band-limited geodesics."
+    )
+    parser.add_argument("--version", action="version", version=f"deepflash {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    name = parser.parse_args(arguments[:1]).command
+    command = import_module(f".{name}", __package__)
+    options = argparse.ArgumentParser(prog=f"deepflash {name}", description=command.DESCRIPTION)
+    command.add_options(options)
+    options.add_argument("--traceback", action="store_true", help="show where a failure happened")
+    return command, options.parse_args(arguments[1:])
 
 
 @contextlib.contextmanager
@@ -134,14 +159,3 @@ def _reuse_memory() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for large ones
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="deepflash", description="Diffeomorphic registration of medical images by band-limited geodesics."
-    )
-    parser.add_argument("--version", action="version", version=f"deepflash {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
-    return parser

@@ -5,22 +5,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+
+DESCRIPTION = "List the trained models that --model knows by name, or show the card of one."
 
 
-def add(commands: Any) -> None:
-    """Adds the command to the subparsers of `deepflash`."""
-    parser = commands.add_parser(
-        "models",
-        help="list trained models, or show one's card",
-        description="List the trained models that --model knows by name, or show the card of one.",
-    )
-    parser.set_defaults(run=_run)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="model whose card is shown: name or folder")
-    parser.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
     from ..methods.trained_models import find_models, read_card, user_folder
 
     if options.name:

@@ -18,10 +18,9 @@ DATA = (
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
-    """--device, --threads, --traceback."""
+    """--device, --threads."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
-    parser.add_argument("--traceback", action="store_true", help="show where a failure happened")
 
 
 def data_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +29,6 @@ def data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out images that cannot be used instead of stopping"
     )
-    parser.add_argument("--traceback", action="store_true", help="show where a failure happened")
 
 
 def seed_options(parser: argparse.ArgumentParser, pairs: int) -> None:

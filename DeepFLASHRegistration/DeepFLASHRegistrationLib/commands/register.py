@@ -24,14 +24,11 @@ if TYPE_CHECKING:
     from ..problem.subject import Subject
 
 
-def add(commands: Any) -> None:
-    """Adds the command to the subparsers of `deepflash`."""
-    parser = commands.add_parser(
-        "register",
-        help="register a moving image to a fixed one",
-        description="Register MOVING to FIXED and write images, transforms, velocity and a report to a folder.",
-    )
-    parser.set_defaults(run=_run)
+DESCRIPTION = "Register MOVING to FIXED and write images, transforms, velocity and a report to a folder."
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads."""
     parser.add_argument("fixed", metavar="FIXED", help="image file or DICOM folder")
     parser.add_argument("moving", metavar="MOVING", help="image file or DICOM folder")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the results")
@@ -66,7 +63,8 @@ def add(commands: Any) -> None:
     add_fields(group, Parameters, ("preset", "initial_alignment"))
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
     parameters, transform = _parameters(options)
     from ..registration.register import register
     from ..report import FILES

@@ -18,15 +18,14 @@ from .options import DATA, checked, data_options, positive, say_skipped, seed_op
 _NOT_SETTINGS = ("preset", "initial_alignment", "method", "model", "refinement")
 
 
-def add(commands: Any) -> None:
-    """Adds the command to the subparsers of `deepflash`."""
-    parser = commands.add_parser(
-        "teach",
-        help="find velocities of many pairs by FLASH, to train on",
-        description="Register pairs drawn from DATA by FLASH and keep their velocities in LABELS. Interrupted, the "
-        f"same command goes on where it was. {DATA}",
-    )
-    parser.set_defaults(run=_run)
+DESCRIPTION = (
+    "Register pairs drawn from DATA by FLASH and keep their velocities in LABELS. Interrupted, the "
+    f"same command goes on where it was. {DATA}"
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads."""
     data_options(parser)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="LABELS", help="folder for the velocities")
     seed_options(parser, 500)
@@ -39,7 +38,8 @@ def add(commands: Any) -> None:
     add_fields(parser.add_argument_group("settings (default: the preset's)"), Parameters, _NOT_SETTINGS)
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
     from ..training.dataset import read_dataset
     from ..training.teaching import teach
 

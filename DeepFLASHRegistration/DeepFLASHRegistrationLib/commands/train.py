@@ -1,38 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deepflash train: a model from images of one's own. Torch is imported by what is run, not by the options."""
+"""deepflash train: a model from images of one's own."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from ..support.errors import Cancelled
 from .field_options import add_fields, from_options
 from .options import DATA, checked, data_options, say_skipped
 
-
-def add(commands: Any) -> None:
-    """Adds the command to the subparsers of `deepflash`."""
-    # Its options come from a class that needs torch: they are made when the command is used, from all that follows it.
-    train = commands.add_parser("train", help="train a model on images of your own", add_help=False, prefix_chars="\0")
-    train.add_argument("rest", nargs="*")
-    train.set_defaults(run=_run, traceback=False)
+DESCRIPTION = f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA}"
 
 
-def _run(options: argparse.Namespace) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads. Some of it comes from a class that needs torch."""
     from ..support.torch_device import require_torch
 
     require_torch()
-    from ..training.dataset import read_dataset, split
-    from ..training.teaching import read_manifest
-    from ..training.train import TrainingOptions, train
+    from ..training.train import TrainingOptions
 
-    parser = argparse.ArgumentParser(
-        prog="deepflash train",
-        description=f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA}",
-    )
     data_options(parser)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder for the model")
     parser.add_argument("--labels", type=Path, metavar="LABELS", help='velocities that "deepflash teach" found')
@@ -44,10 +32,14 @@ def _run(options: argparse.Namespace) -> int:
         "file with one name per line (default: 0.1)",
     )
     add_fields(parser.add_argument_group("training"), TrainingOptions, defaults=True)
-    try:
-        parser.parse_args(options.rest, options)
-    except SystemExit as end:  # argparse has said why
-        return 2 if end.code else 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from ..training.dataset import read_dataset, split
+    from ..training.teaching import read_manifest
+    from ..training.train import TrainingOptions, train
+
     training_options = checked(lambda: from_options(options, TrainingOptions))
     if options.labels is not None:
         read_manifest(options.labels)

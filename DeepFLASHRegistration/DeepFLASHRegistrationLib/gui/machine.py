@@ -21,7 +21,7 @@ class Machine:
     """The choice of device and threads.
 
     Attributes:
-        devices: what can be computed on, as process.child.devices tells it; None before that was asked.
+        devices: what can be computed on, as process.tasks.devices tells it; None before that was asked.
     """
 
     def __init__(self) -> None:

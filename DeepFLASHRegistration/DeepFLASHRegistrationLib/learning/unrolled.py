@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..geodesics.band import Evaluator, Lattice, fit_modes
 from ..geodesics.objective import Evaluation, Level, Objective, Pair, Settings
-from ..geodesics.search.flash import LBFGS
+from ..geodesics.search.lbfgs import LBFGS
 
 _FIRST_STEP = 0.015  # a usual length of the best step along K times the gradient of E
 _LONGEST_PROPOSAL = 1.0  # coarse voxels

@@ -118,14 +118,7 @@ def make_pair(
         RuntimeError: torch is not installed.
     """
     shape = tuple(int(n) for n in shape)
-    if len(shape) != 3 or min(shape) < 16:
-        raise ValueError(f"shape must be three numbers of voxels of at least 16, not {shape}.")
-    if not 0.3 <= spacing_mm <= 10:
-        raise ValueError(f"spacing_mm must lie between 0.3 and 10, not {spacing_mm}.")
-    if contrast not in CONTRASTS:
-        raise ValueError(f"contrast must be one of {', '.join(CONTRASTS)}, not {contrast!r}.")
-    if not 0 <= largest_displacement_mm <= 15:
-        raise ValueError(f"largest_displacement_mm must lie between 0 and 15, not {largest_displacement_mm}.")
+    _check(shape, spacing_mm, contrast, largest_displacement_mm)
     # One stream each, so that a change of the image's shape leaves the person and the map as they are.
     person, motion, deformation, fixed_scan, moving_scan = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)
@@ -179,6 +172,17 @@ def make_pair(
         {label: name for label, (name, _) in LABELS.items()},
         parameters,
     )
+
+
+def _check(shape: tuple[int, ...], spacing_mm: float, contrast: str, largest_displacement_mm: float) -> None:
+    if len(shape) != 3 or min(shape) < 16:
+        raise ValueError(f"shape must be three numbers of voxels of at least 16, not {shape}.")
+    if not 0.3 <= spacing_mm <= 10:
+        raise ValueError(f"spacing_mm must lie between 0.3 and 10, not {spacing_mm}.")
+    if contrast not in CONTRASTS:
+        raise ValueError(f"contrast must be one of {', '.join(CONTRASTS)}, not {contrast!r}.")
+    if not 0 <= largest_displacement_mm <= 15:
+        raise ValueError(f"largest_displacement_mm must lie between 0 and 15, not {largest_displacement_mm}.")
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

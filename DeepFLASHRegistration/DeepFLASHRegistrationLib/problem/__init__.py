@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked and what is answered: parameters, subjects, the problem on its working grid, and the deformation."""
+"""What is asked and what is answered: parameters, subjects, the problem and the deformation."""

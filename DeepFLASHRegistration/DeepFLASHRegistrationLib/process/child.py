@@ -31,10 +31,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..support import memory
 from ..support.processors import share_processors
-from . import folders, jobs
+from . import folders, transfer
 from .errors import is_no_room
+from .tasks import TASKS
 
 _HEARTBEAT_SECONDS = 1.0
 # Progress beyond this many unread events is dropped: a parent that does not read must not stop the child.
@@ -49,39 +49,6 @@ class Control:
     def __init__(self, progress: Callable[[Mapping[str, Any]], None], cancelled: Callable[[], bool]) -> None:
         self.progress = progress
         self.cancelled = cancelled
-
-
-def register(control: Control, arguments: dict[str, Any]) -> Any:
-    """`registration.register` with the arguments of its call; returns its Result."""
-    from ..registration.register import register as run
-
-    return run(**arguments, progress=control.progress, cancel=control.cancelled)
-
-
-def devices(control: Control, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What torch can compute on.
-
-    Returns:
-        {"torch": version or None if it cannot be imported, "reason": why not or "",
-         "devices": [{"name": "cpu" | "cuda" | "cuda:1" | "mps", "title": str, "free": bytes}, ...]}
-        with the CPU first; free memory is None where it is unknown.
-    """
-    found = [{"name": "cpu", "title": f"CPU ({os.cpu_count()} threads)", "free": memory.free_bytes()}]
-    try:
-        import torch
-    except Exception as error:  # a half-installed torch fails in many ways
-        return {"torch": None, "reason": f"{type(error).__name__}: {error}", "devices": found}
-    for index in range(torch.cuda.device_count()):
-        name = f"cuda:{index}" if index else "cuda"
-        found.append(
-            {"name": name, "title": torch.cuda.get_device_name(index), "free": torch.cuda.mem_get_info(index)[0]}
-        )
-    if torch.backends.mps.is_available():
-        found.append({"name": "mps", "title": "Apple GPU", "free": memory.free_bytes()})
-    return {"torch": torch.__version__, "reason": "", "devices": found}
-
-
-TASKS: dict[str, Callable[[Control, dict[str, Any]], Any]] = {"register": register, "devices": devices}
 
 
 class _Child:
@@ -116,7 +83,7 @@ class _Child:
         job, folder = message["job"], Path(message["folder"])
         partial = folder / "partial"
         try:
-            arguments = jobs.read(folder / "arguments")
+            arguments = transfer.read(folder / "arguments")
             self.tell(event="started", job=job)
             task = TASKS.get(message["task"])
             if task is None:
@@ -124,7 +91,7 @@ class _Child:
             began = time.monotonic()
             value = task(self.control(job), arguments)
             seconds = time.monotonic() - began
-            jobs.write(partial, value)
+            transfer.write(partial, value)
             os.replace(partial, folder / "result")
         except BaseException as error:  # an exit asked for by a library is a failure of the job too
             folders.remove_tree(partial)

@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..support.errors import Cancelled, InputError
-from . import folders, jobs
+from . import folders, transfer
 from .connection import Connection
 from .errors import ChildDied, ChildHung, DiskFull, JobFailed, OutOfMemory, ProcessError, is_no_room
+from .job import Job, RunningJob, State
 
 _PACKAGE = __package__.rpartition(".")[0]
 # The folder in which the package lies, for the child's search path.
@@ -35,39 +34,6 @@ _LOG_LINES = 60
 _SECOND_LOOK_SECONDS = 3.0
 # A process that the system cannot end, as it waits for a broken disk or device, is given up after this time.
 _KILL_SECONDS = 5.0
-
-
-class State(enum.Enum):
-    """What a RegistrationProcess is doing."""
-
-    IDLE = "idle"
-    STARTING = "starting"
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    FAILED = "failed"
-
-
-@dataclass(eq=False)
-class Job:
-    """A job given to the child.
-
-    Attributes:
-        number: counts the jobs of a RegistrationProcess from 1.
-        task: name of the task.
-        done: whether it has ended, in whatever way.
-        cancelled: whether it was cancelled; it may have a result nevertheless, the best so far.
-        result: what the task returned.
-        error: why there is no result.
-        seconds: "total" from `submit` to the result's arrival and "task", what the task itself took of it.
-    """
-
-    number: int
-    task: str
-    done: bool = False
-    cancelled: bool = False
-    result: Any = None
-    error: BaseException | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class RegistrationProcess:
@@ -126,7 +92,7 @@ class RegistrationProcess:
         self._finalizer: Callable[[], Any] | None = None
         self._reaper: threading.Thread | None = None
         self._count = 0
-        self._run: _Run | None = None
+        self._run: RunningJob | None = None
 
     @property
     def state(self) -> State:
@@ -151,8 +117,8 @@ class RegistrationProcess:
         """Gives the child a job, and starts it if there is none. Returns at once.
 
         Args:
-            task: "register", "devices", or one of the module `tasks`.
-            arguments: the task's arguments, of the types that `jobs.write` takes. Their arrays are copied by
+            task: one of tasks.TASKS, or of the module `tasks`.
+            arguments: the task's arguments, of the types that `transfer.write` takes. Their arrays are copied by
                 a thread: do not change them before the event "started".
 
         Returns:
@@ -168,7 +134,7 @@ class RegistrationProcess:
                 self._drop_connection()
             self._count += 1
             now = time.monotonic()
-            self._run = run = _Run(Job(self._count, task), dict(arguments or {}), began=now, heard=now)
+            self._run = run = RunningJob(Job(self._count, task), dict(arguments or {}), began=now, heard=now)
             run.warm = self._connection is not None
             self._state = State.STARTING
             self._start_sending(run)
@@ -328,20 +294,20 @@ class RegistrationProcess:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start_sending(self, run: _Run) -> None:
+    def _start_sending(self, run: RunningJob) -> None:
         self._news.clear()
         run.thread = threading.Thread(target=self._send, args=(run,), daemon=True, name="deepflash-send")
         run.thread.start()
 
-    def _send(self, run: _Run) -> None:
+    def _send(self, run: RunningJob) -> None:
         """Thread that starts the child if need be and hands it the job, both of which may take a while."""
         try:
             connection = self._connection
             if connection is None:
                 connection = self._connect()
-            need = _ROOM_PER_INPUT_BYTE * jobs.size_of(run.arguments) + _ROOM_BYTES
+            need = _ROOM_PER_INPUT_BYTE * transfer.size_of(run.arguments) + _ROOM_BYTES
             folder = connection.new_folder(folders.base_with_room(need))
-            jobs.write(folder / "arguments", run.arguments, stop=lambda: run.abandoned)
+            transfer.write(folder / "arguments", run.arguments, stop=lambda: run.abandoned)
             with self._lock:
                 if not run.abandoned:
                     run.sent = True
@@ -372,7 +338,7 @@ class RegistrationProcess:
         self._reaper = threading.Thread(target=self._finalizer, daemon=True, name="deepflash-reaper")
         self._reaper.start()
 
-    def _take_events(self, run: _Run, events: list[dict[str, Any]]) -> None:
+    def _take_events(self, run: RunningJob, events: list[dict[str, Any]]) -> None:
         for event in self._connection.events() if self._connection is not None else ():
             kind = event["event"]
             if event.get("job") != run.job.number or run.job.done:
@@ -395,7 +361,7 @@ class RegistrationProcess:
                 data = data if isinstance(data, dict) else {}
                 events.append({**data, "event": kind, "job": run.job.number})
 
-    def _check(self, run: _Run, events: list[dict[str, Any]]) -> None:
+    def _check(self, run: RunningJob, events: list[dict[str, Any]]) -> None:
         """Looks for what the child does not say itself: its death and its silence."""
         now = time.monotonic()
         connection = self._connection
@@ -425,7 +391,7 @@ class RegistrationProcess:
                 run.killed = now
                 connection.kill()
 
-    def _reason_to_kill(self, run: _Run, connection: Connection, now: float) -> BaseException | None:
+    def _reason_to_kill(self, run: RunningJob, connection: Connection, now: float) -> BaseException | None:
         ended = "The job was ended without a result"
         if run.now:
             return Cancelled(f"{ended}.")
@@ -462,7 +428,7 @@ class RegistrationProcess:
             return ChildDied(f"The registration process cannot be started: {error}.")
         return error
 
-    def _fail(self, run: _Run, event: dict[str, Any]) -> dict[str, Any]:
+    def _fail(self, run: RunningJob, event: dict[str, Any]) -> dict[str, Any]:
         kind, message = str(event.get("kind")), str(event.get("message"))
         log = self._connection.log.lines(_LOG_LINES)
         if kind in _CARRIED:
@@ -480,13 +446,13 @@ class RegistrationProcess:
         # What an unforeseen failure leaves behind is unknown (a GPU's context may be lost): start afresh.
         return self._end(run, found(message, log, kind, str(event.get("traceback", ""))))
 
-    def _end(self, run: _Run, error: BaseException) -> dict[str, Any]:
+    def _end(self, run: RunningJob, error: BaseException) -> dict[str, Any]:
         """Ends the job and the child."""
         event = self._finish(run, error=error)
         self._drop_connection()
         return event
 
-    def _finish(self, run: _Run, result: Any = None, error: BaseException | None = None) -> dict[str, Any]:
+    def _finish(self, run: RunningJob, result: Any = None, error: BaseException | None = None) -> dict[str, Any]:
         job = run.job
         run.abandoned = True
         if self._connection is not None:
@@ -497,25 +463,3 @@ class RegistrationProcess:
         self._state = State.IDLE if error is None or job.cancelled else State.FAILED
         kind = "done" if error is None else "cancelled" if job.cancelled else "failed"
         return {"event": kind, "job": job.number, "message": str(error or "")}
-
-
-@dataclass(eq=False)
-class _Run:
-    """What is known of the running job."""
-
-    job: Job
-    arguments: dict[str, Any]
-    began: float
-    heard: float
-    thread: threading.Thread = field(init=False)
-    warm: bool = False
-    sent: bool = False
-    started: bool = False
-    abandoned: bool = False
-    broken: BaseException | None = None
-    asked: float | None = None
-    now: bool = False
-    noticed: bool = False
-    suspected: float | None = None
-    reason: BaseException | None = None
-    killed: float = 0.0

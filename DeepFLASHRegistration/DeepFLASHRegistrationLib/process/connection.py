@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import jobs
+from . import transfer
 from .folders import PrivateFolder
 from .tree import ProcessTree
 
@@ -165,7 +165,7 @@ class Connection:
         folder = self._folder
         if folder is None:
             raise FileNotFoundError("There is no job.")
-        value = jobs.read(folder.path / "result")
+        value = transfer.read(folder.path / "result")
         self.remove_folder()
         return value
 

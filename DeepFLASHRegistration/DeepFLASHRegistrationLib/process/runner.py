@@ -19,7 +19,6 @@ _TELLING = 0.1
 # What a result needs in this process is done in steps; as many as fit into this time follow each other at once.
 _TURN_SECONDS = 0.03
 _NEXT_TURN = object()
-_TASKS = f"{__package__}.tasks"
 
 
 class Run:
@@ -114,7 +113,7 @@ class Runner:
 
     def __init__(self, python: str | os.PathLike | None = None) -> None:
         """Starts nothing. `python`: the child's interpreter, None for this one."""
-        self._process = RegistrationProcess(python, tasks=_TASKS)
+        self._process = RegistrationProcess(python)
         self._run: Run | None = None
         self._job: Job | None = None
         self._stepping = False

@@ -1,15 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the child process can do for the module besides registering: see process.child for how it is called."""
+"""What the child process can do: functions of a `child.Control` and the job's arguments, by name in TASKS."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..support import memory
 from ..support.errors import Cancelled
+
+
+def register(control: Any, arguments: dict[str, Any]) -> Any:
+    """`registration.register.register` with the arguments of its call; returns its Result."""
+    from ..registration.register import register as run
+
+    return run(**arguments, progress=control.progress, cancel=control.cancelled)
+
+
+def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What torch can compute on.
+
+    Returns:
+        {"torch": version or None if it cannot be imported, "reason": why not or "",
+         "devices": [{"name": "cpu" | "cuda" | "cuda:1" | "mps", "title": str, "free": bytes}, ...]}
+        with the CPU first; free memory is None where it is unknown.
+    """
+    found = [{"name": "cpu", "title": f"CPU ({os.cpu_count()} threads)", "free": memory.free_bytes()}]
+    try:
+        import torch
+    except Exception as error:  # a half-installed torch fails in many ways
+        return {"torch": None, "reason": f"{type(error).__name__}: {error}", "devices": found}
+    for index in range(torch.cuda.device_count()):
+        name = f"cuda:{index}" if index else "cuda"
+        found.append(
+            {"name": name, "title": torch.cuda.get_device_name(index), "free": torch.cuda.mem_get_info(index)[0]}
+        )
+    if torch.backends.mps.is_available():
+        found.append({"name": "mps", "title": "Apple GPU", "free": memory.free_bytes()})
+    return {"torch": torch.__version__, "reason": "", "devices": found}
 
 
 def geodesic(control: Any, arguments: dict[str, Any]) -> list[np.ndarray]:
@@ -33,7 +65,7 @@ def geodesic(control: Any, arguments: dict[str, Any]) -> list[np.ndarray]:
 
 
 def save(control: Any, arguments: dict[str, Any]) -> str:
-    """Writes a result folder (results.save_result, the report among it); returns the report's path."""
+    """Writes a result folder (results.folder.save_result, the report among it); returns the report's path."""
     from ..results.folder import save_result
 
     control.progress({"phase": "save", "progress": 0.1, "message": "Writing the files and the report"})
@@ -49,7 +81,7 @@ def save(control: Any, arguments: dict[str, Any]) -> str:
 
 
 def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A made pair (phantom.make_pair) with labels and landmarks, as plain values; `arguments` are make_pair's."""
+    """A made pair (phantom.pairs.make_pair) with labels and landmarks, as plain values; `arguments` are make_pair's."""
     from ..phantom.pairs import make_pair
 
     control.progress({"phase": "phantom", "progress": 0.05, "message": "Making two heads"})
@@ -69,4 +101,10 @@ def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {"geodesic": geodesic, "phantom": phantom, "save": save}
+TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "devices": devices,
+    "geodesic": geodesic,
+    "phantom": phantom,
+    "register": register,
+    "save": save,
+}

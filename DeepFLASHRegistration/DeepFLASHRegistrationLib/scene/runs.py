@@ -175,7 +175,7 @@ class RegistrationRun(Run):
 
 
 class DevicesRun(Run):
-    """What can be computed on. `value` becomes what process.child.devices says."""
+    """What can be computed on. `value` becomes what process.tasks.devices says."""
 
     task = "devices"
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every room stands on: errors, files written whole or not at all, tensors on disk, memory, processors."""
+"""What every room stands on: errors, folders written whole, tensors on disk, memory, processors, torch."""

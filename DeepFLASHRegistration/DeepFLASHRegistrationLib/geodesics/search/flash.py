@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,12 +13,8 @@ from torch import Tensor
 from ..band import Band, Lattice, Metric, fit_modes
 from ..jacobian import smallest_determinant
 from ..objective import Evaluation, Level, Objective, Pair, Settings
-
-_MEMORY = 8  # pairs kept by L-BFGS
-_ARMIJO = 1e-4
-# The similarity's curvature before the first step, in units of the metric's smallest. On brains it is 3 to 6, on crops
-# of 1 mm 30 and more; but the first step is as long as it may be whatever this is, and the smoother, the better.
-_WHITE_AT_FIRST = 4.0
+from .lbfgs import LBFGS
+from .line_search import Interrupted, Ray, backtracked
 
 
 @dataclass(frozen=True)
@@ -47,52 +41,6 @@ class Estimate:
     metric: Metric
     steps: int
     cancelled: bool
-
-
-class LBFGS:
-    """Limited-memory BFGS that starts from what is known of the Hessian.
-
-    The metric's part is diagonal in the band. Starting from it alone, a search finds the smooth part of a deformation
-    first, and ends nearer the truth (phantom: 1.4 mm instead of 1.9). Once that part is known, what is left is detail:
-    the similarity's curvature counts as well, and is nearly the same at all frequencies of the band (measured on brains
-    by differences of gradients, within a factor of two), so that a multiple of the identity stands for it. How large
-    that is, each step tells.
-    """
-
-    def __init__(self, metric_part: Tensor, detail: bool):
-        """
-        Args:
-            metric_part: second derivatives of the regularization with respect to the coefficients.
-            detail: whether the smooth part of the deformation is known already.
-        """
-        self.metric_part, self.detail = metric_part, detail
-        self.white = _WHITE_AT_FIRST * float(metric_part.min()) if detail else 0.0
-        self.pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The step that leads to where the gradient is expected to vanish."""
-        q = gradient.clone()
-        alphas = []
-        for s, y, rho in reversed(self.pairs):
-            alphas.append(rho * float((s * q).sum()))
-            q -= alphas[-1] * y
-        diagonal = self.metric_part + self.white
-        q /= diagonal
-        if self.pairs:
-            s, y, rho = self.pairs[-1]
-            q *= 1 / (rho * float((y * y / diagonal).sum()))
-        for (s, y, rho), a in zip(self.pairs, reversed(alphas), strict=True):
-            q += (a - rho * float((y * q).sum())) * s
-        return -q
-
-    def update(self, s: Tensor, y: Tensor) -> None:
-        """After a step ``s`` that changed the gradient by ``y``."""
-        curvature, length = float((s * y).sum()), float(s.norm())
-        if curvature > 1e-8 * length * float(y.norm()):
-            self.pairs.append((s, y, 1 / curvature))
-        if curvature > 0 and length > 0 and self.detail:
-            unit = s / length
-            self.white = max(0.0, curvature / length / length - float((self.metric_part * unit * unit).sum()))
 
 
 def minimize(
@@ -173,31 +121,19 @@ def _descend(
         return
     yield velocity, False, (0, now, time.perf_counter() - started)
     search = LBFGS(2 * objective.metric_weight * objective.shooting.L, detail)
-    iteration, stalled = 0, 0
+    iteration = 0
     while iteration < objective.level.iterations:
         direction = search.direction(now.gradient)
         slope = float((now.gradient * direction).sum())
         if not slope < 0:
             return
-        step = 1.0 if search.pairs else min(1.0, 1.0 / max(objective.largest_displacement(direction), 1e-12))
-        accepted, refined = None, 0
-        for _ in range(12):
-            if cancelled():
-                yield velocity, True, None
-                return
-            trial = objective(velocity + step * direction)
-            if trial.energy <= now.energy + _ARMIJO * step * slope:
-                accepted = trial
-                break
-            if math.isfinite(trial.energy):
-                # Minimum of the parabola through both energies and the slope, kept within sane bounds.
-                step *= min(0.5, max(0.1, -0.5 * slope * step / (trial.energy - now.energy - slope * step)))
-            elif refined < 2 and objective.refine():
-                # The time steps may be at fault rather than the length of the step.
-                refined += 1
-            else:
-                step *= 0.25
-        if accepted is None:
+        first = 1.0 if search.pairs else min(1.0, 1.0 / max(objective.largest_displacement(direction), 1e-12))
+        try:
+            step = backtracked(objective, Ray(velocity, direction, now.energy, slope), first, cancelled)
+        except Interrupted:
+            yield velocity, True, None
+            return
+        if step is None:
             if not search.pairs:
                 return
             # The memory may mislead, or the energy have changed a little with the time steps: once more without.
@@ -206,16 +142,15 @@ def _descend(
             if now.gradient is None:
                 return
             continue
-        if refined:
+        if step.refined:
             # Gradients of two discretizations do not make a curvature.
             search.pairs.clear()
         else:
-            search.update(step * direction, accepted.gradient - now.gradient)
-        decrease = (now.energy - accepted.energy) / max(abs(now.energy), 1e-30)
-        velocity = velocity + step * direction
-        now = accepted
+            search.update(step.length * direction, step.reached.gradient - now.gradient)
+        decrease = (now.energy - step.reached.energy) / max(abs(now.energy), 1e-30)
+        velocity = velocity + step.length * direction
+        now = step.reached
         iteration += 1
         yield velocity, False, (iteration, now, time.perf_counter() - started)
-        stalled = stalled + 1 if decrease < objective.settings.tolerance else 0
-        if stalled:
+        if decrease < objective.settings.tolerance:
             return

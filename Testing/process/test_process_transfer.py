@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.process import jobs
+from DeepFLASHRegistrationLib.process import transfer
 
 
 def there_and_back(folder: Path, value: Any) -> Any:
-    jobs.write(folder / "job", value)
-    result = jobs.read(folder / "job")
+    transfer.write(folder / "job", value)
+    result = transfer.read(folder / "job")
     shutil.rmtree(folder / "job")
     return result
 
@@ -78,8 +78,8 @@ def test_arrays_in_any_memory_order_return_equal(tmp_path: Path, change: Any) ->
 
 
 def test_arrays_outlive_their_files_and_do_not_write_to_them(tmp_path: Path) -> None:
-    jobs.write(tmp_path / "job", np.arange(10_000))
-    first, second = jobs.read(tmp_path / "job"), jobs.read(tmp_path / "job")
+    transfer.write(tmp_path / "job", np.arange(10_000))
+    first, second = transfer.read(tmp_path / "job"), transfer.read(tmp_path / "job")
     first[:] = 0
     shutil.rmtree(tmp_path / "job")
     np.testing.assert_array_equal(second, np.arange(10_000))
@@ -118,7 +118,7 @@ class Grid2(Grid):
 )
 def test_anything_else_is_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(TypeError, match="cannot be passed"):
-        jobs.write(tmp_path / "job", {"value": value})
+        transfer.write(tmp_path / "job", {"value": value})
 
 
 @pytest.mark.parametrize(
@@ -136,25 +136,25 @@ def test_anything_else_is_refused(tmp_path: Path, value: Any) -> None:
 def test_foreign_contents_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "value.json").write_text(text)
     with pytest.raises(ValueError, match=r"Unknown|Not the name|Expecting|OBJECT"):
-        jobs.read(tmp_path)
+        transfer.read(tmp_path)
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "0.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "value.json").write_text(json.dumps({"$array": "0.npy"}))
     with pytest.raises(ValueError, match="objects"):
-        jobs.read(tmp_path)
+        transfer.read(tmp_path)
 
 
 def test_writing_can_be_given_up_between_chunks(tmp_path: Path) -> None:
     answers = iter([False, False, True])
-    with pytest.raises(jobs.Stopped):
-        jobs.write(tmp_path / "job", np.zeros(40 << 20, np.uint8), stop=lambda: next(answers))
+    with pytest.raises(transfer.Stopped):
+        transfer.write(tmp_path / "job", np.zeros(40 << 20, np.uint8), stop=lambda: next(answers))
     assert (tmp_path / "job" / "0.npy").stat().st_size <= 17 << 20
 
 
 def test_size_counts_every_array() -> None:
     grid = Grid((10, 10), np.eye(3))
     volume = Volume(grid, np.zeros(grid.shape, "f4"))
-    size = jobs.size_of({"a": [volume, (np.zeros(5), "x")], "b": None})
+    size = transfer.size_of({"a": [volume, (np.zeros(5), "x")], "b": None})
     assert 440 <= size <= 440 + 2 * 9 * 8
