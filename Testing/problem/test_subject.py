@@ -71,7 +71,7 @@ def test_checked_it_can_be_used() -> None:
         ({"labels": (Volume(GRID, np.zeros(GRID.shape, int), "x"),)}, "x: every voxel is 0"),
         ({"labels": (Volume(Grid((4, 4), np.eye(3)), np.ones((4, 4), int), "x"),)}, "t1.nii.gz has 3 .* and x 2"),
         ({"mask": Volume(GRID, np.zeros(GRID.shape), "x")}, "x: the mask is empty"),
-        ({"mask": Volume(FAR, np.ones(GRID.shape))}, "fixed mask: the mask does not meet"),
+        ({"mask": Volume(FAR, np.ones(GRID.shape))}, "fixed mask: lies outside t1.nii.gz"),
         ({"landmarks": Landmarks(np.array([[2.0, 4.0, 600.0]]))}, "1 of 1 fixed landmarks lie outside t1.nii.gz"),
         ({"landmarks": Landmarks(np.array([[2.0, 4.0, np.nan]]))}, "fixed landmarks hold NaN"),
         ({"landmarks": Landmarks(np.zeros((0, 3)))}, "must be an array"),

@@ -13,6 +13,7 @@ from ..imaging.landmarks import Landmarks
 from ..imaging.resampling import mask_on_grid
 from ..imaging.volume import Volume, checked_image, checked_labels, checked_mask
 from ..support.errors import InputError
+from .belonging import with_place_checked, with_sense_checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +116,11 @@ class Subject:
         mask = None if self.mask is None else checked_mask(self.mask)
         check_dimensions(images[0], *images[1:], *labels, mask)
         grid = images[0].grid
+        labels = tuple(with_place_checked(_named(each, f"{side} labels"), images[0]) for each in labels)
         if mask is not None:
-            inside = mask_on_grid(mask, grid, f"{side} mask".strip())
-            mask = replace(mask, grid=grid, data=inside.astype(np.uint8), name=mask.name or f"{side} mask".strip())
+            mask = with_place_checked(_named(mask, f"{side} mask"), images[0])
+            inside = mask_on_grid(mask, grid)
+            mask = with_sense_checked(replace(mask, grid=grid, data=inside.astype(np.uint8)), images[0])
         landmarks = None if self.landmarks is None else _checked_landmarks(self.landmarks, images[0], side)
         return replace(self, images=images, labels=labels, mask=mask, landmarks=landmarks)
 
@@ -182,6 +185,10 @@ def corresponding(fixed: Landmarks | None, moving: Landmarks | None) -> tuple[np
             f"There are {len(fixed.positions)} fixed and {len(moving.positions)} moving landmarks. Give one for one."
         )
     return fixed.positions, moving.positions
+
+
+def _named(volume: Volume, name: str) -> Volume:
+    return volume if volume.name else replace(volume, name=name.strip())
 
 
 def _checked_landmarks(landmarks: Landmarks, image: Volume, side: str) -> Landmarks:

@@ -61,18 +61,7 @@ class SubjectFiles:
         Raises:
             InputError: a file is missing, damaged, of the wrong kind, or lies elsewhere than its image.
         """
-        found = read_subject(self.image, self.labels, self.mask, name=self.name)
-        for other in (*found.labels, found.mask):
-            if other is None:
-                continue
-            if other.ndim != found.ndim:
-                raise InputError(f"{other.name}: has {other.ndim} dimensions, {found.image.name} {found.ndim}.")
-            if not _meet(found.grid, other.grid):
-                raise InputError(
-                    f"{other.name}: lies outside {found.image.name}. Check that they belong together, and their "
-                    "origins."
-                )
-        return found
+        return read_subject(self.image, self.labels, self.mask, name=self.name).checked()
 
 
 @dataclass(frozen=True)

@@ -339,7 +339,7 @@ def _check_memory(training: Dataset, validation: Dataset, say: Callable[[str], N
 def _prepared(dataset: Dataset, parameters: Parameters, recipe: Recipe, say: Callable[[str], None]) -> AlignedSubjects:
     found = []
     for number, files in enumerate(dataset.subjects, 1):
-        found.append(_cropped(scaled(files.read().checked(), parameters), recipe.ignored_labels))
+        found.append(_cropped(scaled(files.read(), parameters), recipe.ignored_labels))
         if number % 20 == 0 or number == len(dataset):
             say(f"{number} of {len(dataset)} images read")
     return AlignedSubjects(found, parameters, recipe.unit_mm, MULTIPLE)

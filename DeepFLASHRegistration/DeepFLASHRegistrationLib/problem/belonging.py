@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether labels and masks belong to an image: they lie where it lies, and a mask covers its object."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..imaging.intensities import foreground
+from ..imaging.volume import Volume
+from ..support.errors import InputError
+
+# Parts of an object inside the image's field of view: below the first it belongs elsewhere, below the second perhaps.
+_ELSEWHERE, _DOUBTFUL = 0.05, 0.5
+# A mask that covers this part of the background and less than these parts of the object is inverted, or perhaps is.
+_OF_BACKGROUND, _INVERTED, _HARDLY = 0.9, 0.2, 0.7
+# Object voxels that are looked at.
+_SAMPLE = 20_000
+
+
+def part_inside(grid: Grid, volume: Volume) -> float:
+    """Which part (0..1) of a volume's object, its voxels that are not 0, lies inside the field of view of a grid."""
+    at = np.flatnonzero(volume.data)
+    if not len(at):
+        return 0.0
+    at = at[:: max(1, len(at) // _SAMPLE)]
+    points = volume.grid.index_to_physical(np.stack(np.unravel_index(at, volume.grid.shape), -1))
+    if volume.grid.plane is not None and grid.plane is not None:
+        points = grid.in_plane(volume.grid.lift(points))
+    index = grid.physical_to_index(points)
+    return float(((index >= -0.5) & (index <= np.array(grid.shape) - 0.5)).all(1).mean())
+
+
+def elsewhere(grid: Grid, volume: Volume, what: str) -> tuple[str, bool]:
+    """What is to be said of a label map or mask that hardly lies inside a grid, and whether it can hardly belong there.
+
+    Args:
+        grid: of the image.
+        volume: labels or mask, on any grid.
+        what: name of the image.
+    """
+    part = part_inside(grid, volume)
+    if part >= _DOUBTFUL:
+        return "", False
+    return (
+        f"{volume.name}: lies outside {what} ({100 * part:.0f} % of its object inside). Check that they belong "
+        "together, and whether a program has lost the header (origin, axes) of one of them.",
+        part < _ELSEWHERE,
+    )
+
+
+def with_place_checked(volume: Volume, image: Volume) -> Volume:
+    """Labels or a mask of an image, with a note if they lie mostly outside of it.
+
+    Raises:
+        InputError: they lie elsewhere.
+    """
+    text, wrong = elsewhere(image.grid, volume, image.name or "the image")
+    if wrong:
+        raise InputError(text)
+    return volume.with_data(volume.data, text) if text else volume
+
+
+def with_sense_checked(mask: Volume, image: Volume) -> Volume:
+    """A mask on its image's grid, with a note if it may be inverted.
+
+    Raises:
+        InputError: it covers the background instead of the object.
+    """
+    inside, object_ = mask.data != 0, foreground(image)
+    background = object_.size - int(np.count_nonzero(object_))
+    covered = np.count_nonzero(inside & ~object_) / background if background else 0.0
+    kept = np.count_nonzero(inside & object_) / max(1, int(np.count_nonzero(object_)))
+    if covered < _OF_BACKGROUND or kept >= _HARDLY:
+        return mask
+    text = (
+        f"{mask.name}: covers {100 * covered:.0f} % of the background and {100 * kept:.0f} % of the object of "
+        f"{image.name or 'the image'}"
+    )
+    if kept < _INVERTED:
+        raise InputError(f"{text}: the mask is inverted. Exchange inside and outside.")
+    return mask.with_data(mask.data, f"{text}: is the mask inverted?")
