@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.commands import main as cli
-from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, write_affine, write_displacement_field
 from DeepFLASHRegistrationLib.report import FILES
 from DeepFLASHRegistrationLib.version import __version__
@@ -559,3 +559,22 @@ def test_when_there_is_a_bar(
         assert text.endswith("\n")
         assert "[##############################] 100 %" in text
         assert all(len(line) < 120 for line in text.split("\r"))
+
+
+def test_notes_on_the_input_reach_the_terminal_whatever_is_asked_for(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moving = read_volume(pair[1])
+    data = moving.data.copy()
+    data[:2] = np.nan
+    write_volume(tmp_path / "holes.nrrd", moving.with_data(data))
+    told = f"Note: {tmp_path / 'holes.nrrd'}: {2 * data[0].size} NaN or infinite voxels were replaced by"
+    assert register((pair[0], str(tmp_path / "holes.nrrd")), tmp_path / "quiet", "-q") == 0
+    quiet = capsys.readouterr().err
+    assert quiet.count(told) == 1
+    assert register((pair[0], str(tmp_path / "holes.nrrd")), tmp_path / "json", "--json-progress") == 0
+    captured = capsys.readouterr()
+    assert captured.err == quiet
+    notes = [note for line in captured.out.splitlines() for note in json.loads(line).get("notes", ())]
+    assert f"Note: {notes[0]}".startswith(told)
+    assert json.loads((tmp_path / "json" / "result.json").read_text())["notes"][0] == notes[0]

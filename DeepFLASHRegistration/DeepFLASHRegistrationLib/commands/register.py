@@ -170,12 +170,15 @@ def _summarize(result: Any, folder: Path) -> None:
 
 
 class _Bar:
-    """Events as a bar on a terminal, as JSON lines, or not at all."""
+    """Events as a bar on a terminal, as JSON lines, or not at all; notes always, each once, on standard error."""
 
     def __init__(self, kind: str):
         self.kind, self.started, self.width = kind, time.monotonic(), 0
+        self.noted: set[str] = set()
 
     def __call__(self, event: dict[str, Any]) -> None:
+        for note in event.get("notes", ()):
+            self.note(note)
         if self.kind == "json":
             print(json.dumps(event), flush=True)
         elif self.kind == "bar":
@@ -186,6 +189,13 @@ class _Bar:
                 text += f", energy {event['energy']:.4g}"
             print("\r" + text.ljust(self.width)[: max(self.width, len(text))], end="", file=sys.stderr, flush=True)
             self.width = len(text)
+
+    def note(self, text: str) -> None:
+        """Says something that stays on the terminal, above the bar."""
+        if text not in self.noted:
+            self.noted.add(text)
+            start = f"\r{' ' * self.width}\r" if self.kind == "bar" else ""
+            print(f"{start}Note: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.kind == "bar":

@@ -95,7 +95,8 @@ class RunPanel:
         elif run.state == "cancelled":
             self.status(_("Cancelled. The scene is as it was."))
         else:
-            self.status(_("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1)))
+            done = _("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1))
+            self.status("\n".join([done, *run.notes]))
         self._ended(run)
 
     def _showLog(self, checked: bool) -> None:

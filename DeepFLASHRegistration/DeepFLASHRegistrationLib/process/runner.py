@@ -40,6 +40,7 @@ class Run:
         self.phase = self.message = ""
         self.progress = 0.0
         self.history: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.value: Any = None
         self.error: BaseException | None = None
         self.log: tuple[str, ...] = ()
@@ -95,6 +96,7 @@ class Run:
         self.phase = event.get("phase", self.phase)
         self.message = event.get("message", self.message)
         self.progress = max(self.progress, float(event.get("progress", 0.0)))
+        self.notes += [note for note in event.get("notes", ()) if note not in self.notes]
         if "energy" in event:
             self.history.append(dict(event))
         for callback in list(self._events):

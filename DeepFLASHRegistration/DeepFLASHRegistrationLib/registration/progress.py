@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..support.errors import Cancelled
@@ -18,6 +18,7 @@ class Progress:
         self._started = time.perf_counter()
         self.timings: dict[str, float] = {}
         self._phase = ""
+        self._reached = 0.0
         self._phase_started = self._started
 
     def phase(self, name: str, progress: float, message: str) -> None:
@@ -29,8 +30,14 @@ class Progress:
             self.tell(phase=name, progress=progress, message=message)
 
     def tell(self, **event: Any) -> None:
+        self._reached = event.get("progress", self._reached)
         if self._tell is not None:
             self._tell(event)
+
+    def note(self, notes: Sequence[str]) -> None:
+        """Tells what a user should know now rather than find in the report."""
+        if notes:
+            self.tell(phase=self._phase, progress=self._reached, message=notes[0], notes=list(notes))
 
     def finished(self) -> dict[str, float]:
         self.phase("", 1.0, "")

@@ -58,7 +58,7 @@ def register(
         threads: of the CPU; torch's own choice if None.
         progress: called with events, dicts with phase ("prepare", "affine", "level", "finish"), progress (0..1) and
             message; while optimizing also level, levels, iteration, energy, similarity, regularization and
-            smallest_determinant.
+            smallest_determinant; where something was noticed or had to be guessed, notes, a list of sentences.
         cancel: asked often; once true, the best so far becomes the result (`Result.cancelled`).
         attached: what belongs to a side that is given as an image alone: fixed_labels, moving_labels, fixed_mask,
             moving_mask (Volume), fixed_points, moving_points ((N, d) LPS mm, corresponding landmarks; (N, 3) also for a
@@ -82,7 +82,8 @@ def register(
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     check_dimensions(one.image, two.image)
     corresponding(one.landmarks, two.landmarks)  # refused now rather than after the work
-    run = _Run(one, two, plan, resolve_device(device), watch, [*one.notes, *two.notes])
+    run = _Run(one, two, plan, resolve_device(device), watch, list(dict.fromkeys([*one.notes, *two.notes])))
+    watch.note(run.notes)
     with torch_threads(threads):
         problem = run.posed(initial_affine, threads)
         return run.finished(problem, run.estimated(problem, initial_velocity), threads)
@@ -126,6 +127,7 @@ class _Run:
             threads=threads,
         )
         self.notes += found.notes
+        self.watch.note(found.notes)
         return found.matrix
 
     def estimated(self, problem: Problem, initial_velocity: Mapping[str, Any] | None) -> Estimated:
@@ -140,7 +142,7 @@ class _Run:
             if self.device == "cpu" or not is_out_of_memory(error):
                 raise
             self.notes.append(f"The memory of {self.device} did not suffice; this was computed on the CPU.")
-            self.watch.tell(phase="level", progress=0.2, message=self.notes[-1])
+            self.watch.note(self.notes[-1:])
             self.device = "cpu"
             torch.cuda.empty_cache()
             return estimate(problem, self.plan, self.device, initial_velocity, self.watch)
