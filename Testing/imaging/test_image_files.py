@@ -128,7 +128,7 @@ def four_d():
 
 REFUSED = {
     "4d": (four_d, "one time point"),
-    "rgb": (lambda: image(np.zeros((4, 5, 6, 3), np.uint8), vector=True), "components"),
+    "vectors": (lambda: image(noise(oblique(), np.float32, 3), vector=True), "components"),
     "complex": (lambda: image(noise(oblique(), np.complex64)), "complex"),
     "all NaN": (lambda: image(np.full((4, 5, 6), np.nan, np.float32)), "NaN"),
     "constant": (lambda: image(np.full((4, 5, 6), 7, np.int16)), "every voxel is 7"),

@@ -3,7 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.intensities import foreground, match_histogram, n4, normalize
+from DeepFLASHRegistrationLib.imaging.intensities import (
+    background_value,
+    foreground,
+    match_histogram,
+    n4,
+    normalize,
+    without_padding,
+)
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, sampled
@@ -122,3 +129,87 @@ def test_matched_histogram_brings_intensities_together() -> None:
 def test_normalizing_twice_gives_the_same_numbers() -> None:
     volume = replace(noisy_head())
     assert np.array_equal(normalize(volume).data, normalize(volume).data)
+
+
+# ---- padding
+
+
+def ct() -> Volume:
+    """The head in air, in Hounsfield units, with noise."""
+    air = np.random.default_rng(0).normal(-1000, 10, GRID.shape)
+    return head().with_data(np.where(head().data > 0, head().data * 1000 - 200, air).astype(np.float32))
+
+
+def outside_the_tube() -> np.ndarray:
+    """What a scanner does not see: the corners of every slice."""
+    y, x = np.mgrid[: GRID.shape[1], : GRID.shape[2]]
+    seen = ((y - 29.5) / 30) ** 2 + ((x - 24.5) / 25) ** 2 <= 1
+    return np.broadcast_to(~seen, GRID.shape)
+
+
+@pytest.mark.parametrize("value", [-32768, -3024, -2048, -2000, 32767, 4095])
+def test_padding_is_no_part_of_the_intensities(value) -> None:
+    padded = ct().data.copy()
+    outside = outside_the_tube()
+    padded[outside] = value
+    volume = ct().with_data(padded)
+    result, expected = normalize(volume), normalize(ct())
+    assert np.abs(result.data - expected.data)[~outside].max() < 0.02
+    assert result.data[outside].max() < 0.02
+    assert f"{value} fills" in "".join(result.notes)
+    inside, truth = foreground(volume), foreground(ct())
+    assert 2 * (inside & truth).sum() / (inside.sum() + truth.sum()) > 0.99
+    assert background_value(volume) is None
+    window = normalize(volume, window=(-160, 240))
+    assert np.array_equal(window.data[~outside], normalize(ct(), window=(-160, 240)).data[~outside])
+    assert not window.data[outside].any()
+
+
+def test_padding_in_a_few_corners_and_inside_a_mask_does_not_count_either() -> None:
+    padded = ct().data.copy()
+    padded[:4, :6, :5] = -32768
+    mask = np.ones(GRID.shape, np.uint8)
+    for found, expected in (
+        (normalize(ct().with_data(padded)), normalize(ct())),
+        (normalize(ct().with_data(padded), mask), normalize(ct(), mask)),
+    ):
+        assert np.abs(found.data - expected.data)[5:].max() < 0.02
+
+
+def test_paddings_at_both_ends_are_found() -> None:
+    padded = ct().data.copy()
+    padded[:, :3], padded[:, -3:] = -32768, 32767
+    assert without_padding(ct().with_data(padded))[1] == [-32768, 32767]
+
+
+def test_in_the_plane_padding_is_found_too() -> None:
+    padded = np.where(outside_the_tube()[0], -3024, ct().data[20]).astype(np.float32)
+    assert without_padding(Volume(centered_grid(padded.shape, (2, 2)), padded))[1] == [-3024]
+
+
+@pytest.mark.parametrize("case", ["stripped", "inverted", "bright", "noisy", "air", "two values"])
+def test_background_is_no_padding(case) -> None:
+    """A constant background stays apart from the tissue that begins beside it."""
+    volume = head()
+    inside = volume.data > 0
+    data = {
+        "stripped": volume.data,
+        "inverted": np.where(inside, 1.3 - volume.data, 0),
+        "bright": np.where(inside, volume.data + 0.8, 0),
+        "noisy": noisy_head().data,
+        "air": ct().data,
+        "two values": inside,
+    }[case].astype(np.float32)
+    same, found = without_padding(volume.with_data(data))
+    assert found == []
+    assert np.array_equal(same.data, data)
+
+
+def test_a_stripped_ct_keeps_the_range_of_its_tissue() -> None:
+    """-1024 around a brain of 0 to 80 would leave nothing of its contrast."""
+    inside = head().data > 0
+    tissue = (head().data * 80).astype(np.float32)
+    result = normalize(head().with_data(np.where(inside, tissue, np.float32(-1024)))).data
+    low, high = np.percentile(tissue[inside], (2, 98))
+    assert np.ptp(result[inside & (tissue > low) & (tissue < high)]) > 0.8
+    assert result[~inside].max() < 0.05

@@ -41,6 +41,12 @@ def unreadable(path: Path, error: RuntimeError) -> InputError:
             "Resample it on an orthogonal grid, or remove the sform if the qform is right."
         )
     if "Unable to determine ImageIO reader" in text:
+        with open(path, "rb") as file:
+            start = file.read(200).lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")):
+            return InputError(f"{path}: is a web page, no image: its download went wrong. Download it again.")
+        if start.startswith(b"version https://git-lfs"):
+            return InputError(f'{path}: stands for a file that git-lfs has yet to fetch. Run "git lfs pull" there.')
         return InputError(f"{path}: is no image file that can be read. Pass NIfTI, NRRD, MetaImage or a DICOM folder.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[-1].split("): ", 1)[-1] if lines else "unknown reason"
@@ -55,16 +61,40 @@ def unwritable(path: str | os.PathLike) -> Exception:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps ITK's warnings (non-uniform sampling, NIfTI units) off the terminal; what matters becomes a note."""
+def quiet() -> Iterator[list[str]]:
+    """Keeps ITK's warnings off the terminal and collects them, so that what matters becomes a note."""
     import SimpleITK as sitk
 
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    warnings: list[str] = []
+    if not hasattr(sitk, "LoggerBase"):
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            yield warnings
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        return
+
+    class Collector(sitk.LoggerBase):
+        """Where ITK sends what it would print."""
+
+        def DisplayWarningText(self, text: str) -> None:  # noqa: N802
+            # "WARNING: In FILE, line N\nClass (0x…): message"
+            message = text.strip().splitlines()[-1].split("): ", 1)[-1].strip() if text.strip() else ""
+            if message and message not in warnings:
+                warnings.append(message)
+
+        def DisplayText(self, text: str) -> None:  # noqa: N802
+            """Told by the errors that are raised."""
+
+        DisplayErrorText = DisplayGenericOutputText = DisplayDebugText = DisplayText
+
+    collector = Collector()
+    previous = collector.SetAsGlobalITKLogger()
     try:
-        yield
+        yield warnings
     finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        previous.SetAsGlobalITKLogger()
 
 
 @contextmanager

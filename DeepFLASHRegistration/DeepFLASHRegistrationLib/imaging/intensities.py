@@ -14,12 +14,65 @@ from .volume import Volume
 _BACKGROUND_FRACTION = 0.2
 # Percentiles that become 0 and 1. Robust against isolated bright vessels or artifacts, yet hardly any tissue saturates.
 _PERCENTILES = (0.5, 99.5)
+# A single value is padding if at least this fraction of the border has it, and it lies so far from all else, in ranges
+# of the rest: very far; or far, where what is beside it is dark (-2000 and the air of a CT image) and it is no 0, which
+# may be the background of a stripped image whose rim is dark.
+_PADDED_BORDER = 0.01
+_PADDING_GAP_BESIDE_DARK, _PADDING_GAP = 0.5, 2.0
+_DARK = 0.15
 _SAMPLE = 400_000
 _N4_VOXELS = 60_000
 
 
+def without_padding(volume: Volume) -> tuple[Volume, list[float]]:
+    """The image with padding replaced by the dark end of the rest, and the values that were padding.
+
+    Scanners and resampling fill what they have not seen with one extreme value (-32768, -3024, -2000, 32767), which is
+    no intensity: it would make all others look the same.
+    """
+    found = []
+    for extreme in (np.min, np.max):
+        value = extreme(volume.data)
+        border = _border(volume)
+        if np.count_nonzero(border == value) < _PADDED_BORDER * border.size:
+            continue
+        sample = _sampled(volume.data)
+        rest = sample[sample != value]
+        if rest.size < 2:
+            continue
+        low, dark, bright, high = np.percentile(rest, (_PERCENTILES[0], 2, 98, _PERCENTILES[1])).astype(np.float64)
+        gap = dark - value if extreme is np.min else value - bright
+        if not high > low or gap <= _PADDING_GAP_BESIDE_DARK * (high - low):
+            continue
+        natural = extreme is np.min and value >= 0
+        very_far = gap > _PADDING_GAP * (high - low)
+        if very_far or (not natural and _beside(volume, value) <= low + _DARK * (high - low)):
+            found.append(float(value))
+            volume = volume.with_data(np.where(volume.data == value, volume.data.dtype.type(low), volume.data))
+    return volume, found
+
+
+def _beside(volume: Volume, value: float) -> float:
+    """The median of what lies next to the voxels of one value."""
+    there = volume.data == value
+    beside = volume.data[dilated(there, (1,) * volume.ndim) & ~there]
+    return float(np.median(beside)) if beside.size else np.inf
+
+
+def _border(volume: Volume) -> np.ndarray:
+    """The values on the faces of the field of view."""
+    return np.concatenate(
+        [np.take(volume.data, end, axis=axis).ravel() for axis in range(volume.ndim) for end in (0, -1)]
+    )
+
+
 def background_value(volume: Volume) -> float | None:
-    """The constant around the object (skull-stripped, padded), or None if fewer than a fifth of the voxels have it."""
+    """The constant around the object (skull-stripped), or None if fewer than a fifth of the voxels have it."""
+    volume, _ = without_padding(volume)
+    return _background_value(volume)
+
+
+def _background_value(volume: Volume) -> float | None:
     lowest = volume.data.min()
     count = np.count_nonzero(volume.data == lowest)
     return float(lowest) if count > _BACKGROUND_FRACTION * volume.data.size else None
@@ -32,14 +85,15 @@ def foreground(volume: Volume) -> np.ndarray:
     brighter than its noise or than Otsu's threshold (IEEE SMC 9, 1979), whichever is less; else everything (a crop
     inside tissue).
     """
-    constant = background_value(volume)
+    border = _border(volume)
+    volume, padding = without_padding(volume)
+    constant = _background_value(volume)
     if constant is not None:
         return volume.data > constant
     sample = _sampled(volume.data)
     low, high = np.percentile(sample, _PERCENTILES)
-    border = np.concatenate(
-        [np.take(volume.data, end, axis=axis).ravel() for axis in range(volume.ndim) for end in (0, -1)]
-    )
+    if padding and not np.isin(border, padding).all():
+        border = border[~np.isin(border, padding)]
     dark = np.median(border)
     if high <= low or dark > low + 0.15 * (high - low):
         return np.ones(volume.data.shape, dtype=bool)
@@ -67,6 +121,7 @@ def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[floa
 
     By the window if given (CT: e.g. -160 to 240 HU); else from the 0.5th to the 99.5th percentile inside the mask, or
     to the 99.5th percentile of the foreground. A constant background becomes 0 and stays apart from dark tissue.
+    Padding (without_padding) does not count, and becomes as dark as the dark end of the rest.
 
     Args:
         volume: the image.
@@ -80,7 +135,8 @@ def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[floa
         InputError: the window is empty, the mask has another shape or is empty, or the image is constant.
     """
     name = volume.name or "image"
-    data = volume.data
+    padded, padding = without_padding(volume)
+    data = padded.data
     if mask is not None:
         if mask.shape != data.shape:
             raise InputError(
@@ -95,7 +151,7 @@ def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[floa
             raise InputError(f"{name}: the intensity window {low:g} to {high:g} is empty. Give low < high.")
         source = "window"
     else:
-        constant = background_value(volume)
+        constant = _background_value(padded)
         inside = data[mask != 0] if mask is not None else data[foreground(volume)]
         sample = _sampled(inside)
         low, high = (float(p) for p in np.percentile(sample, _PERCENTILES))
@@ -115,7 +171,8 @@ def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[floa
     np.clip(scaled, 0, 1, out=scaled)
     if scaled.min() == scaled.max():
         raise InputError(f"{name}: no voxel lies inside the intensity window {low:g} to {high:g}. Widen it.")
-    return volume.with_data(scaled, f"{name}: intensities {low:g} to {high:g} ({source}) scaled to 0..1")
+    notes = [f"{name}: {value:g} fills (a part of) the border, and was taken for padding" for value in padding]
+    return volume.with_data(scaled, *notes, f"{name}: intensities {low:g} to {high:g} ({source}) scaled to 0..1")
 
 
 def n4(volume: Volume, mask: np.ndarray | None = None) -> Volume:

@@ -7,7 +7,8 @@ Everything outside is LPS mm; every writer puts a complete file in place by one 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,43 +16,49 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..support.errors import InputError
-from . import dicom
-from .files import atomic, is_folder, quiet, unreadable, unwritable
+from . import dicom, itk_reading, mgh, pictures
+from .colors import luminance
+from .files import atomic, is_folder, quiet, unwritable
 from .grid import Grid
-from .nifti import is_nifti, read_voxels, write_nifti
+from .nifti import is_nifti, write_nifti
+from .nifti_reading import open_nifti
+from .stored import StoredImage
 from .volume import Volume, checked_image, checked_labels, checked_mask
 
 _TWO_FILES = {".mhd": ".mha", ".nhdr": ".nrrd", ".hdr": ".nii", ".img": ".nii"}
+_SELECTION = re.compile(r"(.+)\[(\d{1,9}|mean)\]", re.DOTALL)
 
 
 def read_volume(path: str | os.PathLike) -> Volume:
     """Reads an image file or a DICOM folder as a float32 Volume.
 
-    NIfTI, NRRD, MetaImage and whatever else SimpleITK reads; of DICOM a folder with one series, or any file of a
-    series. A 3-D image with a single slice becomes a 2-D volume whose grid remembers its `plane`.
+    NIfTI, NRRD, MetaImage, FreeSurfer's .mgz and whatever else SimpleITK reads; of DICOM a folder with one series, or
+    any file of a series. Of a file of several volumes (4-D, vectors) 'file[3]' names the fourth and 'file[mean]' their
+    mean; of colors the luminance is taken. A 3-D image with a single slice becomes a 2-D volume whose grid remembers
+    its `plane`.
 
     Raises:
-        InputError: unreadable, 4-D, several components, complex, empty, not finite anywhere, or constant.
+        InputError: unreadable, several volumes, complex, empty, not finite anywhere, or constant.
     """
-    return checked_image(_read(path))
+    return checked_image(_read(path, _luminance))
 
 
 def read_labels(path: str | os.PathLike) -> Volume:
-    """Reads a label map as an int32 Volume; a float file is accepted if all its values are integers.
+    """Reads a label map as an int32 Volume; values within 0.01 of integers are rounded.
 
     Raises:
-        InputError: as read_volume, and if a value is no integer or there is no label.
+        InputError: as read_volume, and if a value is no integer, there is no label, or there are colors.
     """
-    return checked_labels(_read(path))
+    return checked_labels(_read(path, _gray))
 
 
 def read_mask(path: str | os.PathLike) -> Volume:
     """Reads a mask as a uint8 Volume: 1 where the file is not 0.
 
     Raises:
-        InputError: as read_volume, and if the mask is empty.
+        InputError: as read_volume, and if the mask is empty, or there are colors.
     """
-    return checked_mask(_read(path))
+    return checked_mask(_read(path, _gray))
 
 
 def read_grid(path: str | os.PathLike) -> Grid:
@@ -62,25 +69,95 @@ def read_grid(path: str | os.PathLike) -> Grid:
     Raises:
         InputError: unreadable, or a line of voxels.
     """
+    path, _ = _selection(path)
+    with quiet(), _named(path):
+        return _flattened(path, open_image(path).grid)
+
+
+def open_image(path: str | os.PathLike) -> StoredImage:
+    """Opens an image file or a DICOM folder, to read its volumes one by one and with their colors.
+
+    Raises:
+        InputError: unreadable, or complex.
+    """
     path = Path(path)
     with quiet(), _named(path):
         if is_folder(path):
-            return _flattened(path, Grid.from_image(dicom.read_folder(path)[0]))
-        reader = _header(path)
+            return _of_image(*dicom.read_folder(path))
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty. Copy or export it again.")
+        if path.name.lower().endswith(mgh.SUFFIXES):
+            return mgh.open_mgh(path)
+        found = open_nifti(path)
+        if found is not None:
+            return found
+        reader = itk_reading.header(path)
         names = dicom.series_around(reader)
-        return _flattened(path, Grid.from_image(dicom.read_series(path, names)[0] if len(names) > 1 else reader))
+        if len(names) > 1:
+            image, notes = dicom.read_series(path, names)
+            note = f"{path}: read with the other {len(names) - 1} files of its DICOM series"
+            return _of_image(image, [note, *notes])
+        return itk_reading.stored(path, reader)
 
 
-def _read(path: str | os.PathLike) -> Volume:
-    path = Path(path)
+def _of_image(image: sitk.Image, notes: list[str]) -> StoredImage:
+    return StoredImage(Grid.from_image(image), 1, lambda *_: iter([sitk.GetArrayFromImage(image)]), notes=notes)
+
+
+def _read(name: str | os.PathLike, of_colors: Callable[[np.ndarray, str], tuple[np.ndarray, str]]) -> Volume:
+    path, which = _selection(name)
+    stored = open_image(path)
     with quiet(), _named(path):
-        if is_folder(path):
-            image, notes = dicom.read_folder(path)
-            grid, data = Grid.from_image(image), sitk.GetArrayFromImage(image)
-        else:
-            grid, data, notes = _read_file(path)
-        grid = _flattened(path, grid)
-    return Volume(grid, data.reshape(grid.shape), str(path), tuple(notes))
+        grid = _flattened(path, stored.grid)
+        data = _one_volume(path, stored, which)
+        notes = list(stored.notes)
+        if stored.channels > 1:
+            data, note = of_colors(data, str(path))
+            notes.append(note)
+    notes = [note if note.startswith(f"{path}: ") else f"{path}: {note}" for note in notes]
+    return Volume(grid, data.reshape(grid.shape), str(name), tuple(notes))
+
+
+def _selection(name: str | os.PathLike) -> tuple[Path, str]:
+    """The file, and which of its volumes: '' if none is named, else a number or 'mean'."""
+    found = _SELECTION.fullmatch(os.fspath(name))
+    if found is None or os.path.lexists(name) or not os.path.lexists(found[1]):
+        return Path(name), ""
+    return Path(found[1]), found[2]
+
+
+def _one_volume(path: Path, stored: StoredImage, which: str) -> np.ndarray:
+    count = stored.count
+    if which == "mean":
+        total = np.float64(0)
+        for volume in stored.volumes(0, count):
+            total = total + volume
+        return (total / count).astype(np.float32)
+    if which and int(which) >= count:
+        raise InputError(f"{path}[{which}]: the file holds {count} volume{'s' * (count > 1)}, counted from 0.")
+    if not which and count > 1:
+        what = f"has {count} components per voxel (vectors)" if stored.vectors else f"holds {count} volumes (4-D)"
+        raise InputError(
+            f"{path}: {what}. Name one of them (one time point, one component): '{path}[0]' to '{path}[{count - 1}]', "
+            f"or their mean: '{path}[mean]'."
+        )
+    number = int(which or 0)
+    (volume,) = stored.volumes(number, number + 1)  # to the end, where damage shows
+    return volume
+
+
+def _luminance(data: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    return luminance(data)
+
+
+def _gray(data: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    gray, note = luminance(data)
+    if gray.dtype != data.dtype:
+        raise InputError(
+            f"{name}: is in color, with {data.shape[-1]} components per voxel. Pass labels and masks as numbers, one "
+            "component."
+        )
+    return gray, note
 
 
 @contextmanager
@@ -101,64 +178,20 @@ def _flattened(path: Path, grid: Grid) -> Grid:
     return grid.flattened() if grid.ndim == 3 and 1 in grid.shape else grid
 
 
-def _header(path: Path) -> sitk.ImageFileReader:
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty. Copy or export it again.")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise unreadable(path, error) from error
-    return reader
-
-
-def _read_file(path: Path) -> tuple[Grid, np.ndarray, list[str]]:
-    reader = _header(path)
-    names = dicom.series_around(reader)
-    if len(names) > 1:
-        image, notes = dicom.read_series(path, names)
-        note = f"{path}: read with the other {len(names) - 1} files of its DICOM series"
-        return Grid.from_image(image), sitk.GetArrayFromImage(image), [note, *notes]
-    _check_one_component(path, reader)
-    size = list(reader.GetSize())
-    if len(size) > 3:
-        reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
-    if is_nifti(path):
-        data = read_voxels(path, tuple(size[:3][::-1]))
-        if data is not None:
-            return Grid.from_image(reader), data, []
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise unreadable(path, error) from error
-    return Grid.from_image(image), sitk.GetArrayFromImage(image), []
-
-
-def _check_one_component(path: Path, reader: sitk.ImageFileReader) -> None:
-    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
-        raise InputError(f"{path}: holds complex values. Export the magnitude.")
-    components = reader.GetNumberOfComponents()
-    if components > 1:
-        raise InputError(
-            f"{path}: has {components} components per voxel (RGB or vectors). Pass a gray-value image of one component."
-        )
-    size = reader.GetSize()
-    if any(n > 1 for n in size[3:]):
-        raise InputError(
-            f"{path}: is {len(size)}-D, of size {'x'.join(map(str, size))}. Extract one volume (one time point) first."
-        )
-
-
 def write_volume(path: str | os.PathLike, volume: Volume) -> None:
     """Writes an image, label map or mask: NIfTI (.nii, .nii.gz) or what SimpleITK writes (.nrrd, .mha, ...).
 
-    The element type is that of the data (booleans as uint8, 64-bit integers as int32). A slice of 3-D space is
-    written as a 3-D image of one slice.
+    Pictures (.png, .tif, .jpg, .bmp) get whole numbers of 8 or 16 bits (pictures.py). Elsewhere the element type is
+    that of the data (booleans as uint8, 64-bit integers as int32), and a slice of 3-D space is written as a 3-D image
+    of one slice.
 
     Raises:
-        InputError: unknown suffix, or a folder that does not exist or may not be written.
+        InputError: unknown suffix, values that the format cannot hold, or a folder that does not exist or may not be
+            written.
     """
+    if pictures.is_picture(path):
+        pictures.write_picture(path, volume.grid, volume.data)
+        return
     grid, data = volume.grid, _storable(path, volume.data)
     if grid.plane is not None:
         data = np.expand_dims(data, grid.slice_axis)

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NIfTI-1 in one file: voxels as they are in the file, and writing with a fast gzip (nifti1.h of 2007).
-
-ITK reads NaN and infinity as 0 and a truncated file as if it were whole; its writer takes seconds to compress.
-"""
+"""Writing NIfTI-1 in one file with a fast gzip (nifti1.h of 2007); ITK's writer takes seconds to compress."""
 
 from __future__ import annotations
 
-import gzip
 import os
 import struct
 import zlib
@@ -20,7 +16,7 @@ from ..support.errors import InputError
 from .grid import Grid
 
 INTENT_VECTOR, INTENT_DISPLACEMENT = 1007, 1006
-_TYPES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768}
+TYPES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768}
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # no name and no time: the same data give the same file
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 14
@@ -29,38 +25,6 @@ _SAMPLE = 1 << 14
 def is_nifti(path: str | os.PathLike) -> bool:
     """Whether a file is NIfTI by its name."""
     return str(path).lower().endswith((".nii", ".nii.gz"))
-
-
-def read_voxels(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The voxels of a single-file NIfTI-1 image of one component, scaled; None for other kinds of NIfTI.
-
-    Raises:
-        InputError: damaged or truncated.
-    """
-    try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}). The file may be damaged: copy or export it again."
-        ) from error
-    order = "<" if raw[:4] == struct.pack("<i", 348) else ">"
-    if len(raw) < 352 or raw[:4] != struct.pack(order + "i", 348) or raw[344:347] != b"n+1":
-        return None
-    (code,) = struct.unpack_from(order + "h", raw, 70)
-    kind = next((name for name, number in _TYPES.items() if number == code), None)
-    if kind is None:
-        return None
-    offset, slope, intercept = struct.unpack_from(order + "3f", raw, 108)
-    kind = np.dtype(order + kind)
-    count = int(np.prod(shape, dtype=np.int64))
-    if len(raw) < int(offset) + count * kind.itemsize:
-        raise InputError(f"{path}: the file is cut off, voxels are missing. Copy or export it again.")
-    data = np.frombuffer(raw, kind, count, int(offset)).reshape(shape)
-    if np.isfinite([slope, intercept]).all() and slope != 0 and (slope, intercept) != (1, 0):
-        return data * np.float64(slope) + np.float64(intercept)
-    return data.astype(kind.newbyteorder("="), copy=False)
 
 
 def write_nifti(path: Path, grid: Grid, data: np.ndarray, intent: int) -> None:
@@ -76,7 +40,7 @@ def write_nifti(path: Path, grid: Grid, data: np.ndarray, intent: int) -> None:
 
 
 def _header(grid: Grid, data: np.ndarray, intent: int) -> bytes:
-    code = _TYPES.get(data.dtype.str[1:])
+    code = TYPES.get(data.dtype.str[1:])
     if code is None:
         raise InputError(f"NIfTI cannot hold {data.dtype} values. Convert the data to float32 or int32.")
     d = grid.ndim

@@ -10,6 +10,9 @@ import numpy as np
 from ..support.errors import InputError
 from .grid import Grid, stored, upright
 
+# What nibabel makes of labels that it stores as scaled integers is off by less.
+_NEARLY = 0.01
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -98,7 +101,7 @@ def checked_image(volume: Volume) -> Volume:
 
 
 def checked_labels(volume: Volume) -> Volume:
-    """The volume as int32 labels; float data are accepted if every value is an integer.
+    """The volume as int32 labels; float data are accepted if every value is within 0.01 of an integer.
 
     Raises:
         InputError: if a value is no integer of 32 bits, or every voxel is 0.
@@ -107,13 +110,22 @@ def checked_labels(volume: Volume) -> Volume:
     data = volume.data
     if np.iscomplexobj(data) or data.dtype.kind not in "fiub":
         raise InputError(f"{name}: holds {data.dtype} values. Labels must be integers.")
+    notes = ()
     if data.dtype.kind == "f":
-        rounded = np.rint(data)
-        wrong = data[~(rounded == data)]
+        with np.errstate(invalid="ignore"):
+            rounded = np.rint(data)
+            off = np.abs(data - rounded)
+        wrong = data[~(off <= _NEARLY)]
         if wrong.size:
             raise InputError(
-                f"{name}: labels must be integers, but {wrong.size} voxels are not (e.g. {wrong[0]:g}). "
-                "Pass the label map itself, not one that was resampled with interpolation."
+                f"{name}: labels must be integers, but {wrong.size} voxels are not (e.g. {wrong[0]:.6g}). "
+                "Pass the label map itself, not one that was resampled with interpolation or stored with a scaling "
+                "(scl_slope of NIfTI)."
+            )
+        if off.any():
+            notes = (
+                f"{name}: {np.count_nonzero(off)} labels were rounded to integers, by up to {off.max():.2g}: they had "
+                "been stored with a scaling or as rounded numbers",
             )
         data = rounded
     if data.dtype.kind != "b" and (data.min() < -(2**31) or data.max() >= 2**31):
@@ -121,7 +133,7 @@ def checked_labels(volume: Volume) -> Volume:
     data = np.ascontiguousarray(data, dtype=np.int32)
     if not data.any():
         raise InputError(f"{name}: every voxel is 0, there is no label. Check that the right file was exported.")
-    return volume.with_data(data)
+    return volume.with_data(data, *notes)
 
 
 def checked_mask(volume: Volume) -> Volume:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether pictures and plain volumes are whole: ITK reads what is missing of them as gray, or as what memory holds."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from ..support.errors import InputError
+
+_PAGES = 100_000
+_SUBFILE, _WIDTH, _HEIGHT = 254, 256, 257
+# Of a TIFF's pages: those, bits per sample, samples per pixel, planes, format of the sample.
+_ALIKE = (_SUBFILE, _WIDTH, _HEIGHT, 258, 277, 284, 339)
+_SMALLER_OR_MASK = 1 | 4
+_VTK_BEGINNING = 4096
+
+
+def check_picture(path: Path) -> None:
+    """Refuses a PNG, JPEG, BMP or TIFF, known by its first bytes, that ends too early.
+
+    Raises:
+        InputError: it does, or its inner lengths are damaged.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+        size = os.fstat(file.fileno()).st_size
+        for magic, whole in _PICTURES:
+            if start.startswith(magic):
+                if not whole(file, size):
+                    pages = ", or its pages differ in size or kind" if whole is _tiff else ""
+                    raise InputError(f"{path}: the file is cut off, or damaged{pages}. Copy or export it again.")
+                return
+
+
+def least_bytes(path: Path, kind: str, voxels: int, bytes_of: int) -> int:
+    """How long a file at least is that holds so many voxels of so many bytes; 0 for formats that pack.
+
+    Args:
+        path: the file.
+        kind: SimpleITK's name of the reader.
+        voxels, bytes_of: how many, and how large each with all its components.
+    """
+    if path.suffix.lower() == ".gz":
+        return 0
+    header = {"GiplImageIO": 256, "MRCImageIO": 1024, "StimulateImageIO": 0}.get(kind)
+    if kind == "VTKImageIO":
+        with open(path, "rb") as file:
+            beginning = file.read(_VTK_BEGINNING)
+        if re.search(rb"^\s*ASCII", beginning, re.MULTILINE | re.IGNORECASE):
+            return 2 * voxels  # a digit and a space
+        ends = [found.end() for found in re.finditer(rb"^(LOOKUP_TABLE|VECTORS|TENSORS).*\n", beginning, re.MULTILINE)]
+        header = ends[0] if ends else 0
+    return 0 if header is None else header + voxels * bytes_of
+
+
+def _png(file: BinaryIO, size: int) -> bool:
+    position, name = 8, b""
+    while name != b"IEND" and position + 12 <= size:
+        file.seek(position)
+        length, name = struct.unpack(">I4s", file.read(8))
+        position += 12 + length
+    return name == b"IEND" and position <= size
+
+
+def _jpeg(file: BinaryIO, size: int) -> bool:
+    return b"\xff\xd9" in file.read()
+
+
+def _bmp(file: BinaryIO, size: int) -> bool:
+    file.seek(0)
+    header = file.read(34)
+    if len(header) < 34:
+        return False
+    (start,) = struct.unpack_from("<I", header, 10)
+    width, height = struct.unpack_from("<ii", header, 18)
+    bits, packed = struct.unpack_from("<HI", header, 28)
+    return packed in (1, 2) or start + (max(width, 0) * bits + 31) // 32 * 4 * abs(height) <= size
+
+
+def _tiff(file: BinaryIO, size: int) -> bool:
+    """Whether every page's directory lies in the file, and all pages are alike: ITK makes room by the first.
+
+    It also makes room for less than it reads if previews or masks stand before a page.
+    """
+    file.seek(0)
+    start = file.read(16)
+    order = "<" if start[:2] == b"II" else ">"
+    big = struct.unpack_from(order + "H", start, 2)[0] == 43
+    if len(start) < 16:
+        return False
+    (position,) = struct.unpack_from(order + ("Q" if big else "I"), start, 8 if big else 4)
+    of_count, of_entry, of_next = (8, 20, 8) if big else (2, 12, 4)
+    first, previews = None, False
+    for _ in range(_PAGES):
+        if position == 0:
+            return first is not None
+        file.seek(min(position, size))
+        head = file.read(of_count)
+        count = struct.unpack(order + ("Q" if big else "H"), head)[0] if len(head) == of_count else size
+        if position + of_count + count * of_entry + of_next > size:
+            return False
+        page = dict(_tag(order, file.read(of_entry)) for _ in range(count))
+        if page.get(_SUBFILE, 0) & _SMALLER_OR_MASK:
+            previews = True
+        else:
+            first = first or page
+            if previews or page != first or not page.get(_WIDTH) or not page.get(_HEIGHT):
+                return False
+        (position,) = struct.unpack(order + ("Q" if big else "I"), file.read(of_next))
+    return False
+
+
+def _tag(order: str, entry: bytes) -> tuple[int, int]:
+    """A tag of those that pages must have alike, and its value; others as 0, 0."""
+    tag, kind = struct.unpack_from(order + "HH", entry)
+    count = struct.unpack_from(order + ("Q" if len(entry) == 20 else "I"), entry, 4)[0]
+    form = {1: "B", 3: "H", 4: "I", 16: "Q" if len(entry) == 20 else "I"}.get(kind)
+    if tag not in _ALIKE or form is None:
+        return 0, 0
+    # Several values (the bits of red, green and blue) stand elsewhere: how many there are must do.
+    return tag, struct.unpack_from(order + form, entry, len(entry) - (8 if len(entry) == 20 else 4))[
+        0
+    ] if count == 1 else -count
+
+
+_PICTURES: tuple[tuple[bytes, Callable[[BinaryIO, int], bool]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", _png),
+    (b"\xff\xd8\xff", _jpeg),
+    (b"BM", _bmp),
+    (b"II*\0", _tiff),
+    (b"MM\0*", _tiff),
+    (b"II+\0", _tiff),
+    (b"MM\0+", _tiff),
+)
