@@ -56,10 +56,11 @@ def refused(
     captured = capsys.readouterr()
     assert code == 2, captured.err
     assert captured.out == ""
-    assert captured.err.startswith("Error: ")
-    assert captured.err.count("\n") == 1
+    *notes, message = captured.err.splitlines()
+    assert all(note.startswith("Note: ") for note in notes)
+    assert message.startswith("Error: ")
     assert os.listdir(folder.parent) == ["in"]
-    return captured.err[len("Error: ") :].strip()
+    return message[len("Error: ") :].strip()
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -74,13 +75,17 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "text.nii.gz": (lambda p: p.write_text("Dear colleague, "), ""),
     "empty.nii.gz": (lambda p: p.write_bytes(b""), "the file is empty. Copy or export it again."),
     "a.docx": (lambda p: p.write_text("x" * 1000), "is no image file that can be read. Pass NIfTI, NRRD, MetaImage or"),
-    "rgb.nrrd": (
+    "black.nrrd": (
         lambda p: write_image(p, np.zeros((9, 9, 9, 3), np.uint8), True),
-        "has 3 components per voxel (RGB or vectors). Pass a gray-value image",
+        "every voxel is 0, there is nothing to register.",
+    ),
+    "vectors.nrrd": (
+        lambda p: write_image(p, np.zeros((9, 9, 9, 3), np.float32), True),
+        "has 3 components per voxel (vectors). Name one of them",
     ),
     "4d.nii.gz": (
         lambda p: sitk.WriteImage(sitk.Image([6, 7, 8, 5], sitk.sitkFloat32), str(p)),
-        "is 4-D, of size 6x7x8x5. Extract one volume (one time point) first.",
+        "holds 5 volumes (4-D). Name one of them",
     ),
     "complex.nrrd": (lambda p: sitk.WriteImage(sitk.Image([6, 7, 8], sitk.sitkComplexFloat32), str(p)), ""),
     "nan.nii.gz": (lambda p: write_image(p, np.full((9, 9, 9), np.nan, np.float32)), "every voxel is NaN or infinite."),
@@ -209,7 +214,7 @@ def test_labels_that_are_no_integers(folder: Path, capsys: pytest.CaptureFixture
     write_volume(folder / "soft.nii.gz", labels.with_data(labels.data * 0.5))
     message = refused(folder, capsys, option, folder / "soft.nii.gz")
     assert "soft.nii.gz: labels must be integers, but" in message
-    assert "Pass the label map itself, not one that was resampled with interpolation." in message
+    assert "Pass the label map itself, not one that was resampled with interpolation" in message
 
 
 def test_labels_without_a_label(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

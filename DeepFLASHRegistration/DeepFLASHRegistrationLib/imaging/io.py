@@ -16,8 +16,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..support.errors import InputError
-from . import dicom, itk_reading, mgh, pictures
+from . import itk_reading, mgh, pictures
 from .colors import luminance
+from .dicom.reading import open_file, open_folder
 from .files import atomic, is_folder, quiet, unwritable
 from .grid import Grid
 from .nifti import is_nifti, write_nifti
@@ -32,10 +33,10 @@ _SELECTION = re.compile(r"(.+)\[(\d{1,9}|mean)\]", re.DOTALL)
 def read_volume(path: str | os.PathLike) -> Volume:
     """Reads an image file or a DICOM folder as a float32 Volume.
 
-    NIfTI, NRRD, MetaImage, FreeSurfer's .mgz and whatever else SimpleITK reads; of DICOM a folder with one series, or
-    any file of a series. Of a file of several volumes (4-D, vectors) 'file[3]' names the fourth and 'file[mean]' their
-    mean; of colors the luminance is taken. A 3-D image with a single slice becomes a 2-D volume whose grid remembers
-    its `plane`.
+    NIfTI, NRRD, MetaImage, FreeSurfer's .mgz and whatever else SimpleITK reads; of DICOM a folder with one image, or
+    any file of one (scouts and reports beside it are left out, tilted and missing slices interpolated, with a note).
+    Of a file of several volumes (4-D, vectors) 'file[3]' names the fourth and 'file[mean]' their mean; of colors the
+    luminance is taken. A 3-D image with a single slice becomes a 2-D volume whose grid remembers its `plane`.
 
     Raises:
         InputError: unreadable, several volumes, complex, empty, not finite anywhere, or constant.
@@ -49,7 +50,7 @@ def read_labels(path: str | os.PathLike) -> Volume:
     Raises:
         InputError: as read_volume, and if a value is no integer, there is no label, or there are colors.
     """
-    return checked_labels(_read(path, _gray))
+    return checked_labels(_read(path, _gray, exact=True))
 
 
 def read_mask(path: str | os.PathLike) -> Volume:
@@ -58,7 +59,7 @@ def read_mask(path: str | os.PathLike) -> Volume:
     Raises:
         InputError: as read_volume, and if the mask is empty, or there are colors.
     """
-    return checked_mask(_read(path, _gray))
+    return checked_mask(_read(path, _gray, exact=True))
 
 
 def read_grid(path: str | os.PathLike) -> Grid:
@@ -83,30 +84,25 @@ def open_image(path: str | os.PathLike) -> StoredImage:
     path = Path(path)
     with quiet(), _named(path):
         if is_folder(path):
-            return _of_image(*dicom.read_folder(path))
+            return open_folder(path)
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty. Copy or export it again.")
         if path.name.lower().endswith(mgh.SUFFIXES):
             return mgh.open_mgh(path)
-        found = open_nifti(path)
-        if found is not None:
-            return found
-        reader = itk_reading.header(path)
-        names = dicom.series_around(reader)
-        if len(names) > 1:
-            image, notes = dicom.read_series(path, names)
-            note = f"{path}: read with the other {len(names) - 1} files of its DICOM series"
-            return _of_image(image, [note, *notes])
-        return itk_reading.stored(path, reader)
+        found = open_nifti(path) or open_file(path)
+        return found or itk_reading.stored(path, itk_reading.header(path))
 
 
-def _of_image(image: sitk.Image, notes: list[str]) -> StoredImage:
-    return StoredImage(Grid.from_image(image), 1, lambda *_: iter([sitk.GetArrayFromImage(image)]), notes=notes)
-
-
-def _read(name: str | os.PathLike, of_colors: Callable[[np.ndarray, str], tuple[np.ndarray, str]]) -> Volume:
+def _read(
+    name: str | os.PathLike, of_colors: Callable[[np.ndarray, str], tuple[np.ndarray, str]], exact: bool = False
+) -> Volume:
+    """One volume of what a name stands for; `exact`: InputError if its values had to be interpolated."""
     path, which = _selection(name)
     stored = open_image(path)
+    if exact and stored.interpolated:
+        raise InputError(
+            f"{path}: no labels or masks can be read from such slices: {stored.notes[-1]}. Export them as NIfTI, NRRD."
+        )
     with quiet(), _named(path):
         grid = _flattened(path, stored.grid)
         data = _one_volume(path, stored, which)
@@ -139,11 +135,16 @@ def _one_volume(path: Path, stored: StoredImage, which: str) -> np.ndarray:
         what = f"has {count} components per voxel (vectors)" if stored.vectors else f"holds {count} volumes (4-D)"
         raise InputError(
             f"{path}: {what}. Name one of them (one time point, one component): '{path}[0]' to '{path}[{count - 1}]', "
-            f"or their mean: '{path}[mean]'."
+            f"or their mean: '{path}[mean]'." + _listed(stored.names)
         )
     number = int(which or 0)
     (volume,) = stored.volumes(number, number + 1)  # to the end, where damage shows
     return volume
+
+
+def _listed(names: list[str]) -> str:
+    lines = [f"\n  [{number}] {name}" for number, name in enumerate(names[:20])]
+    return "".join(lines) + (f"\n  and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _luminance(data: np.ndarray, name: str) -> tuple[np.ndarray, str]:

@@ -80,7 +80,7 @@ def stored(path: Path, reader: sitk.ImageFileReader) -> StoredImage:
     color = color and not nrrd.is_list(path)
     vectors = components > 1 and not color
     read = partial(_components if vectors else _volumes, path, reader, notes)
-    return StoredImage(grid, components if vectors else volumes, read, components if color else 1, vectors, notes)
+    return StoredImage(grid, components if vectors else volumes, read, components if color else 1, vectors, notes=notes)
 
 
 def _in_millimeters(path: Path, grid: Grid, notes: list[str]) -> Grid:

@@ -173,7 +173,7 @@ def _image(path: Path, data: Path, header: _Header) -> StoredImage:
     vectors = header.intent in _VECTORS and sizes[3] == 1
     if vectors and count in (3, 4) and header.code in _COLOR_CHANNELS:  # what ITK makes of a picture in color
         return StoredImage(grid, 1, partial(_together, volumes, count), count, notes=notes)
-    return StoredImage(grid, count, volumes, channels, vectors, notes)
+    return StoredImage(grid, count, volumes, channels, vectors, notes=notes)
 
 
 def _together(volumes: Callable[[int, int], Iterator[np.ndarray]], count: int, *_: int) -> Iterator[np.ndarray]:

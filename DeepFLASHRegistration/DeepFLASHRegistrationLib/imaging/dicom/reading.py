@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a DICOM folder, or the series that a DICOM file belongs to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...support.errors import InputError
+from ..stored import StoredImage
+from .sampling import Sampling, check_sound, sampling_of
+from .slices import Slice, read_slices
+from .stacks import Stack, stacks_of
+
+_COMPARED = 50  # groups; more are not looked through, which takes time
+_FEW = 2  # slices: as many as a scout has of one orientation
+
+
+def open_folder(path: Path) -> StoredImage:
+    """The one image in a folder, of one or several volumes; scouts, screenshots and the like beside it are left out.
+
+    Raises:
+        InputError: no DICOM image, several, or one that is damaged, incomplete, or lies nowhere.
+    """
+    slices = _slices_in(path)
+    if not slices:
+        raise InputError(f"{path}: holds no DICOM series. Pass an image file, or the folder that holds the slices.")
+    groups = _on_one_grid(stacks_of(slices))
+    chosen, left_out = _main(groups)
+    if chosen is None:
+        raise InputError(_which(path, groups))
+    return _stored(path, chosen, left_out, [])
+
+
+def open_file(path: Path) -> StoredImage | None:
+    """The volumes that a DICOM file belongs to, with the other files of its series in its folder; None if it is none.
+
+    Raises:
+        InputError: no image in it, or one that is damaged, incomplete, or lies nowhere.
+    """
+    own = read_slices(path)
+    if own is None:
+        return None
+    if not own:
+        raise InputError(f"{path}: is a DICOM file, but holds no image. Pass an image file, or a file of a series.")
+    series = own[0].series
+    slices = own
+    if series:
+        slices = own + [s for s in _slices_in(path.parent, path) if s.series == series]
+    groups = _on_one_grid(stacks_of(slices))
+    ours = [[s for s in group if path in s.files] for group in groups]
+    ours = [group for group in ours if group]
+    if len(ours) > 1:
+        raise InputError(_which(path, ours))
+    notes = []
+    others = len({f for stack in ours[0] for f in stack.files}) - 1
+    if others:
+        notes.append(f"read with the other {others} files of its DICOM series")
+    left_out = [stack for group in groups for stack in group if stack not in ours[0]]
+    return _stored(path, ours[0], left_out, notes)
+
+
+def _slices_in(folder: Path, but: Path | None = None) -> list[Slice]:
+    try:
+        with os.scandir(folder) as entries:
+            files = sorted(Path(folder, entry.name) for entry in entries if entry.is_file())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}). Check the path.") from error
+    return [part for file in files if but is None or not file.samefile(but) for part in read_slices(file) or ()]
+
+
+def _on_one_grid(stacks: list[Stack]) -> list[list[Stack]]:
+    """Stacks that are volumes of one image: of one series, with their slices at the same places."""
+    groups: list[list[Stack]] = []
+    for stack in sorted(stacks, key=lambda s: (s.slices[0].series, min(part.number for part in s.slices))):
+        group = next((g for g in groups[-_COMPARED:] if _same_places(g[0], stack)), None)
+        if group is None:
+            groups.append([stack])
+        else:
+            group.append(stack)
+    return groups
+
+
+def _same_places(a: Stack, b: Stack) -> bool:
+    first, other = a.slices[0], b.slices[0]
+    if (first.series, first.shape, first.color) != (
+        other.series,
+        other.shape,
+        other.color,
+    ) or first.scout != other.scout:
+        return False
+    if len(a.slices) != len(b.slices) or first.damage or other.damage or a.confused or b.confused:
+        return False
+    if first.position is None or other.position is None:
+        return first.position is other.position and len(a.slices) == 1
+    near = 0.01 * first.spacing.min()
+    return np.abs(first.axes - other.axes).max() < 1e-3 and all(
+        np.abs(p.position - q.position).max() <= max(near, 0.01) for p, q in zip(a.slices, b.slices)
+    )
+
+
+def _main(groups: list[list[Stack]]) -> tuple[list[Stack] | None, list[Stack]]:
+    """The image that a folder is about, and what lies beside it; None if there may be several."""
+    if len(groups) == 1:
+        return groups[0], []
+    images = [g for g in groups if not _beside_the_point(g)]
+    if len(images) != 1:
+        return None, []
+    return images[0], [stack for group in groups if group is not images[0] for stack in group]
+
+
+def _beside_the_point(group: list[Stack]) -> bool:
+    """Whether it is a scout, a picture in color (a report), or too few slices to be a volume."""
+    first = group[0].slices[0]
+    return first.scout or first.color or len(group[0].slices) <= _FEW
+
+
+def _left_out(stacks: list[Stack]) -> str:
+    listed = "; ".join(f"{stack.title}, e.g. {stack.files[0].name}" for stack in stacks[:4])
+    more = f"; and {len(stacks) - 4} more" if len(stacks) > 4 else ""
+    return f"left out, because it is no part of the stack: {listed}{more}. To read one of these, pass its file"
+
+
+def _which(path: Path, groups: list[list[Stack]]) -> str:
+    stacks = [stack for group in groups for stack in group]
+    series = {stack.slices[0].series for stack in stacks}
+    what = f"{len(series)} DICOM series" if len(series) == len(groups) else f"{len(groups)} stacks of DICOM slices"
+    listed = "\n".join(f"  {stack.title}, e.g. {stack.files[0]}" for stack in stacks[:20])
+    more = f"\n  and {len(stacks) - 20} more" if len(stacks) > 20 else ""
+    return (
+        f"{path}: holds {what}. Pass one file of the one you want, or put its files in a folder of their own and pass "
+        f"that:\n{listed}{more}"
+    )
+
+
+def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[str]) -> StoredImage:
+    if left_out:
+        notes.append(_left_out(left_out))
+        series = stacks[0].slices[0].series
+        check_sound([part for stack in left_out for part in stack.slices if part.series == series])
+    samplings = [sampling_of(stack, str(path)) for stack in stacks]
+    notes += dict.fromkeys(note for sampling in samplings for note in sampling.notes)
+
+    def volumes(first: int, stop: int) -> Iterator[np.ndarray]:
+        return (sampling.values() for sampling in samplings[first:stop])
+
+    first: Sampling = samplings[0]
+    names = [stack.title for stack in stacks] if len(stacks) > 1 else []
+    return StoredImage(
+        first.grid, len(stacks), volumes, 3 if stacks[0].slices[0].color else 1, notes=notes, names=names,
+        interpolated=any(sampling.interpolated for sampling in samplings),
+    )  # fmt: skip
