@@ -342,7 +342,7 @@ def test_the_input_may_be_replaced(saved: Saved, moving: Path) -> None:
     [
         "results.velocity.read_tensors",
         "problem.deformation.Deformation.displacement",
-        "registration.warping.warp",
+        "results.carrying.warp",
         "imaging.nifti._write_gzip",
     ],
 )
@@ -365,3 +365,91 @@ def test_a_device_that_is_not_there(
 ) -> None:
     assert apply(saved.folder, moving, "-o", tmp_path / "out.nii.gz", "--device", "cuda:99") == 1
     assert "The device 'cuda:99' cannot be used" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------- series and colors
+
+
+def one_by_one(saved: Saved, folder: Path, volumes: list[np.ndarray], grid: Grid, *options: Any) -> list[np.ndarray]:
+    """What apply makes of each volume alone."""
+    found = []
+    for number, data in enumerate(volumes):
+        write_volume(folder / f"alone{number}.nii.gz", Volume(grid, data))
+        assert apply(saved.folder, folder / f"alone{number}.nii.gz", "-o", folder / f"w{number}.nii.gz", *options) == 0
+        found.append(read_volume(folder / f"w{number}.nii.gz").data)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["nii.gz", "nii", "nrrd"])
+def test_every_volume_of_a_series_is_carried_and_time_goes_on_as_before(
+    saved: Saved, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    image = read_volume(moving)
+    volumes = [image.data * np.float32(factor) for factor in (1, 0.5, 2)]
+    affine = nibabel.load(moving).affine
+    series = nibabel.Nifti1Image(np.stack([v.T for v in volumes], -1), affine)
+    series.header.set_zooms((*series.header.get_zooms()[:3], 2.5))
+    series.header.set_xyzt_units("mm", "sec")
+    nibabel.save(series, tmp_path / "fmri.nii.gz")
+    out = tmp_path / f"out.{kind}"
+    assert apply(saved.folder, tmp_path / "fmri.nii.gz", "-o", out) == 0
+    assert "all its 3 volumes were carried" in capsys.readouterr().err
+    alone = one_by_one(saved, tmp_path, volumes, image.grid)
+    if kind != "nrrd":
+        found = nibabel.load(out)
+        assert found.shape[3] == 3
+        assert found.header.get_zooms()[3] == 2.5
+        assert found.header.get_xyzt_units() == ("mm", "sec")
+        np.testing.assert_allclose(found.affine, nibabel.load(tmp_path / "w0.nii.gz").affine, atol=1e-5)
+        for number, expected in enumerate(alone):
+            np.testing.assert_array_equal(np.asanyarray(found.dataobj)[..., number].T, expected)
+    else:
+        found = sitk.ReadImage(str(out))
+        assert found.GetSpacing()[3] == 2.5
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), np.stack(alone))
+    assert apply(saved.folder, f"{tmp_path / 'fmri.nii.gz'}[1]", "-o", tmp_path / "second.nii.gz") == 0
+    np.testing.assert_array_equal(read_volume(tmp_path / "second.nii.gz").data, alone[1])
+
+
+def test_a_volume_of_nothing_and_one_with_holes_do_not_end_a_series(saved: Saved, moving: Path, tmp_path: Path) -> None:
+    image = read_volume(moving)
+    holes = image.data.copy()
+    holes[3, 4, 5] = np.nan
+    joined = sitk.JoinSeries(
+        [
+            image.grid.apply_to(sitk.GetImageFromArray(v))
+            for v in (image.data, 0 * image.data, holes, 0 * holes + np.nan)
+        ]
+    )
+    sitk.WriteImage(joined, str(tmp_path / "series.nrrd"))
+    assert apply(saved.folder, tmp_path / "series.nrrd", "-o", tmp_path / "out.nii.gz") == 0
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out.nii.gz")))
+    assert np.isfinite(found).all()
+    assert not found[1].any()
+    assert np.count_nonzero(found[2] != found[0]) < 100
+
+
+@pytest.mark.parametrize("name", ["out.nii.gz", "out.nrrd"])
+def test_colors_are_carried_channel_by_channel(saved: Saved, moving: Path, tmp_path: Path, name: str) -> None:
+    image = read_volume(moving)
+    gray = np.clip(image.data / image.data.max() * 255, 0, 255).astype(np.uint8)
+    colors = np.stack([gray, 255 - gray, gray // 2], -1)
+    sitk.WriteImage(image.grid.apply_to(sitk.GetImageFromArray(colors, isVector=True)), str(tmp_path / "c.nrrd"))
+    assert apply(saved.folder, tmp_path / "c.nrrd", "-o", tmp_path / name) == 0
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name)))
+    alone = one_by_one(saved, tmp_path, [colors[..., c] for c in range(3)], image.grid)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.rint(np.stack(alone, -1)).astype(np.uint8))
+
+
+def test_labels_of_another_image_are_noted(
+    saved: Saved, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = read_volume(moving).grid
+    away = grid.affine.copy()
+    away[:3, 3] += 500
+    labels = Volume(Grid(grid.shape, away), np.ones(grid.shape, np.int32))
+    write_volume(tmp_path / "labels.nrrd", labels)
+    assert apply(saved.folder, tmp_path / "labels.nrrd", "--labels", "-o", tmp_path / "out.nrrd") == 0
+    assert "labels.nrrd: lies outside the moving image that was registered (0 % of its" in capsys.readouterr().err

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..support.errors import InputError
@@ -44,5 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if Path(options.output).exists() and not options.force:
         raise InputError(f"{options.output}: exists. Choose another name, or add --force.")
     how = Carrying(options.to, options.time, options.reference, options.labels, options.interpolation)
-    carry(options.result, options.input, options.output, how, device=options.device, threads=options.threads)
+    notes = carry(options.result, options.input, options.output, how, device=options.device, threads=options.threads)
+    for note in dict.fromkeys(notes):
+        print(f"Note: {note}", file=sys.stderr)
     return 0

@@ -70,9 +70,9 @@ def read_grid(path: str | os.PathLike) -> Grid:
     Raises:
         InputError: unreadable, or a line of voxels.
     """
-    path, _ = _selection(path)
+    path, _ = selection(path)
     with quiet(), _named(path):
-        return _flattened(path, open_image(path).grid)
+        return flattened(path, open_image(path).grid)
 
 
 def open_image(path: str | os.PathLike) -> StoredImage:
@@ -97,14 +97,14 @@ def _read(
     name: str | os.PathLike, of_colors: Callable[[np.ndarray, str], tuple[np.ndarray, str]], exact: bool = False
 ) -> Volume:
     """One volume of what a name stands for; `exact`: InputError if its values had to be interpolated."""
-    path, which = _selection(name)
+    path, which = selection(name)
     stored = open_image(path)
     if exact and stored.interpolated:
         raise InputError(
             f"{path}: no labels or masks can be read from such slices: {stored.notes[-1]}. Export them as NIfTI, NRRD."
         )
     with quiet(), _named(path):
-        grid = _flattened(path, stored.grid)
+        grid = flattened(path, stored.grid)
         data = _one_volume(path, stored, which)
         notes = list(stored.notes)
         if stored.channels > 1:
@@ -114,7 +114,7 @@ def _read(
     return Volume(grid, data.reshape(grid.shape), str(name), tuple(notes))
 
 
-def _selection(name: str | os.PathLike) -> tuple[Path, str]:
+def selection(name: str | os.PathLike) -> tuple[Path, str]:
     """The file, and which of its volumes: '' if none is named, else a number or 'mean'."""
     found = _SELECTION.fullmatch(os.fspath(name))
     if found is None or os.path.lexists(name) or not os.path.lexists(found[1]):
@@ -172,7 +172,7 @@ def _named(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from error
 
 
-def _flattened(path: Path, grid: Grid) -> Grid:
+def flattened(path: Path, grid: Grid) -> Grid:
     """A grid of one slice as a 2-D grid, others as they are."""
     if grid.shape.count(1) >= grid.ndim - 1:
         raise InputError(f"{path}: of shape {grid.shape[::-1]}, a line of voxels. Pass a 2-D or 3-D image.")
@@ -193,10 +193,7 @@ def write_volume(path: str | os.PathLike, volume: Volume) -> None:
     if pictures.is_picture(path):
         pictures.write_picture(path, volume.grid, volume.data)
         return
-    grid, data = volume.grid, _storable(path, volume.data)
-    if grid.plane is not None:
-        data = np.expand_dims(data, grid.slice_axis)
-        grid = grid.lifted()
+    grid, data = in_space(volume.grid, _storable(path, volume.data))
     if is_nifti(path):
         with atomic(path) as temporary:
             write_nifti(temporary, grid, data, 0)
@@ -204,12 +201,23 @@ def write_volume(path: str | os.PathLike, volume: Volume) -> None:
     write_image(path, grid, data, vector=False)
 
 
+def in_space(grid: Grid, data: np.ndarray) -> tuple[Grid, np.ndarray]:
+    """A slice of 3-D space as a 3-D grid and array of one slice; others as they are."""
+    if grid.plane is None:
+        return grid, data
+    return grid.lifted(), np.expand_dims(data, grid.slice_axis)
+
+
 def write_image(path: str | os.PathLike, grid: Grid, data: np.ndarray, vector: bool) -> None:
     """Writes an array (*grid.shape), or of vectors (*grid.shape, d), in one of SimpleITK's formats of one file."""
     suffix = Path(path).suffix.lower()
     if suffix in _TWO_FILES:
         raise InputError(f"{path}: {suffix} needs two files. Write {_TWO_FILES[suffix]} instead.")
-    image = grid.apply_to(sitk.GetImageFromArray(data, isVector=vector))
+    write_itk(path, grid.apply_to(sitk.GetImageFromArray(data, isVector=vector)))
+
+
+def write_itk(path: str | os.PathLike, image: sitk.Image) -> None:
+    """Writes an image in one of SimpleITK's formats, compressed; complete or not at all."""
     writer = sitk.ImageFileWriter()
     with atomic(path) as temporary:
         writer.SetFileName(str(temporary))

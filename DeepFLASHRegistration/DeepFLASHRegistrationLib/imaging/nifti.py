@@ -29,7 +29,7 @@ def is_nifti(path: str | os.PathLike) -> bool:
 
 def write_nifti(path: Path, grid: Grid, data: np.ndarray, intent: int) -> None:
     """Writes NIfTI-1; data is (*shape) or, with a vector intent, (d, *shape)."""
-    header = _header(grid, data, intent)
+    header = header_of(grid, data.dtype, intent)
     body = memoryview(np.ascontiguousarray(data)).cast("B")
     with open(path, "wb") as file:
         if path.name.lower().endswith(".gz"):
@@ -39,10 +39,11 @@ def write_nifti(path: Path, grid: Grid, data: np.ndarray, intent: int) -> None:
             file.write(body)
 
 
-def _header(grid: Grid, data: np.ndarray, intent: int) -> bytes:
-    code = TYPES.get(data.dtype.str[1:])
+def header_of(grid: Grid, dtype: np.dtype, intent: int) -> bytes:
+    """The header of one volume of this type, or of vectors with an intent: 352 bytes in the order of the type."""
+    code = TYPES.get(dtype.str[1:])
     if code is None:
-        raise InputError(f"NIfTI cannot hold {data.dtype} values. Convert the data to float32 or int32.")
+        raise InputError(f"NIfTI cannot hold {dtype} values. Convert the data to float32 or int32.")
     d = grid.ndim
     if max(grid.shape) > 32767:
         raise InputError(f"NIfTI-1 holds at most 32767 voxels along an axis, not {max(grid.shape)}. Write .nrrd.")
@@ -57,13 +58,13 @@ def _header(grid: Grid, data: np.ndarray, intent: int) -> bytes:
     factor = 1.0 if np.linalg.det(rotation) > 0 else -1.0
     rotation = rotation * [1, 1, factor]
     pixdim = [factor, *spacing, *[1.0] * 4]
-    order = "<" if data.dtype.byteorder in "<|" or (data.dtype.byteorder == "=" and np.little_endian) else ">"
+    order = "<" if dtype.byteorder in "<|" or (dtype.byteorder == "=" and np.little_endian) else ">"
     header = bytearray(352)
     put = struct.pack_into
     put(order + "i", header, 0, 348)
     header[38:39] = b"r"
     put(order + "8h", header, 40, *dim)
-    put(order + "3h", header, 68, intent, code, data.dtype.itemsize * 8)
+    put(order + "3h", header, 68, intent, code, dtype.itemsize * 8)
     put(order + "8f", header, 76, *pixdim)
     put(order + "3f", header, 108, 352.0, 1.0, 0.0)
     header[123] = 2  # mm

@@ -30,6 +30,7 @@ _WHOLE_NUMBERS = {"i8": 1024, "u8": 1280}
 _VECTORS = (1005, 1006, 1007)  # symmetric matrices, displacements, vectors
 _PAIR = {".hdr": ".img", ".img": ".hdr"}
 _LONGEST = 540
+_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # of xyzt_units
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class _Header:
     slope: float
     intercept: float
     orientation: Orientation
+    step: float  # from one volume to the next, in the unit of time
 
 
 def open_nifti(path: Path) -> StoredImage | None:
@@ -129,7 +131,7 @@ def _first(raw: bytes, order: str, kind: str) -> _Header:
         codes, units, scaling = (0, 0), 0, (1.0, 0.0)
     orientation = _orientation(dim, get("8f", 76), units, codes, get("6f", 256), get("12f", 280))
     intent, code = get("2h", 68)
-    return _Header(kind, order, dim, code, intent, get("f", 108)[0], 348, *scaling, orientation)
+    return _Header(kind, order, dim, code, intent, get("f", 108)[0], 348, *scaling, orientation, get("f", 92)[0])
 
 
 def _second(raw: bytes, order: str, kind: str) -> _Header:
@@ -139,7 +141,7 @@ def _second(raw: bytes, order: str, kind: str) -> _Header:
     dim = get("8q", 16)
     orientation = _orientation(dim, get("8d", 104), get("i", 500)[0], get("2i", 344), get("6d", 352), get("12d", 400))
     intent, code, offset = get("i", 504)[0], get("h", 12)[0], get("q", 168)[0]
-    return _Header(kind, order, dim, code, intent, offset, 540, *get("2d", 176), orientation)
+    return _Header(kind, order, dim, code, intent, offset, 540, *get("2d", 176), orientation, get("d", 136)[0])
 
 
 def _orientation(dim: tuple, pixdim: tuple, units: int, codes: tuple, quaternion: tuple, sform: tuple) -> Orientation:
@@ -173,7 +175,9 @@ def _image(path: Path, data: Path, header: _Header) -> StoredImage:
     vectors = header.intent in _VECTORS and sizes[3] == 1
     if vectors and count in (3, 4) and header.code in _COLOR_CHANNELS:  # what ITK makes of a picture in color
         return StoredImage(grid, 1, partial(_together, volumes, count), count, notes=notes)
-    return StoredImage(grid, count, volumes, channels, vectors, notes=notes)
+    seconds = header.step * _SECONDS.get(header.orientation.units & 56, 0.0)
+    seconds = seconds if math.isfinite(seconds) and seconds > 0 and not vectors else 0.0
+    return StoredImage(grid, count, volumes, channels, vectors, seconds, notes=notes)
 
 
 def _together(volumes: Callable[[int, int], Iterator[np.ndarray]], count: int, *_: int) -> Iterator[np.ndarray]:

@@ -22,6 +22,7 @@ class StoredImage:
             (*grid.shape, channels) of colors.
         channels: 1; 3 or 4 of a picture in color (red, green, blue, opacity); 2 of a gray one with opacity.
         vectors: the volumes are the components of one vector per voxel.
+        seconds: from one volume to the next, where they are points in time; 0 if that is unknown.
         interpolated: values lie between those of the file, as labels must not.
         names: what tells its volumes apart, where that is known; one for each, or none.
         notes: what was guessed or changed, one sentence each, without the file's name.
@@ -32,6 +33,7 @@ class StoredImage:
     volumes: Callable[[int, int], Iterator[np.ndarray]]
     channels: int = 1
     vectors: bool = False
+    seconds: float = 0.0
     interpolated: bool = False
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

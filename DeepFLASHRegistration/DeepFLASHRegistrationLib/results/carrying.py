@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..imaging import io, points, series, surfaces
 from ..imaging.files import POINTS, SURFACES
+from ..imaging.grid import Grid
 from ..imaging.volume import Volume
+from ..problem.belonging import elsewhere
+from ..registration.warping import warp, warp_labels
 from ..support.errors import InputError
 from ..support.torch_device import resolve_device, torch_threads
 from .velocity import SavedResult, load_result
@@ -50,8 +54,10 @@ def carry(
     *,
     device: str = "auto",
     threads: int | None = None,
-) -> None:
+) -> list[str]:
     """Reads a file, carries it to the fixed or the moving image's space, and writes it.
+
+    Of a file of several volumes (fMRI, diffusion) every one is carried, one after the other; of a picture its colors.
 
     Args:
         result: folder written by save_result, or its velocity.safetensors.
@@ -60,11 +66,12 @@ def carry(
         how: where to, and as what.
         device, threads: as in register().
 
+    Returns:
+        What was noticed or had to be guessed.
+
     Raises:
         InputError: a file cannot be used; nothing is written.
     """
-    from ..imaging import points, surfaces
-
     way = _Way(load_result(result), how, resolve_device(device))
     name = str(source).lower()
     if name.endswith(_LANDMARKS + SURFACES) and (how.labels or how.reference is not None):
@@ -73,10 +80,11 @@ def carry(
         if name.endswith(_LANDMARKS):
             found, names = points.read_points(source)
             points.write_points(output, way.moved(found, source), names, like=source)
-        elif name.endswith(SURFACES):
+            return []
+        if name.endswith(SURFACES):
             surfaces.write_surface(output, way.moved(surfaces.read_surface(source), source), like=source)
-        else:
-            way.resample(source, output)
+            return []
+        return way.resample(source, output)
 
 
 class _Way:
@@ -110,23 +118,62 @@ class _Way:
         onto = target if target.plane is not None else origin
         return onto.lift(result) + ((found - origin.plane[:3, 2]) @ origin.normal)[:, None] * onto.normal
 
-    def resample(self, source: str | os.PathLike, output: str | os.PathLike) -> None:
+    def resample(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
         """Reads an image or label map and writes it as it appears in the other space."""
-        from ..imaging import io
-        from ..registration.warping import warp, warp_labels
-
         how, target = self.how, self.target
-        volume = (io.read_labels if how.labels else io.read_volume)(source)
+        path, which = io.selection(source)
+        stored = io.open_image(path)
         grid = target if how.reference is None else io.read_grid(how.reference)
-        for path, ndim in ((source, volume.ndim), (how.reference, grid.ndim)):
+        shown = io.flattened(path, stored.grid)
+        for name, ndim in ((source, shown.ndim), (how.reference, grid.ndim)):
             if ndim != target.ndim:
                 raise InputError(
-                    f"{path}: has {ndim} dimensions, the result {target.ndim}. Pass an image of "
+                    f"{name}: has {ndim} dimensions, the result {target.ndim}. Pass an image of "
                     f"{target.ndim} dimensions."
                 )
+        if which or how.labels or (stored.count == 1 and stored.channels == 1):
+            return self._one(source, output, grid)
+        if stored.channels > 1 and stored.count > 1:
+            raise InputError(f"{path}: holds {stored.count} pictures in color. Name one of them: '{path}[0]', ….")
+        notes = [f"{path}: {note}" for note in stored.notes]
         field = self.deformation.displacement(grid, self.inwards, how.time)
+        if stored.channels > 1:
+            (colors,) = stored.volumes(0, 1)
+            colors = colors.reshape(*shown.shape, stored.channels)
+            warped = [self._warped(shown, colors[..., c], grid, field) for c in range(stored.channels)]
+            series.write_colors(output, grid, _as_before(np.stack(warped, -1), colors.dtype))
+            return notes
+        volumes = stored.volumes(0, stored.count)
+        warped_volumes = (self._warped(shown, volume.reshape(shown.shape), grid, field) for volume in volumes)
+        series.write_series(output, grid, warped_volumes, stored.count, stored.seconds)
+        return [*notes, f"{path}: all its {stored.count} volumes were carried"]
+
+    def _one(self, source: str | os.PathLike, output: str | os.PathLike, grid: Grid) -> list[str]:
+        how = self.how
+        volume = (io.read_labels if how.labels else io.read_volume)(source)
+        field = self.deformation.displacement(grid, self.inwards, how.time)
+        notes = list(volume.notes)
         if how.labels:
+            other = "fixed" if how.to == "moving" else "moving"
+            text, _ = elsewhere(self.origin, volume, f"the {other} image that was registered")
+            notes += [text] if text else []
             data = warp_labels(volume, grid, field)
         else:
-            data = warp(volume, grid, field, outside=float(volume.data.min()), interpolation=how.interpolation)
+            data = self._warped(volume.grid, volume.data, grid, field)
         io.write_volume(output, Volume(grid, data))
+        return notes
+
+    def _warped(self, own: Grid, data: np.ndarray, grid: Grid, field: np.ndarray) -> np.ndarray:
+        if data.dtype.kind == "f" and not np.isfinite(data).all():
+            data = np.where(np.isfinite(data), data, np.min(data, where=np.isfinite(data), initial=np.inf))
+            data = np.nan_to_num(data, posinf=0.0)  # a volume without any finite value
+        outside = float(data.min())
+        return warp(Volume(own, data), grid, field, outside=outside, interpolation=self.how.interpolation)
+
+
+def _as_before(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Interpolated values in the type that they had."""
+    if dtype.kind not in "iu":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
