@@ -292,7 +292,11 @@ def test_landmarks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         return refused(folder, capsys, *options)
 
     assert "Landmarks are compared in pairs" in message(((0, 0, 0), (1, 1, 1)), None)
-    assert "There are 1 fixed and 2 moving landmarks. Give one for one." in message(((0, 0, 0),))
+    (folder / "one.csv").write_text("x,y,z\n0,0,0\n")
+    (folder / "two.csv").write_text("x,y,z\n0,0,0\n5,5,5\n")
+    one_for_two = refused(folder, capsys, "--fixed-points", folder / "one.csv", "--moving-points", folder / "two.csv")
+    assert "has 1 landmarks" in one_for_two
+    assert "their names do not say which belong together" in one_for_two
     outside = message(((0, 0, 0), (1000, 0, 0)))
     where = f"outside {folder / 'fixed.nii.gz'} (the first is number 2 at [1000.0, 0.0, 0.0] mm LPS)"
     assert f"1 of 2 fixed landmarks lie {where}" in outside

@@ -4,7 +4,8 @@ import os
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.imaging.points import read_points, write_points
+from DeepFLASHRegistrationLib.imaging.files import POINTS as POINT_FILES
+from DeepFLASHRegistrationLib.imaging.points import read_landmarks, read_points, write_points
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 POINTS = np.array([[1.5, -2.25, 3.0], [-40.125, 50, 60.0625]])
@@ -98,8 +99,8 @@ def test_2d_points_live_in_csv(tmp_path) -> None:
         write_points(tmp_path / "a.fcsv", POINTS[:, :2])
 
 
-@pytest.mark.parametrize("source", [".fcsv", ".mrk.json", ".csv"])
-@pytest.mark.parametrize("target", [".fcsv", ".mrk.json", ".csv"])
+@pytest.mark.parametrize("source", POINT_FILES)
+@pytest.mark.parametrize("target", POINT_FILES)
 def test_points_and_labels_go_from_kind_to_kind(tmp_path, source, target) -> None:
     write_points(tmp_path / f"a{source}", POINTS, ["left, front", "B"])
     write_points(tmp_path / f"b{target}", POINTS * 2, like=tmp_path / f"a{source}")
@@ -113,7 +114,7 @@ def test_points_and_labels_go_from_kind_to_kind(tmp_path, source, target) -> Non
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.txt", "1,2,3", "unknown kind"),
+        ("a.dat", "1,2,3", "unknown kind"),
         ("none.csv", None, "cannot be read"),
         ("a.csv", "", "no points"),
         ("a.csv", "1,2,3\n3,4,z\n", "no valid"),
@@ -139,3 +140,139 @@ def test_another_number_of_points_is_refused_and_nothing_written(tmp_path) -> No
     with pytest.raises(InputError, match="same number"):
         write_points(tmp_path / "b.csv", POINTS[:1], like=tmp_path / "a.csv")
     assert os.listdir(tmp_path) == ["a.csv"]
+
+
+# ---- tables as people have them
+
+TABLES = {
+    "tab.tsv": "x\ty\tz\n{0}\t{1}\t{2}\n{3}\t{4}\t{5}\n",
+    "bids.tsv": "name\tx\ty\tz\tsize\nA\t{0}\t{1}\t{2}\t5\nB\t{3}\t{4}\t{5}\tn/a\n",
+    "space.txt": "{0} {1} {2}\n{3}   {4}  {5}\n",
+    "labelled.txt": "# of the second reader\nA {0} {1} {2}\n'B' {3} {4} {5}\n".replace("'", '"'),
+    "elastix.txt": "point\n2\n{0} {1} {2}\n{3} {4} {5}\n",
+    "idav.pts": "Version 1.0\n2\nA {0} {1} {2}\nB {3} {4} {5}\n",
+    "faces.pts": "version: 1\nn_points:  2\n{{\n{0} {1} {2}\n{3} {4} {5}\n}}\n",
+    "plain.pts": "{0} {1} {2}\n{3} {4} {5}\n",
+    "first.csv": "A,{0},{1},{2}\nB,{3},{4},{5}\n",
+    "counted.csv": "0,{0},{1},{2}\n1,{3},{4},{5}\n",
+    "numbered_last.csv": "{0},{1},{2},0\n{3},{4},{5},1\n",
+    "pandas.csv": ",x,y,z\n0,{0},{1},{2}\n1,{3},{4},{5}\n",
+    "units.csv": "label,x (mm),y [mm],z_mm\nA,{0},{1},{2}\nB,{3},{4},{5}\n",
+    "spaces.csv": "x, y, z, label\n{0}, {1}, {2}, A\n{3}, {4}, {5}, B\n",
+    "semicolon.csv": "{0};{1};{2};A,B\n{3};{4};{5};C\n",
+    "text.csv": "{0},{1},{2},a;b\n{3},{4},{5},C\n",
+    "blank.csv": "x,y,z\n\n{0},{1},{2}\n\n{3},{4},{5}\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_every_layout_hold_the_same_points(tmp_path, name) -> None:
+    text = TABLES[name].format(*POINTS.ravel())
+    (tmp_path / name).write_text(text)
+    points, labels = read_points(tmp_path / name)
+    assert np.allclose(points, POINTS)
+    assert labels in (["A", "B"], ["", ""], ["0", "1"], ["A,B", "C"], ["a;b", "C"])
+    assert (labels == ["A", "B"]) == ("A" in text and ";" not in text)
+    write_points(tmp_path / f"moved_{name}", points + 1, like=tmp_path / name)
+    moved, kept = read_points(tmp_path / f"moved_{name}")
+    assert np.allclose(moved, POINTS + 1)
+    assert kept == labels
+    assert len((tmp_path / f"moved_{name}").read_text().splitlines()) == len(text.splitlines())
+    write_points(tmp_path / f"same_{name}", points, like=tmp_path / name)
+    without = [str.maketrans("", "", character) for character in ' "']
+    same = (tmp_path / f"same_{name}").read_text().translate(without[0]).translate(without[1])
+    assert same.replace(".0", "") == text.translate(without[0]).translate(without[1]).replace(".0", "")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", " "])
+@pytest.mark.parametrize("header", [True, False])
+def test_decimal_commas_are_read_and_written(tmp_path, delimiter, header) -> None:
+    rows = [delimiter.join(str(v).replace(".", ",") for v in point) for point in POINTS]
+    (tmp_path / "a.csv").write_text("\n".join([delimiter.join("xyz")] * header + rows) + "\n")
+    assert np.allclose(read_points(tmp_path / "a.csv")[0], POINTS)
+    write_points(tmp_path / "b.csv", POINTS + 0.5, like=tmp_path / "a.csv")
+    assert np.allclose(read_points(tmp_path / "b.csv")[0], POINTS + 0.5)
+    assert "." not in (tmp_path / "b.csv").read_text()
+
+
+def test_unicode_text_of_excel_is_read(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("label\tx\ty\tz\nHüfte\t1,5\t-2,25\t3\n", encoding="utf-16")
+    points, labels = read_points(tmp_path / "a.txt")
+    assert np.allclose(points, POINTS[:1])
+    assert labels == ["Hüfte"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "1,10,20,1\n2,11,21,2\n", "does not say which is x"),
+        ("a.csv", "1,10,20,30\n", "does not say which is x"),
+        ("a.txt", "index\n1\n1 2 3\n", "voxel indices"),
+        ("a.pts", "Version 1.0\n3\nA 1 2 3\nB 4 5 6\n", "says that it holds 3"),
+        ("a.csv", "x (cm),y (cm),z (cm)\n1,2,3\n", "names no columns"),
+        ("a.csv", "i,j,k\n1,2,3\n", "names no columns"),
+        ("a.csv", "x,y,z\n1,2,inf\n", "not finite"),
+        ("a.csv", "x,y,z\n1,,3\n", "not finite"),
+        ("a.csv", "x,y,z\n1,2\n", "no valid"),
+        ("a.mrk.json", '{"markups": [{"coordinateUnits": "m", "controlPoints": []}]}', "unit"),
+        ("a.mrk.json", '{"markups": [{"controlPoints": [{"position": [1, 2, 3, 4, 5, 6]}]}]}', "shape"),
+        ("a.mrk.json", "[" * 100000, "nested too deeply"),
+        ("a.mrk.json", '{"a":' * 100000, "nested too deeply"),
+        ("a.mrk.json", '{"markups": [{"controlPoints": [{"position": [1, 2, 1' + "0" * 400 + "]}]}]}", "no valid"),
+        ("a.csv", 'x,y,z,label\n1,2,3,"' + "a" * 200000 + '"\n', "no valid"),
+    ],
+)
+def test_tables_that_do_not_say_what_they_mean_are_refused(tmp_path, name, text, message) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_points(tmp_path / name)
+    assert name in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+# ---- points without a position
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.mrk.json", json.dumps(markup("LPS", POINTS))),
+        (
+            "a.fcsv",
+            "# CoordinateSystem = LPS\n# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+            "1,1.5,-2.25,3,0,0,0,1,1,1,0,P-0,,,2,0\n9,7,8,9,0,0,0,1,1,1,0,to be placed,,,0,0\n"
+            "2,-40.125,50,60.0625,0,0,0,1,1,1,0,P-1,,,2,0\n",
+        ),
+        ("a.csv", "x,y,z,label\n1.5,-2.25,3,P-0\nnan,NaN,nan,to be placed\n-40.125,50,60.0625,P-1\n"),
+        (
+            "b.csv",
+            '"label","l","p","s","defined"\n"P-0",1.5,-2.25,3,1\n"to be placed",7,8,9,0\n"P-1",-40.125,50,60.0625,1\n',
+        ),
+        ("a.tsv", "label\tr\ta\ts\nP-0\t-1.5\t2.25\t3\nto be placed\tn/a\tn/a\tn/a\nP-1\t40.125\t-50\t60.0625\n"),
+        ("a.txt", "1.5 -2.25 3 P-0\nNaN NaN NaN 'to be placed'\n-40.125 50 60.0625 P-1\n".replace("'", '"')),
+    ],
+)
+def test_points_without_a_position_stay_known(tmp_path, name, text) -> None:
+    (tmp_path / name).write_text(text)
+    landmarks = read_landmarks(tmp_path / name)
+    assert landmarks.names == ("P-0", "to be placed", "P-1")
+    assert landmarks.defined.tolist() == [True, False, True]
+    assert np.allclose(landmarks.positions[[0, 2]], POINTS)
+    points, labels = read_points(tmp_path / name)
+    assert np.allclose(points, POINTS)
+    assert labels == ["P-0", "P-1"]
+    write_points(tmp_path / f"moved_{name}", points + 1, labels, like=tmp_path / name)
+    moved = read_landmarks(tmp_path / f"moved_{name}")
+    assert moved.names == landmarks.names
+    assert moved.defined.tolist() == [True, False, True]
+    assert np.allclose(moved.positions[[0, 2]], POINTS + 1)
+    with pytest.raises(InputError, match="same number"):
+        write_points(tmp_path / f"moved_{name}", np.zeros((3, 3)), like=tmp_path / name)
+    write_points(tmp_path / "other.csv" if name != "other.csv" else "o.csv", points, like=tmp_path / name)
+
+
+def test_files_without_any_position_are_refused(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("x,y,z,label\n,,,A\n")
+    assert not read_landmarks(tmp_path / "a.csv").defined.any()
+    with pytest.raises(InputError, match="no points"):
+        read_points(tmp_path / "a.csv")

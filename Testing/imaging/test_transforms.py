@@ -138,7 +138,7 @@ def test_unusable_transform_files_are_refused(tmp_path) -> None:
     for name, message in [
         *cases,
         ("none.tfm", "no such file"),
-        ("flirt.mat", "no ITK transform"),
+        ("flirt.mat", "no meaning without the grids"),
         ("2d.tfm", "2-D transform"),
         ("b.tfm", "not linear"),
     ]:

@@ -29,6 +29,10 @@ def labels(grid: Grid = GRID) -> Volume:
     return Volume(grid, data, "labels.nrrd")
 
 
+def points(*positions: object) -> Landmarks:
+    return Landmarks(np.array(positions, dtype=float), ("",) * len(positions))
+
+
 def whole() -> Subject:
     return Subject(
         image(), labels(FINER), Volume(FINER, np.ones(FINER.shape)), Landmarks(np.array([[2.0, 4.0, 6.0]]), ("tip",))
@@ -72,9 +76,9 @@ def test_checked_it_can_be_used() -> None:
         ({"labels": (Volume(Grid((4, 4), np.eye(3)), np.ones((4, 4), int), "x"),)}, "t1.nii.gz has 3 .* and x 2"),
         ({"mask": Volume(GRID, np.zeros(GRID.shape), "x")}, "x: the mask is empty"),
         ({"mask": Volume(FAR, np.ones(GRID.shape))}, "fixed mask: lies outside t1.nii.gz"),
-        ({"landmarks": Landmarks(np.array([[2.0, 4.0, 600.0]]))}, "1 of 1 fixed landmarks lie outside t1.nii.gz"),
-        ({"landmarks": Landmarks(np.array([[2.0, 4.0, np.nan]]))}, "fixed landmarks hold NaN"),
-        ({"landmarks": Landmarks(np.zeros((0, 3)))}, "must be an array"),
+        ({"landmarks": points([2.0, 4.0, 600.0])}, "1 of 1 fixed landmarks lie outside t1.nii.gz"),
+        ({"landmarks": points([2.0, 4.0, np.inf])}, "fixed landmarks hold infinity"),
+        ({"landmarks": Landmarks(np.zeros((0, 3)), ())}, "must be an array"),
     ],
 )
 def test_a_part_that_cannot_be_used_is_named(change: dict, message: str) -> None:
@@ -120,10 +124,21 @@ def test_keywords_belong_to_volumes_alone() -> None:
         subjects(image(), image(), {"moving_label": labels()})
 
 
+def test_a_landmark_that_was_never_placed_is_left_out_on_both_sides() -> None:
+    """By their names: one undefined point in each list must not shift those between them."""
+    fixed = Landmarks(np.array([[1.0, 1, 1], [np.nan] * 3, [3, 3, 3], [4, 4, 4]]), ("a", "b", "c", "d"))
+    moving = Landmarks(np.array([[11.0, 1, 1], [12, 2, 2], [np.nan] * 3, [14, 4, 4]]), ("a", "b", "c", "d"))
+    sides = [replace(whole(), landmarks=each).checked(side) for each, side in ((fixed, "fixed"), (moving, "moving"))]
+    found = corresponding(sides[0].landmarks, sides[1].landmarks)
+    np.testing.assert_array_equal(found.fixed, [[1, 1, 1], [4, 4, 4]])
+    np.testing.assert_array_equal(found.moving, [[11, 1, 1], [14, 4, 4]])
+    assert found.names == ("a", "d")
+
+
 def test_landmarks_come_in_pairs() -> None:
-    one, two = Landmarks(np.zeros((1, 3))), Landmarks(np.zeros((2, 3)))
+    one, two = points((0, 0, 0)), points((0, 0, 0), (1, 1, 1))
     assert corresponding(None, None) is None
     with pytest.raises(InputError, match="compared in pairs"):
         corresponding(one, None)
-    with pytest.raises(InputError, match="1 fixed and 2 moving"):
+    with pytest.raises(InputError, match="has 1 landmarks, the moving landmarks 2"):
         corresponding(one, two)

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..imaging.files import POINTS, SURFACES
 from ..support.errors import InputError
 from .options import common_options
 
@@ -16,7 +17,12 @@ DESCRIPTION = 'Carry INPUT over with the result that "deepflash register" wrote,
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what `run` reads."""
     parser.add_argument("result", metavar="OUT", help='folder written by "deepflash register"')
-    parser.add_argument("input", metavar="INPUT", help="image, label map, landmarks or surface")
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help=f"image, label map, landmarks ({', '.join(POINTS)}) or surface ({', '.join(SURFACES)}); numbers without a "
+        "stated coordinate system are LPS mm",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="FILE")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument(

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..imaging.files import TRANSFORMS
+from ..imaging.files import ITK_TRANSFORMS, POINTS, TRANSFORMS
 from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
 from ..support.errors import InputError
 from .field_options import add_fields, given_fields
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("fixed-labels", "label map to compare with"),
         ("fixed-mask", "where the fixed image counts"),
         ("moving-mask", "where the moving image counts"),
-        ("fixed-points", "landmarks (.fcsv, .mrk.json, .csv)"),
+        ("fixed-points", f"landmarks ({', '.join(POINTS)}); numbers without a stated coordinate system are LPS mm"),
         ("moving-points", "the same landmarks in the moving image"),
     ):
         parser.add_argument(f"--{name}", metavar="FILE", help=what)
@@ -46,7 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="",
         metavar="HOW",
-        help=f"{', '.join(ALIGNMENTS)}, or a transform file ({', '.join(TRANSFORMS)}); default: affine",
+        help=f"{', '.join(ALIGNMENTS)}, or a linear transform file: of ITK ({', '.join(ITK_TRANSFORMS)}; fixed to "
+        "moving), FSL FLIRT (.mat), FreeSurfer (.lta) or MINC (.xfm; these three moving to fixed); default: affine",
     )
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     parser.add_argument(
@@ -75,9 +76,10 @@ def run(options: argparse.Namespace) -> int:
     fixed, moving = _subject(options, "fixed"), _subject(options, "moving")
     affine = None
     if transform is not None:
-        from ..imaging.transforms import read_affine
+        from ..imaging.transforms import read_affine_with_notes
 
-        affine = read_affine(transform, fixed.ndim, fixed.grid, moving.grid)
+        affine, notes = read_affine_with_notes(transform, fixed.ndim, fixed.grid, moving.grid)
+        fixed = fixed.with_image(fixed.image.with_data(fixed.image.data, *notes))
     truth = _truth(options, fixed)
     with _bar(options) as progress:
         result = register(

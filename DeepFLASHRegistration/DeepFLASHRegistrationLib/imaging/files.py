@@ -12,9 +12,12 @@ from pathlib import Path
 
 from ..support.errors import InputError
 
-TRANSFORMS = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
-POINTS = (".fcsv", ".mrk.json", ".csv")
-SURFACES = (".vtk", ".vtp", ".ply", ".stl")
+ITK_TRANSFORMS = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
+# A .mat is ITK's or FSL FLIRT's; which one, its content says.
+TRANSFORMS = (*ITK_TRANSFORMS, ".xfm", ".lta")
+POINT_TABLES = (".csv", ".tsv", ".txt", ".pts")
+POINTS = (".fcsv", ".mrk.json", *POINT_TABLES)
+SURFACES = (".gii", ".obj", ".vtk", ".vtp", ".ply", ".stl")
 
 
 def is_folder(path: Path) -> bool:
@@ -30,6 +33,20 @@ def is_folder(path: Path) -> bool:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: may not be read. Change its permissions.")
     return False
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes; InputError if it is larger or cannot be read."""
+    content = bytearray()
+    try:
+        with open(path, "rb") as file:
+            while len(content) <= limit and (piece := file.read(1 << 20)):
+                content += piece
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path.") from error
+    if len(content) > limit:
+        raise InputError(f"{path}: has more than {limit >> 20} MB, too much for a file of its kind. Check the path.")
+    return bytes(content)
 
 
 def unreadable(path: Path, error: RuntimeError) -> InputError:

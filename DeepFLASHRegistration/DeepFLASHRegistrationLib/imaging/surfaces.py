@@ -1,142 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Surface meshes (.vtk, .vtp, .ply, .stl), through VTK where it is installed."""
+"""Surface files of every kind: GIFTI (.gii), Wavefront's (.obj), and those of VTK (.vtk, .vtp, .ply, .stl)."""
 
 from __future__ import annotations
 
 import os
-import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..support.errors import InputError
-from .files import SURFACES, atomic, unwritable
-from .points import TO_LPS
+from . import gifti, obj, vtk_surfaces
+from .files import SURFACES, atomic, read_bytes
+from .mesh import Mesh
+
+_LARGEST_FILE = 1 << 30
 
 
 def read_surface(path: str | os.PathLike) -> np.ndarray:
-    """Reads the vertices of a surface.
+    """The vertices of read_mesh."""
+    return read_mesh(path).points
 
-    The coordinate system is what the file's header says in Slicer's way (SPACE=LPS or SPACE=RAS), else LPS.
+
+def read_mesh(path: str | os.PathLike) -> Mesh:
+    """Reads a surface.
+
+    The coordinate system is what the file says: GIFTI's data space or its matrix to the scanner's, or in Slicer's way
+    SPACE=LPS or SPACE=RAS in a header; else RAS in GIFTI, LPS in the others, and a note says so.
 
     Returns:
-        (n, 3) float64 in LPS mm.
+        Mesh in LPS mm.
 
     Raises:
-        InputError: VTK is not installed, unknown kind, unreadable, or no vertices.
+        InputError: unknown kind, unreadable, no vertices, or VTK is needed and not installed.
     """
-    mesh, space = _read(Path(path))
-    from vtk.util.numpy_support import vtk_to_numpy  # after _read, which says what to do if VTK is missing
-
-    return vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64) * TO_LPS[space]
+    path = Path(path)
+    kind = _kind(path)
+    try:
+        if kind == "vtk":
+            mesh = vtk_surfaces.read(path)
+        else:
+            content = read_bytes(path, _LARGEST_FILE)
+            mesh = gifti.read(content, path) if kind == ".gii" else obj.read(content)
+    except InputError as error:
+        raise _naming(error, path) from error
+    return replace(mesh, notes=tuple(f"{path}: {note}" for note in mesh.notes))
 
 
 def write_surface(path: str | os.PathLike, points: np.ndarray, like: str | os.PathLike) -> None:
     """Writes the surface `like` with its vertices moved.
 
-    Connectivity, attributes and coordinate system are kept; normals are computed anew where there were some.
+    In a file of its own kind everything else is kept, coordinate system, attributes and further arrays; normals are
+    computed anew where there were some. In one of another kind, polygons and values at the vertices are kept as far as
+    it can hold them.
 
     Args:
-        path: .vtk, .vtp, .ply or .stl; may be of another kind than `like`.
+        path: .gii, .obj, .vtk, .vtp, .ply or .stl; may be of another kind than `like`.
         points: (n, 3) LPS mm, one per vertex of `like` in the order of read_surface.
         like: the file the surface came from.
 
     Raises:
-        InputError: as read_surface, and if the number of points differs.
+        InputError: as read_mesh, and if the number of points differs.
         OSError: could not be written.
     """
-    vtk = _vtk(Path(path))
-    from vtk.util.numpy_support import numpy_to_vtk
-
-    path = Path(path)
-    mesh, space = _read(Path(like))
+    path, like = Path(path), Path(like)
+    kind = _kind(path)
     points = np.asarray(points, dtype=np.float64)
-    if points.shape != (mesh.GetNumberOfPoints(), 3):
-        raise InputError(
-            f"{path}: points of shape {points.shape}, but {like} has {mesh.GetNumberOfPoints()} vertices. "
-            "Pass one point per vertex."
-        )
-    moved = vtk.vtkPoints()
-    moved.SetData(numpy_to_vtk(points * TO_LPS[space], deep=True))
-    mesh.SetPoints(moved)
-    if mesh.GetPointData().GetNormals() is not None:
-        normals = vtk.vtkPolyDataNormals()
-        normals.SetInputData(mesh)
-        normals.SplittingOff()
-        normals.ConsistencyOff()
-        normals.Update()
-        mesh = normals.GetOutput()
-    header = f"SPACE={space}"
-    suffix = path.suffix.lower()
-    if suffix == ".vtk":
-        writer = vtk.vtkPolyDataWriter()
-        writer.SetHeader(header)
-        writer.SetFileTypeToBinary()
-    elif suffix == ".vtp":
-        writer = vtk.vtkXMLPolyDataWriter()
-        tag = vtk.vtkStringArray()
-        tag.SetName("SPACE")
-        tag.InsertNextValue(space)
-        mesh.GetFieldData().RemoveArray("SPACE")
-        mesh.GetFieldData().AddArray(tag)
-    elif suffix == ".ply":
-        writer = vtk.vtkPLYWriter()
-        writer.AddComment(header)
-    else:
-        writer = vtk.vtkSTLWriter()
-        writer.SetHeader(header)
-        writer.SetFileTypeToBinary()
+    try:
+        if kind == "vtk":
+            vtk_surfaces.need_vtk()
+            if _kind(like) == "vtk":
+                vtk_surfaces.rewrite(like, points, path)
+            else:
+                vtk_surfaces.create(_moved(like, points), path)
+            return
+        mesh = _moved(like, points)
+        if kind != _kind(like):
+            content = (gifti if kind == ".gii" else obj).create(mesh)
+        else:
+            before = read_bytes(like, _LARGEST_FILE)
+            content = gifti.rewrite(before, like, points) if kind == ".gii" else obj.rewrite(before, points)
+    except InputError as error:
+        raise _naming(error, path, like) from error
     with atomic(path) as temporary:
-        writer.SetFileName(str(temporary))
-        writer.SetInputData(mesh)
-        if not writer.Write() or not temporary.exists():
-            raise unwritable(path)
+        temporary.write_bytes(content)
 
 
-def _vtk(path: Path) -> Any:
-    if path.suffix.lower() not in SURFACES:
-        raise InputError(f"{path}: unknown kind of surface file. Use {', '.join(SURFACES)}.")
-    try:
-        import vtk
-    except ImportError as error:
-        raise InputError(
-            f"{path}: surfaces need VTK. Install it (pip install vtk), or run inside 3D Slicer."
-        ) from error
-    return vtk
+def _moved(like: Path, points: np.ndarray) -> Mesh:
+    mesh = read_mesh(like)
+    if points.shape != mesh.points.shape:
+        raise InputError(f"{like}: has {len(mesh.points)} vertices, not {len(points)}. Pass one point per vertex.")
+    return replace(mesh, points=points)
 
 
-def _read(path: Path) -> tuple[Any, str]:
-    """The mesh as vtkPolyData, and "LPS" or "RAS"."""
-    vtk = _vtk(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file. Check the path.")
+def _naming(error: InputError, *paths: Path) -> InputError:
+    """The error with the last of the paths, if it names none of them."""
+    text = str(error)
+    named = any(text.startswith(f"{path}: ") for path in paths)
+    return InputError(text if named else f"{paths[-1]}: {text}")
+
+
+def _kind(path: Path) -> str:
     suffix = path.suffix.lower()
-    reader = {
-        ".vtk": vtk.vtkPolyDataReader,
-        ".vtp": vtk.vtkXMLPolyDataReader,
-        ".ply": vtk.vtkPLYReader,
-        ".stl": vtk.vtkSTLReader,
-    }[suffix]()
-    shown = vtk.vtkObject.GetGlobalWarningDisplay()
-    vtk.vtkObject.SetGlobalWarningDisplay(False)
-    try:
-        reader.SetFileName(str(path))
-        reader.Update()
-    finally:
-        vtk.vtkObject.SetGlobalWarningDisplay(shown)
-    mesh = vtk.vtkPolyData()
-    if reader.GetOutput() is not None:
-        mesh.ShallowCopy(reader.GetOutput())
-    if mesh.GetNumberOfPoints() == 0:
-        raise InputError(f"{path}: holds no surface that can be read. Save it again as polygons.")
-    if suffix == ".vtp":
-        tag = mesh.GetFieldData().GetAbstractArray("SPACE")
-        text = f"SPACE={tag.GetValue(0)}" if tag is not None and tag.GetNumberOfValues() else ""
-    elif suffix == ".ply":
-        comments = reader.GetComments()
-        text = " ".join(comments.GetValue(i) for i in range(comments.GetNumberOfValues()))
-    else:
-        text = reader.GetHeader() or ""
-    found = re.search(r"SPACE\s*=\s*(RAS|LPS)", text)
-    return mesh, found.group(1) if found else "LPS"
+    if suffix not in SURFACES:
+        raise InputError(f"{path}: unknown kind of surface file. Use {', '.join(SURFACES)}.")
+    return suffix if suffix in (".gii", ".obj") else "vtk"

@@ -10,10 +10,17 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..support.errors import InputError
-from .files import TRANSFORMS, atomic, is_folder, quiet, unreadable, unwritable
+from .files import ITK_TRANSFORMS, TRANSFORMS, atomic, is_folder, quiet, read_bytes, unwritable
+from .flirt import is_text_matrix, read_flirt
 from .grid import Grid
 from .io import write_image
+from .itk_affine import read_itk
+from .itk_isolated import read_isolated
+from .lta import read_lta
 from .nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, write_nifti
+from .xfm import read_xfm
+
+_LARGEST_TRANSFORM = 64 << 20
 
 
 def write_displacement_field(
@@ -76,18 +83,14 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
     path = Path(path)
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass the file of a displacement field.")
-    with quiet():
-        try:
-            image = sitk.ReadImage(str(path))
-        except RuntimeError as error:
-            raise unreadable(path, error) from error
-    if image.GetDimension() not in (2, 3) or image.GetNumberOfComponentsPerPixel() != image.GetDimension():
+    image = read_isolated(path)
+    if len(image.size) not in (2, 3) or image.components != len(image.size):
         raise InputError(
-            f"{path}: is {image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} components "
-            "per voxel, no displacement field. Pass a file of as many components as dimensions."
+            f"{path}: is {len(image.size)}-D with {image.components} components per voxel, no displacement field. Pass "
+            "a file of as many components as dimensions."
         )
     try:
-        return Grid.from_image(image), sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
+        return Grid.from_image(image), image.array.astype(np.float32, copy=False)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -95,15 +98,24 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
 def read_affine(
     path: str | os.PathLike, ndim: int, fixed: Grid | None = None, moving: Grid | None = None
 ) -> np.ndarray:
-    """Reads a linear ITK transform (.tfm, .txt, .mat, .h5; also composites of linear ones, also ANTs' .mat).
+    """The matrix of read_affine_with_notes."""
+    return read_affine_with_notes(path, ndim, fixed, moving)[0]
+
+
+def read_affine_with_notes(
+    path: str | os.PathLike, ndim: int, fixed: Grid | None = None, moving: Grid | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Reads a linear transform: ITK's (.tfm, .txt, .mat, .h5; also composites of linear ones, also ANTs' .mat), FSL
+    FLIRT's (.mat), FreeSurfer's (.lta) or MINC's (.xfm).
 
     Args:
-        path: the file; like every ITK transform it maps fixed points to moving points.
+        path: the file. Those of ITK map fixed points to moving points, all others the moving image to the fixed one.
         ndim: 2 or 3.
-        fixed, moving: the grids, needed to reduce a 3-D transform to slices of 3-D space (ndim 2).
+        fixed, moving: the grids, needed for a matrix of FLIRT, to compare with those in an .lta, and to reduce a 3-D
+            transform to slices of 3-D space (ndim 2).
 
     Returns:
-        (d+1, d+1) homogeneous LPS mm, fixed -> moving.
+        (d+1, d+1) homogeneous LPS mm, fixed -> moving, and notes on what was assumed.
 
     Raises:
         InputError: unreadable, not linear, not invertible, or of another dimension.
@@ -111,34 +123,54 @@ def read_affine(
     path = Path(path)
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass a transform file ({', '.join(TRANSFORMS)}).")
+    content = read_bytes(path, _LARGEST_TRANSFORM)
     try:
-        with quiet():
-            transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: is no ITK transform file. Save the transform as .tfm, .h5, .mat or .txt "
-            "(ITK's format; matrices of FSL or FreeSurfer must be converted)."
-        ) from error
-    if not transform.IsLinear():
-        raise InputError(f"{path}: holds a transform that is not linear. Pass a rigid or affine transform.")
-    d = transform.GetDimension()
-    matrix = np.eye(d + 1)
-    matrix[:d, d] = transform.TransformPoint((0.0,) * d)
-    # From far apart points, so that an offset of hundreds of mm costs no digit of the matrix.
-    reach = 1024.0
-    for axis in range(d):
-        ends = [transform.TransformPoint(tuple(s * reach * (a == axis) for a in range(d))) for s in (1.0, -1.0)]
-        matrix[:d, axis] = (np.array(ends[0]) - ends[1]) / (2 * reach)
-    if d == 3 and ndim == 2 and fixed is not None and fixed.plane is not None:
-        onto = moving if moving is not None and moving.plane is not None else fixed
-        whole, matrix = matrix, np.eye(3)
-        matrix[:2] = onto.plane[:3, :2].T @ (whole @ fixed.plane)[:3]
-        matrix[:2, 2] -= onto.plane[:3, :2].T @ onto.plane[:3, 2]
-    elif d != ndim:
-        raise InputError(f"{path}: holds a {d}-D transform, but the images are {ndim}-D. Pass a {ndim}-D one.")
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
-        raise InputError(f"{path}: the transform is not invertible. Compute it again.")
-    return matrix
+        matrix, notes = _parsed(path, content, fixed, moving)
+        d = len(matrix) - 1
+        if d == 3 and ndim == 2 and fixed is not None and fixed.plane is not None:
+            onto = moving if moving is not None and moving.plane is not None else fixed
+            whole, matrix = matrix, np.eye(3)
+            matrix[:2] = onto.plane[:3, :2].T @ (whole @ fixed.plane)[:3]
+            matrix[:2, 2] -= onto.plane[:3, :2].T @ onto.plane[:3, 2]
+        elif d != ndim:
+            raise InputError(f"holds a {d}-D transform, but the images are {ndim}-D. Pass a {ndim}-D one.")
+        if not np.isfinite(matrix).all() or not 1e-6 < abs(np.linalg.det(matrix)) < 1e6:
+            raise InputError("the transform is not invertible. Compute it again.")
+        if fixed is not None and moving is not None and not _meet(matrix, fixed, moving):
+            notes.append(
+                "takes no part of the fixed image into the moving one: check that it belongs to these images, and was "
+                "not computed the other way round"
+            )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return matrix, tuple(f"{path}: {note}" for note in notes)
+
+
+def _parsed(path: Path, content: bytes, fixed: Grid | None, moving: Grid | None) -> tuple[np.ndarray, list[str]]:
+    """The matrix (3 or 4 rows), LPS mm, fixed -> moving, and notes; InputError without the file's name."""
+    suffix = path.suffix.lower()
+    if suffix == ".lta":
+        return read_lta(content, fixed, moving)
+    if suffix == ".xfm":
+        return read_xfm(content)
+    if not is_text_matrix(content):
+        return read_itk(path, content), []
+    if suffix != ".mat":
+        raise InputError("is a bare matrix, of which nobody knows what it means. If it is FSL FLIRT's, name it .mat.")
+    if fixed is None or moving is None:
+        raise InputError("is a matrix of FSL FLIRT, which has no meaning without the grids of both images. Pass them.")
+    return read_flirt(content, fixed, moving)
+
+
+def _meet(matrix: np.ndarray, fixed: Grid, moving: Grid) -> bool:
+    """Whether an affine takes some of 9 points per axis of one grid into the other one."""
+    for one, other, linear in ((fixed, moving, matrix), (moving, fixed, np.linalg.inv(matrix))):
+        ticks = [np.linspace(-0.5, n - 0.5, 9) for n in one.shape]
+        points = one.index_to_physical(np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, one.ndim))
+        index = other.physical_to_index(points @ linear[:-1, :-1].T + linear[:-1, -1])
+        if ((index >= -0.5) & (index <= np.array(other.shape) - 0.5)).all(1).any():
+            return True
+    return False
 
 
 def write_affine(
@@ -156,8 +188,8 @@ def write_affine(
         InputError: unknown suffix, or a folder that does not exist or may not be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in TRANSFORMS:
-        raise InputError(f"{path}: unknown kind of transform file. Name it {', '.join(TRANSFORMS)}.")
+    if path.suffix.lower() not in ITK_TRANSFORMS:
+        raise InputError(f"{path}: unknown kind of transform file. Name it {', '.join(ITK_TRANSFORMS)}.")
     matrix = np.asarray(matrix, dtype=np.float64)
     d = len(matrix) - 1
     if d == 2 and fixed is not None and fixed.plane is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 
-from ..imaging.landmarks import Landmarks
 from .subject import Subject
 
 
@@ -22,17 +21,13 @@ def read_subject(
         InputError: a file is missing, damaged, or of the wrong kind.
     """
     from ..imaging.io import read_labels, read_mask, read_volume
-    from ..imaging.points import read_points
+    from ..imaging.points import read_landmarks
 
     volume = read_volume(image)
-    landmarks = None
-    if points is not None:
-        positions, names = read_points(points)
-        landmarks = Landmarks(positions, tuple(names))
     return Subject(
         volume,
         None if labels is None else read_labels(labels),
         None if mask is None else read_mask(mask),
-        landmarks,
+        None if points is None else read_landmarks(points),
         name,
     )

@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.landmarks import Landmarks
+from ..imaging.landmarks import Landmarks, Pairs, paired
 from ..imaging.resampling import mask_on_grid
 from ..imaging.volume import Volume, checked_image, checked_labels, checked_mask
 from ..support.errors import InputError
@@ -155,7 +155,7 @@ def subjects(fixed: Subject | Volume, moving: Subject | Volume, attached: Attach
             found.append(given)
         else:
             points = parts["points"]
-            landmarks = None if points is None else Landmarks(np.asarray(points, dtype=np.float64))
+            landmarks = None if points is None else _unnamed(points, side)
             found.append(Subject(given, parts["labels"], parts["mask"], landmarks))
     return found[0], found[1]
 
@@ -170,40 +170,44 @@ def check_dimensions(first: Volume, *others: Volume | None) -> None:
             )
 
 
-def corresponding(fixed: Landmarks | None, moving: Landmarks | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions (N, d) of the landmarks that both sides have, LPS mm; None without any.
+def corresponding(fixed: Landmarks | None, moving: Landmarks | None) -> Pairs | None:
+    """The landmarks that belong together (see `landmarks.paired`); None without any.
 
     Raises:
-        InputError: only one side has landmarks, or they are not as many.
+        InputError: only one side has landmarks, or which belong together cannot be told.
     """
     if fixed is None and moving is None:
         return None
     if fixed is None or moving is None:
         raise InputError("Landmarks are compared in pairs: give those of the fixed and of the moving image.")
-    if len(fixed.positions) != len(moving.positions):
-        raise InputError(
-            f"There are {len(fixed.positions)} fixed and {len(moving.positions)} moving landmarks. Give one for one."
-        )
-    return fixed.positions, moving.positions
+    return paired(fixed, moving)
 
 
 def _named(volume: Volume, name: str) -> Volume:
     return volume if volume.name else replace(volume, name=name.strip())
 
 
+def _unnamed(points: np.ndarray, side: str) -> Landmarks:
+    points = np.asarray(points, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] not in (2, 3):
+        raise InputError(f"The {side} landmarks must be an array (N, 2) or (N, 3), not {points.shape}.")
+    return Landmarks(points, ("",) * len(points), f"the {side} landmarks")
+
+
 def _checked_landmarks(landmarks: Landmarks, image: Volume, side: str) -> Landmarks:
-    points = np.asarray(landmarks.positions, dtype=np.float64)
-    if points.ndim == 2 and len(points):
+    """Landmarks in the dimension of the image; those without a position stay, as rows of NaN."""
+    points = landmarks.positions
+    if len(points):
         points = image.grid.in_plane(points)
-    if points.ndim != 2 or points.shape[1] != image.ndim or not len(points):
+    if points.shape[1] != image.ndim or not len(points):
         raise InputError(
             f"The {side} landmarks must be an array (N, {image.ndim}) with N at least 1, not "
             f"{points.shape}. Give points of the images' own dimension."
         )
-    if not np.isfinite(points).all():
-        raise InputError(f"The {side} landmarks hold NaN or infinity. Place them all.")
+    if np.isinf(points).any():
+        raise InputError(f"The {side} landmarks hold infinity. Place them all.")
     index = image.grid.physical_to_index(points)
-    outside = ((index < -0.5) | (index > np.array(image.grid.shape) - 0.5)).any(1)
+    outside = landmarks.defined & ((index < -0.5) | (index > np.array(image.grid.shape) - 0.5)).any(1)
     if outside.any():
         number = int(np.flatnonzero(outside)[0])
         raise InputError(

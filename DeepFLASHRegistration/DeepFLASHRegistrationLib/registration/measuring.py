@@ -66,16 +66,17 @@ def _of_labels(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> dic
 
 
 def _of_landmarks(fixed: Subject, moving: Subject, parts: Mapping[str, Any], affine: np.ndarray) -> dict[str, Any]:
-    points = corresponding(fixed.landmarks, moving.landmarks)
-    if points is None:
+    pairs = corresponding(fixed.landmarks, moving.landmarks)
+    if pairs is None:
         return {}
-    at_fixed, at_moving = points
+    at_fixed, at_moving = pairs.fixed, pairs.moving
     d = fixed.ndim
     before = at_fixed @ affine[:d, :d].T + affine[:d, d]
     after = m.landmark_errors(m.map_points(at_fixed, parts["fixed_to_moving"], parts["field_grid"]), at_moving)
     first = m.landmark_errors(before, at_moving)
     return {
         "landmarks": {
+            "names": list(pairs.names),
             "before_mm": first.tolist(),
             "after_mm": after.tolist(),
             "mean_before_mm": float(first.mean()),

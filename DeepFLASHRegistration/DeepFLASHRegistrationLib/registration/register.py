@@ -81,8 +81,9 @@ def register(
     watch.phase("prepare", 0.0, "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     check_dimensions(one.image, two.image)
-    corresponding(one.landmarks, two.landmarks)  # refused now rather than after the work
-    run = _Run(one, two, plan, resolve_device(device), watch, list(dict.fromkeys([*one.notes, *two.notes])))
+    pairs = corresponding(one.landmarks, two.landmarks)  # refused now rather than after the work
+    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ())]
+    run = _Run(one, two, plan, resolve_device(device), watch, list(dict.fromkeys(notes)))
     watch.note(run.notes)
     with torch_threads(threads):
         problem = run.posed(initial_affine, threads)

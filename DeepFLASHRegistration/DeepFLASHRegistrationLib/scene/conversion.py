@@ -7,6 +7,7 @@ import numpy as np
 import slicer
 
 from ..imaging.grid import Grid
+from ..imaging.landmarks import Landmarks
 from ..imaging.volume import Volume, checked_image
 from ..support.errors import InputError
 from .arrays import arrayFromImage
@@ -52,16 +53,27 @@ def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) ->
     Raises:
         InputError: if no point is placed, or the node lies under a non-linear transform.
     """
+    landmarks = landmarksFromNode(node, grid)
+    return landmarks.positions[landmarks.defined]
+
+
+def landmarksFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) -> Landmarks:
+    """All control points of a markups node by name; those that were never placed have no position (NaN).
+
+    Args, Raises: as for pointsFromNode.
+    """
     matrix = toWorld(node)
+    count = node.GetNumberOfControlPoints()
     placed = [
-        index
-        for index in range(node.GetNumberOfControlPoints())
-        if node.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined
+        node.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined
+        for index in range(count)
     ]
-    if not placed:
+    if not any(placed):
         raise InputError(f"{node.GetName()} has no placed point. Place points, or choose other markups.")
-    points = np.array([node.GetNthControlPointPosition(index) for index in placed])
+    points = np.array([node.GetNthControlPointPosition(index) for index in range(count)], dtype=np.float64)
     points = (points @ matrix[:3, :3].T + matrix[:3, 3]) * (-1.0, -1.0, 1.0)
     if grid is not None and grid.plane is not None:
         points = grid.project(points)
-    return points
+    points[~np.array(placed)] = np.nan
+    names = tuple(node.GetNthControlPointLabel(index) for index in range(count))
+    return Landmarks(points, names, node.GetName())

@@ -20,7 +20,7 @@ from ..process.runner import Run
 from ..registration.maps import field_grids
 from ..support.errors import InputError
 from .carry import meshOf
-from .conversion import pointsFromNode, volumeFromNode
+from .conversion import landmarksFromNode, volumeFromNode
 from .fields import affineInPlane
 from .geometry import LPS_RAS, arrayFromVtkMatrix
 from .inputs import Inputs
@@ -122,10 +122,10 @@ class RegistrationRun(Run):
         inputs = self.inputs
         if inputs.movingMarkups is None:
             return None, None
-        there = pointsFromNode(inputs.movingMarkups, moving.grid)  # also refuses what could not be carried
+        there = landmarksFromNode(inputs.movingMarkups, moving.grid)  # also refuses what could not be carried
         if inputs.fixedMarkups is None:
             return None, None
-        return Landmarks(pointsFromNode(inputs.fixedMarkups, fixed.grid)), Landmarks(there)
+        return landmarksFromNode(inputs.fixedMarkups, fixed.grid), there
 
     def prepare(self) -> Iterator[None]:
         """Converts what the nodes will hold, which takes longer than to write them."""

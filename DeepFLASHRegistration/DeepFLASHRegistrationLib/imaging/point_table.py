@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Landmarks in tables of text (.csv, .tsv, .txt, .pts): LPS mm unless the columns are named r, a, s."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..support.errors import InputError
+from .point_file import PointFile, line_of, number_text
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".pts": " "}
+_LABELS = ("label", "name", "landmark", "id")
+_MISSING = ("", "nan", "na", "n/a", "none", "null")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+_COMMENT = ("#", "%", "//")
+
+
+@dataclass
+class _Row:
+    """A line (or, with quotes, several) of the file: its text and, of a point, its cells."""
+
+    text: str
+    cells: list[str]
+    is_point: bool = False
+
+
+@dataclass
+class _Table:
+    """What the writer needs."""
+
+    rows: list[_Row]
+    where: list[int]
+    label: int | None
+    delimiter: str
+    decimal_comma: bool
+
+
+def read(text: str, kind: str) -> PointFile:
+    """Parses a table of columns x, y[, z] and optionally label.
+
+    They are named in a header line (x y z; r a s and l p s as Slicer exports them, with a column "defined" that says
+    which points have a position), or stand in that order, the label first or last. In front of them, .pts and .txt may
+    have what IDAV Landmark ("Version 1.0"), the 300-W faces ("n_points: 3") and elastix ("point") write. Empty
+    coordinates, or NaN, are a point without a position.
+    """
+    lines = text.splitlines()
+    start, count = _preamble(lines) if kind in (".pts", ".txt") else (0, None)
+    rows, delimiter = _rows(lines[start:])
+    points = [row for row in rows if row.is_point]
+    header = None
+    if points and sum(_is_number(cell) for cell in points[0].cells) < 2:
+        points[0].is_point = False
+        header, points = [_name(cell) for cell in points[0].cells], points[1:]
+    if count is not None and count != len(points):
+        raise InputError(f"says that it holds {count} points, but holds {len(points)}. Copy it again.")
+    cells = [row.cells for row in points]
+    where, label, space, defined = _columns(header, cells)
+    values = np.array([[_number(row[i]) for i in where] for row in cells], dtype=np.float64).reshape(-1, len(where))
+    if defined is not None:
+        values[[row[defined].strip().lower() in ("0", "false") for row in cells]] = np.nan
+    labels = [row[label].strip() if label is not None and label < len(row) else "" for row in cells]
+    comma = any(_DECIMAL_COMMA.fullmatch(row[i].strip()) for row in cells for i in where)
+    before = [_Row(line, []) for line in lines[:start]]
+    return PointFile(values, labels, space, _Table(before + rows, where, label, delimiter, comma))
+
+
+def write(file: PointFile, points: np.ndarray, labels: list[str] | None) -> str:
+    """The text with other points (n, d), as stored; rows of NaN are left as they are."""
+    table: _Table = file.content
+    lines, i = [], 0
+    for row in table.rows:
+        if not row.is_point:
+            lines.append(row.text)
+            continue
+        cells = list(row.cells)
+        if not np.isnan(points[i]).all():
+            for column, value in zip(table.where, points[i], strict=True):
+                text = number_text(value)
+                cells[column] = text.replace(".", ",") if table.decimal_comma else text
+        if labels is not None and table.label is not None and table.label < len(cells):
+            cells[table.label] = labels[i]
+        lines.append(line_of(cells, table.delimiter))
+        i += 1
+    return "\n".join(lines) + "\n"
+
+
+def empty(points: np.ndarray, labels: list[str], kind: str) -> PointFile:
+    """A new file for points (n, 2 or 3)."""
+    d, delimiter = points.shape[1], _DELIMITERS[kind]
+    if kind == ".pts":
+        head, where, label = ["Version 1.0", str(len(points))], list(range(1, d + 1)), 0
+        labels = [text or f"S{i:03d}" for i, text in enumerate(labels)]
+        cells = [[text, *[""] * d] for text in labels]
+    else:
+        head, where, label = [delimiter.join([*"xyz"[:d], "label"])], list(range(d)), d
+        cells = [[*[""] * d, text] for text in labels]
+    rows = [_Row(line, []) for line in head] + [_Row("", row, True) for row in cells]
+    return PointFile(points, labels, "LPS", _Table(rows, where, label, delimiter, False))
+
+
+def _preamble(lines: list[str]) -> tuple[int, int | None]:
+    """How many lines come before the points, and how many points they announce."""
+    count = None
+    for number, line in enumerate(lines):
+        text = line.strip().lower()
+        announced = re.fullmatch(r"(?:n_points\s*:\s*)?(\d{1,9})", text)
+        if text == "index":
+            raise InputError("holds voxel indices (of elastix), not mm. Write it as points.")
+        if announced and count is None:
+            count = int(announced.group(1))
+        elif text and text not in ("{", "point") and not re.match(r"version\b", text) and not text.startswith(_COMMENT):
+            return number, count
+    return len(lines), count
+
+
+def _rows(lines: list[str]) -> tuple[list[_Row], str]:
+    """The lines with their cells, and what separates these: what makes numbers, or known names, of the first line."""
+    first = next((line for line in lines if line.strip() and not line.lstrip().startswith(_COMMENT)), "")
+    delimiter = ","
+    for candidate in (",", ";", "\t", " "):
+        cells = _split(first, candidate)
+        names = {_name(cell) for cell in cells}
+        known = any(set(columns) <= names for columns in ("xy", "ras", "lps"))
+        # 1,5;2,5 is two numbers with a decimal comma, not a 1, a text and a 5.
+        parts = [re.split(r"[;\t ]+", cell.strip()) for cell in cells]
+        mixed = candidate == "," and any(len(part) > 1 and all(map(_is_number, part)) for part in parts)
+        if known or (sum(_is_number(cell) for cell in cells) > 1 and not mixed):
+            delimiter = candidate
+            break
+    if delimiter == " ":
+        table = [(line, _split(line, " ")) for line in lines]
+    else:
+        reader, table, before = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter), [], 0
+        for cells in reader:
+            table.append(("\n".join(lines[before : reader.line_num]), cells))
+            before = reader.line_num
+    rows = []
+    for text, cells in table:
+        empty = not any(cell.strip() for cell in cells) or text.strip() in ("{", "}")
+        rows.append(_Row(text, cells, not empty and not text.lstrip().startswith(_COMMENT)))
+    return rows, delimiter
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    if delimiter == " ":
+        line = " ".join(line.split())
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _columns(header: list[str] | None, rows: list[list[str]]) -> tuple[list[int], int | None, str, int | None]:
+    """Where coordinates and label are, the coordinate system, and where it says whether a point is defined."""
+    if header is not None:
+        for names, space in (("xyz", "LPS"), ("ras", "RAS"), ("lps", "LPS"), ("xy", "LPS")):
+            if set(names) <= set(header):
+                label = next((header.index(name) for name in _LABELS if name in header), None)
+                defined = header.index("defined") if "defined" in header else None
+                return [header.index(name) for name in names], label, space, defined
+        raise InputError("its header names no columns x, y, z. Name them, or leave the header out.")
+    # The first line decides: what does not follow it further down is damage.
+    numeric = [_is_number(cell) or _is_missing(cell) for cell in rows[0]] if rows else []
+    width = len(numeric)
+    labelled_first = width > 2 and not numeric[0] and numeric[1] and numeric[2]
+    if width > 3 and all(numeric[:4]):
+        labelled_first = _is_counted(rows, 0)
+        if labelled_first and (len(rows) < 2 or _is_counted(rows, 3)):
+            raise InputError("has four numbers per line, and does not say which is x. Add a header line: x,y,z,label.")
+    start = 1 if labelled_first else 0
+    d = 3 if width > start + 2 and numeric[start + 2] else 2
+    label = 0 if labelled_first else d if any(len(row) > d for row in rows) else None
+    return list(range(start, start + d)), label, "LPS", None
+
+
+def _is_counted(rows: list[list[str]], column: int) -> bool:
+    """Whether a column counts the rows, from 0 or 1."""
+    cells = [row[column].strip() for row in rows]
+    return any(cells == [str(i + start) for i in range(len(rows))] for start in (0, 1))
+
+
+def _name(cell: str) -> str:
+    """A column's name without its unit."""
+    return re.sub(r"[\s_]*[\[(]?\bmm[\])]?$", "", cell.strip().lower().replace("_mm", " mm"))
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip().lower() in _MISSING
+
+
+def _is_number(text: str) -> bool:
+    try:
+        _number(text)
+    except ValueError:
+        return False
+    return not _is_missing(text) or text.strip().lower() == "nan"
+
+
+def _number(text: str) -> float:
+    text = text.strip()
+    if text.lower() in _MISSING:
+        return float("nan")
+    return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
