@@ -37,7 +37,7 @@ def header(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with quiet():
+        with quiet():  # ITK warns again when the voxels are read
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise unreadable(path, error) from error

@@ -119,8 +119,8 @@ def checked_labels(volume: Volume) -> Volume:
         if wrong.size:
             raise InputError(
                 f"{name}: labels must be integers, but {wrong.size} voxels are not (e.g. {wrong[0]:.6g}). "
-                "Pass the label map itself, not one that was resampled with interpolation or stored with a scaling "
-                "(scl_slope of NIfTI)."
+                "Pass the label map itself, not one that was resampled with interpolation. If NIfTI stores it with a "
+                "scaling (scl_slope), save its integers as integers."
             )
         if off.any():
             notes = (

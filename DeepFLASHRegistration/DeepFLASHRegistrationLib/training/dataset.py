@@ -30,7 +30,7 @@ from ..problem.reading import read_subject
 from ..problem.subject import Subject
 from ..support.errors import InputError
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
+_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
 _COLUMNS = ("image", "subject", "labels", "mask")
 # Voxels this many times larger or smaller than those of most images are a wrong unit or another kind of image.
 _SPACING_RATIO = 2.0
