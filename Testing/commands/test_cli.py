@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.commands import main as cli
+from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, write_affine, write_displacement_field
 from DeepFLASHRegistrationLib.report import FILES
@@ -127,6 +128,37 @@ def test_the_initial_transform_may_be_a_file(pair: tuple[str, str], tmp_path: Pa
         == 0
     )
     assert np.allclose(read_affine(tmp_path / "out" / "affine.tfm", 3), matrix)
+
+
+def test_the_initial_transform_may_be_of_another_program(pair: tuple[str, str], tmp_path: Path) -> None:
+    """One matrix (RAS mm, moving to fixed) in MINC's format, and what FLIRT would write for it."""
+    forward = np.eye(4)
+    forward[:3, 3] = (2.0, -1.0, 0.5)
+    lines = "\n".join(" ".join(map(str, row)) for row in forward[:3])
+    start = tmp_path / "in" / "start.xfm"
+    start.write_text(f"MNI Transform File\nTransform_Type = Linear;\nLinear_Transform =\n{lines};\n")
+    options = ("-q", *pairs.TINY_OPTIONS[:6], "--threads", 1)
+    assert run("register", *pair, "-o", tmp_path / "minc", *options, "--init", start) == 0
+    wanted = np.eye(4)
+    wanted[:3, 3] = (2.0, -1.0, -0.5)  # LPS mm, fixed to moving
+    assert np.allclose(read_affine(tmp_path / "minc" / "affine.tfm", 3), wanted)
+    assert "transform of MINC" in (tmp_path / "minc" / "result.json").read_text(encoding="utf-8")
+    fixed, moving = (read_volume(path).grid for path in pair)
+
+    def to_fsl(grid: Grid) -> np.ndarray:
+        to_index = np.linalg.inv(np.diag([-1, -1, 1, 1]) @ grid.affine[:, [2, 1, 0, 3]])
+        scale = np.diag([*grid.spacing[::-1], 1.0])
+        if np.linalg.det(to_index) > 0:
+            flip = np.diag([-1.0, 1, 1, 1])
+            flip[0, 3] = grid.shape[2] - 1
+            scale = scale @ flip
+        return scale @ to_index
+
+    matrix = to_fsl(fixed) @ forward @ np.linalg.inv(to_fsl(moving))
+    np.savetxt(tmp_path / "in" / "start.mat", matrix, fmt="%.12f")
+    assert run("register", *pair, "-o", tmp_path / "fsl", *options, "--init", tmp_path / "in" / "start.mat") == 0
+    assert np.allclose(read_affine(tmp_path / "fsl" / "affine.tfm", 3), wanted)
+    assert "FSL FLIRT" in (tmp_path / "fsl" / "result.json").read_text(encoding="utf-8")
 
 
 def test_without_labels_there_is_no_label_file(pair: tuple[str, str], tmp_path: Path) -> None:

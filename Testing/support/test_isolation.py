@@ -40,7 +40,7 @@ def child(tmp_path, monkeypatch):
     import DeepFLASHRegistrationLib.support.isolation as isolation
 
     (tmp_path / "neighbour").mkdir()
-    (tmp_path / "neighbour" / "work.py").write_text(CHILD)
+    (tmp_path / "neighbour" / "work.py").write_text(CHILD, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(isolation, "__package__", "neighbour.support")
     return "work"

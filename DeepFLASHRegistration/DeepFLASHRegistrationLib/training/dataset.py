@@ -212,7 +212,13 @@ def _from_table(path: Path) -> list[SubjectFiles]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
     first = text.partition("\n")[0]
-    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    try:
+        return _subjects(path, csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count)))
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
+
+
+def _subjects(path: Path, rows: csv.DictReader) -> list[Subject]:
     titles = {(title or "").strip().lower(): title for title in rows.fieldnames or ()}
     if "image" not in titles:
         raise InputError(f"{path}: has no column {'image'!r}, but: {', '.join(filter(None, titles)) or 'nothing'}.")

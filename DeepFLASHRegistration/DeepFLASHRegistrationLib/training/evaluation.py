@@ -203,8 +203,12 @@ def read_names(path: Path) -> dict[int, str]:
         raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
     first = text.partition("\n")[0]
     names = {}
-    for row in csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count)):
-        if len(row) >= 2 and row[0].strip().lstrip("-").isdigit() and row[1].strip():
+    try:
+        rows = list(csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count)))
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
+    for row in rows:
+        if len(row) >= 2 and re.fullmatch(r"-?[0-9]{1,10}", row[0].strip()) and row[1].strip():
             names[int(row[0])] = " ".join(row[1].split())
     if not names:
         raise InputError(f"{path}: names no label. Its first two columns must be a number and a name.")
