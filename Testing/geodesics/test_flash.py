@@ -16,7 +16,7 @@ from DeepFLASHRegistrationLib.geodesics.sampling import Sampler
 from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
 from DeepFLASHRegistrationLib.geodesics.search.lbfgs import LBFGS
 from DeepFLASHRegistrationLib.geodesics.shooting import INTEGRATORS, Shooting
-from DeepFLASHRegistrationLib.geodesics.similarities import SIMILARITIES
+from DeepFLASHRegistrationLib.geodesics.similarities import MAKERS
 from geodesic_fields import blobs, points_of, velocity, waves
 
 DOUBLE = torch.float64
@@ -73,7 +73,7 @@ def same_level(reports, number):
 
 
 CASES = [
-    *[{"similarity": s} for s in SIMILARITIES],
+    *[{"similarity": s} for s in MAKERS],
     *[{"integrator": i} for i in INTEGRATORS if i != "multistep"],
     {"symmetric": True},
     {"symmetric": True, "similarity": "ssd", "step": 1.0, "integrator": "euler"},
@@ -167,7 +167,7 @@ def test_the_regularization_is_taken_per_volume_of_the_mask():
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("similarity", MAKERS)
 def test_every_accepted_iteration_lowers_the_energy(similarity, symmetric):
     pair = shifted()
     levels = [make_level(pair, 2, 5, 8), make_level(pair, 1, 9, 8)]
@@ -382,7 +382,7 @@ def test_absurd_settings_end_with_a_finite_velocity(name, symmetric):
     assert energies[-1] <= energies[0]
 
 
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("similarity", MAKERS)
 @pytest.mark.parametrize("values", [(0.0, 0.0), (1.0, 0.3), (0.5, None), (None, 0.5)], ids=str)
 def test_images_without_contrast_are_left_where_they_are(similarity, values):
     images = [blobs((12, 14)) if v is None else torch.full((12, 14), v, dtype=DOUBLE) for v in values]

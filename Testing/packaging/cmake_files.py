@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,3 +46,53 @@ def tree(folder: Path = MODULE) -> list[Path]:
             for part in path.relative_to(ROOT).parts
         )
     )
+
+
+def loaded_by_slicer() -> set[str]:
+    """Names within the library of what is loaded when Slicer loads the module, by what files import at file scope."""
+    found: set[str] = set()
+    waiting = [MODULE / "DeepFLASHRegistration.py"]
+    while waiting:
+        path = waiting.pop()
+        for name in _imported(path):
+            parts = name.split(".")
+            for length in range(len(parts) + 1):
+                within = ".".join(parts[:length])
+                file = _file(within)
+                if file is not None and within not in found:
+                    found.add(within)
+                    waiting.append(file)
+    return found
+
+
+def _file(within: str) -> Path | None:
+    place = LIBRARY.joinpath(*filter(None, within.split(".")))
+    choices = (place / "__init__.py", place.with_suffix(".py"))
+    return next((file for file in choices if file.is_file()), None)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Names within the library that a file imports when it is loaded; of `from x import y` also x.y."""
+    own = list(path.relative_to(LIBRARY).parts[:-1]) if path.is_relative_to(LIBRARY) else []
+    for node in _at_file_scope(ast.parse(path.read_text(encoding="utf-8")).body):
+        module = node.module or ""
+        if node.level:
+            base = own[: len(own) - node.level + 1]
+        elif module.split(".")[0] == LIBRARY.name:
+            base, module = [], module.partition(".")[2]
+        else:
+            continue
+        home = ".".join([*base, *filter(None, [module])])
+        yield home
+        yield from (f"{home}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _at_file_scope(nodes: list[ast.stmt]) -> Iterator[ast.ImportFrom]:
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for block in ("body", "orelse", "finalbody"):
+                yield from _at_file_scope(getattr(node, block, []))

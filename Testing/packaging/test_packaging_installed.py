@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cmake_files import MODULE, installed_resources, installed_scripts
+from cmake_files import MODULE, installed_resources, installed_scripts, loaded_by_slicer
 
 # Imports what it is given from the installed extension alone, and refuses some modules as if they were not there.
 _IN_SLICER = """
@@ -46,23 +46,6 @@ try:
 except Exception as error:
     print(error)
 """
-# What Slicer's own process loads for its window, besides scene/ and gui/, which are tested in a scene and in Slicer.
-_FOR_THE_WINDOW = {
-    "",
-    "version",
-    "parameters",
-    "support.errors",
-    "support.memory",
-    "imaging",
-    "imaging.grid",
-    "imaging.volume",
-    "problem.parameters",
-    "registration.metrics",
-    "registration.verdict",
-    "process",
-    "process.client",
-    "process.runner",
-}
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +97,18 @@ def test_everything_but_the_computing_rooms_imports_without_torch(installed):
 
 
 def test_what_the_window_needs_imports_with_numpy_alone(installed):
+    """All that Slicer's own process loads, besides scene/ and gui/, which are tested in a scene and in Slicer."""
     modules = _library_modules()
-    assert set(modules) >= _FOR_THE_WINDOW
-    _run(installed, "torch SimpleITK safetensors scipy vtk slicer", [modules[name] for name in _FOR_THE_WINDOW])
+    loaded = [name for name in loaded_by_slicer() if not _lies_in(name, "scene", "gui")]
+    assert {"", "problem.subject", "registration.metrics", "process.client", "methods.trained_models"} <= set(loaded)
+    _run(installed, "torch SimpleITK safetensors scipy vtk slicer", [modules[name] for name in loaded])
+
+
+def test_nothing_that_slicer_loads_computes():
+    """Not even by way of other files: torch belongs into the child process."""
+    loaded = loaded_by_slicer()
+    assert len(loaded) > 80
+    assert not [name for name in loaded if _lies_in(name, *_COMPUTING)]
 
 
 def test_the_computing_rooms_import_from_the_installed_extension(installed):

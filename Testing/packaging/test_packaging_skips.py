@@ -39,6 +39,7 @@ def _run(folder: Path, test: str, ci: str) -> tuple[int, str]:
         ("import pytest\ndef test_a(): pytest.skip('no coffee')", "true", 1),
         ("import pytest\npytest.skip('no coffee', allow_module_level=True)\ndef test_a(): pass", "true", 1),
         ("import pytest\ndef test_a(): pytest.skip('no coffee')", "", 0),
+        ("import pytest\ndef test_a(): pytest.skip('no coffee')", "false", 0),
         ("import pytest\ndef test_a(): pytest.skip('no real images in x')\ndef test_b(): pass", "true", 0),
         ("def test_a(): pass", "true", 0),
     ],

@@ -46,8 +46,29 @@ def test_a_single_volume_needs_no_sequence() -> None:
     assert alone.label_map is None
     assert alone.name == "t1.nii.gz"
     assert Subject([image("a"), image("b")], name="c").name == "c"
-    with pytest.raises(ValueError, match="needs an image"):
+    with pytest.raises(TypeError, match="needs an image"):
         Subject(())
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("t1.nii.gz",), r"images must be a Volume or several, not str. read_volume"),
+        ((np.zeros((4, 4, 4)),), "images must be a Volume or several, not ndarray"),
+        ((None,), "A subject needs an image"),
+        ((image(), [None]), "labels must be Volume, not NoneType"),
+        ((image(), None, np.ones((2, 2))), "mask must be Volume, not ndarray"),
+        ((image(), None, None, np.ones((2, 3))), "landmarks must be Landmarks, not ndarray"),
+    ],
+)
+def test_what_is_no_subject_is_said_in_words(parts: tuple, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Subject(*parts)
+
+
+def test_channels_lie_on_one_grid() -> None:
+    with pytest.raises(InputError, match="fine: lies on another grid"):
+        Subject([image("a"), image("fine", FINER)]).checked()
 
 
 def test_several_channels_or_label_maps_are_refused_where_one_is_needed() -> None:

@@ -16,6 +16,7 @@ from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import PRESETS, SIMILARITIES, Parameters
+from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.metrics import map_points
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.result import Result
@@ -703,3 +704,20 @@ def test_real_hippocampi(brains: list[Any]) -> None:
     result = register(*images, parameters, threads=1, fixed_labels=labels[0], moving_labels=labels[1])
     assert result.metrics["similarity_after"] > result.metrics["similarity_before"]
     assert result.metrics["folds"]["count"] == 0
+
+
+def test_several_label_maps_are_refused_before_the_work(tiny: tuple[Volume, Volume]) -> None:
+    fixed, moving = tiny
+    two = [Volume(fixed.grid, np.ones(fixed.data.shape, np.int32), f"{n}.nrrd") for n in range(2)]
+    events: list[dict[str, Any]] = []
+    with pytest.raises(InputError, match="has 2 label maps"):
+        register(Subject(fixed, two), moving, TINY, threads=1, progress=events.append)
+    assert {event["phase"] for event in events} <= {"prepare"}
+
+
+def test_notes_of_labels_and_masks_are_kept_too(tiny: tuple[Volume, Volume]) -> None:
+    fixed, moving = tiny
+    labels = Volume(moving.grid, np.ones(moving.data.shape, np.int32), "l", ("l: a note of the labels",))
+    mask = Volume(fixed.grid, np.ones(fixed.data.shape, np.uint8), "m", ("m: a note of the mask",))
+    result = register(Subject(fixed, mask=mask), Subject(moving, labels), TINY, threads=1)
+    assert {"l: a note of the labels", "m: a note of the mask"} <= set(result.notes)

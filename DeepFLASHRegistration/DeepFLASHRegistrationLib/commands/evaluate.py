@@ -138,7 +138,7 @@ def _methods(options: argparse.Namespace, model: Any) -> dict[str, Parameters]:
         if method not in METHODS:
             raise InputError(f"--methods: {method!r} is none of {', '.join(METHODS)}.")
         parameters, changes = model.config.parameters, {"method": method, "model": str(model.folder)}
-        if method == "flash":
+        if not METHODS[method].needs_model:
             changes["model"] = ""
             if options.preset:
                 parameters = Parameters.from_preset(options.preset, initial_alignment=parameters.initial_alignment)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: deepflash register | apply | phantom, and on trained models: models | teach | train | evaluate.
+"""The command line: deepflash COMMAND, each a file of this room.
 
 Exit codes: 0 done, 1 failure, 2 wrong input (nothing written), 130 cancelled (nothing half-written).
 """

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
-
 
 def box_sum(x: Tensor, radius: tuple[int, ...]) -> Tensor:
     """Sum over a centered window of 2r + 1 along each of the last axes; zero outside. Separable."""
@@ -136,11 +134,17 @@ class MutualInformation:
         return 1 - 2 * (fixed + moving - both) / (fixed + moving).clamp(min=1e-12)
 
 
+# By name, what makes a dissimilarity of a fixed image, a mask, a window's radius, and what windows may look at.
+MAKERS = {
+    "lncc": lambda fixed, mask, radius, support: LocalCorrelation(fixed, mask, radius, support=support),
+    "ncc": lambda fixed, mask, radius, support: GlobalCorrelation(fixed, mask),
+    "ssd": lambda fixed, mask, radius, support: SquaredDifferences(fixed, mask),
+    "mi": lambda fixed, mask, radius, support: MutualInformation(fixed, mask),
+}
+
+
 def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], support: Tensor | None = None):
     """The named dissimilarity for a fixed image (*shape), a mask of weights (*shape) and a window radius in voxels."""
-    if name == "lncc":
-        return LocalCorrelation(fixed, mask, radius, support=support)
-    makers = {"ssd": SquaredDifferences, "ncc": GlobalCorrelation, "mi": MutualInformation}
-    if name not in makers:
-        raise ValueError(f"Unknown similarity {name!r}; choose one of {', '.join(SIMILARITIES)}.")
-    return makers[name](fixed, mask)
+    if name not in MAKERS:
+        raise ValueError(f"Unknown similarity {name!r}; choose one of {', '.join(MAKERS)}.")
+    return MAKERS[name](fixed, mask, radius, support)

@@ -11,7 +11,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ..methods.trained_models import find_models, model_notes
-from ..problem.parameters import Parameters
+from ..problem.parameters import METHODS, Parameters
 from ..support.errors import InputError
 from .keyboard import underlined
 from .parameter_texts import parameterTexts
@@ -176,7 +176,7 @@ class ParameterForm:
 
     def _showNote(self) -> None:
         """The model matters to the methods that predict; its license to whoever uses it."""
-        predicted = self._values["method"] != "flash"
+        predicted = METHODS[self._values["method"]].needs_model
         self.widgets["model"].enabled = predicted
         note = ""
         if predicted and self._values["model"]:

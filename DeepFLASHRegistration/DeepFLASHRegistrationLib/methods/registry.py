@@ -59,7 +59,7 @@ class Estimated:
 
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
-    if parameters.method == "flash":
+    if not METHODS[parameters.method].needs_model:
         return Plan(parameters)
     from .prediction import predictor
 
@@ -74,5 +74,5 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
 
 def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:
     """v0 by the plan's method."""
-    method = import_module(f".{METHODS[plan.parameters.method]}", __package__)
+    method = import_module(f".{METHODS[plan.parameters.method].file}", __package__)
     return method.estimate(problem, plan, device, initial, watch)

@@ -8,8 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# By name, the file of methods/ that estimates.
-METHODS = {"flash": "flash", "deepflash": "deepflash", "deepflash+flash": "deepflash"}
+
+@dataclass(frozen=True)
+class Method:
+    """A way to find the deformation: its file in methods/, and whether a trained model decides its settings."""
+
+    file: str
+    needs_model: bool = False
+
+
+METHODS = {
+    "flash": Method("flash"),
+    "deepflash": Method("deepflash", needs_model=True),
+    "deepflash+flash": Method("deepflash", needs_model=True),
+}
 ALIGNMENTS = ("none", "centers", "rigid", "affine")
 SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
 INTEGRATORS = ("euler", "multistep", "midpoint", "rk4")
@@ -182,7 +194,7 @@ class Parameters:
             raise ValueError(f"bands must be odd numbers, not {self.bands}.")
         if list(self.resolutions) != sorted(self.resolutions, reverse=True):
             raise ValueError(f"resolutions must run from coarse to fine, not {self.resolutions}.")
-        if self.method != "flash" and not self.model:
+        if METHODS[self.method].needs_model and not self.model:
             raise ValueError(f"The method {self.method!r} needs a model: its name, or its folder.")
         if self.window_low >= self.window_high:
             raise ValueError(f"window_low must lie below window_high, not {self.window_low} and {self.window_high}.")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -37,10 +38,15 @@ class Subject:
     def __post_init__(self) -> None:
         for field in ("images", "labels"):
             given = getattr(self, field)
-            volumes = () if given is None else (given,) if isinstance(given, Volume) else tuple(given)
-            object.__setattr__(self, field, volumes)
+            volumes = () if given is None else (given,) if isinstance(given, Volume) else given
+            if not isinstance(volumes, (tuple, list)):
+                raise TypeError(f"{field} must be a Volume or several, not {type(given).__name__}. {_READING}")
+            _check_types(volumes, Volume, field)
+            object.__setattr__(self, field, tuple(volumes))
+        _check_types([] if self.mask is None else [self.mask], Volume, "mask")
+        _check_types([] if self.landmarks is None else [self.landmarks], Landmarks, "landmarks")
         if not self.images:
-            raise ValueError("A subject needs an image.")
+            raise TypeError("A subject needs an image.")
         if not self.name:
             object.__setattr__(self, "name", self.images[0].name)
 
@@ -116,6 +122,9 @@ class Subject:
         mask = None if self.mask is None else checked_mask(self.mask)
         check_dimensions(images[0], *images[1:], *labels, mask)
         grid = images[0].grid
+        for channel in images[1:]:
+            if not channel.grid.same_as(grid):
+                raise InputError(f"{channel.name or 'A channel'}: lies on another grid than {self.name}. Resample it.")
         labels = tuple(with_place_checked(_named(each, f"{side} labels"), images[0]) for each in labels)
         if mask is not None:
             mask = with_place_checked(_named(mask, f"{side} mask"), images[0])
@@ -123,6 +132,15 @@ class Subject:
             mask = with_sense_checked(replace(mask, grid=grid, data=inside.astype(np.uint8)), images[0])
         landmarks = None if self.landmarks is None else _checked_landmarks(self.landmarks, images[0], side)
         return replace(self, images=images, labels=labels, mask=mask, landmarks=landmarks)
+
+
+_READING = "read_volume, read_labels and read_mask read files."
+
+
+def _check_types(parts: Sequence[object], kind: type, what: str) -> None:
+    for part in parts:
+        if not isinstance(part, kind):
+            raise TypeError(f"{what} must be {kind.__name__}, not {type(part).__name__}. {_READING}")
 
 
 class Attached(TypedDict, total=False):

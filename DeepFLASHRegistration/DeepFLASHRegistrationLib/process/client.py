@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..problem.subject import Attached, subjects
 from ..support.errors import Cancelled, InputError
 from . import folders, transfer
 from .connection import Connection
@@ -247,18 +248,21 @@ class RegistrationProcess:
         cancel: Callable[[], bool] | None = None,
         **inputs: Any,
     ) -> Any:
-        """`registration.register` in the child: the same arguments, result and errors. Waits for its end.
+        """`registration.register.register` in the child: the same arguments, result and errors. Waits for its end.
 
         Args:
-            fixed, moving: Volume.
+            fixed, moving: Subject or Volume.
             parameters: Parameters, None for the defaults.
             progress: called with every Event of the registration.
             cancel: as for `wait`.
-            inputs: the other arguments of `registration.register`: labels, masks, points, device, threads.
+            inputs: the other arguments of `registration.register.register`: labels, masks, points, device, threads.
 
         Returns:
-            registration.Result; with `cancelled` set, the best so far.
+            registration.result.Result; with `cancelled` set, the best so far.
         """
+        attached = {name: inputs.pop(name) for name in list(inputs) if name in Attached.__annotations__}
+        # What was passed wrongly is said here, and costs no warm child.
+        fixed, moving = subjects(fixed, moving, attached)
         arguments = {"fixed": fixed, "moving": moving, **inputs}
         if parameters is not None:
             arguments["parameters"] = parameters

@@ -53,8 +53,8 @@ def write(folder: Path, value: Any, stop: Callable[[], bool] | None = None) -> N
 
     Args:
         folder: created by this function; its parent exists.
-        value: None, numbers, strings, paths, arrays of numbers, the package's own Grid, Volume, Parameters,
-            Result and Verdict, and lists, tuples and mappings of these.
+        value: None, numbers, strings, paths, arrays of numbers, objects of the package's own classes in `_CLASSES`,
+            and lists, tuples and mappings of these.
         stop: asked about every 16 MB; true gives up.
 
     Raises:

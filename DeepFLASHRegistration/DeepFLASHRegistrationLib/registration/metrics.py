@@ -444,9 +444,9 @@ def landmark_errors(mapped: np.ndarray, moving_points: np.ndarray) -> np.ndarray
 def truth_error(result: Any, truth_grid: Grid, truth: np.ndarray) -> dict[str, float]:
     """Distance between the found and the true map, over the foreground of the warped image.
 
-    result: registration.Result; truth: (*truth_grid.shape, d) LPS mm, fixed -> moving, the affine included. Returns
-    mean, p95 and max in mm, and mean_before: the mean for the affine alignment alone. Points that the true field does
-    not cover do not count; InputError if it covers none.
+    result: Result; truth: (*truth_grid.shape, d) LPS mm, fixed -> moving, the affine included. Returns mean, p95
+    and max in mm, and mean_before: the mean for the affine alignment alone. Points that the true field does not
+    cover do not count; InputError if it covers none.
     """
     from ..imaging.intensities import foreground
 

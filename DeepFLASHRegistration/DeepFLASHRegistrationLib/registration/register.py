@@ -80,8 +80,9 @@ def register(
     watch = Progress(progress, cancel)
     watch.phase("prepare", 0.0, "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
-    check_dimensions(one.image, two.image)
-    pairs = corresponding(one.landmarks, two.landmarks)  # refused now rather than after the work
+    # One image and at most one label map of each, which is refused now rather than after the work.
+    check_dimensions(one.image, two.image, one.label_map, two.label_map)
+    pairs = corresponding(one.landmarks, two.landmarks)
     notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ())]
     run = _Run(one, two, plan, resolve_device(device), watch, list(dict.fromkeys(notes)))
     watch.note(run.notes)

@@ -67,7 +67,7 @@ class Criterion:
 
 
 def verdict(metrics: Mapping[str, Any], cancelled: bool = False) -> Verdict:
-    """Judges the metrics of a result (registration.Result.metrics) by the limits above.
+    """Judges the metrics of a result (registration.result.Result.metrics) by the limits above.
 
     The level is that of the worst criterion. The reasons are those of every criterion that is not good,
     gravest first, or, if all are good, those of all. voxel_mm (edge of a fixed voxel, geometric mean, default

@@ -40,8 +40,8 @@ class RegistrationRun(Run):
     Attributes:
         nodes: the outputs in the scene; None until the run is done.
         fixed, moving: what the nodes hold, once it was started.
-        result: everything the registration found, without nodes (registration.Result); of a cancelled run the best so
-            far, if there is one, which `keep` writes into the scene.
+        result: everything the registration found, without nodes (registration.result.Result); of a cancelled
+            run the best so far, if there is one, which `keep` writes into the scene.
     """
 
     task = "register"
@@ -66,7 +66,7 @@ class RegistrationRun(Run):
 
     @property
     def result(self) -> Any:
-        """registration.Result, None if there is none."""
+        """registration.result.Result, None if there is none."""
         return self.value
 
     @property
@@ -76,11 +76,11 @@ class RegistrationRun(Run):
 
     @property
     def verdict(self) -> Any:
-        """verdict.Verdict, None if there is no result."""
+        """registration.verdict.Verdict, None if there is no result."""
         return self.value.verdict if self.value is not None else None
 
     def arguments(self) -> dict[str, Any]:
-        """The nodes as arguments of `registration.register`.
+        """The nodes as arguments of `registration.register.register`.
 
         Raises:
             InputError: a node cannot be used, or an output cannot be written.
@@ -266,7 +266,7 @@ class SampleRun(Run):
     task = "phantom"
 
     def __init__(self, scene: slicer.vtkMRMLScene, **arguments: Any) -> None:
-        """`arguments`: those of phantom.make_pair."""
+        """`arguments`: those of phantom.pairs.make_pair."""
         super().__init__()
         self._scene, self._arguments = scene, arguments
         self.nodes: list[slicer.vtkMRMLNode] = []

@@ -23,7 +23,7 @@ VELOCITY_ROLE = "DeepFLASH.velocity"
 
 
 def velocityText(result: Any) -> str:
-    """The velocity of a registration.Result as text."""
+    """The velocity of a registration.result.Result as text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / VELOCITY
         write_velocity(path, result)

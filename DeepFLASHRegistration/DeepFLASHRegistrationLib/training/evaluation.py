@@ -19,7 +19,7 @@ import numpy as np
 from ..imaging.files import atomic
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..problem.parameters import Parameters
+from ..problem.parameters import METHODS, Parameters
 from ..problem.subject import Subject
 from ..results.plain import plain
 from ..support.errors import InputError
@@ -100,7 +100,7 @@ def evaluate(
                 if sides is not None:
                     shifted = sides if by == 0 else tuple(moved(side, by) for side in sides)
                     try:
-                        if method not in warm and method != "flash":
+                        if method not in warm and METHODS[parameters.method].needs_model:
                             _registered(row, *shifted, parameters, structures, ignore, device, threads)
                         row = _registered(row, *shifted, parameters, structures, ignore, device, threads)
                         warm.add(method)
