@@ -16,6 +16,7 @@ from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.points import read_points, write_points
+from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, read_segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.results.folder import save_result
@@ -453,3 +454,28 @@ def test_labels_of_another_image_are_noted(
     write_volume(tmp_path / "labels.nrrd", labels)
     assert apply(saved.folder, tmp_path / "labels.nrrd", "--labels", "-o", tmp_path / "out.nrrd") == 0
     assert "labels.nrrd: lies outside the moving image that was registered (0 % of its" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------ segmentations
+
+
+def test_a_segmentation_keeps_layers_names_colors_and_terminology(
+    saved: Saved, registered: Registered, tmp_path: Path
+) -> None:
+    one = registered.labels.data == 2
+    layers = tuple(Volume(registered.labels.grid, np.int32(value * one), "organs") for value in (5, 1))
+    segments = (
+        Segment("a", "Liver", (1.0, 0.5, 0.25), 0, 5, {"Tags": "Terminology~x"}),
+        Segment("b", "Tumor", (0.25, 0.25, 0.25), 1, 1),
+    )
+    own = Segmentation(layers, segments)
+    write_segmentation(tmp_path / "organs.seg.nrrd", own)
+    out = tmp_path / "out.seg.nrrd"
+    assert apply(saved.folder, tmp_path / "organs.seg.nrrd", "--labels", "-o", out) == 0
+    found = read_segmentation(out)
+    assert [(s.id, s.name, s.color, s.layer, s.label, s.other) for s in found.segments] == [
+        (s.id, s.name, s.color, s.layer, s.label, s.other) for s in own.segments
+    ]
+    expected = saved.result.labels.data == 2
+    assert ((found.layers[0].data == 5) != expected).mean() < 1e-3
+    assert ((found.layers[1].data == 1) != expected).mean() < 1e-3

@@ -11,6 +11,7 @@ from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.segmentation import (
     Segment,
     Segmentation,
+    label_map,
     read_segmentation,
     write_segmentation,
 )
@@ -214,3 +215,33 @@ def test_empty_and_fractional_ones_are_refused(tmp_path) -> None:
         read_segmentation(tmp_path / "a.seg.nrrd")
     with pytest.raises(InputError, match="Name it so"):
         write_segmentation(tmp_path / "a.nrrd", Segmentation((), ()))
+
+
+def test_segments_of_the_same_name_get_the_same_number_in_both_files() -> None:
+    grid = Grid((4, 4, 4), np.eye(4))
+    first, second = np.zeros((2, 4, 4, 4), np.int32)
+    first[0], first[1] = 7, 8  # Liver, Kidney
+    second[0], second[1], second[2] = 1, 2, 3  # Kidney, Liver, Spleen
+    named = lambda *names: tuple(Segment(n, n, label=v) for n, v in names)  # noqa: E731
+    one = Segmentation((Volume(grid, first, "one"),), named(("Liver", 7), ("Kidney", 8)))
+    two = Segmentation((Volume(grid, second, "two"),), named(("Kidney", 1), ("Liver", 2), ("Spleen", 3)))
+    numbers: dict[str, int] = {}
+    a, b = label_map(one, numbers).data, label_map(two, numbers).data
+    assert numbers == {"Liver": 1, "Kidney": 2, "Spleen": 3}
+    assert [np.unique(x).tolist() for x in (a[0], a[1])] == [[1], [2]]
+    assert [np.unique(x).tolist() for x in (b[0], b[1], b[2])] == [[2], [1], [3]]
+    # Alone, a single layer keeps its own values.
+    assert label_map(two) is two.layers[0]
+
+
+def test_an_overlap_is_a_label_of_its_own_and_said() -> None:
+    grid = Grid((4, 4, 4), np.eye(4))
+    below, above = np.zeros((2, 4, 4, 4), np.int32)
+    below[:2], above[1:3] = 1, 1
+    both = Segmentation(
+        (Volume(grid, below, "s"), Volume(grid, above, "s")), (Segment("a", "A", layer=0), Segment("b", "B", layer=1))
+    )
+    found = label_map(both)
+    assert [np.unique(found.data[k]).tolist() for k in range(4)] == [[1], [3], [2], [0]]
+    assert found.notes[0] == "s: its segments are numbered 1 A, 2 B, 3 A + B"
+    assert "overlap" in found.notes[1]

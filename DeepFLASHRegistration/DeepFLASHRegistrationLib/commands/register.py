@@ -67,13 +67,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     parameters, transform = _parameters(options)
+    from ..imaging.segmentation import is_segmentation
     from ..registration.register import register
     from ..report import FILES
     from ..results.folder import save_result
     from ..support.output_folder import check_output
 
     check_output(options.output, FILES, options.force)
-    fixed, moving = _subject(options, "fixed"), _subject(options, "moving")
+    # Segments of the same name are the same label on both sides; label maps have but their numbers.
+    named = [is_segmentation(each) for each in (options.fixed_labels, options.moving_labels) if each is not None]
+    numbers: dict[str, int] | None = {} if named and all(named) else None
+    fixed, moving = (_subject(options, side, numbers) for side in ("fixed", "moving"))
     affine = None
     if transform is not None:
         from ..imaging.transforms import read_affine_with_notes
@@ -108,11 +112,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _subject(options: argparse.Namespace, side: str) -> Subject:
+def _subject(options: argparse.Namespace, side: str, numbers: dict[str, int] | None) -> Subject:
     from ..problem.reading import read_subject
 
     labels, mask, points = (getattr(options, f"{side}_{what}") for what in ("labels", "mask", "points"))
-    return read_subject(getattr(options, side), labels, mask, points)
+    return read_subject(getattr(options, side), labels, mask, points, numbers=numbers)
 
 
 def _truth(options: argparse.Namespace, fixed: Subject) -> tuple[Grid, np.ndarray] | None:

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..support.errors import InputError
-from . import itk_reading, mgh, pictures
+from . import itk_reading, mgh, pictures, segmentation
 from .colors import luminance
 from .dicom.reading import open_file, open_folder
 from .files import atomic, is_folder, quiet, unwritable
@@ -44,12 +44,16 @@ def read_volume(path: str | os.PathLike) -> Volume:
     return checked_image(_read(path, _luminance))
 
 
-def read_labels(path: str | os.PathLike) -> Volume:
-    """Reads a label map as an int32 Volume; values within 0.01 of integers are rounded.
+def read_labels(path: str | os.PathLike, numbers: dict[str, int] | None = None) -> Volume:
+    """Reads a label map, or a segmentation of Slicer (.seg.nrrd), as an int32 Volume.
+
+    Values within 0.01 of integers are rounded. ``numbers``: see segmentation.label_map.
 
     Raises:
         InputError: as read_volume, and if a value is no integer, there is no label, or there are colors.
     """
+    if segmentation.is_segmentation(path):
+        return checked_labels(segmentation.label_map(segmentation.read_segmentation(path), numbers))
     return checked_labels(_read(path, _gray, exact=True))
 
 

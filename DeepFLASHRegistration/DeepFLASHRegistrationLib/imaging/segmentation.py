@@ -83,6 +83,42 @@ class Segmentation:
         return replace(self, layers=tuple(layers), header=header)
 
 
+def label_map(segmentation: Segmentation, numbers: dict[str, int] | None = None) -> Volume:
+    """All segments in one label map.
+
+    Where segments overlap, each combination has a number of its own, so that nothing is lost; a note says so, and which
+    number stands for which segment.
+
+    Args:
+        segmentation: as it was read.
+        numbers: by the name of a segment or combination, shared by segmentations that are compared; new names are
+            added. By default a single layer keeps its own values.
+    """
+    name = segmentation.layers[0].name
+    if numbers is None and len(segmentation.layers) == 1:
+        return segmentation.layers[0]
+    numbers = {} if numbers is None else numbers
+    combined = np.zeros(segmentation.grid.shape, np.int32)
+    held: dict[int, str] = {0: ""}  # a number of this map, and the names that it stands for
+    for segment in segmentation.segments:
+        inside = segmentation.layers[segment.layer].data == segment.label
+        if not inside.any():
+            continue
+        before = combined[inside]
+        after = np.empty_like(before)
+        for number in np.unique(before):
+            names = f"{held[int(number)]} + {segment.name}" if number else segment.name
+            new = numbers.setdefault(names, max(numbers.values(), default=0) + 1)
+            held[new] = names
+            after[before == number] = new
+        combined[inside] = after
+    present = [int(number) for number in np.unique(combined) if number]
+    notes = [f"{name}: its segments are numbered {', '.join(f'{number} {held[number]}' for number in present)}"]
+    if any(" + " in held[number] for number in present):
+        notes.append(f"{name}: segments overlap; each combination is carried as a label of its own")
+    return Volume(segmentation.grid, combined, name, tuple(notes))
+
+
 def is_segmentation(path: str | os.PathLike) -> bool:
     """Whether the name is that of a segmentation."""
     return os.fspath(path).lower().endswith(SUFFIX)

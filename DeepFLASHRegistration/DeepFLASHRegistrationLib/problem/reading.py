@@ -14,8 +14,11 @@ def read_subject(
     mask: str | os.PathLike | None = None,
     points: str | os.PathLike | None = None,
     name: str = "",
+    numbers: dict[str, int] | None = None,
 ) -> Subject:
     """Reads an image file or a DICOM folder, and what belongs to it where there is any.
+
+    ``numbers``: of segments by name, shared by both sides (see imaging.segmentation.label_map).
 
     Raises:
         InputError: a file is missing, damaged, or of the wrong kind.
@@ -26,7 +29,7 @@ def read_subject(
     volume = read_volume(image)
     return Subject(
         volume,
-        None if labels is None else read_labels(labels),
+        None if labels is None else read_labels(labels, numbers),
         None if mask is None else read_mask(mask),
         None if points is None else read_landmarks(points),
         name,

@@ -11,6 +11,7 @@ import numpy as np
 from ..imaging import io, points, series, surfaces
 from ..imaging.files import POINTS, SURFACES
 from ..imaging.grid import Grid
+from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
 from ..imaging.volume import Volume
 from ..problem.belonging import elsewhere
 from ..registration.warping import warp, warp_labels
@@ -121,16 +122,14 @@ class _Way:
     def resample(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
         """Reads an image or label map and writes it as it appears in the other space."""
         how, target = self.how, self.target
+        if is_segmentation(source) and is_segmentation(output):
+            return self._segments(source, output)
         path, which = io.selection(source)
         stored = io.open_image(path)
         grid = target if how.reference is None else io.read_grid(how.reference)
         shown = io.flattened(path, stored.grid)
-        for name, ndim in ((source, shown.ndim), (how.reference, grid.ndim)):
-            if ndim != target.ndim:
-                raise InputError(
-                    f"{name}: has {ndim} dimensions, the result {target.ndim}. Pass an image of "
-                    f"{target.ndim} dimensions."
-                )
+        self._check_dimension(source, shown.ndim)
+        self._check_dimension(how.reference, grid.ndim)
         if which or how.labels or (stored.count == 1 and stored.channels == 1):
             return self._one(source, output, grid)
         if stored.channels > 1 and stored.count > 1:
@@ -148,15 +147,36 @@ class _Way:
         series.write_series(output, grid, warped_volumes, stored.count, stored.seconds)
         return [*notes, f"{path}: all its {stored.count} volumes were carried"]
 
+    def _segments(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
+        """Each layer on its own, so that names, colors, terminology and overlaps stay what they are."""
+        found = read_segmentation(source)
+        grid = self.target if self.how.reference is None else io.read_grid(self.how.reference)
+        self._check_dimension(source, found.grid.ndim)
+        self._check_dimension(self.how.reference, grid.ndim)
+        field = self.deformation.displacement(grid, self.inwards, self.how.time)
+        carried = [Volume(grid, warp_labels(layer, grid, field), layer.name) for layer in found.layers]
+        write_segmentation(output, found.with_layers(carried))
+        return self._place_noted(found.layers[0])
+
+    def _check_dimension(self, path: str | os.PathLike | None, ndim: int) -> None:
+        if ndim != self.target.ndim:
+            raise InputError(
+                f"{path}: has {ndim} dimensions, the result {self.target.ndim}. Pass an image of "
+                f"{self.target.ndim} dimensions."
+            )
+
+    def _place_noted(self, labels: Volume) -> list[str]:
+        other = "fixed" if self.how.to == "moving" else "moving"
+        text, _ = elsewhere(self.origin, labels, f"the {other} image that was registered")
+        return [*labels.notes, *([text] if text else [])]
+
     def _one(self, source: str | os.PathLike, output: str | os.PathLike, grid: Grid) -> list[str]:
         how = self.how
         volume = (io.read_labels if how.labels else io.read_volume)(source)
         field = self.deformation.displacement(grid, self.inwards, how.time)
         notes = list(volume.notes)
         if how.labels:
-            other = "fixed" if how.to == "moving" else "moving"
-            text, _ = elsewhere(self.origin, volume, f"the {other} image that was registered")
-            notes += [text] if text else []
+            notes = self._place_noted(volume)
             data = warp_labels(volume, grid, field)
         else:
             data = self._warped(volume.grid, volume.data, grid, field)
