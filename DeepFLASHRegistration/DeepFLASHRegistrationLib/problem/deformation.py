@@ -22,6 +22,8 @@ _POINTS_PER_WAVELENGTH = 5.5
 _PER_STEP = 0.2
 # Largest relative change of ⟨Lv, v⟩ along the final geodesic.
 _DRIFT, _MOST_STEPS = 0.02, 200
+# Normalized coordinates beyond it lie outside any lattice, and overflow nothing.
+_FAR = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,28 +236,29 @@ class Deformation:
             u = Upsampler(source.lattice, lattice, torch.float32, self.device)(u)
         sampler = Sampler(lattice, lattice, torch.float32, self.device)
         result = np.empty((d, *grid.shape), dtype=np.float32)
-        matrix = torch.as_tensor(to_index, device=self.device)
-        rest = [torch.arange(n, dtype=torch.float64, device=self.device) for n in grid.shape[1:]]
+        slope, base = self._normalizing(lattice)
+        matrix, offset = slope[:, None] * to_index[:d, :d], slope * to_index[:d, d] + base
+        rest = [np.arange(n) for n in grid.shape[1:]]
         for k in range(grid.shape[0]):
-            index = torch.stack(
-                torch.meshgrid(torch.tensor([float(k)], dtype=torch.float64, device=self.device), *rest, indexing="ij"),
-                -1,
-            )
-            points = index @ matrix[:d, :d].T + matrix[:d, d]
-            result[:, k] = sampler.at(u, self._normalized(points, lattice), padding="zeros").cpu().numpy()[:, 0]
+            points = np.empty((1, 1, *grid.shape[1:], d), dtype=np.float32)
+            for a, part in enumerate(over_indices(matrix, offset, [np.array([k]), *rest])):
+                points[0, ..., d - 1 - a] = part
+            near = torch.from_numpy(points.clip(-_FAR, _FAR, out=points)).to(self.device)
+            result[:, k] = sampler.at(u, near, padding="zeros").cpu().numpy()[:, 0]
         return result
+
+    def _normalizing(self, lattice: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(slope, base): domain indices times slope plus base are normalized coordinates of a lattice; (d,) each."""
+        scale = 2 / (np.array(lattice.step) * np.maximum(np.array(lattice.shape) - 1, 1))
+        return self.cell * scale, (0.5 * self.cell - np.array(lattice.origin)) * scale - 1
 
     def _normalized(self, index: torch.Tensor, lattice: Any) -> torch.Tensor:
         """Domain indices (…, d) as normalized coordinates (1, …, d) of a lattice; far points are brought near, where
         the field is at rest as well."""
         import torch
 
-        cell = torch.as_tensor(self.cell, device=index.device)
-        origin = torch.as_tensor(lattice.origin, device=index.device, dtype=torch.float64)
-        step = torch.as_tensor(lattice.step, device=index.device, dtype=torch.float64)
-        last = torch.as_tensor([max(n - 1, 1) for n in lattice.shape], device=index.device, dtype=torch.float64)
-        coordinates = 2 * (((index + 0.5) * cell - origin) / step) / last - 1
-        return coordinates.clamp(-1e3, 1e3).flip(-1).float()[None]
+        slope, base = (torch.as_tensor(x, device=index.device) for x in self._normalizing(lattice))
+        return (index * slope + base).clamp(-_FAR, _FAR).flip(-1).float()[None]
 
     def _follow(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
         """Displacements (d, N) in units of domain indices (N, d)."""
