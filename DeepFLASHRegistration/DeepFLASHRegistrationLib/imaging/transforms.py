@@ -17,14 +17,18 @@ from .io import write_image
 from .itk_affine import read_itk
 from .itk_isolated import read_isolated
 from .lta import read_lta
-from .nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, write_nifti
+from .nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
 from .xfm import read_xfm
 
 _LARGEST_TRANSFORM = 64 << 20
 
 
 def write_displacement_field(
-    path: str | os.PathLike, grid: Grid, displacement: np.ndarray, target: Grid | None = None
+    path: str | os.PathLike,
+    grid: Grid,
+    displacement: np.ndarray,
+    target: Grid | None = None,
+    step_mm: float | None = None,
 ) -> None:
     """Writes a displacement field that ITK (SimpleITK, ANTs, Slicer) applies as point -> point + displacement.
 
@@ -37,6 +41,7 @@ def write_displacement_field(
         displacement: (*grid.shape, d) in LPS mm (x, y[, z]).
         target: for a 2-D grid with a plane: the grid whose plane the displaced points lie in (default: the same
             plane). The file is then 3-D with one slice and 3-D vectors, so that it also leads from slice to slice.
+        step_mm: components are rounded to multiples of it; of a power of two, NIfTI shrinks to a third.
 
     Raises:
         InputError: unknown suffix, or a folder that does not exist or may not be written.
@@ -54,7 +59,8 @@ def write_displacement_field(
         displacement = np.expand_dims(lifted - grid.lift(points), grid.slice_axis)
         grid = grid.lifted()
     if not is_nifti(path):
-        write_image(path, grid, displacement.astype(np.float32, copy=False), vector=True)
+        displacement = displacement.astype(np.float32, copy=False)
+        write_image(path, grid, displacement if step_mm is None else rounded(displacement, step_mm), vector=True)
         return
     if grid.ndim == 3 and grid.shape[0] == 1:
         # ITK drops trailing axes of one slice from vector images, and with them the position of the slice.
@@ -64,6 +70,8 @@ def write_displacement_field(
     planes = np.empty((grid.ndim, *grid.shape), dtype=np.float32)
     for axis in range(grid.ndim):
         planes[axis] = displacement[..., axis]
+        if step_mm is not None:
+            rounded(planes[axis], step_mm, out=planes[axis])
     if grid.ndim == 3:
         np.negative(planes[:2], out=planes[:2])
     with atomic(path) as temporary:

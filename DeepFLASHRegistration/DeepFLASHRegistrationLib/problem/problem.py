@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..imaging.grid import Grid, stored, upright
+from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .deformation import border_window
 from .parameters import Parameters
 from .subject import Subject
+from .working import largest_mm, level_factors, level_modes, problem_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,10 +109,10 @@ class Problem:
 
         self.affine = affine
         self.foreground = _object_voxels(fixed)
-        # Lengths in mm are meant for human anatomy; of a mouse's head or a cell they must not exceed the image.
-        self.largest_mm = float(fixed.grid.extent.max()) / 4
+        self.largest_mm = largest_mm(fixed.grid)
         self.margin_mm = min(parameters.margin_mm, self.largest_mm)
-        self.grid = _working_grid(fixed.image, self.foreground, self.margin_mm, parameters, multiple)
+        inside = Volume(fixed.grid, self.foreground.astype(np.uint8))
+        self.grid = problem_grid(fixed.grid, inside, parameters, multiple, fixed.image.name)
         longest = float(self.grid.extent.max())
         low, high = _USUAL_EXTENT_MM
         self.unit_mm = unit_mm or (_UNIT_MM if low <= longest <= high else longest / 128)
@@ -214,23 +214,13 @@ class Problem:
         from ..geodesics.band import Band, Metric
         from ..geodesics.objective import Level
 
-        every = _factors(self.grid, parameters)
+        every = level_factors(self.grid, parameters)
         count = len(every)
         longest = max(self.lengths)
         edges = self.grid.spacing / self.unit_mm
         levels = []
-        for i, factors in enumerate(every):
+        for i, (factors, modes) in enumerate(zip(every, level_modes(self.grid, parameters), strict=True)):
             voxel = edges * np.array(factors)
-            modes = []
-            for n, length, cells in zip(
-                parameters.bands[i : i + 1] * len(edges),
-                self.lengths,
-                np.array(self.grid.shape) // np.array(factors),
-                strict=True,
-            ):
-                # Same shortest wavelength along every axis, and never below four of the level's voxels.
-                wanted = min(n * length / longest, cells / 2)
-                modes.append(max(3, 2 * round((wanted - 1) / 2) + 1))
             alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
             step = float(edges.min()) if parameters.map == "band-limited" else None
             window = min(parameters.window_mm, self.largest_mm) / self.unit_mm
@@ -240,7 +230,7 @@ class Problem:
             levels.append(
                 Level(
                     factors,
-                    Band(tuple(modes), self.lengths),
+                    Band(modes, self.lengths),
                     Metric(alpha, parameters.power, parameters.gamma, step),
                     radius,
                     parameters.iterations[i],
@@ -260,42 +250,6 @@ def _object_voxels(fixed: Subject) -> np.ndarray:
         if not inside.any():
             raise InputError(f"{fixed.mask.name}: covers only background. Draw it on the object.")
     return inside
-
-
-def _working_grid(fixed: Volume, inside: np.ndarray, margin_mm: float, parameters: Parameters, multiple: int) -> Grid:
-    from ..imaging.working_grid import working_grid
-
-    name = fixed.name or "the fixed image"
-    if parameters.spacing_mm and float(fixed.grid.extent.max()) > 32_767 * parameters.spacing_mm:
-        raise InputError(
-            f"A working voxel of {parameters.spacing_mm:g} mm is too small for {name}. Choose a larger one, or 0 to "
-            "let it be chosen."
-        )
-    grid = working_grid(
-        fixed,
-        spacing_mm=parameters.spacing_mm or None,
-        margin_mm=margin_mm,
-        max_voxels=parameters.max_voxels,
-        mask=Volume(fixed.grid, inside.astype(np.uint8)),
-    )
-    # Sampling on voxels and stepping along axes tell directions apart, if slightly; storage must not choose them.
-    grid = stored(grid, *upright(grid))
-    multiples = [math.lcm(*(f[a] * multiple for f in _factors(grid, parameters))) for a in range(grid.ndim)]
-    missing = [-n % m for n, m in zip(grid.shape, multiples, strict=True)]
-    needed = [n + m for n, m in zip(grid.shape, missing, strict=True)]
-    if not 0 < math.prod(needed) <= 16 * parameters.max_voxels:
-        raise InputError(
-            f"A working grid of {' x '.join(map(str, needed))} voxels is too large. Choose a larger "
-            "working voxel (or 0 to let it be chosen), and resolutions of which one divides the next."
-        )
-    return grid.padded([m // 2 for m in missing], [m - m // 2 for m in missing])
-
-
-def _factors(grid: Grid, parameters: Parameters) -> list[tuple[int, ...]]:
-    """Voxels of the working grid that are averaged along each axis, per level."""
-    finest = float(grid.spacing.min())
-    # Blocks that are averaged stay about cubic in mm on anisotropic grids.
-    return [tuple(max(1, round(r * finest / h)) for h in grid.spacing) for r in parameters.resolutions]
 
 
 def settings(parameters: Parameters) -> Settings:

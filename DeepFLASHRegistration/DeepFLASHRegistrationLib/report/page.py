@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,19 +68,20 @@ def write_report(
     result: Result,
     fixed: Subject,
     moving: Subject,
+    files: Collection[str] | None = None,
 ) -> None:
     """Writes the report of a registration as one HTML file; it appears complete or not at all.
 
     path: the file; result: what register() returned for `fixed` and `moving`; labels of the fixed
-    subject, on any grid, are drawn beside the propagated ones. Raises OSError if the file cannot be
-    written.
+    subject, on any grid, are drawn beside the propagated ones; files: names of those beside the report, all that
+    there can be by default. Raises OSError if the file cannot be written.
     """
-    page = render(result, fixed, moving).encode("utf-8")
+    page = render(result, fixed, moving, files).encode("utf-8")
     with atomic(path) as temporary:
         temporary.write_bytes(page)
 
 
-def render(result: Result, fixed: Subject, moving: Subject) -> str:
+def render(result: Result, fixed: Subject, moving: Subject, files: Collection[str] | None = None) -> str:
     """The report's HTML text; arguments as for `write_report`."""
     metrics = result.metrics
     names = [escaped(name) for name in _titles(fixed.name or "fixed image", moving.name or "moving image")]
@@ -98,7 +99,7 @@ def render(result: Result, fixed: Subject, moving: Subject) -> str:
         collapsible("Parameters", parameter_table(result.parameters)),
         collapsible("Provenance and timings", provenance(result, fixed.image, moving.image)),
         _notes([*result.notes, *fixed.notes, *moving.notes]),
-        _file_section(result),
+        _file_section(result, FILES if files is None else files),
     ]
     # The policy makes sure that not even a hostile name could load or run anything.
     return (
@@ -246,6 +247,7 @@ def _notes(notes: Sequence[str]) -> str:
     return f"<section><h2>Notes</h2><ul>{''.join(f'<li>{escaped(note)}</li>' for note in unique)}</ul></section>"
 
 
-def _file_section(result: Result) -> str:
-    rows = [(name, what) for name, what in FILES.items() if name != "labels.nii.gz" or result.labels is not None]
+def _file_section(result: Result, files: Collection[str]) -> str:
+    names = [name for name in files if name != "labels.nii.gz" or result.labels is not None]
+    rows = [(name, FILES[name]) for name in names]
     return f'<section class="files"><h2>Files beside this report</h2>{table_of(rows)}</section>'

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ..problem.subject import Subject, subjects
 from ..registration.result import Result
 from ..report import FILES, write_report
 from ..support.output_folder import whole_folder
+from .outputs import chosen_files
 from .plain import grid_values, plain
+from .rounding import field_step
 from .velocity import VELOCITY, write_velocity
 
 # What is written for a folded voxel, whose determinant has no logarithm.
@@ -30,44 +33,68 @@ def save_result(
     moving: Subject | Volume,
     fixed_labels: Volume | None = None,
     force: bool = False,
+    outputs: Collection[str] | None = None,
 ) -> Path:
-    """Writes every file of report.FILES that the result has.
+    """Writes the files of report.FILES that the result has, or some of them.
 
     Args:
         result: what register() returned for ``fixed`` and ``moving``.
         folder: made if needed; the files appear in it all at once, at the end.
         fixed_labels: drawn in the report, where ``fixed`` is an image alone.
-        force: replace an earlier result in the folder; files of other names stay.
+        force: replace an earlier result in the folder, also the files of it that are not written now; files of other
+            names stay.
+        outputs: what is written beside the velocity and result.json: names of files as in `chosen_files`; all by
+            default.
 
     Raises:
-        InputError: the folder is a file, holds files and ``force`` is not set, or cannot be written.
+        InputError: the folder is a file, holds files and ``force`` is not set, or cannot be written; an output is
+            unknown.
         OSError: the disk is full or fails; nothing is left behind, and an earlier result is as it was.
     """
-    from ..imaging.io import write_volume
-    from ..imaging.transforms import write_affine, write_displacement_field
-
     one, two = subjects(fixed, moving, {"fixed_labels": fixed_labels})
+    files = chosen_files(outputs, result.labels is not None)
     with whole_folder(folder, FILES, force) as temporary:
-        write_volume(temporary / "warped.nii.gz", result.warped)
-        write_displacement_field(
-            temporary / "fixed_to_moving.nii.gz", result.field_grid, result.fixed_to_moving, result.moving_grid
-        )
-        write_displacement_field(
-            temporary / "moving_to_fixed.nii.gz", result.inverse_grid, result.moving_to_fixed, result.fixed_grid
-        )
-        write_affine(temporary / "affine.tfm", result.affine, result.fixed_grid, result.moving_grid)
-        logarithm = np.maximum(result.log_jacobian.data, np.float32(_LOG_FLOOR))
-        write_volume(temporary / "log_jacobian.nii.gz", result.log_jacobian.with_data(logarithm))
-        if result.labels is not None:
-            write_volume(temporary / "labels.nii.gz", result.labels)
+        changes = _write_arrays(result, temporary, files)
         write_velocity(temporary / VELOCITY, result)
-        write_report(temporary / "report.html", result, one, two)
-        (temporary / "result.json").write_text(json.dumps(summary(result), indent=1, allow_nan=False), encoding="utf-8")
+        if "report.html" in files:
+            write_report(temporary / "report.html", result, one, two, files)
+        text = json.dumps(summary(result, files, changes), indent=1, allow_nan=False)
+        (temporary / "result.json").write_text(text, encoding="utf-8")
     return Path(folder)
 
 
-def summary(result: Result) -> dict[str, Any]:
-    """What result.json holds: plain values; what is not finite becomes null."""
+def _write_arrays(result: Result, folder: Path, files: Collection[str]) -> dict[str, float]:
+    """Writes the images and transforms among the files; by how many mm rounding changed components at most, by file."""
+    from ..imaging.io import write_volume
+    from ..imaging.transforms import write_affine, write_displacement_field
+
+    changes = {}
+    fields = {
+        "fixed_to_moving.nii.gz": (result.field_grid, result.fixed_to_moving, result.moving_grid),
+        "moving_to_fixed.nii.gz": (result.inverse_grid, result.moving_to_fixed, result.fixed_grid),
+    }
+    for name, (grid, field, target) in fields.items():
+        if name in files:
+            step = field_step(field, grid)
+            write_displacement_field(folder / name, grid, field, target, step)
+            changes[name] = (step or 0) / 2
+    if "affine.tfm" in files:
+        write_affine(folder / "affine.tfm", result.affine, result.fixed_grid, result.moving_grid)
+    if "warped.nii.gz" in files:
+        write_volume(folder / "warped.nii.gz", result.warped)
+    if "log_jacobian.nii.gz" in files:
+        logarithm = np.maximum(result.log_jacobian.data, np.float32(_LOG_FLOOR))
+        write_volume(folder / "log_jacobian.nii.gz", result.log_jacobian.with_data(logarithm))
+    if "labels.nii.gz" in files:
+        write_volume(folder / "labels.nii.gz", result.labels)
+    return changes
+
+
+def summary(result: Result, files: Collection[str], changes: Mapping[str, float]) -> dict[str, Any]:
+    """What result.json holds: plain values; what is not finite becomes null.
+
+    files: names of those that are written; changes: by how many mm rounding changed components at most, by file.
+    """
     return plain(
         {
             "verdict": {"level": result.verdict.level, "reasons": result.verdict.reasons},
@@ -82,8 +109,7 @@ def summary(result: Result) -> dict[str, Any]:
             "fixed_grid": grid_values(result.fixed_grid),
             "field_grid": grid_values(result.field_grid),
             "history": result.history,
-            "files": {
-                name: text for name, text in FILES.items() if name != "labels.nii.gz" or result.labels is not None
-            },
+            "files": {name: FILES[name] for name in files},
+            "largest_change_by_rounding_mm": changes,
         }
     )
