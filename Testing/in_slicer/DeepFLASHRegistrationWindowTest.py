@@ -365,8 +365,10 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self._choose()
         self.assertTrue(self.ui.parametersCollapsibleButton.collapsed)
         node = self.ui.fixedVolumeSelector.currentNode()
-        need = memory.needed_bytes(node.GetImageData().GetDimensions())[0]
-        free = int((memory.HOST_BASE_BYTES + 0.7 * (need - memory.HOST_BASE_BYTES)) / memory.USABLE_FRACTION)
+        # What nothing but the working grid can be made smaller of fits, and hardly more.
+        voxels = 2 * node.GetImageData().GetNumberOfPoints()
+        fixed = memory.needed_bytes(memory.Sizes(voxels, 2 * voxels, 0, ((0, 0, 1),), 0))[0]
+        free = int(1.02 * fixed / memory.USABLE_FRACTION)
         self.addCleanup(setattr, memory, "free_bytes", memory.free_bytes)
         memory.free_bytes = lambda: free
         self.widget.checkNow()

@@ -114,7 +114,7 @@ def test_a_slice_against_a_volume(scene):
 
 def test_too_little_memory_and_the_grid_that_fits(scene):
     inputs = _pair(scene, _head(GRID), _head(GRID))
-    free = 650 << 20
+    free = 520 << 20
     (found,) = _checks(inputs, freeHost=free)
     assert (found.name, found.level) == ("memory", WARNING)
     assert _checks(inputs, Parameters(**found.changes), freeHost=free) == []

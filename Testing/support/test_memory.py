@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-
 from DeepFLASHRegistrationLib.support import memory
 
 GIGABYTE = 2**30
@@ -16,36 +14,34 @@ def test_free_memory_is_known_on_this_system() -> None:
     assert 2**24 < free < 2**50
 
 
-def test_need_grows_with_image_and_band() -> None:
-    small, _ = memory.needed_bytes((64, 64, 64), (17, 17, 17))
-    large, _ = memory.needed_bytes((128, 128, 128), (17, 17, 17))
-    wide, _ = memory.needed_bytes((128, 128, 128), (33, 33, 33))
-    assert memory.HOST_BASE_BYTES < small < large < wide
+def sizes(images: int, modes: int, sides: int = 1) -> memory.Sizes:
+    """Of two images of so many voxels each, on a working grid as large."""
+    return memory.Sizes(2 * images, 3 * images, images, ((images, 3 * modes**3, sides),), 100_000)
+
+
+def test_need_grows_with_image_band_and_directions() -> None:
+    needs = [memory.needed_bytes(sizes(*of))[0] for of in ((64**3, 17), (128**3, 17), (128**3, 47), (128**3, 47, 2))]
+    assert needs[0] > memory.HOST_BASE_BYTES
+    assert needs == sorted(set(needs))
 
 
 def test_a_gpu_takes_the_work_and_the_host_keeps_the_images() -> None:
-    host, none = memory.needed_bytes((128, 128, 128), device="cpu")
-    images, work = memory.needed_bytes((128, 128, 128), device="cuda:1")
+    host, none = memory.needed_bytes(sizes(128**3, 47), device="cpu")
+    images, work = memory.needed_bytes(sizes(128**3, 47), device="cuda:1")
     assert none == 0
     assert images < host
-    assert work > images
+    assert work > memory.DEVICE_BASE_BYTES
 
 
-def test_what_fits_stays_as_it_is() -> None:
-    assert memory.coarsening((128, 128, 128), 16 * GIGABYTE) == 1
+def test_a_part_of_what_is_free_is_left_alone() -> None:
+    assert memory.Need(8 * GIGABYTE, 10 * GIGABYTE).fits
+    assert not memory.Need(9 * GIGABYTE, 10 * GIGABYTE).fits
+    assert not memory.Need(GIGABYTE, 10 * GIGABYTE, 9 * GIGABYTE, 10 * GIGABYTE).fits
+    assert not memory.Need(1, 0).fits
 
 
-def test_what_does_not_fit_is_made_coarser_just_enough() -> None:
-    factor = memory.coarsening((512, 512, 512), 8 * GIGABYTE)
-    fits = [math.ceil(512 / factor)] * 3
-    too_large = [math.ceil(512 / (factor - 0.25))] * 3
-    assert 1 < factor < 4
-    assert memory.needed_bytes(fits)[0] <= 0.85 * 8 * GIGABYTE < memory.needed_bytes(too_large)[0]
-
-
-def test_a_small_gpu_decides_too() -> None:
-    assert memory.coarsening((256, 256, 256), 64 * GIGABYTE, 2 * GIGABYTE, device="cuda") > 1
-
-
-def test_no_memory_fits_nothing() -> None:
-    assert memory.coarsening((64, 64, 64), 0) == math.inf
+def test_only_what_no_error_of_the_estimate_can_save_is_hopeless() -> None:
+    assert not memory.Need(10 * GIGABYTE, 8 * GIGABYTE).hopeless
+    assert memory.Need(10 * GIGABYTE, 7 * GIGABYTE).hopeless
+    # What a GPU lacks is computed on the CPU.
+    assert not memory.Need(GIGABYTE, 10 * GIGABYTE, 10 * GIGABYTE, GIGABYTE).hopeless

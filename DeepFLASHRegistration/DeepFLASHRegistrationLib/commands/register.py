@@ -58,10 +58,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="one JSON object per event on standard output instead of a progress bar",
     )
+    parser.add_argument(
+        "--outputs",
+        type=_names,
+        metavar="NAME,…",
+        help="write only these files beside the velocity and result.json: warped, fixed_to_moving, moving_to_fixed, "
+        "affine, log_jacobian, labels, report; none for none of them (default: all)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     common_options(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
     add_fields(group, Parameters, ("preset", "initial_alignment"))
+
+
+def _names(text: str) -> list[str]:
+    return [] if text == "none" else text.split(",")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,9 +82,16 @@ def run(options: argparse.Namespace) -> int:
     from ..registration.register import register
     from ..report import FILES
     from ..results.folder import save_result
+    from ..results.outputs import chosen_files
+    from ..support.memory import free_bytes
     from ..support.output_folder import check_output
+    from .before import check_needs
 
+    files = chosen_files(options.outputs, options.moving_labels is not None)
+    if "labels" in (options.outputs or ()) and options.moving_labels is None:
+        raise InputError("--outputs labels: there are no labels to carry over. Pass them with --moving-labels.")
     check_output(options.output, FILES, options.force)
+    free = free_bytes()
     # Segments of the same name are the same label on both sides; label maps have but their numbers.
     named = [is_segmentation(each) for each in (options.fixed_labels, options.moving_labels) if each is not None]
     numbers: dict[str, int] | None = {} if named and all(named) else None
@@ -85,7 +103,9 @@ def run(options: argparse.Namespace) -> int:
         affine, notes = read_affine_with_notes(transform, fixed.ndim, fixed.grid, moving.grid)
         fixed = fixed.with_image(fixed.image.with_data(fixed.image.data, *notes))
     truth = _truth(options, fixed)
+    need = check_needs(options, files, (fixed, moving), parameters, affine, free)
     with _bar(options) as progress:
+        progress({"phase": "prepare", "progress": 0.0, "message": need.message, "bytes_to_write": need.disk})
         result = register(
             fixed,
             moving,
@@ -102,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
         before = _stamp(options.output)
         try:
-            save_result(result, options.output, fixed, moving, force=options.force)
+            save_result(result, options.output, fixed, moving, force=options.force, outputs=options.outputs)
         except KeyboardInterrupt:
             if _stamp(options.output) == before:
                 raise  # else it came too late: everything is in place

@@ -36,7 +36,7 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
     velocity, metric, cancelled = found.velocity, found.metric, found.cancelled
     if refined and not cancelled:
         velocity, metric, more, cancelled = optimized(
-            problem, predictor.refinement(parameters), device, velocity, watch, 0.2 + 0.65 * part
+            problem, predictor.config.refining(parameters), device, velocity, watch, 0.2 + 0.65 * part
         )
         levels = 1 + max((record["level"] for record in history), default=-1)
         history += [{**record, "level": record["level"] + levels} for record in more]

@@ -19,7 +19,6 @@ from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Pair
 from ..geodesics.sampling import Sampler
 from ..learning.unrolled import MULTIPLE, built
-from ..problem.parameters import Parameters
 from ..problem.problem import Problem, settings
 from ..support.errors import InputError
 from .trained_models import Model, load_model
@@ -72,17 +71,6 @@ class Predictor:
         weights = {name: torch.from_numpy(value) for name, value in model.arrays.items()}
         self.network.load_state_dict(weights, assign=True)
         self.network.requires_grad_(False).eval()
-
-    def effective(self, parameters: Parameters) -> Parameters:
-        """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
-        kept = ("method", "model", "refinement", "initial_alignment", "bias_correction")
-        return dataclasses.replace(self.parameters, **{name: getattr(parameters, name) for name in kept})
-
-    def refinement(self, parameters: Parameters) -> Parameters:
-        """The parameters of FLASH after the prediction."""
-        levels = self.config.architecture["refinement"]
-        iterations = (parameters.refinement,) * len(levels["resolutions"])
-        return dataclasses.replace(parameters, **levels, iterations=iterations, tolerance=0.0)
 
     def predict(
         self,

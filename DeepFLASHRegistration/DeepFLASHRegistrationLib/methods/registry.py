@@ -69,7 +69,7 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
             f"Model {parameters.model!r} is for images of {found.ndim} dimensions, not {ndim}. Choose another model, "
             "or the method flash."
         )
-    return Plan(found.effective(parameters), found)
+    return Plan(found.config.effective(parameters), found)
 
 
 def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:

@@ -92,6 +92,17 @@ class ModelConfig:
         if not self.license:
             raise ValueError("its license is missing")
 
+    def effective(self, parameters: Parameters) -> Parameters:
+        """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
+        kept = ("method", "model", "refinement", "initial_alignment", "bias_correction")
+        return dataclasses.replace(self.parameters, **{name: getattr(parameters, name) for name in kept})
+
+    def refining(self, parameters: Parameters) -> Parameters:
+        """The parameters of FLASH after the prediction."""
+        levels = self.architecture["refinement"]
+        iterations = (parameters.refinement,) * len(levels["resolutions"])
+        return dataclasses.replace(parameters, **levels, iterations=iterations, tolerance=0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -186,6 +197,22 @@ def load_model(name: str | os.PathLike, ndim: int | None = None) -> Model:
         if not np.isfinite(array).all():
             raise _refused(folder, f"its weights {key} are not finite")
     return Model(config, arrays, folder, checksum)
+
+
+def stages(parameters: Parameters) -> tuple[Parameters, ...]:
+    """The parameters in effect, one after the other: the given ones, or a model's and those of the refinement.
+
+    Raises:
+        InputError: there is no such model, or it is damaged.
+    """
+    if parameters.method == "flash":
+        return (parameters,)
+    model = load_model(parameters.model)
+    try:
+        effective = model.config.effective(parameters)
+        return (effective, model.config.refining(effective)) if parameters.method.endswith("+flash") else (effective,)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _refused(model.folder, f"it describes no predictor known here ({error})") from error
 
 
 def find_model(name: str | os.PathLike) -> Path:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +73,7 @@ class Deformation:
     @property
     def shortest_wavelength(self) -> float:
         """Of the velocity, in units of length."""
-        modes = self.velocity.shape[1:]
-        return min(2 * length / max(n - 1, 1) for n, length in zip(modes, self.lengths, strict=True))
+        return _shortest_wavelength(self.velocity.shape[1:], self.lengths)
 
     def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
         """The displacement field of the whole map, affine included.
@@ -160,11 +159,9 @@ class Deformation:
                 while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
                     steps = math.ceil(1.5 * steps)
                     trajectory = shooting.shoot(t * v0, steps, self.integrator)
-            shape = tuple(
-                max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / self.shortest_wavelength)))
-                for n, length in zip(self.domain.shape, self.lengths, strict=True)
+            lattice = Lattice.cells(
+                lattice_shape(self.domain.shape, self.lengths, self.velocity.shape[1:]), self.lengths
             )
-            lattice = Lattice.cells(shape, self.lengths)
             if self.band_limited:
                 flow = BandLimitedFlow(shooting, lattice)
             else:
@@ -283,6 +280,20 @@ class Deformation:
         position = (index + 0.5) * cell
         inside = ((position >= 0) & (position <= torch.as_tensor(self.lengths, device=index.device))).all(-1)
         return u * inside
+
+
+def lattice_shape(shape: Sequence[int], lengths: Sequence[float], modes: Sequence[int]) -> tuple[int, ...]:
+    """Points per axis of the lattice on which the final map is followed, of a domain of so many voxels and such lengths
+    and a velocity of so many modes."""
+    wavelength = _shortest_wavelength(modes, lengths)
+    return tuple(
+        max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength)))
+        for n, length in zip(shape, lengths, strict=True)
+    )
+
+
+def _shortest_wavelength(modes: Sequence[int], lengths: Sequence[float]) -> float:
+    return min(2 * length / max(n - 1, 1) for n, length in zip(modes, lengths, strict=True))
 
 
 def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation:

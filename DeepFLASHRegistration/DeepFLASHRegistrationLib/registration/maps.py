@@ -84,6 +84,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
         steep = folded | (inside & (determinant < 1.6 * SMALLEST_DETERMINANT.check))
         at = fixed.index_to_physical(np.argwhere(steep))
         velocity = _damped(velocity, deformation, at + forward[_inner(fixed, field_grid)][steep])
+        forward = None  # room for the next
     notes = []
     if damped:
         notes.append(

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a registration needs, told by its grids and parameters before it begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..imaging.volume import Volume
+from ..problem.deformation import lattice_shape
+from ..problem.parameters import Parameters
+from ..problem.working import level_factors, level_modes, problem_grid
+from ..support import memory
+from ..support.errors import InputError
+from .maps import field_grids
+
+# By how much the box around a field that is turned into the moving image is larger: 1.2 times for two brains, 1.5 times
+# for the phantom.
+TURNED = 1.3
+_COARSER = [step / 4 for step in range(5, 33)]
+
+
+def sizes(fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters]) -> memory.Sizes:
+    """What the memory depends on.
+
+    Args:
+        fixed, moving: the images' grids.
+        inside: the fixed object, as a mask on any grid; a coarse one will do.
+        stages: the parameters in effect, one after the other (see `methods.trained_models.stages`).
+
+    Raises:
+        InputError: the working grid would have too many voxels.
+    """
+    work = problem_grid(fixed, inside, stages[0])
+    levels, points = [], 0
+    for parameters in stages:
+        sides = 2 if parameters.symmetric else 1
+        for factors, modes in zip(level_factors(work, parameters), level_modes(work, parameters), strict=True):
+            cells = math.prod(n // f for n, f in zip(work.shape, factors, strict=True))
+            levels.append((cells, fixed.ndim * math.prod(modes), sides))
+            points = max(points, math.prod(lattice_shape(work.shape, work.extent, modes)))
+    aligned = stages[0].initial_alignment in ("rigid", "affine")
+    field = field_grids(fixed, np.eye(fixed.ndim + 1))[0].size
+    fields = round(field * (1 + (TURNED if aligned else 1.0)) * fixed.ndim / 3)
+    return memory.Sizes(fixed.size + moving.size, fields, work.size, tuple(levels), points)
+
+
+def fitting_spacing(
+    fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters], need: memory.Need, device: str
+) -> float | None:
+    """The smallest working voxel in mm (in steps of a quarter of the present one) that lets a run fit; None if none
+    does, or if it must stay as it is."""
+    if len(stages) > 1 or stages[0].method != "flash":
+        return None  # a model's own
+    present = float(problem_grid(fixed, inside, stages[0]).spacing.min())
+    for factor in _COARSER:
+        spacing = round(present * factor, 2) or present * factor
+        try:
+            found = sizes(fixed, moving, inside, [replace(stages[0], spacing_mm=spacing)])
+        except (InputError, ValueError):
+            return None
+        host, on_device = memory.needed_bytes(found, device)
+        if replace(need, host=host, device=on_device).fits:
+            return spacing
+    return None

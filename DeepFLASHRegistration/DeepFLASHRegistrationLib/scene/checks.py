@@ -12,8 +12,9 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, foreground
 from ..imaging.volume import Volume, checked_image
-from ..imaging.working_grid import working_grid
+from ..methods import trained_models
 from ..problem.parameters import Parameters
+from ..registration import needs
 from ..support import memory
 from ..support.errors import InputError
 from .arrays import arrayFromImage
@@ -94,7 +95,7 @@ def checkInputs(
     found += _voxelSize(*grids, fixed.name, moving.name)
     found += _stripped(fixed, moving)
     found += _flipped(fixed, moving, inputs.initialTransform is not None)
-    found += _memory(fixed, grids[0], parameters, device, host, freeDevice)
+    found += _memory(fixed, grids, parameters, device, (host, freeDevice))
     return sorted(found, key=lambda check: check.level != ERROR)
 
 
@@ -245,52 +246,41 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _memory(
-    fixed: Volume, grid: Grid, parameters: Parameters, device: str, freeHost: int | None, freeDevice: int
+    fixed: Volume,
+    grids: tuple[Grid, Grid],
+    parameters: Parameters,
+    device: str,
+    free: tuple[int | None, int],
 ) -> list[Check]:
+    freeHost, freeDevice = free
     if freeHost is None:
         return []
     inside = Volume(fixed.grid, foreground(fixed).astype(np.uint8))
-    work = working_grid(
-        grid,
-        spacing_mm=parameters.spacing_mm or None,
-        margin_mm=parameters.margin_mm,
-        max_voxels=parameters.max_voxels,
-        mask=inside,
-    )
-    band = _band(work, max(parameters.bands))
-    larger = work.shape if work.size > grid.size else grid.shape
-    if memory.coarsening(larger, freeHost, freeDevice, band, device) == 1:
+    try:
+        stages = trained_models.stages(parameters)
+        size = needs.sizes(*grids, inside, stages)
+    except InputError as error:
+        return [Check("settings", ERROR, str(error))]
+    host, onDevice = memory.needed_bytes(size, device)
+    need = memory.Need(host, freeHost, onDevice, freeDevice)
+    if need.fits:
         return []
-    factor = memory.coarsening(work.shape, freeHost, freeDevice, band, device)
-    need = memory.needed_bytes(larger, band, device)
-    text = f"About {_gigabytes(need[0])} of memory are needed and {_gigabytes(freeHost)} are free"
-    if need[1]:
-        text += f"; on the GPU {_gigabytes(need[1])}, and {_gigabytes(freeDevice)} are free"
-    if factor == 1 or not np.isfinite(factor):  # the volume itself is too large, or nothing is left
+    spacing = needs.fitting_spacing(*grids, inside, stages, need, device)
+    if spacing is None:  # the volumes themselves are too large, or the model has its own voxel
         return [
             Check(
                 "memory",
                 WARNING,
-                f"{text}. Close other programs, or crop {fixed.name} (module Crop Volume)"
-                + (", or compute on the CPU." if need[1] else "."),
+                f"{need}. Close other programs, or crop {fixed.name} (module Crop Volume)"
+                + (", or compute on the CPU." if onDevice else "."),
             )
         ]
-    spacing = round(float(work.spacing.min() * factor), 2)
     return [
         Check(
             "memory",
             WARNING,
-            f"{text}. A working voxel of {spacing:g} mm fits.",
+            f"{need}. A working voxel of {spacing:g} mm fits.",
             {"spacing_mm": spacing},
             f"Use {spacing:g} mm",
         )
     ]
-
-
-def _band(grid: Grid, modes: int) -> tuple[int, ...]:
-    longest = float(grid.extent.max())
-    return tuple(max(3, 2 * round((modes * float(length) / longest - 1) / 2) + 1) for length in grid.extent)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 2**30:.1f} GB"

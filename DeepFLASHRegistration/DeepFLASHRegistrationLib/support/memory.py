@@ -4,61 +4,99 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-# From the child's peak resident size over images of 48^3 to 128^3 with the presets fast and default, rounded up: fast,
-# which leaves the finest level out, needs about 2/3 of this.
-HOST_BASE_BYTES = 450 * 2**20  # the interpreter with torch, SimpleITK and their thread pools
+# From the peak resident size of the command, phase by phase, over images of 64^3 to 320^3 and 40 x 512^2, made ones and
+# brains, with the presets fast, default, fine and paper, every similarity, and trained models: what these numbers give
+# is between 0.86 and 1.21 of what was seen.
+HOST_BASE_BYTES = 370 * 2**20  # the interpreter with torch, SimpleITK and their thread pools
 DEVICE_BASE_BYTES = 600 * 2**20  # a GPU's context and its libraries
-HOST_BYTES_PER_VOXEL = 64  # images, labels and the result's fields, when the work is done on another device
-WORK_BYTES_PER_VOXEL = 320  # maps, gradients and sampled images at the finest level
-WORK_BYTES_PER_COEFFICIENT = 300  # the geodesic's time steps, their adjoints and the quasi-Newton history
+_IMAGE, _IMAGE_AT_END = 8, 16  # each voxel of both images while searching; at the end with warped images and metrics
+_FIELD = 30  # each voxel of both fields: displacements, what they are made of, and their copy for the file
+_WORKING = 22  # each voxel of the working grid: images, masks, views
+_CELL = 130  # each voxel of a level: the map, sampled images and the similarity, with their gradients
+_COEFFICIENT = 1150  # of the velocity: time steps, their adjoints and the quasi-Newton history
+_POINT = 210  # each point of the lattice on which the final map is followed
+# And so much more, to be on the safe side.
+_RESERVE = 1.1
 
 # Filling memory to the brim makes a system swap or end processes, so a part of what is free is left alone.
 USABLE_FRACTION = 0.85
+# Below this part of the estimate a run was never seen to end well.
+_HOPELESS_FRACTION = 0.75
 
 
-def needed_bytes(shape: Sequence[int], band: Sequence[int] = (), device: str = "cpu") -> tuple[int, int]:
+@dataclass(frozen=True)
+class Sizes:
+    """What the memory of a registration depends on.
+
+    Attributes:
+        images: voxels of both images.
+        fields: voxels of both displacement fields.
+        working: voxels of the working grid.
+        levels: of each level its voxels, the coefficients of its velocity (all components), and in how many directions
+            the images are compared.
+        points: of the lattice of the final map.
+    """
+
+    images: int
+    fields: int
+    working: int
+    levels: tuple[tuple[int, int, int], ...]
+    points: int
+
+
+def needed_bytes(sizes: Sizes, device: str = "cpu") -> tuple[int, int]:
     """Estimates the peak memory of a registration.
 
     Args:
-        shape: voxels per axis of the fixed image, or of the working grid if that has more.
-        band: frequencies per axis of the velocity (odd numbers), empty to leave its small part out.
+        sizes: see `Sizes`.
         device: "cpu", "cuda", "cuda:1", "mps", ...
 
     Returns:
         (host, device) bytes; the second is 0 on the CPU, and on "mps", whose memory is the host's.
     """
-    work = WORK_BYTES_PER_VOXEL * math.prod(shape)
-    if band:
-        work += WORK_BYTES_PER_COEFFICIENT * len(band) * math.prod(band)
-    host = HOST_BASE_BYTES + HOST_BYTES_PER_VOXEL * math.prod(shape)
+    search = _WORKING * sizes.working + max(
+        _CELL * sides * cells + _COEFFICIENT * coefficients * (1 + sides) // 2
+        for cells, coefficients, sides in sizes.levels
+    )
+    end = _WORKING * sizes.working + _POINT * sizes.points
+    images, written = _IMAGE * sizes.images, _IMAGE_AT_END * sizes.images + _FIELD * sizes.fields
     if device.startswith("cuda"):
-        return host, DEVICE_BASE_BYTES + work
-    return host + work, 0
+        host = HOST_BASE_BYTES + max(images, written) + _WORKING * sizes.working
+        return int(_RESERVE * host), DEVICE_BASE_BYTES + int(_RESERVE * max(search, end))
+    return int(_RESERVE * (HOST_BASE_BYTES + max(images + search, written + end))), 0
 
 
-def coarsening(
-    shape: Sequence[int], free_host: int, free_device: int = 0, band: Sequence[int] = (), device: str = "cpu"
-) -> float:
-    """How many times larger the voxels must be for a registration to fit into the free memory.
+@dataclass(frozen=True)
+class Need:
+    """What a registration needs and what is free, in bytes; of a GPU 0 where none is used."""
 
-    Args:
-        shape, band, device: as for `needed_bytes`.
-        free_host, free_device: bytes, as for instance `free_bytes()` gives them.
+    host: int
+    free_host: int
+    device: int = 0
+    free_device: int = 0
 
-    Returns:
-        1.0 if it fits as it is, else the smallest factor (in steps of 0.25) by which to multiply the spacing
-        of every axis; inf if not even the smallest grid fits.
-    """
-    for step in range(4, 65):
-        factor = step / 4
-        host, work = needed_bytes([max(1, math.ceil(n / factor)) for n in shape], band, device)
-        if host <= USABLE_FRACTION * free_host and work <= USABLE_FRACTION * free_device:
-            return factor
-    return math.inf
+    @property
+    def fits(self) -> bool:
+        """Whether all of it can be had without filling the memory to the brim."""
+        return self.host <= USABLE_FRACTION * self.free_host and self.device <= USABLE_FRACTION * self.free_device
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the host does not have even what the estimate may be too large by; a GPU's work can go to it."""
+        return _HOPELESS_FRACTION * self.host > self.free_host
+
+    def __str__(self) -> str:
+        text = f"About {_gigabytes(self.host)} of memory are needed and {_gigabytes(self.free_host)} are free"
+        if self.device:
+            text += f"; on the GPU {_gigabytes(self.device)}, and {_gigabytes(self.free_device)} are free"
+        return text
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GB"
 
 
 def free_bytes() -> int | None:

@@ -34,6 +34,13 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def free_device_bytes(device: str) -> int:
+    """Free memory of a GPU; 0 for the CPU and for what shares its memory."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else 0
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device's memory did not suffice."""
     return "out of memory" in str(error).lower() or type(error).__name__ == "OutOfMemoryError"

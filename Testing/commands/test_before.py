@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Before a registration runs: what it needs is compared with what there is, and what it writes is told and chosen."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import registration_pairs as pairs
+from DeepFLASHRegistrationLib.commands import main as cli
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.io import write_volume
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[str, str]:
+    (tmp_path / "in").mkdir()
+    fixed, moving = pairs.write_tiny_pair(tmp_path / "in")
+    return str(fixed), str(moving)
+
+
+def run(*arguments: Any) -> int:
+    return cli.main([str(a) for a in arguments])
+
+
+def register(pair: tuple[str, str], out: Path, *more: Any) -> int:
+    return run("register", *pair, "-o", out, *pairs.TINY_OPTIONS, *more)
+
+
+def test_what_is_written_can_be_chosen_and_all_that_lists_it_agrees(pair: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert register(pair, out) == 0
+    assert register(pair, out, "--force", "--outputs", "warped,report") == 0
+    written = ["report.html", "result.json", "velocity.safetensors", "warped.nii.gz"]
+    assert sorted(os.listdir(out)) == written  # and nothing is left of the first result
+    assert sorted(json.loads((out / "result.json").read_text())["files"]) == written
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in written)
+    assert "moving_to_fixed.nii.gz" not in page
+    assert register(pair, out, "--force", "--outputs", "none") == 0
+    assert sorted(os.listdir(out)) == ["result.json", "velocity.safetensors"]
+    # What was left out can be had from the velocity.
+    assert run("apply", out, pair[1], "-o", tmp_path / "again.nii.gz") == 0
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [("waped", "There is no output 'waped'. Choose among warped, labels,"), ("labels", "no labels to carry over")],
+)
+def test_outputs_that_there_cannot_be(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], outputs: str, message: str
+) -> None:
+    assert register(pair, tmp_path / "out", "--outputs", outputs) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_cannot_suffice_is_refused_before_any_work(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from DeepFLASHRegistrationLib.support import memory
+
+    monkeypatch.setattr(memory, "free_bytes", lambda: 200 << 20)
+    assert register(pair, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert re.match(r"Error: About 0\.4 GB of memory are needed and 0\.2 GB are free\. What helps: close other", error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_may_not_suffice_is_a_note(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from DeepFLASHRegistrationLib.support import memory
+
+    monkeypatch.setattr(memory, "free_bytes", lambda: 400 << 20)
+    assert register(pair, tmp_path / "out", "-q") == 0
+    assert capsys.readouterr().err.startswith("Note: About 0.4 GB of memory are needed and 0.4 GB are free.")
+
+
+def test_a_disk_without_room_is_refused_before_any_work(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: used._replace(free=1_000_000))
+    assert register(pair, tmp_path / "deep" / "out") == 2
+    error = capsys.readouterr().err
+    assert "MB will be written, and 1 MB are free on that disk" in error
+    assert "--outputs" in error
+    assert not (tmp_path / "deep").exists()
+    assert register(pair, tmp_path / "out", "--outputs", "none") == 0
+
+
+def test_how_much_is_written_is_told_before(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert register(pair, tmp_path / "out", "--json-progress") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    size = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert "will be written" in events[0]["message"]
+    assert size <= events[0]["bytes_to_write"] <= size + 2_000_000
+
+
+@pytest.mark.parametrize("outputs", ["fixed_to_moving,moving_to_fixed", "warped,log_jacobian,fixed_to_moving"])
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_large_files_are_announced_on_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], outputs: str, quiet: list[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    grid = Grid((96, 96, 96), np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
+    data = rng.uniform(0.5, 1, (8, 8, 8)).repeat(12, 0).repeat(12, 1).repeat(12, 2).astype(np.float32)
+    data[:8] = data[-8:] = 0
+    for name, shift in (("a", 0), ("b", 3)):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(grid, np.roll(data, shift, 0)))
+    options = ["--preset", "fast", "--iterations", "1,1", "--resolutions", "8,8", "--bands", "9,9", "--init", "none"]
+    out = tmp_path / "out"
+    options += ["-o", out, "--outputs", outputs, *quiet]
+    assert run("register", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", *options) == 0
+    told = re.match(r"About (\d+) MB will be written to", capsys.readouterr().err)
+    size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    # Rather too much than too little: these smooth fields shrink to a fifth.
+    assert size <= int(told[1]) + 1 <= 3 * size

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory that a registration is said to need is what it takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.io import write_volume
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.methods.trained_models import stages
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.registration.needs import fitting_spacing, sizes
+from DeepFLASHRegistrationLib.support import memory
+
+MEGABYTE = 2**20
+LIBRARY = Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"
+
+
+def ball(shape: tuple[int, ...], extent_mm: tuple[float, ...] = (192.0, 192.0, 192.0)) -> Volume:
+    """The object that the seen figures belong to: a ball that fills 0.85 of the smallest edge."""
+    spacing = np.array(extent_mm) / shape
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = [*spacing, 1]
+    half = min(extent_mm) / 2
+    axes = [(np.arange(n) + 0.5) * s / half - e / 2 / half for n, s, e in zip(shape, spacing, extent_mm, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    return Volume(Grid(shape, affine), (x * x + y * y + z * z < 0.85**2).astype(np.uint8))
+
+
+def needed(fixed: Volume, parameters: Parameters) -> int:
+    return memory.needed_bytes(sizes(fixed.grid, fixed.grid, fixed, stages(parameters)))[0]
+
+
+# Peak resident megabytes of the command (Linux, two cores, 2026), over images of 192 mm of 128 voxels an axis and more.
+@pytest.mark.parametrize(
+    ("shape", "preset", "changes", "seen"),
+    [
+        ((64,) * 3, "fast", {}, 415),
+        ((64,) * 3, "default", {}, 613),
+        ((96,) * 3, "default", {}, 856),
+        ((128,) * 3, "fast", {}, 754),
+        ((128,) * 3, "default", {}, 1074),
+        ((128,) * 3, "fine", {}, 1258),
+        ((128,) * 3, "paper", {}, 679),
+        ((128,) * 3, "default", {"similarity": "mi"}, 1115),
+        ((128,) * 3, "default", {"bands": (15, 31, 63)}, 1430),
+        ((128,) * 3, "default", {"method": "deepflash", "model": "brain-t1"}, 817),
+        ((192,) * 3, "default", {}, 1695),
+        ((192,) * 3, "default", {"method": "deepflash", "model": "brain-t1"}, 1381),
+        ((256,) * 3, "default", {}, 2686),
+        ((320,) * 3, "fast", {}, 4465),
+        ((320,) * 3, "default", {}, 5013),
+    ],
+)
+def test_the_estimate_is_what_was_seen(shape: tuple[int, ...], preset: str, changes: dict, seen: int) -> None:
+    assert 0.95 <= needed(ball(shape), Parameters.from_preset(preset, **changes)) / MEGABYTE / seen <= 1.26
+
+
+def test_thick_slices_are_estimated_too() -> None:
+    for shape, seen in (((40, 256, 256), 1149), ((40, 512, 512), 2131)):
+        found = needed(ball(shape, (160.0, 220.0, 220.0)), Parameters())
+        assert 0.95 <= found / MEGABYTE / seen <= 1.25
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted differently elsewhere")
+def test_a_run_takes_what_is_estimated(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    fixed = ball((72,) * 3)
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, 72)] * 3, indexing="ij")
+    for name, bend in (("fixed", 0.0), ("moving", 0.06)):
+        u, v, w = x + bend * np.sin(2.5 * y), y + bend * np.sin(2.2 * z + 1), z + bend * np.sin(2.8 * x + 2)
+        texture = sum(np.cos(f * u + f) * np.cos(f * v + 2 * f) * np.cos(f * w) for f in (6, 13, 27))
+        data = np.where(u * u + v * v + w * w < 0.85**2, 0.5 + 0.15 * texture, 0).astype(np.float32)
+        write_volume(tmp_path / f"{name}.nii.gz", fixed.with_data(data))
+    register = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli", "register", "fixed.nii.gz", "moving.nii.gz"]
+    register += ["-o", "out", "-q", "--iterations", "3,3,3"]
+    # From a small process: the peak of a new one counts what its parent was before.
+    small = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(LIBRARY)}
+    command = [sys.executable, "-c", small, *register]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert 0.85 <= needed(fixed, Parameters()) / (int(done.stdout) * 1024) <= 1.3
+
+
+def test_a_larger_working_voxel_is_found_that_fits_and_no_larger_than_needed() -> None:
+    fixed, parameters = ball((96,) * 3), Parameters()
+    need = memory.Need(needed(fixed, parameters), 900 * MEGABYTE)
+    assert not need.fits
+    spacing = fitting_spacing(fixed.grid, fixed.grid, fixed, [parameters], need, "cpu")
+    assert 2 < spacing < 8
+    fits = Parameters(spacing_mm=spacing)
+    assert memory.Need(needed(fixed, fits), 900 * MEGABYTE).fits
+    smaller = Parameters(spacing_mm=spacing - 0.5)
+    assert not memory.Need(needed(fixed, smaller), 900 * MEGABYTE).fits
+
+
+def test_no_working_voxel_helps_against_images_that_are_too_large() -> None:
+    fixed, parameters = ball((256,) * 3), Parameters()
+    need = memory.Need(needed(fixed, parameters), 1000 * MEGABYTE)
+    assert fitting_spacing(fixed.grid, fixed.grid, fixed, [parameters], need, "cpu") is None
+
+
+def test_the_refinement_of_a_prediction_counts() -> None:
+    fixed = ball((64,) * 3, (64.0,) * 3)
+    alone, refined = (Parameters(method=m, model="brain-t1") for m in ("deepflash", "deepflash+flash"))
+    assert len(stages(refined)) == 2
+    assert needed(fixed, alone) < needed(fixed, refined)
