@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from DeepFLASHRegistrationLib.support import memory
 
 GIGABYTE = 2**30
@@ -45,3 +48,36 @@ def test_only_what_no_error_of_the_estimate_can_save_is_hopeless() -> None:
     assert memory.Need(10 * GIGABYTE, 7 * GIGABYTE).hopeless
     # What a GPU lacks is computed on the CPU.
     assert not memory.Need(GIGABYTE, 10 * GIGABYTE, 10 * GIGABYTE, GIGABYTE).hopeless
+
+
+@pytest.mark.parametrize(
+    ("membership", "names"),
+    [
+        ("0::/job/step\n", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "9:name=systemd:/job/step\n4:memory:/job/step\n0::/\n",
+            ("memory/{}memory.limit_in_bytes", "memory/{}memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_the_limits_of_a_cluster_job_and_of_its_steps_count(tmp_path: Path, membership: str, names: tuple) -> None:
+    (tmp_path / "cgroup").write_text(membership)
+    top = "memory/" if "{}" in names[0] else ""
+    limit, usage = (name.replace("memory/{}", "") for name in names[:2])
+    for group, most, used, cached in (("job", "8000", 5000, 1000), ("job/step", "max", 4000, 0)):
+        folder = tmp_path / top / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / limit).write_text(f"{most}\n")
+        (folder / usage).write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {cached}\n")
+    assert list(memory.free_in_groups(str(tmp_path / "cgroup"), str(tmp_path))) == [4000]
+    # In a container the group's name leads nowhere, and its limits stand at the top.
+    (tmp_path / "cgroup").write_text(membership.replace("/job/step", "/docker/1234"))
+    for name in (limit, usage, "memory.stat"):
+        (tmp_path / top / name).write_text((tmp_path / top / "job" / name).read_text())
+    assert list(memory.free_in_groups(str(tmp_path / "cgroup"), str(tmp_path))) == [4000]
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert list(memory.free_in_groups(str(tmp_path / "none"), str(tmp_path))) == []

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 # From the peak resident size of the command, phase by phase, over images of 64^3 to 320^3 and 40 x 512^2, made ones and
 # brains, with the presets fast, default, fine and paper, every similarity, and trained models: what these numbers give
@@ -111,8 +114,38 @@ def _free_on_linux() -> int | None:
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                return min([int(line.split()[1]) * 1024, *free_in_groups("/proc/self/cgroup", "/sys/fs/cgroup")])
     return None
+
+
+# Limit, usage, and what of it are files that make room when asked to: by version of control groups (cgroups(7)).
+_GROUP_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def free_in_groups(membership: str, root: str) -> Iterator[int]:
+    """Free bytes under each limit that a container or a cluster's job sets to this process and what runs beside it.
+
+    membership: the file that names the control groups; root: where they are mounted. What cannot be read sets no limit.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path(membership).read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            kind = "memory" if "memory" in controllers.split(",") else controllers
+            if kind not in _GROUP_FILES:
+                continue
+            limit, usage, cached = _GROUP_FILES[kind]
+            top = Path(root, kind)
+            # A container sees its own group as the top, whatever it is called outside.
+            for folder in (top / group.strip("/"), *(top / group.strip("/")).parents):
+                with contextlib.suppress(OSError, ValueError):
+                    statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                    used = int((folder / usage).read_text()) - int(statistics.get(cached, 0))
+                    yield int((folder / limit).read_text()) - used  # ValueError for "max"
+                if folder == top:
+                    break
 
 
 class _MemoryStatus(ctypes.Structure):
