@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from DeepFLASHRegistrationLib import report
 from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.intensities import without_padding
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration import metrics as m
@@ -493,3 +494,17 @@ def test_labels_that_the_middle_slices_miss_are_shown_where_they_are(example):
     empty = SimpleNamespace(**{**vars(result), "labels": Volume(fixed.grid, 0 * small)})
     text = report.render(empty, Subject(fixed), Subject(moving))
     assert re.findall(r'class="outline propagated" d="([^"]*)"', text) == [""] * 3
+
+
+def test_padding_does_not_wash_out_the_pictures(example):
+    """A CT whose border is -3024: air and tissue keep their gray values."""
+    result, fixed, moving, labels = example
+    data = fixed.data.copy()
+    data[:, :3] = data[:, -3:] = data[:, :, :3] = data[:, :, -3:] = -30 * data.max()
+    padded = fixed.with_data(data)
+    plain, found = without_padding(padded)
+    assert len(found) == 1
+    # As if the padding had the value of the darkest tissue, to the last pixel.
+    plain = plain.with_data(plain.data)
+    sides = [report.render(result, Subject(volume, labels), Subject(moving)) for volume in (padded, plain)]
+    assert sides[0] == sides[1]

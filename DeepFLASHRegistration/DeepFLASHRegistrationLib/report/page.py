@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..imaging.files import atomic
+from ..imaging.intensities import without_padding
 from ..imaging.volume import Volume
 from ..problem.subject import Subject
 from ..registration.verdict import criteria, mean
@@ -84,6 +85,7 @@ def write_report(
 def render(result: Result, fixed: Subject, moving: Subject, files: Collection[str] | None = None) -> str:
     """The report's HTML text; arguments as for `write_report`."""
     metrics = result.metrics
+    shown, _ = without_padding(fixed.image)
     names = [escaped(name) for name in _titles(fixed.name or "fixed image", moving.name or "moving image")]
     body = [
         f'<header><p class="kind">DeepFLASH registration report</p>'
@@ -91,8 +93,8 @@ def render(result: Result, fixed: Subject, moving: Subject, files: Collection[st
         f'<p class="sub">{_summary_line(result, fixed.image)}</p></header>',
         _verdict_section(result),
         _cards(metrics, result.timings),
-        Pictures(result, fixed.image, fixed.label_map).sections(),
-        _charts(result, fixed.image),
+        Pictures(result, shown, fixed.label_map).sections(),
+        _charts(result, shown),
         label_section(metrics.get("dice"), metrics.get("volume_change"), result.fixed_grid.ndim),
         landmark_section(metrics.get("landmarks")),
         collapsible("All metrics", table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks")))),

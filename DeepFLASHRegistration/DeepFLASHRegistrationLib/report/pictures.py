@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..imaging.grid import Grid
+from ..imaging.intensities import without_padding
 from ..imaging.volume import Volume
 from ..registration.metrics import folded_voxels
 from .charts import factor_ticks
@@ -30,7 +31,8 @@ class Pictures:
         self.grid: Grid = result.fixed_grid
         self.views = views(self.grid)
         self.index = foreground_center(fixed.data)
-        images = (fixed.data, result.moving_affine.data, result.warped.data)
+        moving = (without_padding(volume)[0].data for volume in (result.moving_affine, result.warped))
+        images = (fixed.data, *moving)
         cuts = [[view.cut(data, self.index) for view in self.views] for data in images]
         self.limits = window(cuts[0]), window([*cuts[1], *cuts[2]])
         self.gray = [[gray(c, self.limits[min(i, 1)]) for c in row] for i, row in enumerate(cuts)]
