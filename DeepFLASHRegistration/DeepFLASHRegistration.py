@@ -25,14 +25,7 @@ from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
-from DeepFLASHRegistrationLib.scene.runs import (
-    DevicesRun,
-    GeodesicRun,
-    RegistrationRun,
-    SampleRun,
-    SaveRun,
-    runBatch,
-)
+from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, SaveRun, runBatch
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
 from slicer.i18n import tr as _

@@ -391,7 +391,7 @@ STAGES = [
     "registration.warping.warp",
     "results.folder.write_velocity",
     "results.folder.write_report",
-    "imaging.nifti._write_gzip",
+    "imaging.image_files.nifti._write_gzip",
 ]
 
 

@@ -17,12 +17,7 @@ import pytest
 import SimpleITK as sitk
 from damage import damaged
 from DeepFLASHRegistrationLib.imaging.points import read_landmarks, read_points, write_points
-from DeepFLASHRegistrationLib.imaging.segmentation import (
-    Segment,
-    Segmentation,
-    read_segmentation,
-    write_segmentation,
-)
+from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, read_segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.surfaces import read_mesh, write_surface
 from DeepFLASHRegistrationLib.imaging.transforms import (
     read_affine_with_notes,

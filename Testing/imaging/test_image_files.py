@@ -6,8 +6,9 @@ import struct
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepFLASHRegistrationLib.imaging import files, io, nifti, transforms
+from DeepFLASHRegistrationLib.imaging import files, io, transforms
 from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.image_files import nifti
 from DeepFLASHRegistrationLib.imaging.volume import Volume, checked_image
 from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, image, noise, oblique, rotation, storages

@@ -355,7 +355,11 @@ def test_three_layers_of_a_segmentation_are_no_color(tmp_path) -> None:
     path.write_bytes(raw.replace(b"kinds: vector domain", b"kinds: list domain"))
     assert np.array_equal(io.read_labels(f"{path}[2]").data, layers[..., 2])
     with pytest.raises(InputError, match="3 components"):
-        io.read_labels(path)
+        io.read_volume(path)
+    # All of them at once: a number for each combination of layers that occurs.
+    combined = io.read_labels(path)
+    found = {tuple(voxel) for voxel in np.c_[layers.reshape(-1, 3), combined.data.reshape(-1)].tolist()}
+    assert len({voxel[:3] for voxel in found}) == len({voxel[3] for voxel in found}) == len(found)
 
 
 def test_colors_that_itk_wrote_as_nifti_vectors_are_colors(tmp_path) -> None:

@@ -435,7 +435,7 @@ def test_a_failure_leaves_everything_as_it_was(
         # Of the writers, only output_folder.py renames into the folder itself.
         monkeypatch.setattr(output_folder.os, "replace", replace)
     elif where == "disk":
-        from DeepFLASHRegistrationLib.imaging import nifti
+        from DeepFLASHRegistrationLib.imaging.image_files import nifti
 
         monkeypatch.setattr(nifti, "_write_gzip", fail)
     else:

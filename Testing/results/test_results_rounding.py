@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging.grid import Grid
-from DeepFLASHRegistrationLib.imaging.nifti import rounded
+from DeepFLASHRegistrationLib.imaging.image_files.nifti import rounded
 from DeepFLASHRegistrationLib.imaging.transforms import read_displacement_field, write_displacement_field
 from DeepFLASHRegistrationLib.registration.metrics import folded_voxels
 from DeepFLASHRegistrationLib.results.rounding import field_step

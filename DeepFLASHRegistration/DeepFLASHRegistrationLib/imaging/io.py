@@ -16,14 +16,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..support.errors import InputError
-from . import itk_reading, mgh, pictures, segmentation
+from . import segmentation
 from .colors import luminance
 from .dicom.reading import open_file, open_folder
 from .files import atomic, is_folder, quiet, unwritable
 from .grid import Grid
-from .nifti import is_nifti, write_nifti
-from .nifti_reading import open_nifti
-from .stored import StoredImage
+from .image_files import itk_reading, mgh, pictures
+from .image_files.nifti import is_nifti, write_nifti
+from .image_files.nifti_reading import open_nifti
+from .image_files.stored import StoredImage
 from .volume import Volume, checked_image, checked_labels, checked_mask
 
 _TWO_FILES = {".mhd": ".mha", ".nhdr": ".nrrd", ".hdr": ".nii", ".img": ".nii"}

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..support.errors import InputError
-from . import fcsv, markups, point_table
 from .files import POINT_TABLES, POINTS, atomic, read_bytes
+from .landmark_files import fcsv, markups, point_table
+from .landmark_files.point_file import TO_LPS, PointFile
 from .landmarks import Landmarks
-from .point_file import TO_LPS, PointFile
 
 _LARGEST_FILE = 64 << 20
 

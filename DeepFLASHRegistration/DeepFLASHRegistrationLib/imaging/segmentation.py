@@ -19,7 +19,7 @@ import numpy as np
 from ..support.errors import InputError
 from .files import atomic, is_folder
 from .grid import Grid
-from .itk_isolated import ItkImage, read_isolated
+from .image_files.itk_isolated import ItkImage, read_isolated
 from .volume import Volume
 
 SUFFIX = ".seg.nrrd"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..support.errors import InputError
-from . import gifti, obj, vtk_surfaces
 from .files import SURFACES, atomic, read_bytes
-from .mesh import Mesh
+from .surface_files import gifti, obj, vtk_surfaces
+from .surface_files.mesh import Mesh
 
 _LARGEST_FILE = 1 << 30
 

@@ -11,14 +11,14 @@ import SimpleITK as sitk
 
 from ..support.errors import InputError
 from .files import ITK_TRANSFORMS, TRANSFORMS, atomic, is_folder, quiet, read_bytes, unwritable
-from .flirt import is_text_matrix, read_flirt
 from .grid import Grid
+from .image_files.itk_isolated import read_isolated
+from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
 from .io import write_image
-from .itk_affine import read_itk
-from .itk_isolated import read_isolated
-from .lta import read_lta
-from .nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
-from .xfm import read_xfm
+from .transform_files.flirt import is_text_matrix, read_flirt
+from .transform_files.itk_affine import read_itk
+from .transform_files.lta import read_lta
+from .transform_files.xfm import read_xfm
 
 _LARGEST_TRANSFORM = 64 << 20
 

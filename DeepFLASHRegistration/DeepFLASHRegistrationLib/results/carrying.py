@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..imaging import io, points, series, surfaces
+from ..imaging import io, points, surfaces
 from ..imaging.files import POINTS, SURFACES
 from ..imaging.grid import Grid
+from ..imaging.image_files import series
 from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
 from ..imaging.volume import Volume
 from ..problem.belonging import elsewhere

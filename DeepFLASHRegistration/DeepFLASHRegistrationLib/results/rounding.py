@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.nifti import rounded
+from ..imaging.image_files.nifti import rounded
 from ..registration.metrics import folded_voxels
 
 # A component of a displacement changes by at most half of it. Between the points of a field of 1 mm, where readers

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...support.errors import InputError
-from ..stored import StoredImage
+from ..image_files.stored import StoredImage
 from .sampling import Sampling, check_sound, sampling_of
 from .slices import Slice, read_slices
 from .stacks import Stack, stacks_of

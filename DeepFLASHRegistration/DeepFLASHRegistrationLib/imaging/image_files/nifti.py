@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..support.errors import InputError
-from .grid import Grid
+from ...support.errors import InputError
+from ..grid import Grid
 
 INTENT_VECTOR, INTENT_DISPLACEMENT = 1007, 1006
 TYPES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768}

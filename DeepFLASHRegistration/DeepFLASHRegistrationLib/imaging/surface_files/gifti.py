@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 from .mesh import Mesh, summed_normals, triangle_mesh
 
 _POINTS, _TRIANGLES = "NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE"

@@ -7,7 +7,7 @@ import math
 import re
 from pathlib import Path
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 from .streams import Stream
 from .units import scale_to_mm
 

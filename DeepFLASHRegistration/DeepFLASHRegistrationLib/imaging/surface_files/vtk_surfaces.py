@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..support.errors import InputError
-from ..support.isolation import Crashed, isolated
-from .files import atomic, unwritable
+from ...support.errors import InputError
+from ...support.isolation import Crashed, isolated
+from ..files import atomic, unwritable
+from ..landmark_files.point_file import TO_LPS
 from .mesh import Mesh
-from .point_file import TO_LPS
 
 
 def read(path: Path) -> Mesh:
@@ -114,7 +114,10 @@ def _load(path: Path) -> tuple[Any, str, tuple[str, ...]]:
         clean = Path(folder) / "clean.vtp"
         try:
             space = isolated(
-                "imaging.vtk_surfaces:clean", str(path), str(clean), memory=(4 << 30) + 40 * path.stat().st_size
+                "imaging.surface_files.vtk_surfaces:clean",
+                str(path),
+                str(clean),
+                memory=(4 << 30) + 40 * path.stat().st_size,
             )
         except Crashed as error:
             raise InputError(f"is damaged, no surface can be read ({error}). Save it again.") from error

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..support.errors import InputError
-from .grid import Grid
+from ...support.errors import InputError
+from ..grid import Grid
 from .nifti import TYPES, is_nifti
 from .nifti_geometry import Orientation, place
 from .stored import StoredImage

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 
 _SHEAR = 2e-3
 _ITK_ORTHONORMAL = 1e-4

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 from .point_file import PointFile, line_of, number_text
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".pts": " "}

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 from .point_file import PointFile, known_space
 
 _SCHEMA = (

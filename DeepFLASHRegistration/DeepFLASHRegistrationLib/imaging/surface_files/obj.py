@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
+from ..landmark_files.point_file import TO_LPS
 from .mesh import Mesh, summed_normals
-from .point_file import TO_LPS
 
 
 def read(content: bytes) -> Mesh:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..support.errors import InputError
-from .grid import Grid
+from ...support.errors import InputError
+from ..grid import Grid
 from .stored import StoredImage
 from .streams import Stream
 

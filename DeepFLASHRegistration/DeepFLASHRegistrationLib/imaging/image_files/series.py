@@ -14,11 +14,11 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK as sitk
 
-from ..support.errors import InputError
+from ...support.errors import InputError
+from ..files import atomic
+from ..grid import Grid
+from ..io import in_space, write_image, write_itk
 from . import pictures
-from .files import atomic
-from .grid import Grid
-from .io import in_space, write_image, write_itk
 from .nifti import header_of, is_nifti
 
 _MOST_VOLUMES = 32767  # along an axis of NIfTI-1

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..support.errors import InputError
+from ...support.errors import InputError
+from ..files import quiet, unreadable
+from ..grid import Grid
 from . import metaimage, nrrd, wholeness
-from .files import quiet, unreadable
-from .grid import Grid
 from .stored import StoredImage
 
 # What claims to hold more voxels than this many times its bytes is damaged: nothing packs better.

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..support.errors import InputError
-from ..support.isolation import Crashed, isolated
-from .files import quiet
+from ...support.errors import InputError
+from ...support.isolation import Crashed, isolated
+from ..files import quiet
 
 # What allocates by numbers in the file is never linear.
 _DENSE = re.compile(rb"(BSpline|DisplacementField|VelocityField|Kernel|Deformable|ThinPlate|ElasticBody)\w*")
@@ -35,7 +35,7 @@ def read_itk(path: Path, content: bytes) -> np.ndarray:
     _check(path.suffix.lower(), content)
     try:
         # Damaged HDF5 and composites without parts crash it.
-        matrix = isolated("imaging.itk_affine:matrix_of", str(path), seconds=60, memory=2 << 30)
+        matrix = isolated("imaging.transform_files.itk_affine:matrix_of", str(path), seconds=60, memory=2 << 30)
     except Crashed as error:
         raise _no_transform() from error
     return np.array(matrix)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..support.errors import InputError
-from .grid import Grid
+from ...support.errors import InputError
+from ..grid import Grid
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VOXEL_TO_VOXEL, _RAS_TO_RAS = 0, 1

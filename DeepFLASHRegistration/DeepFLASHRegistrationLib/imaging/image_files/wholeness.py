@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 
 _PAGES = 100_000
 _SUBFILE, _WIDTH, _HEIGHT = 254, 256, 257

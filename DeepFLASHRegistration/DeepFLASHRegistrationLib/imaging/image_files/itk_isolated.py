@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..support.errors import InputError
-from ..support.isolation import Crashed, isolated
-from .files import quiet, unreadable
+from ...support.errors import InputError
+from ...support.isolation import Crashed, isolated
+from ..files import quiet, unreadable
 
 _MOST_PACKED = 1100  # gzip packs no more than 1032 to 1
 
@@ -63,7 +63,7 @@ def read_isolated(path: Path) -> ItkImage:
         target = Path(folder) / "values.npy"
         try:
             found = isolated(
-                "imaging.itk_isolated:copy_values",
+                "imaging.image_files.itk_isolated:copy_values",
                 str(path),
                 str(target),
                 seconds=600,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 
 TO_LPS = {"LPS": np.array([1.0, 1.0, 1.0]), "RAS": np.array([-1.0, -1.0, 1.0])}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

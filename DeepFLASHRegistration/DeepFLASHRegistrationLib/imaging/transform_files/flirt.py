@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..support.errors import InputError
-from .grid import Grid
+from ...support.errors import InputError
+from ..grid import Grid
 
 
 def is_text_matrix(content: bytes) -> bool:

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

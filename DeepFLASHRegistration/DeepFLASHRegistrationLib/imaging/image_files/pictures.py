@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..support.errors import InputError
-from .files import atomic, quiet, unwritable
-from .grid import Grid
+from ...support.errors import InputError
+from ..files import atomic, quiet, unwritable
+from ..grid import Grid
 
 _DEEPEST = {".png": 65535, ".tif": 65535, ".tiff": 65535, ".jpg": 255, ".jpeg": 255, ".bmp": 255}
 _TIFF = (".tif", ".tiff")

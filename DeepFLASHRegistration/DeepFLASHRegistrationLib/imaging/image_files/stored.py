@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .grid import Grid
+from ..grid import Grid
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..support.errors import InputError
+from ...support.errors import InputError
 
 _MAGIC = b"\x1f\x8b"
 _EITHER = 47  # of gzip's format and zlib's
