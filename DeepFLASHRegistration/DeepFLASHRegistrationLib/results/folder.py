@@ -69,13 +69,14 @@ def _write_arrays(result: Result, folder: Path, files: Collection[str]) -> dict[
     from ..imaging.transforms import write_affine, write_displacement_field
 
     changes = {}
+    smallest, inverse = (float(np.exp(x)) for x in (result.log_jacobian.data.min(), -result.log_jacobian.data.max()))
     fields = {
-        "fixed_to_moving.nii.gz": (result.field_grid, result.fixed_to_moving, result.moving_grid),
-        "moving_to_fixed.nii.gz": (result.inverse_grid, result.moving_to_fixed, result.fixed_grid),
+        "fixed_to_moving.nii.gz": (result.field_grid, result.fixed_to_moving, result.moving_grid, smallest),
+        "moving_to_fixed.nii.gz": (result.inverse_grid, result.moving_to_fixed, result.fixed_grid, inverse),
     }
-    for name, (grid, field, target) in fields.items():
+    for name, (grid, field, target, determinant) in fields.items():
         if name in files:
-            step = field_step(field, grid)
+            step = field_step(field, grid, determinant)
             write_displacement_field(folder / name, grid, field, target, step)
             changes[name] = (step or 0) / 2
     if "affine.tfm" in files:

@@ -16,16 +16,29 @@ from ..registration.metrics import folded_voxels
 # A component of a displacement changes by at most half of it. Between the points of a field of 1 mm, where readers
 # interpolate, the field of a brain is off by 0.01 mm on average and 1 mm at the worst.
 _STEP_MM = 2.0**-7
-_STEP_VOXELS = 2.0**-7
+_STEPS_PER_VOXEL = 108  # within a factor of the root of two, since steps are powers of two
 _FINEST_STEP = 2.0**-12  # of a voxel, where coarser steps fold
+# Rounding by a hundredth of a voxel does not fold what is squeezed less than to this part of its volume.
+_SAFE = 0.25
 _SLAB = 16
 
 
-def field_step(field: np.ndarray, grid: Grid) -> float | None:
-    """The step in mm to which a field (*grid.shape, d) is rounded in a file: a power of two, 1/128 mm or near 1/128 of
-    a voxel, finer where the rounded field would fold and the exact one does not; None if every step would."""
+def field_step(field: np.ndarray, grid: Grid, smallest: float = 0.0) -> float | None:
+    """The step in mm to which a field is rounded in a file.
+
+    Args:
+        field: (*grid.shape, d) in mm.
+        grid: where it is given.
+        smallest: its smallest determinant, if it is known; it saves looking for folds.
+
+    Returns:
+        A power of two: 1/128 mm, or about a 108th of a voxel below 1 mm; finer where the rounded field would fold and
+        the exact one does not. None if every step folds.
+    """
     voxel = float(grid.spacing.min())
-    step = min(_STEP_MM, 2.0 ** round(math.log2(_STEP_VOXELS * voxel)))
+    step = min(_STEP_MM, 2.0 ** round(math.log2(voxel / _STEPS_PER_VOXEL)))
+    if smallest > _SAFE:
+        return step
     exact = None
     while step > _FINEST_STEP * voxel:
         folds = _folds(field, grid, step)

@@ -117,7 +117,7 @@ def _write_gzip(file: BinaryIO, header: bytes, body: memoryview, floats: bool) -
         if floats:
             middle = block[len(block) // 2 :][:_SAMPLE]
             share = len(zlib.compress(middle, 1)) / len(middle)
-            level, strategy = (4, strategy) if share < 0.65 else (0 if share > 0.8 else 1, zlib.Z_RLE)
+            level, strategy = (2, strategy) if share < 0.65 else (0 if share > 0.8 else 1, zlib.Z_RLE)
         packer = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
         last = number == len(blocks) - 1
         return packer.compress(block) + packer.flush(zlib.Z_FINISH if last else zlib.Z_FULL_FLUSH)
