@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepFLASHRegistrationLib.geodesics.similarities import (
-    SIMILARITIES,
+    MAKERS,
     GlobalCorrelation,
     LocalCorrelation,
     MutualInformation,
@@ -39,7 +39,7 @@ def shape(request):
     return request.param
 
 
-@pytest.fixture(params=SIMILARITIES)
+@pytest.fixture(params=MAKERS)
 def name(request):
     return request.param
 
