@@ -68,12 +68,13 @@ def write_displacement_field(
         order = [1, 2, 0, 3]
         grid = Grid(tuple(grid.shape[a] for a in order[:3]), grid.affine[:, order])
     planes = np.empty((grid.ndim, *grid.shape), dtype=np.float32)
-    for axis in range(grid.ndim):
-        planes[axis] = displacement[..., axis]
-        if step_mm is not None:
-            rounded(planes[axis], step_mm, out=planes[axis])
-    if grid.ndim == 3:
-        np.negative(planes[:2], out=planes[:2])
+    for part in range(grid.shape[0]):  # slice by slice, which stays in the processor's cache
+        for axis in range(grid.ndim):
+            values = displacement[part, ..., axis]
+            if step_mm is not None:
+                values = rounded(values, step_mm)
+            # In RAS the first two components have the other sign; 0 is without one in what was rounded.
+            planes[axis, part] = np.float32(0) - values if grid.ndim == 3 and axis < 2 else values
     with atomic(path) as temporary:
         write_nifti(temporary, grid, planes, INTENT_DISPLACEMENT if grid.ndim == 3 else INTENT_VECTOR)
 

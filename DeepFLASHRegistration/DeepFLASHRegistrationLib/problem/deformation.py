@@ -101,12 +101,15 @@ class Deformation:
             u = self._on_grid(grid, direction, t, inverse)
         to_mm = (turn @ self.domain.direction * self.unit_mm).astype(np.float32)
         slope, base = linear @ grid.affine[:d, :d], linear @ grid.affine[:d, d] + shift
-        for i, part in enumerate(over_indices(slope, base, [np.arange(n) for n in grid.shape])):
-            result[..., i] = part
-            if u is not None:
-                for a in range(d):
-                    if to_mm[i, a] != 0:
-                        result[..., i] += to_mm[i, a] * u[a]
+        rest = [np.arange(n) for n in grid.shape[1:]]
+        for k in range(grid.shape[0]):  # slice by slice, which stays in the processor's cache
+            for i, part in enumerate(over_indices(slope, base, [np.array([k]), *rest])):
+                total = part[0].astype(np.float32)
+                if u is not None:
+                    for a in range(d):
+                        if to_mm[i, a] != 0:
+                            total += to_mm[i, a] * u[a][k]
+                result[k, ..., i] = total
         return result
 
     def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
