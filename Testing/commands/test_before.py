@@ -8,32 +8,15 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import registration_pairs as pairs
-from DeepFLASHRegistrationLib.commands import main as cli
+from command_line import register, run
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import write_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 
 pytest.importorskip("torch")
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[str, str]:
-    (tmp_path / "in").mkdir()
-    fixed, moving = pairs.write_tiny_pair(tmp_path / "in")
-    return str(fixed), str(moving)
-
-
-def run(*arguments: Any) -> int:
-    return cli.main([str(a) for a in arguments])
-
-
-def register(pair: tuple[str, str], out: Path, *more: Any) -> int:
-    return run("register", *pair, "-o", out, *pairs.TINY_OPTIONS, *more)
 
 
 def test_what_is_written_can_be_chosen_and_all_that_lists_it_agrees(pair: tuple[str, str], tmp_path: Path) -> None:

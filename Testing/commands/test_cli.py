@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import registration_pairs as pairs
+from command_line import register, run
 from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
@@ -34,21 +35,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[str, str]:
-    (tmp_path / "in").mkdir()
-    fixed, moving = pairs.write_tiny_pair(tmp_path / "in")
-    return str(fixed), str(moving)
-
-
-def run(*arguments: Any) -> int:
-    return cli.main([str(a) for a in arguments])
-
-
-def register(pair: tuple[str, str], out: Path, *more: Any) -> int:
-    return run("register", *pair, "-o", out, *pairs.TINY_OPTIONS, *more)
 
 
 def started(pair: tuple[str, str], out: Path, *more: str, **how: Any) -> subprocess.Popen[bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...support.errors import InputError
 from .streams import Stream
+from .text_headers import damaged, integers, voxel_files
 from .units import scale_to_mm
 
 _SUFFIXES = (".mha", ".mhd")
@@ -31,17 +32,17 @@ def check(path: Path) -> bool:
     if path.suffix.lower() not in _SUFFIXES:
         return False
     fields, start, listed = _header(path)
-    axes = _integers(path, fields, "NDims", 1)[0]
+    axes = integers(path, fields, "NDims", 1)[0]
     if not 1 <= axes <= _AXES:
-        raise _damaged(path, f"NDims is {axes}")
-    sizes = _integers(path, fields, "DimSize", axes)
-    channels = _integers(path, fields, "ElementNumberOfChannels", 1)[0] if "ElementNumberOfChannels" in fields else 1
+        raise damaged(path, f"NDims is {axes}")
+    sizes = integers(path, fields, "DimSize", axes)
+    channels = integers(path, fields, "ElementNumberOfChannels", 1)[0] if "ElementNumberOfChannels" in fields else 1
     if min(sizes) < 1 or not 1 <= channels <= _CHANNELS:
-        raise _damaged(path, f"{channels} channels of {'x'.join(map(str, sizes))} voxels")
+        raise damaged(path, f"{channels} channels of {'x'.join(map(str, sizes))} voxels")
     kind = fields.get("ElementType", "").lower().removeprefix("met_").removesuffix("_array")
     bytes_of = _BYTES.get(kind, _BYTES.get(kind.removeprefix("u")))
     if bytes_of is None:
-        raise _damaged(path, f"ElementType is {fields.get('ElementType', 'missing')}")
+        raise damaged(path, f"ElementType is {fields.get('ElementType', 'missing')}")
     for name, count in (("Offset", axes), ("Position", axes), ("Origin", axes), ("ElementSpacing", axes),
                         ("ElementSize", axes), ("CenterOfRotation", axes), ("TransformMatrix", axes * axes),
                         ("Rotation", axes * axes), ("Orientation", axes * axes)):  # fmt: skip
@@ -93,12 +94,12 @@ def _header(path: Path) -> tuple[dict[str, str], int, list[str]]:
         name, equals, value = raw[position:end].partition(b"=")
         blank = not raw[position:end].strip()
         if end - position > _LINE or not (equals or blank) or b"\0" in name + value:
-            raise _damaged(path, "a line is no 'Name = value', or ElementDataFile is missing")
+            raise damaged(path, "a line is no 'Name = value', or ElementDataFile is missing")
         if not blank:
             fields[name.decode("latin-1").strip()] = value.decode("utf-8", "surrogateescape").strip()
         position = end + 1
         if position >= len(raw) and "ElementDataFile" not in fields:
-            raise _damaged(path, "ElementDataFile is missing")
+            raise damaged(path, "ElementDataFile is missing")
     rest = raw[position:] if fields["ElementDataFile"].upper().startswith("LIST") else b""
     return fields, position, [line.strip() for line in rest.decode("utf-8", "surrogateescape").splitlines()]
 
@@ -113,18 +114,12 @@ def _data_files(path: Path, fields: dict[str, str], sizes: list[int], listed: li
     elif "%" in value:
         pattern, *numbers = value.split()
         if not _COUNTED.fullmatch(pattern) or not all(re.fullmatch(r"-?\d{1,6}", n) for n in numbers):
-            raise _damaged(path, f"ElementDataFile is {value}")
+            raise damaged(path, f"ElementDataFile is {value}")
         first, last, step = [*map(int, numbers), *[1, sizes[-1], 1][len(numbers) :]][:3]
         names = [pattern % n for n in range(first, last + 1, max(step, 1))]
     else:
         names = [value]
-    files = [path.parent / name for name in names]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{path}: the file of its voxels, {file}, is not there. Copy it beside the header.")
-    if not files:
-        raise _damaged(path, f"ElementDataFile is {value}")
-    return files
+    return voxel_files(path, names, value)
 
 
 def _numbers(path: Path, fields: dict[str, str], name: str, count: int) -> list[float]:
@@ -133,16 +128,5 @@ def _numbers(path: Path, fields: dict[str, str], name: str, count: int) -> list[
     except ValueError:
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):
-        raise _damaged(path, f"{name} is {fields.get(name, 'missing')[:80]!r}")
+        raise damaged(path, f"{name} is {fields.get(name, 'missing')[:80]!r}")
     return values
-
-
-def _integers(path: Path, fields: dict[str, str], name: str, count: int) -> list[int]:
-    words = fields.get(name, "").split()
-    if len(words) != count or not all(re.fullmatch(r"\+?\d{1,18}", word) for word in words):
-        raise _damaged(path, f"{name} is {fields.get(name, 'missing')[:80]!r}")
-    return [int(word) for word in words]
-
-
-def _damaged(path: Path, reason: str) -> InputError:
-    return InputError(f"{path}: its header is damaged ({reason}). Copy or export it again.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...support.errors import InputError
 from .streams import Stream
+from .text_headers import damaged, integers, voxel_files
 from .units import scale_to_mm
 
 _MAGIC = b"NRRD000"
@@ -48,18 +49,18 @@ def check(path: Path) -> bool:
     if found is None:
         return False
     fields, start, lines = found
-    axes = _integers(path, fields, "dimension", 1)[0]
+    axes = integers(path, fields, "dimension", 1)[0]
     if not 1 <= axes <= _AXES:
-        raise _damaged(path, f"dimension {axes}")
-    sizes = _integers(path, fields, "sizes", axes)
+        raise damaged(path, f"dimension {axes}")
+    sizes = integers(path, fields, "sizes", axes)
     if min(sizes) < 1:
-        raise _damaged(path, f"sizes {sizes}")
+        raise damaged(path, f"sizes {sizes}")
     _check_axes(path, fields, axes)
     kind, encoding = fields.get("type", "").lower(), fields.get("encoding", "").lower()
     if kind not in _TYPES:
-        raise _damaged(path, f"type {kind or 'missing'}")
+        raise damaged(path, f"type {kind or 'missing'}")
     if encoding not in _ENCODINGS:
-        raise _damaged(path, f"encoding {encoding or 'missing'}")
+        raise damaged(path, f"encoding {encoding or 'missing'}")
     files = _data_files(path, fields, sizes, lines)
     capacity = sum(file.stat().st_size for file in files) if files else path.stat().st_size - start
     size = 1 if encoding in ("text", "txt", "ascii") else _TYPES[kind] * (2 if encoding == "hex" else 1)
@@ -114,13 +115,13 @@ def _header(path: Path) -> tuple[dict[str, str], int, list[str]] | None:
     lines: list[str] = []
     position = raw.find(b"\n") + 1
     if position == 0:
-        raise _damaged(path, "it ends after its first line")
+        raise damaged(path, "it ends after its first line")
     while True:
         end = raw.find(b"\n", position)
         line = raw[position : len(raw) if end < 0 else end]
         position = len(raw) if end < 0 else end + 1
         if b"\0" in line or (end < 0 and len(raw) >= _LONGEST):
-            raise _damaged(path, "a line is no 'name: value'")
+            raise damaged(path, "a line is no 'name: value'")
         text = line.decode("utf-8", "surrogateescape").strip()
         if lines or fields.get("data file", "").upper().startswith("LIST"):
             lines.append(text)
@@ -138,15 +139,15 @@ def _check_axes(path: Path, fields: dict[str, str], axes: int) -> None:
     """Refuses fields of more or fewer entries than there are axes: ITK's parser writes beyond its arrays."""
     for name in ("spacings", "thicknesses", "axis mins", "axis maxs", "kinds", "centers", "centerings"):
         if name in fields and len(fields[name].split()) != axes:
-            raise _damaged(path, f"{name} {fields[name][:80]!r}")
+            raise damaged(path, f"{name} {fields[name][:80]!r}")
     for name in ("labels", "units"):
         if name in fields and len(re.findall(r'"(?:[^"\\]|\\.)*"', fields[name])) != axes:
-            raise _damaged(path, f"{name} {fields[name][:80]!r}")
+            raise damaged(path, f"{name} {fields[name][:80]!r}")
     space = fields.get("space", "").lower()
     if space:
         reach = 4 if space.endswith(("time", "t")) else 3
     elif "space dimension" in fields:
-        reach = _integers(path, fields, "space dimension", 1)[0]
+        reach = integers(path, fields, "space dimension", 1)[0]
     else:
         reach = 0
     for name, count in (("space directions", axes), ("space origin", 1), ("measurement frame", reach)):
@@ -154,7 +155,7 @@ def _check_axes(path: Path, fields: dict[str, str], axes: int) -> None:
             continue
         vectors = re.findall(r"\([^()]*\)|\S+", fields[name])
         if len(vectors) != count or not 1 <= reach <= _AXES or not all(_is_vector(v, reach) for v in vectors):
-            raise _damaged(path, f"{name} {fields[name][:80]!r}")
+            raise damaged(path, f"{name} {fields[name][:80]!r}")
 
 
 def _is_vector(text: str, count: int) -> bool:
@@ -180,26 +181,9 @@ def _data_files(path: Path, fields: dict[str, str], sizes: list[int], lines: lis
             or not 3 <= len(numbers) <= 4
             or not all(re.fullmatch(r"-?\d{1,6}", n) for n in numbers)
         ):
-            raise _damaged(path, f"data file {value}")
+            raise damaged(path, f"data file {value}")
         first, last, step = map(int, numbers[:3])
         names = [pattern % n for n in range(first, last + (1 if step > 0 else -1), step or 1)]
     else:
         names = [value]
-    files = [path.parent / name for name in names]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{path}: the file of its voxels, {file}, is not there. Copy it beside the header.")
-    if not files:
-        raise _damaged(path, f"data file {value}")
-    return files
-
-
-def _integers(path: Path, fields: dict[str, str], name: str, count: int) -> list[int]:
-    words = fields.get(name, "").split()
-    if len(words) != count or not all(re.fullmatch(r"\+?\d{1,18}", word) for word in words):
-        raise _damaged(path, f"{name} {fields.get(name, 'missing')[:80]!r}")
-    return [int(word) for word in words]
-
-
-def _damaged(path: Path, reason: str) -> InputError:
-    return InputError(f"{path}: its header is damaged ({reason}). Copy or export it again.")
+    return voxel_files(path, names, value)
