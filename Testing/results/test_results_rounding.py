@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,3 +93,30 @@ def test_what_folds_already_is_rounded_as_all_else() -> None:
 
 def test_minus_zero_is_zero() -> None:
     assert not np.signbit(rounded(np.array([-0.0, -1e-4, 1e-4], dtype=np.float32), 2.0**-7)).any()
+
+
+def test_folds_are_looked_for_where_a_map_squeezes() -> None:
+    grid = grid_of((60, 9, 12), 1.0)
+    field = np.zeros((60, 9, 12, 3), dtype=np.float32)
+    field[40:50, ..., 2] = -(1 - 2e-3) * np.arange(10)[:, None, None]  # along z
+    field[50:, ..., 2] = field[49, 0, 0, 2]
+    around = grid.index_to_physical(np.array([[45, 4, 6]]))
+    elsewhere = grid.index_to_physical(np.array([[5, 4, 6]]))
+    assert field_step(field, grid, np.empty((0, 3))) == field_step(field, grid, elsewhere) == 2.0**-7
+    assert field_step(field, grid, around) == field_step(field, grid) != 2.0**-7
+
+
+def test_where_a_result_squeezes_is_found_on_both_sides(saved: Any) -> None:
+    from dataclasses import replace
+
+    from DeepFLASHRegistrationLib.results.rounding import squeezed
+
+    result, index = saved.result, (10, 12, 9)
+    for value, which, direction in ((-3.0, 0, None), (3.0, 1, "fixed_to_moving")):
+        data = np.zeros_like(result.log_jacobian.data)
+        data[index] = value
+        found = squeezed(replace(result, log_jacobian=result.log_jacobian.with_data(data)))
+        point = result.fixed_grid.index_to_physical(np.array([index]))
+        expected = point if direction is None else result.deformation.points(point, direction)
+        assert np.allclose(found[which], expected, atol=0.2)
+        assert not len(found[1 - which])

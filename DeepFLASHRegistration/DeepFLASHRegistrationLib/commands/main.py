@@ -45,12 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     except KeyboardInterrupt:  # before or after what _run guards
         code = _say("Cancelled; nothing was written.", CANCELLED)
-    if code == CANCELLED and arguments is None:
+    if arguments is None:
         # Python would end itself by SIGINT instead if the interrupt came while a module in C, as torch has many, ran
-        # Python text on its import: handled or not, CPython keeps such an interrupt in mind (bpo-1054041).
-        with contextlib.suppress(OSError):
+        # Python text on its import: handled or not, CPython keeps such an interrupt in mind (bpo-1054041). And it would
+        # take half a second to put away what ends with the process anyway.
+        try:
             sys.stdout.flush()
             sys.stderr.flush()
+        except OSError:
+            code = code or FAILED
         os._exit(code)
     return code
 

@@ -19,7 +19,7 @@ from ..report import FILES, write_report
 from ..support.output_folder import whole_folder
 from .outputs import chosen_files
 from .plain import grid_values, plain
-from .rounding import field_step
+from .rounding import field_step, squeezed
 from .velocity import VELOCITY, write_velocity
 
 # What is written for a folded voxel, whose determinant has no logarithm.
@@ -69,14 +69,14 @@ def _write_arrays(result: Result, folder: Path, files: Collection[str]) -> dict[
     from ..imaging.transforms import write_affine, write_displacement_field
 
     changes = {}
-    smallest, inverse = (float(np.exp(x)) for x in (result.log_jacobian.data.min(), -result.log_jacobian.data.max()))
+    there, back = squeezed(result)
     fields = {
-        "fixed_to_moving.nii.gz": (result.field_grid, result.fixed_to_moving, result.moving_grid, smallest),
-        "moving_to_fixed.nii.gz": (result.inverse_grid, result.moving_to_fixed, result.fixed_grid, inverse),
+        "fixed_to_moving.nii.gz": (result.field_grid, result.fixed_to_moving, result.moving_grid, there),
+        "moving_to_fixed.nii.gz": (result.inverse_grid, result.moving_to_fixed, result.fixed_grid, back),
     }
-    for name, (grid, field, target, determinant) in fields.items():
+    for name, (grid, field, target, where) in fields.items():
         if name in files:
-            step = field_step(field, grid, determinant)
+            step = field_step(field, grid, where)
             write_displacement_field(folder / name, grid, field, target, step)
             changes[name] = (step or 0) / 2
     if "affine.tfm" in files:
