@@ -18,6 +18,7 @@ from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_
 from DeepFLASHRegistrationLib.imaging.points import read_points, write_points
 from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, read_segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.results.folder import save_result
 from registration_pairs import Registered, Saved
@@ -429,6 +430,44 @@ def test_a_volume_of_nothing_and_one_with_holes_do_not_end_a_series(saved: Saved
     assert np.isfinite(found).all()
     assert not found[1].any()
     assert np.count_nonzero(found[2] != found[0]) < 100
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """The folder of a 2-D result, and a picture of its moving image beside it."""
+    # Pictures lie at the origin, with pixels of 1 mm.
+    fixed = moving = Volume(Grid((40, 44), np.eye(3)[[1, 0, 2]]), pairs.disks((40, 44), 1.0)[0].data, "disks")
+    result = register(fixed, moving, Parameters.from_preset("fast", initial_alignment="none", **pairs.QUICK), threads=1)
+    save_result(result, tmp_path / "flat", fixed, moving)
+    return tmp_path / "flat"
+
+
+@pytest.mark.parametrize(("name", "channels"), [("o.png", 3), ("o.png", 4), ("o.jpg", 3), ("o.bmp", 3), ("o.tif", 3)])
+def test_pictures_stay_pictures(flat: Path, tmp_path: Path, name: str, channels: int) -> None:
+    ramp = np.add.outer(np.arange(40), np.arange(44)).astype(np.uint8)
+    colors = np.stack([ramp, 200 - ramp, ramp + 50, ramp * 0 + 255][:channels], -1)
+    sitk.WriteImage(sitk.GetImageFromArray(colors, isVector=True), str(tmp_path / "in.png"))
+    assert apply(flat, tmp_path / "in.png", "-o", tmp_path / name) == 0
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name)))
+    assert (found.dtype, found.shape) == (np.uint8, colors.shape)
+    assert np.abs(found[5:-5, 5:-5].astype(int) - colors[5:-5, 5:-5]).mean() < 6
+
+
+def test_what_a_picture_cannot_hold_is_said(flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edge = np.zeros((40, 44), np.uint8)
+    edge[10:30, 12:30] = 250
+    sitk.WriteImage(sitk.GetImageFromArray(edge), str(tmp_path / "edge.png"))
+    assert apply(flat, tmp_path / "edge.png", "-o", tmp_path / "cubic.png", "--interpolation", "cubic") == 0
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "cubic.png"))).max() == 250
+    assert apply(flat, tmp_path / "edge.png", "--labels", "-o", tmp_path / "labels.png") == 0
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "labels.png")))
+    assert set(np.unique(labels)) == {0, 250}
+    assert apply(flat, tmp_path / "edge.png", "--labels", "-o", tmp_path / "labels.jpg") == 2
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([edge] * 4, -1), isVector=True), str(tmp_path / "rgba.png"))
+    assert apply(flat, tmp_path / "rgba.png", "-o", tmp_path / "rgba.jpg") == 2
+    told = capsys.readouterr().err
+    assert "labels must stay what they are" in told
+    assert "JPEG has no place for opacity" in told
 
 
 @pytest.mark.parametrize("name", ["out.nii.gz", "out.nrrd"])

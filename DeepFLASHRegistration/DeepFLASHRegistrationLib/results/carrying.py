@@ -12,6 +12,7 @@ from ..imaging import io, points, surfaces
 from ..imaging.files import POINTS, SURFACES
 from ..imaging.grid import Grid
 from ..imaging.image_files import series
+from ..imaging.image_files.pictures import is_picture
 from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
 from ..imaging.volume import Volume
 from ..problem.belonging import elsewhere
@@ -146,7 +147,10 @@ class _Way:
         volumes = stored.volumes(0, stored.count)
         warped_volumes = (self._warped(shown, volume.reshape(shown.shape), grid, field) for volume in volumes)
         series.write_series(output, grid, warped_volumes, stored.count, stored.seconds)
-        return [*notes, f"{path}: all its {stored.count} volumes were carried"]
+        what = "volumes were carried"
+        if stored.vectors:
+            what = "components per voxel were carried, each for itself: vectors and tensors are not turned"
+        return [*notes, f"{path}: all its {stored.count} {what}"]
 
     def _segments(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
         """Each layer on its own, so that names, colors, terminology and overlaps stay what they are."""
@@ -181,6 +185,8 @@ class _Way:
             data = warp_labels(volume, grid, field)
         else:
             data = self._warped(volume.grid, volume.data, grid, field)
+            if is_picture(output):  # which has no room for what cubic interpolation adds beside an edge
+                data = np.clip(data, volume.data.min(), volume.data.max())
         io.write_volume(output, Volume(grid, data))
         return notes
 

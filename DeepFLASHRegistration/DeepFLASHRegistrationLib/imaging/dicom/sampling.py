@@ -82,7 +82,7 @@ class Sampling:
                 part = ((1 - share) * part + share * acquired(below + 1)).astype(np.float32)
             if values is None:
                 kind = np.float32 if self.interpolated else part.dtype
-                values = np.empty((len(self.sources), *part.shape), kind)
+                values = np.zeros((len(self.sources), *part.shape), kind)
             if not np.can_cast(part.dtype, values.dtype):
                 values = values.astype(np.result_type(values.dtype, part.dtype, np.float32))
             values[at] = part

@@ -43,6 +43,9 @@ def write_picture(path: str | os.PathLike, grid: Grid, data: np.ndarray) -> None
     suffix = Path(path).suffix.lower()
     if grid.ndim == 3 and suffix not in _TIFF:
         raise InputError(f"{path}: a picture holds one slice, not the {grid.shape[0]} of this image. {_INSTEAD}.")
+    channels = data.shape[-1] if data.ndim > grid.ndim else 1
+    if suffix in _JPEG and channels not in (1, 3):
+        raise InputError(f"{path}: JPEG has no place for opacity. Name it .png.")
     if suffix in _JPEG and data.dtype.kind in "iub":
         raise InputError(f"{path}: JPEG changes values, and labels must stay what they are. Name it .png.")
     data = _fitting(path, suffix, data)

@@ -75,7 +75,8 @@ def write_colors(path: str | os.PathLike, grid: Grid, data: np.ndarray) -> None:
     """
     path = Path(path)
     if pictures.is_picture(path):
-        pictures.write_picture(path, grid, data)
+        # Integers would be taken for labels, which no picture may change.
+        pictures.write_picture(path, grid, data.astype(np.float32))
         return
     space, data = in_space(grid, data)
     if not is_nifti(path):
