@@ -6,6 +6,7 @@ import pytest
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.subject import corresponding
 from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS, arrayFromVtkMatrix
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
@@ -161,3 +162,19 @@ def test_an_initial_transform_out_of_the_slice_s_plane_is_refused(scene):
     inputs.initialTransform = addLinear(scene, _turned(fixed.plane[:3, 0] * (-1, -1, 1), 20, (0, 0, 0)), "tilting")
     with pytest.raises(InputError, match="tilting turns the slice out of its plane"):
         RegistrationRun(inputs).arguments()
+
+
+def test_a_point_that_was_never_placed_is_left_out_on_both_sides(scene):
+    """One undefined point in each list, at different places: by their names the others stay with their partners."""
+    inputs = addPair(scene)
+    for role, undefined, shift in (("fixedMarkups", 1, 0.0), ("movingMarkups", 2, 1.0)):
+        node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", role)
+        for number in range(4):
+            node.AddControlPoint(vtk.vtkVector3d(2.0 * number + shift, 1.0, 3.0), f"p{number}")
+        node.UnsetNthControlPointPosition(undefined)
+        setattr(inputs, role, node)
+    given = RegistrationRun(inputs).arguments()
+    pairs = corresponding(given["fixed"].landmarks, given["moving"].landmarks)
+    assert pairs.names == ("p0", "p3")
+    np.testing.assert_allclose(pairs.moving - pairs.fixed, [[-1, 0, 0]] * 2)
+    assert any("p1, p2" in note for note in pairs.notes)
