@@ -107,7 +107,7 @@ def test_large_files_are_announced_on_standard_error(
     out = tmp_path / "out"
     options += ["-o", out, "--outputs", outputs, *quiet]
     assert run("register", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", *options) == 0
-    told = re.match(r"About (\d+) MB will be written to", capsys.readouterr().err)
+    told = re.match(r"Up to (\d+) MB will be written to", capsys.readouterr().err)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     # Rather too much than too little: these smooth fields shrink to a fifth.
     assert size <= int(told[1]) + 1 <= 3 * size

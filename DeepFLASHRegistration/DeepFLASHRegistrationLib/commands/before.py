@@ -26,7 +26,7 @@ _WORTH_SAYING = 10_000_000
 
 @dataclass(frozen=True)
 class Needs:
-    """About how many bytes will be written, and that in words."""
+    """How many bytes will be written at most, and that in words."""
 
     disk: int
     message: str
@@ -58,7 +58,7 @@ def check_needs(
     _check_memory(sides, parameters, options.device, free)
     size = written_bytes(files, sides[0].grid, parameters, affine)
     check_space(options.output, size)
-    message = f"About {megabytes(size)} will be written"
+    message = f"Up to {megabytes(size)} will be written"
     if size >= _WORTH_SAYING and not options.json_progress:
         _say(f"{message} to {options.output} (--outputs chooses less).")
     return Needs(size, message)

@@ -14,6 +14,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..problem.parameters import Parameters
 from ..registration.maps import field_grids
+from ..registration.needs import TURNED
 from ..report import FILES
 from ..support.errors import InputError
 from .velocity import VELOCITY
@@ -23,12 +24,10 @@ OUTPUTS = {name.split(".")[0]: name for name in FILES}
 # Without the first nothing could be computed anew, without the second nobody knows what a folder holds.
 _ALWAYS = (VELOCITY, "result.json")
 
-# At most, of the bytes in memory; by what brains and phantoms of 1 to 1.5 mm took.
-_FIELD_SHARE, _IMAGE_SHARE, _LABEL_SHARE = 0.4, 1.0, 0.1
+# At most, of the bytes in memory: fields of brains take 0.33 to 0.36, smoother or finer ones less; a warped image what
+# its background leaves of it.
+_FIELD_SHARE, _IMAGE_SHARE, _LABEL_SHARE = 0.37, 1.0, 0.1
 _REPORT_BYTES, _REST_BYTES = 1_500_000, 50_000
-# A box around the field of an aligned pair, turned into the moving image, holds more: 1.2 times for two brains, 1.5
-# times for the phantom.
-_TURNED = 1.5
 
 
 def chosen_files(outputs: Collection[str] | None, labels: bool) -> list[str]:
@@ -51,7 +50,7 @@ def chosen_files(outputs: Collection[str] | None, labels: bool) -> list[str]:
 
 
 def written_bytes(files: Collection[str], fixed: Grid, parameters: Parameters, affine: np.ndarray | None = None) -> int:
-    """About how many bytes the files of a result take, rather too many than too few.
+    """How many bytes the files of a result take at most.
 
     Args:
         files: as `chosen_files` returns them.
@@ -61,7 +60,7 @@ def written_bytes(files: Collection[str], fixed: Grid, parameters: Parameters, a
     """
     d = fixed.ndim
     forth, back = field_grids(fixed, np.eye(d + 1) if affine is None else affine)
-    turned = _TURNED if affine is None and parameters.initial_alignment in ("rigid", "affine") else 1.0
+    turned = TURNED if affine is None and parameters.initial_alignment in ("rigid", "affine") else 1.0
     components = d if fixed.plane is None else 3
     sizes = {
         "warped.nii.gz": 4 * _IMAGE_SHARE * fixed.size,
@@ -83,7 +82,7 @@ def check_space(folder: str | os.PathLike, size: int) -> None:
     free = shutil.disk_usage(place).free
     if size > free:
         raise InputError(
-            f"{folder}: about {megabytes(size)} will be written, and {megabytes(free)} are free on that disk. Free "
+            f"{folder}: up to {megabytes(size)} will be written, and {megabytes(free)} are free on that disk. Free "
             "some space, choose another folder, or fewer files (--outputs)."
         )
 

@@ -12,21 +12,21 @@ from pathlib import Path
 
 # From the peak resident size of the command, phase by phase, over images of 64^3 to 320^3 and 40 x 512^2, made ones and
 # brains, with the presets fast, default, fine and paper, every similarity, and trained models: what these numbers give
-# is between 0.86 and 1.21 of what was seen.
+# is between 0.89 and 1.11 of what was seen.
 HOST_BASE_BYTES = 370 * 2**20  # the interpreter with torch, SimpleITK and their thread pools
 DEVICE_BASE_BYTES = 600 * 2**20  # a GPU's context and its libraries
-_IMAGE, _IMAGE_AT_END = 8, 16  # each voxel of both images while searching; at the end with warped images and metrics
-_FIELD = 30  # each voxel of both fields: displacements, what they are made of, and their copy for the file
+_IMAGE, _IMAGE_AT_END = 8, 14  # each voxel of both images while searching; at the end with warped images and metrics
+_FIELD = 22  # each voxel of both fields: displacements, what they are made of, and their copy for the file
 _WORKING = 22  # each voxel of the working grid: images, masks, views
 _CELL = 130  # each voxel of a level: the map, sampled images and the similarity, with their gradients
 _COEFFICIENT = 1150  # of the velocity: time steps, their adjoints and the quasi-Newton history
-_POINT = 210  # each point of the lattice on which the final map is followed
+_POINT = 230  # each point of the lattice on which the final map is followed
 # And so much more, to be on the safe side.
 _RESERVE = 1.1
 
 # Filling memory to the brim makes a system swap or end processes, so a part of what is free is left alone.
 USABLE_FRACTION = 0.85
-# Below this part of the estimate a run was never seen to end well.
+# The estimate was never too large by more than a quarter: where less than this part of it is free, no run ends well.
 _HOPELESS_FRACTION = 0.75
 
 
