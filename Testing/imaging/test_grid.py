@@ -138,3 +138,16 @@ def test_grid_and_volume_import_neither_simpleitk_nor_torch() -> None:
     )
     path = repr([p for p in sys.path if p])
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path}; {code}"], check=True)
+
+
+@pytest.mark.parametrize("direction", [np.eye(3), rotation((1, 2, 3), 40)])
+def test_a_grid_contains_what_lies_in_its_voxels(direction) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = direction @ np.diag([1.0, 2.0, 3.0])
+    affine[:3, 3] = 5, -7, 11
+    grid = Grid((4, 5, 6), affine)
+    index = np.array([(-0.49, 0, 0), (3.49, 4.49, 5.49), (-0.51, 0, 0), (0, 4.51, 0), (0, 0, 5.51), (1, 2, 3)])
+    points = grid.index_to_physical(index)
+    assert grid.contains(points).tolist() == [True, True, False, False, False, True]
+    assert not grid.contains(np.full((1, 3), np.nan)).any()
+    assert grid.contains(points.reshape(2, 3, 3)).shape == (2, 3)

@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
         from ..imaging.transforms import read_affine_with_notes
 
         affine, notes = read_affine_with_notes(transform, fixed.ndim, fixed.grid, moving.grid)
-        fixed = fixed.with_image(fixed.image.with_data(fixed.image.data, *notes))
+        fixed = fixed.with_image(fixed.image.noted(*notes))
     truth = _truth(options, fixed)
     need = check_needs(options, files, (fixed, moving), parameters, affine, free)
     with _bar(options) as progress:

@@ -191,6 +191,11 @@ class Grid:
             raise ValueError("This grid lies in no plane of 3-D space.")
         return (np.asarray(points, dtype=np.float64) - self.plane[:3, 2]) @ self.plane[:3, :2]
 
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Which of points (..., d), LPS mm, lie in the field of view, up to its voxels' outer faces; NaN does not."""
+        index = self.physical_to_index(points)
+        return ((index >= -0.5) & (index <= np.array(self.shape) - 0.5)).all(-1)
+
     def in_plane(self, points: np.ndarray) -> np.ndarray:
         """Points (N, 3) of 3-D space as the points (N, 2) of a 2-D grid: seen along its slice's normal, or in the plane
         z = 0, where ITK and Slicer put a 2-D image. All others as they are."""

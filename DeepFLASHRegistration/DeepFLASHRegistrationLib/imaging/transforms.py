@@ -182,8 +182,7 @@ def _meet(matrix: np.ndarray, fixed: Grid, moving: Grid) -> bool:
     for one, other, linear in ((fixed, moving, matrix), (moving, fixed, np.linalg.inv(matrix))):
         ticks = [np.linspace(-0.5, n - 0.5, 9) for n in one.shape]
         points = one.index_to_physical(np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, one.ndim))
-        index = other.physical_to_index(points @ linear[:-1, :-1].T + linear[:-1, -1])
-        if ((index >= -0.5) & (index <= np.array(other.shape) - 0.5)).all(1).any():
+        if other.contains(points @ linear[:-1, :-1].T + linear[:-1, -1]).any():
             return True
     return False
 

@@ -56,6 +56,10 @@ class Volume:
         data = np.flip(self.data.transpose(order), np.flatnonzero(backwards))
         return replace(self, grid=stored(self.grid, order, backwards), data=np.ascontiguousarray(data))
 
+    def noted(self, *notes: str) -> Volume:
+        """The same volume with notes added."""
+        return replace(self, notes=self.notes + notes)
+
     def with_data(self, data: np.ndarray, *notes: str) -> Volume:
         """The same grid and name with other data, and `notes` added."""
         return replace(self, data=data, notes=self.notes + notes)

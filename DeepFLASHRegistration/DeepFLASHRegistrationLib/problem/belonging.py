@@ -27,8 +27,7 @@ def part_inside(grid: Grid, volume: Volume) -> float:
     points = volume.grid.index_to_physical(np.stack(np.unravel_index(at, volume.grid.shape), -1))
     if volume.grid.plane is not None and grid.plane is not None:
         points = grid.in_plane(volume.grid.lift(points))
-    index = grid.physical_to_index(points)
-    return float(((index >= -0.5) & (index <= np.array(grid.shape) - 0.5)).all(1).mean())
+    return float(grid.contains(points).mean())
 
 
 def elsewhere(grid: Grid, volume: Volume, what: str) -> tuple[str, bool]:
@@ -58,7 +57,7 @@ def with_place_checked(volume: Volume, image: Volume) -> Volume:
     text, wrong = elsewhere(image.grid, volume, image.name or "the image")
     if wrong:
         raise InputError(text)
-    return volume.with_data(volume.data, text) if text else volume
+    return volume.noted(text) if text else volume
 
 
 def with_sense_checked(mask: Volume, image: Volume) -> Volume:
@@ -79,4 +78,4 @@ def with_sense_checked(mask: Volume, image: Volume) -> Volume:
     )
     if kept < _INVERTED:
         raise InputError(f"{text}: the mask is inverted. Exchange inside and outside.")
-    return mask.with_data(mask.data, f"{text}: is the mask inverted?")
+    return mask.noted(f"{text}: is the mask inverted?")

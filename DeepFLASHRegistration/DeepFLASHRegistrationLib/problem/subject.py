@@ -224,8 +224,7 @@ def _checked_landmarks(landmarks: Landmarks, image: Volume, side: str) -> Landma
         )
     if np.isinf(points).any():
         raise InputError(f"The {side} landmarks hold infinity. Place them all.")
-    index = image.grid.physical_to_index(points)
-    outside = landmarks.defined & ((index < -0.5) | (index > np.array(image.grid.shape) - 0.5)).any(1)
+    outside = landmarks.defined & ~image.grid.contains(points)
     if outside.any():
         number = int(np.flatnonzero(outside)[0])
         raise InputError(

@@ -399,8 +399,7 @@ def border_hits(mapped: np.ndarray, moving_grid: Grid) -> float:
     """
     if len(mapped) == 0:
         return float("nan")
-    index = np.asarray(moving_grid.physical_to_index(np.asarray(mapped, dtype=np.float64)))
-    inside = np.all((index >= -0.5) & (index <= np.asarray(moving_grid.shape) - 0.5), axis=-1)
+    inside = moving_grid.contains(np.asarray(mapped, dtype=np.float64))
     return float(1.0 - np.count_nonzero(inside) / len(mapped))
 
 

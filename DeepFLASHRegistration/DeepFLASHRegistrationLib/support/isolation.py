@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError
@@ -19,6 +20,11 @@ _START = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
     "from importlib import import_module; import_module(given['home'])._answer(given)"
 )
+
+
+def memory_to_read(path: Path) -> int:
+    """Bytes that a sound reader may take for a file: its own, and what the file unpacks to."""
+    return (4 << 30) + 40 * path.stat().st_size
 
 
 class Crashed(RuntimeError):

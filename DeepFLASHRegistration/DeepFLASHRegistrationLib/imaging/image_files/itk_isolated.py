@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...support.errors import InputError
-from ...support.isolation import Crashed, isolated
+from ...support.isolation import Crashed, isolated, memory_to_read
 from ..files import quiet, unreadable
 
 _MOST_PACKED = 1100  # gzip packs no more than 1032 to 1
@@ -67,7 +67,7 @@ def read_isolated(path: Path) -> ItkImage:
                 str(path),
                 str(target),
                 seconds=600,
-                memory=(4 << 30) + 40 * path.stat().st_size,
+                memory=memory_to_read(path),
             )
         except Crashed as error:
             raise InputError(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...support.errors import InputError
-from ...support.isolation import Crashed, isolated
+from ...support.isolation import Crashed, isolated, memory_to_read
 from ..files import atomic, unwritable
 from ..landmark_files.point_file import TO_LPS
 from .mesh import Mesh
@@ -117,7 +117,7 @@ def _load(path: Path) -> tuple[Any, str, tuple[str, ...]]:
                 "imaging.surface_files.vtk_surfaces:clean",
                 str(path),
                 str(clean),
-                memory=(4 << 30) + 40 * path.stat().st_size,
+                memory=memory_to_read(path),
             )
         except Crashed as error:
             raise InputError(f"is damaged, no surface can be read ({error}). Save it again.") from error
