@@ -356,6 +356,20 @@ def test_what_lies_outside_the_masks_does_not_count(tiny: tuple[Volume, Volume])
     assert spoiled.metrics["similarity_after"] > spoiled.metrics["similarity_before"]
 
 
+@pytest.mark.parametrize("value", [-3024.0, 32767.0])
+def test_padding_blurred_by_warping_is_no_object(tiny: tuple[Volume, Volume], value: float) -> None:
+    """A CT whose corners no scanner saw, registered to itself: it overlaps as the same image without padding does."""
+    shape = tiny[1].data.shape
+    air = np.random.default_rng(0).normal(-1000, 10, shape)
+    plain = tiny[1].with_data((air + 1200 * tiny[1].data / tiny[1].data.max()).astype(np.float32))
+    y, x = (2 * np.arange(n) / (n - 1) - 1 for n in shape[1:])
+    outside = np.broadcast_to(y[:, None] ** 2 + x**2 > 1.1, shape)
+    padded = plain.with_data(np.where(outside, np.float32(value), plain.data))
+    expected, found = (register(image, image, TINY, threads=1) for image in (plain, padded))
+    assert expected.metrics["overlap"] > 0.9
+    assert found.metrics["overlap"] > 0.98 * expected.metrics["overlap"]
+
+
 def test_a_mask_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     fixed, moving = tiny
     own, other = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.intensities import background_value, foreground
+from ..imaging.intensities import background_value, foreground, without_padding
 from ..imaging.resampling import resample
 from ..imaging.volume import Volume
 from ..problem.subject import Subject, corresponding
@@ -88,4 +88,12 @@ def _of_landmarks(fixed: Subject, moving: Subject, parts: Mapping[str, Any], aff
 def _foreground_of(warped: Volume, moving: Volume) -> np.ndarray:
     """Foreground of the warped image by the moving image's own criterion."""
     background = background_value(moving)
-    return warped.data > background if background is not None else foreground(warped)
+    if background is not None:
+        return warped.data > background
+    seen, padding = without_padding(moving)
+    low, high = seen.data.min(), seen.data.max()
+    for value in padding:
+        # Interpolation mixed the padding with its neighbours; foreground() knows it as one value.
+        mixed = warped.data < low if value < low else warped.data > high
+        warped = warped.with_data(np.where(mixed, warped.data.dtype.type(value), warped.data))
+    return foreground(warped)
