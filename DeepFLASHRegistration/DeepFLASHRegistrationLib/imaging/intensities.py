@@ -33,7 +33,7 @@ def without_padding(volume: Volume) -> tuple[Volume, list[float]]:
     found = []
     for extreme in (np.min, np.max):
         value = extreme(volume.data)
-        border = _border(volume)
+        border = on_border(volume.data)
         if np.count_nonzero(border == value) < _PADDED_BORDER * border.size:
             continue
         sample = _sampled(volume.data)
@@ -59,11 +59,9 @@ def _beside(volume: Volume, value: float) -> float:
     return float(np.median(beside)) if beside.size else np.inf
 
 
-def _border(volume: Volume) -> np.ndarray:
-    """The values on the faces of the field of view."""
-    return np.concatenate(
-        [np.take(volume.data, end, axis=axis).ravel() for axis in range(volume.ndim) for end in (0, -1)]
-    )
+def on_border(data: np.ndarray) -> np.ndarray:
+    """The values on the faces of an array."""
+    return np.concatenate([np.take(data, end, axis=axis).ravel() for axis in range(data.ndim) for end in (0, -1)])
 
 
 def background_value(volume: Volume) -> float | None:
@@ -85,7 +83,7 @@ def foreground(volume: Volume) -> np.ndarray:
     brighter than its noise or than Otsu's threshold (IEEE SMC 9, 1979), whichever is less; else everything (a crop
     inside tissue).
     """
-    border = _border(volume)
+    border = on_border(volume.data)
     volume, padding = without_padding(volume)
     constant = _background_value(volume)
     if constant is not None:
