@@ -77,6 +77,10 @@ def test_one_volume_of_several_is_named(tmp_path, name) -> None:
         assert volume.grid.same_as(oblique(), 1e-4)
         assert volume.name == f"{path}[{number}]"
     mean = io.read_volume(f"{path}[mean]")
+    with pytest.raises(InputError, match=r"\[0\]' to '.*\[\d\]'\.$"):  # and no mean, of labels
+        io.read_labels(path)
+    with pytest.raises(InputError, match="the mean of labels or masks is none"):
+        io.read_mask(f"{path}[mean]")
     assert np.allclose(mean.data, SERIES.mean(0), atol=1e-4)
     for which in ("", "[3]", "[mean]"):
         assert io.read_grid(f"{path}{which}").same_as(oblique(), 1e-4)

@@ -78,7 +78,7 @@ def test_an_inverted_mask_is_named_as_that() -> None:
 def test_an_inverted_mask_is_named_whose_object_had_been_grown(grown: float) -> None:
     # Less and less of the background is left to it: 94, 79 and 67 %.
     mask = Volume(grid(), 1 - ball(grid(), radius=grown), "mask.nii.gz")
-    with pytest.raises(InputError, match="0 % of the object of head.nii.gz: the mask is inverted"):
+    with pytest.raises(InputError, match=r"0 % of the object of head\.nii\.gz: the mask is inverted"):
         Subject(head(), mask=mask).checked("fixed")
 
 

@@ -26,10 +26,11 @@ _WORTH_SAYING = 10_000_000
 
 @dataclass(frozen=True)
 class Needs:
-    """How many bytes will be written at most, and that in words."""
+    """How many bytes will be written at most, that in words, and what a user should know before it begins."""
 
     disk: int
     message: str
+    notes: tuple[str, ...] = ()
 
 
 def check_needs(
@@ -40,7 +41,7 @@ def check_needs(
     affine: np.ndarray | None,
     free: int | None,
 ) -> Needs:
-    """Compares what a registration needs with what there is, and says on standard error what a user should know.
+    """Compares what a registration needs with what there is, and says on standard error how much will be written.
 
     Args:
         options: of the command.
@@ -55,16 +56,19 @@ def check_needs(
     """
     from ..results.outputs import check_space, megabytes, written_bytes
 
-    _check_memory(sides, parameters, options.device, free)
+    notes = _check_memory(sides, parameters, options.device, free)
     size = written_bytes(files, sides[0].grid, parameters, affine)
     check_space(options.output, size)
     message = f"Up to {megabytes(size)} will be written"
     if size >= _WORTH_SAYING and not options.json_progress:
         _say(f"{message} to {options.output} (--outputs chooses less).")
-    return Needs(size, message)
+    return Needs(size, message, notes)
 
 
-def _check_memory(sides: tuple[Subject, Subject], parameters: Parameters, device: str, free: int | None) -> None:
+def _check_memory(
+    sides: tuple[Subject, Subject], parameters: Parameters, device: str, free: int | None
+) -> tuple[str, ...]:
+    """A note, if memory is short; InputError if it cannot suffice."""
     from ..methods.trained_models import stages
     from ..registration.needs import fitting_spacing, sizes
     from ..support.torch_device import free_device_bytes, require_torch, resolve_device
@@ -73,14 +77,14 @@ def _check_memory(sides: tuple[Subject, Subject], parameters: Parameters, device
     device = resolve_device(device)
     shown = _shown(sides[0])
     if free is None or not shown.data.any():  # then register() says what is wrong
-        return
+        return ()
     what = sides[0].grid, sides[1].grid, shown
     effective = stages(parameters)
     found = sizes(*what, effective)
     host, on_device = memory.needed_bytes(found, device)
     need = memory.Need(host, free, on_device, free_device_bytes(device))
     if need.fits:
-        return
+        return ()
     helps = ["close other programs"]
     spacing = fitting_spacing(*what, effective, need, device)
     if spacing is not None:
@@ -92,7 +96,7 @@ def _check_memory(sides: tuple[Subject, Subject], parameters: Parameters, device
     text = f"{need}. What helps: {'; '.join(helps)}."
     if need.hopeless:
         raise InputError(text)
-    _say(f"Note: {text}")
+    return (text,)
 
 
 def _shown(fixed: Subject) -> Volume:

@@ -11,6 +11,10 @@ from typing import Any
 
 from ..support.errors import InputError
 
+IMAGE = (
+    "image file (NIfTI, NRRD, MetaImage, .mgz, a picture, ...) or DICOM folder; of a file of several volumes one, "
+    "'FILE[3]' (counted from 0), or their mean, 'FILE[mean]'"
+)
 DATA = (
     "DATA is a folder with images/ (and labels/, masks/ of the same file names), a folder of images (with x_labels, "
     "x_mask beside x), or a table (.csv) with the columns image, subject, labels, mask."

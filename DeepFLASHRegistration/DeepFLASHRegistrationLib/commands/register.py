@@ -15,7 +15,7 @@ from ..imaging.files import ITK_TRANSFORMS, POINTS, TRANSFORMS
 from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
 from ..support.errors import InputError
 from .field_options import add_fields, given_fields
-from .options import common_options
+from .options import IMAGE, common_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,13 +29,13 @@ DESCRIPTION = "Register MOVING to FIXED and write images, transforms, velocity a
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what `run` reads."""
-    parser.add_argument("fixed", metavar="FIXED", help="image file or DICOM folder")
-    parser.add_argument("moving", metavar="MOVING", help="image file or DICOM folder")
+    parser.add_argument("fixed", metavar="FIXED", help=IMAGE)
+    parser.add_argument("moving", metavar="MOVING", help="likewise")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--force", action="store_true", help="replace an earlier result in OUT")
     for name, what in (
-        ("moving-labels", "label map to carry over"),
-        ("fixed-labels", "label map to compare with"),
+        ("moving-labels", "label map or segmentation (.seg.nrrd) to carry over"),
+        ("fixed-labels", "label map or segmentation to compare with"),
         ("fixed-mask", "where the fixed image counts"),
         ("moving-mask", "where the moving image counts"),
         ("fixed-points", f"landmarks ({', '.join(POINTS)}); numbers without a stated coordinate system are LPS mm"),
@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=_names,
         metavar="NAME,…",
         help="write only these files beside the velocity and result.json: warped, fixed_to_moving, moving_to_fixed, "
-        "affine, log_jacobian, labels, report; none for none of them (default: all)",
+        "affine, log_jacobian, labels, segmentation, report; none for none of them (default: all)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     common_options(parser)
@@ -78,7 +78,7 @@ def _names(text: str) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     parameters, transform = _parameters(options)
-    from ..imaging.segmentation import is_segmentation
+    from ..imaging.segmentation import is_segmentation, read_segmentation
     from ..registration.register import register
     from ..report import FILES
     from ..results.folder import save_result
@@ -87,9 +87,12 @@ def run(options: argparse.Namespace) -> int:
     from ..support.output_folder import check_output
     from .before import check_needs
 
-    files = chosen_files(options.outputs, options.moving_labels is not None)
-    if "labels" in (options.outputs or ()) and options.moving_labels is None:
-        raise InputError("--outputs labels: there are no labels to carry over. Pass them with --moving-labels.")
+    labels = options.moving_labels
+    segmented = labels is not None and is_segmentation(labels)
+    files = chosen_files(options.outputs, labels is not None, segmented)
+    for output, there, what in (("labels", labels, "labels"), ("segmentation", segmented, "segmentation (.seg.nrrd)")):
+        if output in (options.outputs or ()) and not there:
+            raise InputError(f"--outputs {output}: there is no {what} to carry over. Pass it with --moving-labels.")
     check_output(options.output, FILES, options.force)
     free = free_bytes()
     # Segments of the same name are the same label on both sides; label maps have but their numbers.
@@ -105,7 +108,8 @@ def run(options: argparse.Namespace) -> int:
     truth = _truth(options, fixed)
     need = check_needs(options, files, (fixed, moving), parameters, affine, free)
     with _bar(options) as progress:
-        progress({"phase": "prepare", "progress": 0.0, "message": need.message, "bytes_to_write": need.disk})
+        first = {"phase": "prepare", "progress": 0.0, "message": need.message, "bytes_to_write": need.disk}
+        progress(first | ({"notes": list(need.notes)} if need.notes else {}))
         result = register(
             fixed,
             moving,
@@ -122,13 +126,22 @@ def run(options: argparse.Namespace) -> int:
         progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
         before = _stamp(options.output)
         try:
-            save_result(result, options.output, fixed, moving, force=options.force, outputs=options.outputs)
+            segmentation = read_segmentation(labels) if segmented else None
+            save_result(
+                result,
+                options.output,
+                fixed,
+                moving,
+                force=options.force,
+                outputs=options.outputs,
+                segmentation=segmentation,
+            )
         except KeyboardInterrupt:
             if _stamp(options.output) == before:
                 raise  # else it came too late: everything is in place
         progress({"phase": "finish", "progress": 1.0, "message": "Done"})
     if not options.json_progress:
-        _summarize(result, Path(options.output))
+        _summarize(result, Path(options.output) / ("report.html" if "report.html" in files else "result.json"))
     return 0
 
 
@@ -181,7 +194,7 @@ def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
         raise InputError(str(error)) from error
 
 
-def _summarize(result: Any, folder: Path) -> None:
+def _summarize(result: Any, shown: Path) -> None:
     metrics = result.metrics
     print(f"{result.verdict.level.upper()}")
     for reason in result.verdict.reasons:
@@ -192,7 +205,7 @@ def _summarize(result: Any, folder: Path) -> None:
             f"  Error against the true map: mean {error['mean']:.2f} mm, 95 % within {error['p95']:.2f} mm, "
             f"largest {error['max']:.2f} mm (before: mean {error['mean_before']:.2f} mm)."
         )
-    print(f"{result.timings['total']:.1f} s on {result.provenance['device']}; {folder / 'report.html'}")
+    print(f"{result.timings['total']:.1f} s on {result.provenance['device']}; {shown}")
 
 
 class _Bar:

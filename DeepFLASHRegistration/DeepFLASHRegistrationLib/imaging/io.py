@@ -110,7 +110,7 @@ def _read(
         )
     with quiet(), _named(path):
         grid = flattened(path, stored.grid)
-        data = _one_volume(path, stored, which)
+        data = _one_volume(path, stored, which, exact)
         notes = list(stored.notes)
         if stored.channels > 1:
             data, note = of_colors(data, str(path))
@@ -127,8 +127,10 @@ def selection(name: str | os.PathLike) -> tuple[Path, str]:
     return Path(found[1]), found[2]
 
 
-def _one_volume(path: Path, stored: StoredImage, which: str) -> np.ndarray:
+def _one_volume(path: Path, stored: StoredImage, which: str, exact: bool) -> np.ndarray:
     count = stored.count
+    if which == "mean" and exact:
+        raise InputError(f"{path}[mean]: the mean of labels or masks is none. Name one of them: '{path}[0]', ….")
     if which == "mean":
         total = np.float64(0)
         for volume in stored.volumes(0, count):
@@ -139,8 +141,9 @@ def _one_volume(path: Path, stored: StoredImage, which: str) -> np.ndarray:
     if not which and count > 1:
         what = f"has {count} components per voxel (vectors)" if stored.vectors else f"holds {count} volumes (4-D)"
         raise InputError(
-            f"{path}: {what}. Name one of them (one time point, one component): '{path}[0]' to '{path}[{count - 1}]', "
-            f"or their mean: '{path}[mean]'." + _listed(stored.names)
+            f"{path}: {what}. Name one of them (one time point, one component): '{path}[0]' to '{path}[{count - 1}]'"
+            + ("." if exact else f", or their mean: '{path}[mean]'.")
+            + _listed(stored.names)
         )
     number = int(which or 0)
     (volume,) = stored.volumes(number, number + 1)  # to the end, where damage shows

@@ -105,7 +105,7 @@ def checked_image(volume: Volume) -> Volume:
 
 
 def checked_labels(volume: Volume) -> Volume:
-    """The volume as int32 labels; float data are accepted if every value is within 0.01 of an integer.
+    """The volume as int32 labels; of floats, each within 0.01 of an integer, or NaN, which is no label.
 
     Raises:
         InputError: if a value is no integer of 32 bits, or every voxel is 0.
@@ -116,6 +116,10 @@ def checked_labels(volume: Volume) -> Volume:
         raise InputError(f"{name}: holds {data.dtype} values. Labels must be integers.")
     notes = ()
     if data.dtype.kind == "f":
+        without = np.isnan(data)
+        if without.any():
+            notes = (f"{name}: {np.count_nonzero(without)} voxels are NaN, and were taken for no label (0)",)
+            data = np.where(without, 0, data)
         with np.errstate(invalid="ignore"):
             rounded = np.rint(data)
             off = np.abs(data - rounded)
@@ -127,7 +131,7 @@ def checked_labels(volume: Volume) -> Volume:
                 "scaling (scl_slope), save its integers as integers."
             )
         if off.any():
-            notes = (
+            notes += (
                 f"{name}: {np.count_nonzero(off)} labels were rounded to integers, by up to {off.max():.2g}: they had "
                 "been stored with a scaling or as rounded numbers",
             )

@@ -12,8 +12,8 @@ from ..support.errors import InputError
 
 # Parts of an object inside the image's field of view: below the first it belongs elsewhere, below the second perhaps.
 _ELSEWHERE, _DOUBTFUL = 0.05, 0.5
-# A mask that covers this part of the background (or of the field of view's border: the object may have been grown before
-# the mask was inverted) and less than these parts of the object is inverted, or perhaps is.
+# A mask that covers this part of the background (or of the field of view's border, where the object was grown before it
+# was inverted) and less than these parts of the object is inverted, or perhaps is.
 _OF_BACKGROUND, _INVERTED, _HARDLY = 0.9, 0.2, 0.7
 # Corners of two grids of one shape are farther apart than rounding, in voxels.
 _NOTABLE = 0.5
@@ -64,11 +64,13 @@ def with_place_checked(volume: Volume, image: Volume) -> Volume:
 
 
 def _other_header(grid: Grid, volume: Volume, what: str) -> str:
-    """A word about voxels that are as many as the image's, axis by axis, but lie elsewhere: drawn on it, with the header
-    lost or changed by another program, most likely."""
+    """A word about voxels as many as the image's along each axis that lie elsewhere: most likely they were drawn on it,
+    and another program has lost the header."""
     if volume.grid.shape != grid.shape or volume.grid.same_as(grid):
         return ""
-    own, others = (each.lift(each.corners()) if each.plane is not None else each.corners() for each in (volume.grid, grid))
+    own, others = (
+        each.lift(each.corners()) if each.plane is not None else each.corners() for each in (volume.grid, grid)
+    )
     if own.shape != others.shape:
         return ""
     apart = float(np.linalg.norm(own - others, axis=1).max())

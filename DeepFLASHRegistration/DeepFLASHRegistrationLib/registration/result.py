@@ -49,6 +49,13 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def displacement(self) -> np.ndarray:
+        """fixed_to_moving on the fixed image's own grid, without the margin of its field's."""
+        margin = [(n - m) // 2 for n, m in zip(self.field_grid.shape, self.fixed_grid.shape, strict=True)]
+        inner = tuple(slice(a, a + m) for a, m in zip(margin, self.fixed_grid.shape, strict=True))
+        return self.fixed_to_moving[inner]
+
+    @property
     def deformation(self) -> Deformation:
         """The geodesic itself, from which every map can be computed anew."""
         return deformation_from(self.velocity)

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..imaging.grid import Grid, over_indices
 from ..imaging.volume import Volume
+
+if TYPE_CHECKING:
+    from ..imaging.segmentation import Segmentation
 
 _SLAB_VOXELS = 32_768  # whose coordinates stay in the processor's cache
 
@@ -56,6 +60,12 @@ def warp_labels(labels: Volume, grid: Grid, displacement: np.ndarray) -> np.ndar
     for part, index in _indices(labels.grid, grid, displacement):
         result[part] = sample_labels(data, torch.from_numpy(index)).numpy().reshape(result[part].shape)
     return result
+
+
+def warp_segmentation(segmentation: Segmentation, grid: Grid, displacement: np.ndarray) -> Segmentation:
+    """Each layer on its own by `warp_labels`, so that names, colors, terminology and overlaps stay what they are."""
+    layers = [Volume(grid, warp_labels(each, grid, displacement), each.name) for each in segmentation.layers]
+    return segmentation.with_layers(layers)
 
 
 def _indices(source: Grid, grid: Grid, displacement: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

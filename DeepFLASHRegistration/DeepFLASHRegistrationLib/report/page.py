@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 FILES = {
     "warped.nii.gz": "The moving image on the fixed image's grid, in its own intensities.",
     "labels.nii.gz": "The moving labels on the fixed image's grid.",
+    "segmentation.seg.nrrd": "The moving segmentation there, with its names, colors and overlaps.",
     "fixed_to_moving.nii.gz": "Displacement field in LPS mm (ITK, intent 1006), affine included. "
     "Resamples images and labels onto the fixed image.",
     "moving_to_fixed.nii.gz": "Its inverse, from the same geodesic. Moves points and surfaces of the moving image.",
@@ -74,8 +75,8 @@ def write_report(
     """Writes the report of a registration as one HTML file; it appears complete or not at all.
 
     path: the file; result: what register() returned for `fixed` and `moving`; labels of the fixed
-    subject, on any grid, are drawn beside the propagated ones; files: names of those beside the report, all that
-    there can be by default. Raises OSError if the file cannot be written.
+    subject, on any grid, are drawn beside the propagated ones; files: names of those beside the report, by default all
+    that a result of images and label maps has. Raises OSError if the file cannot be written.
     """
     page = render(result, fixed, moving, files).encode("utf-8")
     with atomic(path) as temporary:
@@ -101,7 +102,7 @@ def render(result: Result, fixed: Subject, moving: Subject, files: Collection[st
         collapsible("Parameters", parameter_table(result.parameters)),
         collapsible("Provenance and timings", provenance(result, fixed.image, moving.image)),
         _notes([*result.notes, *fixed.notes, *moving.notes]),
-        _file_section(result, FILES if files is None else files),
+        _file_section(_usual(result) if files is None else files),
     ]
     # The policy makes sure that not even a hostile name could load or run anything.
     return (
@@ -249,7 +250,10 @@ def _notes(notes: Sequence[str]) -> str:
     return f"<section><h2>Notes</h2><ul>{''.join(f'<li>{escaped(note)}</li>' for note in unique)}</ul></section>"
 
 
-def _file_section(result: Result, files: Collection[str]) -> str:
-    names = [name for name in files if name != "labels.nii.gz" or result.labels is not None]
-    rows = [(name, FILES[name]) for name in names]
+def _usual(result: Result) -> list[str]:
+    return [n for n in FILES if n != "segmentation.seg.nrrd" and (n != "labels.nii.gz" or result.labels is not None)]
+
+
+def _file_section(files: Collection[str]) -> str:
+    rows = [(name, FILES[name]) for name in files]
     return f'<section class="files"><h2>Files beside this report</h2>{table_of(rows)}</section>'

@@ -16,7 +16,7 @@ from ..imaging.image_files.pictures import is_picture
 from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
 from ..imaging.volume import Volume
 from ..problem.belonging import elsewhere
-from ..registration.warping import warp, warp_labels
+from ..registration.warping import warp, warp_labels, warp_segmentation
 from ..support.errors import InputError
 from ..support.torch_device import resolve_device, torch_threads
 from .velocity import SavedResult, load_result
@@ -153,14 +153,12 @@ class _Way:
         return [*notes, f"{path}: all its {stored.count} {what}"]
 
     def _segments(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
-        """Each layer on its own, so that names, colors, terminology and overlaps stay what they are."""
         found = read_segmentation(source)
         grid = self.target if self.how.reference is None else io.read_grid(self.how.reference)
         self._check_dimension(source, found.grid.ndim)
         self._check_dimension(self.how.reference, grid.ndim)
         field = self.deformation.displacement(grid, self.inwards, self.how.time)
-        carried = [Volume(grid, warp_labels(layer, grid, field), layer.name) for layer in found.layers]
-        write_segmentation(output, found.with_layers(carried))
+        write_segmentation(output, warp_segmentation(found, grid, field))
         return self._place_noted(found.layers[0])
 
     def _check_dimension(self, path: str | os.PathLike | None, ndim: int) -> None:
