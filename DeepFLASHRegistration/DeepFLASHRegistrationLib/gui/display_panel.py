@@ -16,6 +16,7 @@ from ..scene.display.checkerboard import Checkerboard
 from ..scene.display.deformation_grid import DeformationGrid, defaultSpacing
 from ..scene.display.flicker import Flicker
 from ..scene.display.geodesic import GeodesicDisplay
+from ..scene.display.ground import Ground
 from ..scene.display.jacobian import JacobianDisplay
 from ..scene.display.outlines import Outlines
 from ..scene.display.side_by_side import SideBySide
@@ -93,7 +94,7 @@ class DisplayPanel:
         self._canMakeGeodesic = canMakeGeodesic
         if not shown.same(self.shown):
             self._displays.hideAll()
-            self._displays = Displays()
+            self._displays = Displays(None if shown.fixedVolume is None else Ground(shown.fixedVolume))
             self._timer.stop()
             self.shown = shown
             if shown.fixedVolume is not None and shown.fixedVolume.GetImageData() is not None:

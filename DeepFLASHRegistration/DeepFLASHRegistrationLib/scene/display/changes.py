@@ -8,10 +8,33 @@ from typing import Any
 
 import slicer
 
+from ..geometry import arrayFromVtkMatrix
+
 _SETTERS = {
     "TransformNodeID": "SetAndObserveTransformNodeID",
     "ColorNodeID": "SetAndObserveColorNodeID",
-    "WindowLevel": "SetWindowLevel",
+}
+
+
+def placementOf(sliceNode: slicer.vtkMRMLSliceNode) -> tuple[float, ...]:
+    """Where a slice view looks: the 16 elements of its matrix, its field of view (3) and its origin (3)."""
+    matrix = arrayFromVtkMatrix(sliceNode.GetSliceToRAS())
+    return (*matrix.ravel().tolist(), *sliceNode.GetFieldOfView(), *sliceNode.GetXYZOrigin())
+
+
+def _place(sliceNode: slicer.vtkMRMLSliceNode, *placement: float) -> None:
+    modifying = sliceNode.StartModify()
+    sliceNode.GetSliceToRAS().DeepCopy(placement[:16])
+    sliceNode.SetFieldOfView(*placement[16:19])
+    sliceNode.SetXYZOrigin(*placement[19:])
+    sliceNode.UpdateMatrices()
+    sliceNode.EndModify(modifying)
+
+
+# What no single Get and Set of a node covers.
+_COMPOUND = {
+    "WindowLevel": (lambda node: (node.GetWindow(), node.GetLevel()), lambda node, *value: node.SetWindowLevel(*value)),
+    "Placement": (placementOf, _place),
 }
 
 
@@ -25,15 +48,19 @@ class Changes:
         self._changes: dict[tuple[str, str], _Change] = {}
 
     def set(self, node: slicer.vtkMRMLNode, name: str, *value: Any, key: Any = ()) -> None:
-        """Calls node.Set<name>(*key, *value), remembering node.Get<name>(*key) from before the first such call."""
+        """Calls node.Set<name>(*key, *value), remembering node.Get<name>(*key) from before the first such call.
+
+        "WindowLevel" of display nodes and "Placement" of slice nodes (see placementOf) are set as a whole.
+        """
 
         def get() -> Any:
-            if name == "WindowLevel":
-                return node.GetWindow(), node.GetLevel()
-            return getattr(node, f"Get{name}")(*key)
+            return _COMPOUND[name][0](node) if name in _COMPOUND else getattr(node, f"Get{name}")(*key)
 
         def put(*wanted: Any) -> None:
-            getattr(node, _SETTERS.get(name, f"Set{name}"))(*key, *wanted)
+            if name in _COMPOUND:
+                _COMPOUND[name][1](node, *wanted)
+            else:
+                getattr(node, _SETTERS.get(name, f"Set{name}"))(*key, *wanted)
 
         identity = (node.GetID(), f"{name}{key}")
         known = self._changes.get(identity)

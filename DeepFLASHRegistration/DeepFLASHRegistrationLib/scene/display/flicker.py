@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import slicer
 
+from .framing import frame
 from .toggle import Toggle
 from .views import showInSlices, userComposites
 
@@ -24,6 +25,7 @@ class Flicker(Toggle):
     def _show(self) -> None:
         self.showsWarped = False
         showInSlices(self.changes, self.scene, self.fixed, self.warped, 0.0)
+        frame(self.changes, self.scene, self.fixed)
 
     def step(self) -> None:
         """Shows the other image; does nothing while hidden."""

@@ -8,6 +8,7 @@ import slicer
 from ...support.errors import InputError
 from ..appearance import copyLook
 from ..sequence import proxyTransform
+from .framing import frame
 from .toggle import Toggle
 from .views import showInSlices
 
@@ -42,6 +43,7 @@ class GeodesicDisplay(Toggle):
         node.SetAndObserveTransformNodeID(transform.GetID())
         # On the fixed image, so that fading between the two is a matter of the views' own slider.
         showInSlices(self.changes, self.scene, self.fixed, node, 1.0)
+        frame(self.changes, self.scene, self.fixed)
 
     @property
     def time(self) -> float:

@@ -11,9 +11,11 @@ import slicer
 from ...report.views import thinned
 from ..arrays import arrayFromImage, imageFromArray
 from .colors import FOLD_COLOR, determinantColors, limitFor
+from .framing import frame
 from .toggle import Toggle
-from .views import nodesOfClass, showInSlices, userComposites, userSliceNodes
+from .views import showInSlices, userComposites, userSliceNodes
 
+_LEGEND_WIDTH = 0.2  # of a slice view
 _QUANTILE = 0.995  # of voxels whose determinant lies within the colors
 
 
@@ -66,10 +68,7 @@ class JacobianDisplay(Toggle):
         self.changes.set(display, "WindowLevel", 2 * math.log(limit), 0.0)
         self.changes.set(display, "Interpolate", 0)  # the determinant of each voxel as it is; NaN must not spread
         showInSlices(self.changes, self.scene, self.fixed, self.volume, self.opacity)
-        # Colored segments would mix with the colors of the determinant; their outlines stay.
-        for segments in nodesOfClass(self.scene, "vtkMRMLSegmentationDisplayNode"):
-            if segments.GetVisibility():
-                self.changes.set(segments, "Visibility2DFill", 0)
+        frame(self.changes, self.scene, self.fixed, beside=_LEGEND_WIDTH)
         self._showLegend()  # last: a legend looks for its volume in the views when it is itself changed, only then
         folded = self.folded
         if folded.any():

@@ -8,6 +8,7 @@ import slicer
 from ..labels import labelsFromNode
 from ..propagation import segmentationOfLabels
 from .toggle import Toggle
+from .views import nodesOfClass
 
 PROPAGATED_WIDTH, FIXED_WIDTH = 3, 1
 _LIGHTER = 0.65  # how much white the fixed outlines get
@@ -30,8 +31,12 @@ class Outlines(Toggle):
         self.propagated, self.fixed = propagated, fixed
 
     def _show(self) -> None:
-        self._outline(self._segmentation(self.propagated), PROPAGATED_WIDTH)
-        fixed = self._segmentation(self.fixed)
+        propagated, fixed = self._segmentation(self.propagated), self._segmentation(self.fixed)
+        # All others, the moving one above all, would cover these or be taken for them.
+        for other in nodesOfClass(self.scene, "vtkMRMLSegmentationDisplayNode"):
+            if other not in (propagated.GetDisplayNode(), fixed.GetDisplayNode()) and other.GetVisibility():
+                self.changes.set(other, "Visibility", 0)
+        self._outline(propagated, PROPAGATED_WIDTH)
         self._outline(fixed, FIXED_WIDTH)
         display = fixed.GetDisplayNode()
         for identifier in fixed.GetSegmentation().GetSegmentIDs():

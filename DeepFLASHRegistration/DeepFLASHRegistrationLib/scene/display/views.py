@@ -40,12 +40,15 @@ def showInSlices(
     foreground: slicer.vtkMRMLVolumeNode | None = None,
     foregroundOpacity: float = 0.0,
 ) -> None:
-    """Shows volumes in all slice views of the user, positions unchanged."""
+    """Shows volumes in all slice views of the user; filled segments would cover them, so that only outlines stay."""
     for composite in userComposites(scene):
         changes.set(composite, "BackgroundVolumeID", background.GetID())
         changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
         changes.set(composite, "ForegroundOpacity", foregroundOpacity)
         changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
+    for segments in nodesOfClass(scene, "vtkMRMLSegmentationDisplayNode"):
+        if segments.GetVisibility():
+            changes.set(segments, "Visibility2DFill", 0)
 
 
 def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, description: str) -> None:
