@@ -11,6 +11,7 @@ from DeepFLASHRegistrationLib.scene.display.chart_view import ChartDisplay
 from DeepFLASHRegistrationLib.scene.display.checkerboard import Checkerboard
 from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt
 from DeepFLASHRegistrationLib.scene.display.deformation_grid import DeformationGrid
+from DeepFLASHRegistrationLib.scene.display.fade import Fade
 from DeepFLASHRegistrationLib.scene.display.flicker import Flicker
 from DeepFLASHRegistrationLib.scene.display.geodesic import GeodesicDisplay
 from DeepFLASHRegistrationLib.scene.display.jacobian import JacobianDisplay
@@ -126,6 +127,22 @@ def test_flicker_shows_one_then_the_other(room, study):
             toggle.step()
     toggle.step()
     assert not toggle.isShown
+
+
+def test_fading_shows_as_much_of_the_warped_image_as_wanted(room, study):
+    toggle = Fade(study.fixed, study.nodes.warpedVolume, 0.0)
+    with shownThenAsBefore(room, toggle):
+        for opacity in (0.0, 0.25, 1.0):
+            toggle.setOpacity(opacity)
+            for name in USUAL:
+                picture = room.picture(name)
+                for _, lps in voxelsIn(room, name):
+                    fixed = grey(smooth(lps), "fixed")
+                    warped = grey(other(study.truth.fixedToMoving(lps)), "moving")
+                    assert at(room, picture, name, lps)[0] == pytest.approx(
+                        (1 - opacity) * fixed + opacity * warped, abs=4
+                    )
+                assert room.composite(name).GetLinkedControl()
 
 
 @pytest.mark.parametrize("cube", [16, 24])

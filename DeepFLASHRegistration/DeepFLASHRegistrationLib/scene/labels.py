@@ -83,10 +83,8 @@ def _fromLabelMap(
         grid = gridFromVolume(referenceVolume)
         data = resliced(node.GetImageData(), ijkToWorld(node), placementOfVolume(referenceVolume))
     volume = checked_labels(Volume(grid, data.reshape(grid.shape).copy(), node.GetName()))
-    display = node.GetDisplayNode()
-    colors = display.GetColorNode() if display is not None else None
     values = [int(value) for value in np.unique(volume.data) if value]
-    names = [_colorName(colors, value) for value in values]
+    names = [nameOfLabel(node, value) for value in values]
     if like is not None and like.segments:
         renumbered = np.zeros_like(volume.data)
         labels = _labelsFor(names, like)
@@ -96,7 +94,10 @@ def _fromLabelMap(
     return Labels(volume, dict(zip(values, names, strict=True)), {})
 
 
-def _colorName(colors: slicer.vtkMRMLColorNode | None, value: int) -> str:
+def nameOfLabel(node: slicer.vtkMRMLLabelMapVolumeNode, value: int) -> str:
+    """What a label map's colors call a label; its number where they call it nothing."""
+    display = node.GetDisplayNode()
+    colors = display.GetColorNode() if display is not None else None
     name = colors.GetColorName(value) if colors is not None and 0 <= value < colors.GetNumberOfColors() else ""
     return name if name and name != "(none)" else str(value)
 
