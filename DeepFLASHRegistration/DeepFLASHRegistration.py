@@ -8,11 +8,12 @@ import qt
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
-from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel
+from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode
+from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
@@ -110,6 +111,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
         self.displays = DisplayPanel(self.ui, self.makeGeodesic)
+        self.readout = ReadoutPanel(self.ui)
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         makeReachable(uiWidget)
@@ -127,8 +129,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
         self.logic.close()
-        self.displays.clear()
         self.setParameterNode(None)
+        self.displays.close()
+        self.readout.close()
         self.checkTimer.stop()
         self.removeObservers()
 
@@ -144,6 +147,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Called just before the scene is closed."""
         self.logic.cancel(now=True)
         self.displays.clear()
+        self.readout.setShown(Shown(), None)
         self.registration = None
         self.setParameterNode(None)
 
@@ -163,7 +167,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def initializeParameterNode(self) -> None:
         """Ensure parameter node exists and observed."""
         if self._parameterNode is None or self._parameterNode.parameterNode.GetScene() is None:
-            self.setParameterNode(self.logic.getParameterNode())
+            node = self.logic.getParameterNode()
+            node.chooseOnlyPair(slicer.mrmlScene)
+            self.setParameterNode(node)
 
     def onParameterNodeSelected(self, node) -> None:
         """Other settings were chosen, or new ones made."""
@@ -191,7 +197,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
                 node.forgetOutputs(foreignOutputs(node.outputs(), node.inputs()))
             if node.values() != self.form.values():
                 self.form.setValues(node.values())
-            self.displays.setShown(node.shown(), hasVelocity(node.transform))
+            shown = node.shown()
+            self.displays.setShown(shown, hasVelocity(node.transform))
+            self.readout.setShown(shown, node.labelsTable)
             self.report.setTables(node.metricsTable, node.labelsTable)
             self.checkTimer.start()
         self._updateButtons()
@@ -259,17 +267,18 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def onRunEnded(self, run) -> None:
         """A run that this window started has ended, in whatever way."""
-        if isinstance(run, GeodesicRun):
-            if run.state != "done":
-                self.displays.geodesicFailed()
-        elif run is self.registration and run.state == "done":
+        if isinstance(run, GeodesicRun) and run.state != "done":
+            self.displays.geodesicFailed()
+        if run is self.registration and run.state == "done":
             self._take(run)
         self.update()
 
     def _take(self, run) -> None:
-        """Chooses the outputs of a run, so that the next one updates them, and shows where to look."""
+        """Chooses the outputs of a run, so that the next one updates them, and shows them."""
         if self._parameterNode:
             self._parameterNode.setOutputs(run.nodes)
+            self.update()
+            self.displays.showResult()
         self.ui.displayCollapsibleButton.collapsed = self.ui.reportCollapsibleButton.collapsed = False
 
     def onKeepButton(self) -> None:
@@ -277,6 +286,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         with slicer.util.tryWithErrorDisplay(_("Failed to write the result.")):
             self.logic.keep(self.registration)
             self._take(self.registration)
+            self.runPanel.status(_("The best so far was kept."))
         self.update()
 
     def makeGeodesic(self) -> bool:

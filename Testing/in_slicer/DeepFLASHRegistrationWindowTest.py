@@ -73,6 +73,8 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         spin(0.1)
         self.assertFalse(self.ui.registerButton.enabled)
         self.assertIn("fixed", self.ui.registerButton.toolTip)
+        self.assertTrue(self.ui.missingLabel.visible)
+        self.assertEqual(self.ui.missingLabel.text, self.ui.registerButton.toolTip)
         self._choose()
         self.assertTrue(self.ui.registerButton.enabled, self.ui.registerButton.toolTip)
         self.ui.movingVolumeSelector.setCurrentNode(self.pair[0])
@@ -120,9 +122,20 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         )
         self.assertLess(turns.longest, LONGEST_TURN)
         self.assertIn("Good", self.ui.verdictLabel.text.replace("Check", "Good"))
+        level = self.current.verdict.level
+        self.assertIn({"good": "Good", "check": "Check", "failed": "Failed"}[level], self.ui.statusLabel.text)
+        # What was found shows itself: fixed below warped, whole, in linked views; and the user's views come back.
+        fixed, warped = self.pair[0].GetID(), self.current.nodes.warpedVolume.GetID()
+        composite = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+        self.assertTrue(self.ui.fadeButton.checked)
+        self.assertEqual((composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()), (fixed, warped))
+        self.ui.fadeSlider.value = 1.0
+        self.assertEqual(composite.GetForegroundOpacity(), 1.0)
+        click(self.ui.fadeButton)
+        self.assertFalse(self.ui.fadeSlider.enabled)
         layout = slicer.app.layoutManager().layout
         before = nodeNames()
-        for name in ("sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts"):
+        for name in ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts"):
             button = getattr(self.ui, f"{name}Button")
             click(button)
             self.assertTrue(button.checked, name)
@@ -141,6 +154,25 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertIsNone(self.pair[2].GetParentTransformNode())
         click(self.ui.geodesicButton)
         self.assertFalse(self.ui.geodesicButton.checked)
+
+    def test_ValuesAreReadAndPlacesAreShown(self):
+        self._needsTorch()
+        self._choose()
+        self._register()
+        cursor = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        cursor.SetCursorPositionRAS([10.0, 5.0, 0.0])
+        spin(0.1)
+        self.assertRegex(self.ui.readoutLabel.text, r"Moved [0-9.]+ mm, [0-9.]+ mm of it.*\nvolume [+-]\d+ %.*; core")
+        red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+        for button, words in (
+            (self.ui.changeButton, "volume"),
+            (self.ui.squeezeButton, "volume"),
+            (self.ui.worstLabelButton, "Dice"),
+        ):
+            red.SetSliceOffset(70.0)
+            click(button)
+            self.assertIn(words, self.ui.readoutLabel.text)
+            self.assertNotEqual(red.GetSliceOffset(), 70.0)
 
     def test_ARerunUpdatesTheSameNodes(self):
         self._needsTorch()
@@ -309,7 +341,17 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(self.widget.form.parameters().preset, "fast")
         self.assertEqual(self.ui.verdictLabel.text, verdict)
         self.assertFalse(slicer.util.getNodesByClass("vtkMRMLSequenceNode"))  # computed anew from the velocity
-        for name in ("sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts", "geodesic"):
+        for name in (
+            "fade",
+            "sideBySide",
+            "flicker",
+            "checkerboard",
+            "grid",
+            "jacobian",
+            "outlines",
+            "charts",
+            "geodesic",
+        ):
             button = getattr(self.ui, f"{name}Button")
             click(button)
             waitUntil(lambda: not self.widget.runPanel.busy)

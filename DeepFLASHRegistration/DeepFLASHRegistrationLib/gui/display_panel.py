@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from ..scene.display.chart_view import ChartDisplay
 from ..scene.display.checkerboard import Checkerboard
 from ..scene.display.deformation_grid import DeformationGrid, defaultSpacing
+from ..scene.display.fade import Fade
 from ..scene.display.flicker import Flicker
 from ..scene.display.geodesic import GeodesicDisplay
 from ..scene.display.ground import Ground
@@ -48,6 +49,7 @@ class Shown:
 
 # Button -> what it needs, and what to say where that is missing.
 _NEEDS = {
+    "fade": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
     "sideBySide": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
     "flicker": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
     "checkerboard": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
@@ -84,6 +86,10 @@ class DisplayPanel:
         self._timer.connect("timeout()", self._onFlicker)
         for name in _NEEDS:
             self._button(name).connect("clicked(bool)", lambda checked, name=name: self._onButton(name, checked))
+        ui.fadeSlider.connect("valueChanged(double)", self._onFade)
+        self._key = qt.QShortcut(slicer.util.mainWindow() or ui.fadeButton)
+        self._key.setKey(qt.QKeySequence("F8"))
+        self._key.connect("activated()", self._onKey)
         ui.gridSpacingSlider.connect("valueChanged(double)", self._onGridSpacing)
         ui.jacobianOpacitySlider.connect("valueChanged(double)", self._onJacobianOpacity)
         ui.timeSlider.connect("valueChanged(double)", self._onTime)
@@ -114,6 +120,17 @@ class DisplayPanel:
         """Takes everything away; the nodes may be gone already."""
         self.setShown(Shown(), False)
 
+    def close(self) -> None:
+        """Takes everything away, for good."""
+        self.clear()
+        self._key.deleteLater()
+
+    def showResult(self) -> None:
+        """Shows a new result as it is first looked at, unless something of it is shown already."""
+        if self._ui.fadeButton.enabled and not any(map(self._isShown, _NEEDS)):
+            self._show("fade")
+            self._update()
+
     # -------------------------------------------------------------------------------------------------- buttons
 
     def _button(self, name: str) -> qt.QPushButton:
@@ -140,6 +157,7 @@ class DisplayPanel:
     def _toggle(self, name: str) -> Toggle:
         s, ui = self.shown, self._ui
         return {
+            "fade": lambda: Fade(s.fixedVolume, s.warpedVolume, ui.fadeSlider.value),
             "sideBySide": lambda: SideBySide(s.fixedVolume, s.warpedVolume),
             "flicker": lambda: Flicker(s.fixedVolume, s.warpedVolume),
             "checkerboard": lambda: Checkerboard(s.fixedVolume, s.warpedVolume),
@@ -167,6 +185,7 @@ class DisplayPanel:
             self._timer.start()
         else:
             self._timer.stop()
+        self._ui.fadeSlider.enabled = self._key.enabled = self._isShown("fade")
         self._ui.gridSpacingSlider.enabled = self._isShown("grid")
         self._ui.jacobianOpacitySlider.enabled = self._isShown("jacobian")
         self._ui.timeSlider.enabled = self._isShown("geodesic")
@@ -180,6 +199,14 @@ class DisplayPanel:
 
     def _onFlicker(self) -> None:
         self._displays.toggles["flicker"].step()
+
+    def _onFade(self, value: float) -> None:
+        if self._isShown("fade"):
+            self._displays.toggles["fade"].setOpacity(value)
+
+    def _onKey(self) -> None:
+        """From the fixed volume to the warped one and back."""
+        self._ui.fadeSlider.value = 0.0 if self._ui.fadeSlider.value > 0.5 else 1.0
 
     def _onGridSpacing(self, value: float) -> None:
         if self._isShown("grid"):

@@ -21,7 +21,7 @@ from slicer import (
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from ..problem.parameters import Parameters
-from ..scene.inputs import Inputs
+from ..scene.inputs import Inputs, onlyPair
 from ..scene.outputs import NEW, OutputNodes
 from ..scene.sequence import geodesicOf
 from .display_panel import Shown
@@ -81,6 +81,11 @@ class DeepFLASHRegistrationParameterNode:
     def inputs(self) -> Inputs:
         """The chosen inputs."""
         return Inputs(**{name: getattr(self, name) for name in Inputs.__dataclass_fields__})
+
+    def chooseOnlyPair(self, scene: slicer.vtkMRMLScene) -> None:
+        """Chooses the volumes of a scene that holds but two, if none is chosen yet."""
+        if not self.fixedVolume and not self.movingVolume:
+            self.fixedVolume, self.movingVolume = onlyPair(scene)
 
     def outputs(self) -> OutputNodes:
         """The chosen outputs, NEW for new ones, None for unwanted ones."""

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
 from ..scene.verdict_text import verdictOf
-
-_COLORS = {"good": "#2e8b57", "check": "#c77700", "failed": "#c62828"}
+from .verdict_words import COLORS, longVerdict
 
 
 class ReportPanel:
@@ -30,14 +30,9 @@ class ReportPanel:
             self._ui.verdictLabel.text = _("There is no result yet.")
             return
         level, reasons = found
-        words = {
-            "good": _("Good"),
-            "check": _("Check: look at this before you rely on it"),
-            "failed": _("Failed: do not use this result"),
-        }
-        points = "".join(f"<li>{reason}</li>" for reason in reasons)
+        points = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
         self._ui.verdictLabel.text = (
-            f"<b style='color: {_COLORS.get(level, 'gray')}'>\u25cf {words.get(level, level)}"
+            f"<b style='color: {COLORS.get(level, 'gray')}'>\u25cf {escape(longVerdict(level))}"
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
 

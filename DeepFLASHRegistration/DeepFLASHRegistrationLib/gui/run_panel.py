@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import slicer
@@ -12,6 +13,7 @@ from slicer.i18n import tr as _
 from ..process.runner import Run
 from ..support.errors import Cancelled, InputError
 from .convergence_plot import ConvergencePlot
+from .verdict_words import COLORS, shortVerdict
 
 
 class RunPanel:
@@ -26,7 +28,15 @@ class RunPanel:
         self._ui, self._logic, self._ended = ui, logic, ended
         self._plot = ConvergencePlot(ui.convergenceLabel)
         self.run: Run | None = None
-        for widget in (ui.progressBar, ui.statusLabel, ui.keepButton, ui.convergenceLabel, ui.logTextEdit):
+        ui.statusLabel.connect("linkActivated(QString)", self._onLink)
+        for widget in (
+            ui.missingLabel,
+            ui.progressBar,
+            ui.statusLabel,
+            ui.keepButton,
+            ui.convergenceLabel,
+            ui.logTextEdit,
+        ):
             widget.hide()
         ui.logButton.connect("toggled(bool)", self._showLog)
 
@@ -53,6 +63,8 @@ class RunPanel:
     def cancel(self) -> None:
         """Asks the run to stop; asked a second time, ends it at once."""
         self._logic.cancel(now=self.run.state == "cancelling")
+        if self.busy:
+            self.status(_("Cancelling. What is being computed is finished first; press again to end it at once."))
 
     def status(self, text: str) -> None:
         """Says something below the button."""
@@ -61,7 +73,9 @@ class RunPanel:
 
     def update(self, missing: str) -> None:
         """The button says what is missing for a registration; while something runs it is Cancel."""
-        button = self._ui.registerButton
+        button, label = self._ui.registerButton, self._ui.missingLabel
+        label.text = missing
+        label.visible = bool(missing) and not self.busy
         self._ui.progressBar.visible = self.busy
         if self.busy and self.run.state == "cancelling":
             button.text, button.toolTip, button.enabled = _("&End now"), _("Do not wait for what was reached."), True
@@ -73,14 +87,16 @@ class RunPanel:
 
     def _onEvent(self, event: dict[str, Any]) -> None:
         run, left = self.run, self.run.seconds_left
-        text = (
-            run.message
-            if left is None
-            else _("{message} - about {seconds} s left").format(message=run.message, seconds=max(1, round(left)))
-        )
+        cancelling = run.state == "cancelling"
+        if cancelling:
+            text = _("Cancelling - {message}").format(message=run.message)
+        elif left is None:
+            text = run.message
+        else:
+            text = _("{message} - about {seconds} s left").format(message=run.message, seconds=max(1, round(left)))
         self._ui.progressBar.value = int(1000 * run.progress)
         self._ui.progressBar.format = text
-        if self._ui.statusLabel.visible:
+        if self._ui.statusLabel.visible and not cancelling:
             self.status("")
         if len(run.history) > 1:
             self._ui.convergenceLabel.show()
@@ -90,16 +106,39 @@ class RunPanel:
 
     def _onEnd(self, run: Run) -> None:
         if run.state == "failed":
-            self.status(_("Failed: {reason}").format(reason=run.error))
-            slicer.util.errorDisplay(str(run.error), detailedText="\n".join(run.log))
+            self.status(f"<b style='color: {COLORS['failed']}'>{escape(_('Failed'))}</b>: {escape(str(run.error))}")
         elif run.state == "cancelled":
-            self.status(_("Cancelled. The scene is as it was."))
+            kept = getattr(run, "canBeKept", False)
+            self.status(_("Cancelled. The best so far can be kept.") if kept else _("Cancelled. Nothing was changed."))
         else:
-            done = _("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1))
-            self.status("\n".join([done, *run.notes]))
+            lines = [_("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1)), *run.notes]
+            self.status("<br>".join([*outcome(run), *map(escape, lines)]))
         self._ended(run)
+        if run.state == "failed":
+            slicer.util.errorDisplay(str(run.error), detailedText="\n".join(run.log))
+
+    def _onLink(self, target: str) -> None:
+        """Shows the report section, wherever it is scrolled to."""
+        self._ui.reportCollapsibleButton.collapsed = False
+        slicer.app.processEvents()  # it has its size only then
+        area = self._ui.reportCollapsibleButton.parent()
+        while area is not None and not area.inherits("QScrollArea"):
+            area = area.parent()
+        if area is not None:
+            area.ensureWidgetVisible(self._ui.verdictLabel)
 
     def _showLog(self, checked: bool) -> None:
         self._ui.logTextEdit.visible = checked
         if checked:
             self._ui.logTextEdit.plainText = "\n".join(self._logic.log()) or _("(nothing was printed)")
+
+
+def outcome(run: Run) -> list[str]:
+    """The verdict of a registration as rich text, with its first reason and a way to the others; else nothing."""
+    verdict = getattr(run, "verdict", None)
+    if verdict is None:
+        return []
+    line = f"<b style='color: {COLORS.get(verdict.level, 'gray')}'>{escape(shortVerdict(verdict.level))}</b>"
+    if verdict.level != "good" and verdict.reasons:
+        line += f": {escape(verdict.reasons[0])}"
+    return [f"{line} <a href='report'>{escape(_('Report'))}</a>"]
