@@ -21,6 +21,7 @@ from window_driver import Turns, click, letterOf, makePair, nodeNames, spin, sta
 
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a
 # machine that does nothing else it is 0.06 s, as figures.py measures; busy ones took 0.44 s.
+DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
 LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "1.0"))
 
 
@@ -135,7 +136,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertFalse(self.ui.fadeSlider.enabled)
         layout = slicer.app.layoutManager().layout
         before = nodeNames()
-        for name in ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts"):
+        for name in DISPLAYS:
             button = getattr(self.ui, f"{name}Button")
             click(button)
             self.assertTrue(button.checked, name)
