@@ -19,9 +19,9 @@ from DeepFLASHRegistrationLib.process import folders
 from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
+DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a
 # machine that does nothing else it is 0.06 s, as figures.py measures; busy ones took 0.44 s.
-DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
 LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "1.0"))
 
 
