@@ -167,14 +167,60 @@ def test_lta_leads_from_its_source_to_its_destination(tmp_path, f, m, kind) -> N
     assert corners_apart(ours, lps(theirs), fixed) < 1e-3  # they keep single precision
 
 
-def test_lta_that_nitransforms_wrote(tmp_path) -> None:
+@pytest.mark.parametrize(("f", "m"), PAIRS)
+def test_lta_that_nitransforms_wrote_means_what_it_reads(tmp_path, f, m) -> None:
+    """It names the fixed image as the source, and yet leads from the moving one to it."""
+    fixed, moving = GRIDS[f], GRIDS[m]
+    path = tmp_path / "a.lta"
     ras = some_affine(4)  # fixed to moving
-    theirs = nitransforms.linear.Affine(ras, reference=nifti(OBLIQUE))
-    theirs.to_filename(str(tmp_path / "a.lta"), fmt="fs", moving=nifti(PLAIN))
-    text = (tmp_path / "a.lta").read_text()
-    ours, _ = read_affine_with_notes(tmp_path / "a.lta", 3, OBLIQUE, None)
-    assert "src volume info" in text
-    assert corners_apart(ours, lps(ras), OBLIQUE) < 1e-4
+    nitransforms.linear.Affine(ras, reference=nifti(fixed)).to_filename(str(path), fmt="fs", moving=nifti(moving))
+    assert path.read_text().startswith("# LTA file created by NiTransforms")
+    theirs = nitransforms.linear.Affine.from_filename(str(path), fmt="fs", reference=nifti(fixed)).matrix
+    for grids in ((fixed, moving), (None, None), (fixed, None)):
+        ours, notes = read_affine_with_notes(path, 3, *grids)
+        assert corners_apart(ours, lps(ras), fixed) < 1e-9
+        assert corners_apart(ours, lps(theirs), fixed) < 1e-3  # they read in single precision
+        assert "nitransforms" in notes[0]
+        assert "elsewhere" not in notes[0]
+    other = Grid((5, 6, 7), OBLIQUE.affine)
+    assert "its destination lies elsewhere" in read_affine_with_notes(path, 3, fixed, other)[1][0]
+    if f != m:
+        assert "its source lies elsewhere" in read_affine_with_notes(path, 3, other, moving)[1][0]
+
+
+def test_lta_of_freesurfer_that_nitransforms_wrote_again(tmp_path) -> None:
+    forward = some_affine(9)  # moving to fixed
+    (tmp_path / "a.lta").write_text(lta(1, forward, PLAIN, OBLIQUE))
+    again = nitransforms.io.lta.FSLinearTransform.from_filename(str(tmp_path / "a.lta"))
+    again.to_filename(str(tmp_path / "b.lta"))
+    assert "created by NiTransforms" in (tmp_path / "b.lta").read_text()
+    ours, notes = read_affine_with_notes(tmp_path / "b.lta", 3, OBLIQUE, PLAIN)
+    assert corners_apart(ours, lps(np.linalg.inv(forward)), OBLIQUE) < 1e-3
+    assert "elsewhere" not in notes[0]
+
+
+def test_an_array_of_one_by_nitransforms_is_read_and_of_several_refused(tmp_path) -> None:
+    for count in (1, 2):
+        chain = nitransforms.linear.LinearTransformsMapping([some_affine(4)] * count, reference=nifti(OBLIQUE))
+        chain.to_filename(str(tmp_path / f"{count}.lta"), fmt="fs", moving=nifti(PLAIN))
+    assert (tmp_path / "1.lta").read_text().startswith("# LTA-array file created by NiTransforms")
+    ours = read_affine(tmp_path / "1.lta", 3, OBLIQUE, PLAIN)
+    assert corners_apart(ours, lps(some_affine(4)), OBLIQUE) < 1e-9
+    with pytest.raises(InputError, match="holds 2 transforms"):
+        read_affine(tmp_path / "2.lta", 3, OBLIQUE, PLAIN)
+
+
+def test_an_lta_with_crossed_images_that_nobody_signed_is_refused(tmp_path) -> None:
+    """nitransforms 20 and 21 wrote no comment in front, and crossed the images; by FreeSurfer it would mean the
+    inverse."""
+    signed = lta(1, some_affine(), OBLIQUE, PLAIN)
+    (tmp_path / "a.lta").write_text(signed[signed.index("type") :])
+    with pytest.raises(InputError, match="does not say who wrote it"):
+        read_affine(tmp_path / "a.lta", 3, OBLIQUE, PLAIN)
+    assert (
+        corners_apart(read_affine(tmp_path / "a.lta", 3, PLAIN, OBLIQUE), lps(np.linalg.inv(some_affine())), PLAIN)
+        < 1e-9
+    )
 
 
 def test_lta_of_the_other_direction_is_inverted_and_of_other_images_noted(tmp_path) -> None:
