@@ -38,6 +38,10 @@ GEOMETRY = (
     "cras = 1 2 3\n"
 )
 LTA = "type = 0\nnxforms = 1\nmean = 0 0 0\nsigma = 1\n1 4 4\n1 0 0 2\n0 1 0 3\n0 0 1 4\n0 0 0 1\n"
+CROSSED = (
+    f"# LTA file created by NiTransforms\n{LTA.replace('type = 0', 'type = 1')}src volume info\n{GEOMETRY}"
+    f"dst volume info\n{GEOMETRY.replace('cras = 1', 'cras = 40')}"
+)
 XFM = "MNI Transform File\n%by hand\nTransform_Type = Linear;\nLinear_Transform =\n1 0 0 2\n0 1 0 3\n0 0 1 4;\n"
 OBJ = "# SPACE=RAS\nv 0 0 0\nv 10 0 0\nv 0 10 0\nvn 0 0 1\nf 1//1 2//1 -1//1\n"
 PTS = "Version 1.0\n3\nA 1 2 3\nB 4.5 5 6\nC 7 8 9\n"
@@ -120,6 +124,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "a.h5": (transform, some_composite, True),
     "flirt.mat": (transform, lambda path: np.savetxt(path, MATRIX), False),
     "a.lta": (transform, text(f"{LTA}src volume info\n{GEOMETRY}dst volume info\n{GEOMETRY}"), False),
+    "crossed.lta": (transform, text(CROSSED), False),
     "a.xfm": (transform, text(XFM), False),
     "field.nii.gz": (field, some_field, True),
     "field.nrrd": (field, some_field, True),
@@ -130,6 +135,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "semicolon.csv": (points, text("label;x;y;z\nA;1,5;2;3\nB;nan;nan;nan\nC;4;5,5;6\n"), False),
     "bare.csv": (points, text("A,1.5,2,3\nB,4,5,6\nC,7,8,9\n"), False),
     "a.tsv": (points, some_points, False),
+    "numbered.csv": (points, text("17,1.5,2,3\n18,4,5,6\n25,7,8,9\n"), False),
+    "numpy.txt": (points, text("# label x y z\n204 1.5 2 3\n17 4 5 6\n"), False),
     "points.txt": (points, text("# by hand\n1.5 2 3 A\n4 5 6 B\n"), False),
     "a.pts": (points, text(PTS), False),
     "a.gii": (surface, some_surface, False),
