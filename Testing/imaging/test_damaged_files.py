@@ -135,7 +135,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "semicolon.csv": (points, text("label;x;y;z\nA;1,5;2;3\nB;nan;nan;nan\nC;4;5,5;6\n"), False),
     "bare.csv": (points, text("A,1.5,2,3\nB,4,5,6\nC,7,8,9\n"), False),
     "a.tsv": (points, some_points, False),
-    "numbered.csv": (points, text("17,1.5,2,3\n18,4,5,6\n25,7,8,9\n"), False),
+    "numbered.csv": (points, text("17,1.5,2,3.5\n18,4,5,6\n25,7,8,9\n"), False),
     "numpy.txt": (points, text("# label x y z\n204 1.5 2 3\n17 4 5 6\n"), False),
     "points.txt": (points, text("# by hand\n1.5 2 3 A\n4 5 6 B\n"), False),
     "a.pts": (points, text(PTS), False),

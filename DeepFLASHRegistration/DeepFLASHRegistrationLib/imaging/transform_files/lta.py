@@ -16,6 +16,7 @@ _VOXEL_TO_VOXEL, _RAS_TO_RAS = 0, 1
 _OTHER_TYPES = {2: "voxels in mm", 14: "tkregister coordinates", 21: "coronal voxels"}
 # The first line by nitransforms 22 and newer; 20 and 21 begin without a comment, which FreeSurfer never does.
 _OF_NITRANSFORMS = re.compile(rb"\s*#[^\n]*created by nitransforms", re.IGNORECASE)
+_LARGEST = 1e9  # no image has more mm
 _UNSIGNED = re.compile(rb"\s*type\b")
 
 
@@ -115,7 +116,7 @@ def _numbers(text: str, count: int, what: str) -> np.ndarray:
         values = np.array([float(cell) for cell in text.split()])
     except ValueError as error:
         raise InputError(f"is damaged ({what} is not numbers). Copy it again.") from error
-    if len(values) != count or not np.isfinite(values).all():
+    if len(values) != count or not (np.abs(values) < _LARGEST).all():
         raise InputError(f"is damaged ({what} is not {count} numbers). Copy it again.")
     return values
 

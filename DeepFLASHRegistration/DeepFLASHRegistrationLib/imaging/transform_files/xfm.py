@@ -65,7 +65,7 @@ def _matrix(value: str, inverted: bool) -> np.ndarray:
         matrix[:3] = np.reshape(numbers, (3, 4))
     except ValueError as error:
         raise InputError("holds a linear transform of other than 12 numbers. Copy it again.") from error
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+    if not (np.abs(matrix) < 1e9).all() or abs(np.linalg.det(matrix)) < 1e-9:
         raise InputError("holds a transform that is not invertible. Compute it again.")
     return np.linalg.inv(matrix) if inverted else matrix
 
