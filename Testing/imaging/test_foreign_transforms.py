@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transforms that FSL, FreeSurfer and MINC wrote: a point of the fixed image goes where their documentation says."""
 
+import struct
 import warnings
 
 import nibabel
@@ -115,9 +116,30 @@ def test_a_mat_file_is_told_apart_by_its_content(tmp_path) -> None:
     np.savetxt(tmp_path / "projective.mat", np.eye(4) + np.eye(4)[:, ::-1])
     with pytest.raises(InputError, match=r"projective\.mat: its last row"):
         read_affine(tmp_path / "projective.mat", 3, PLAIN, FLIPPED)
-    (tmp_path / "five.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(200))
-    with pytest.raises(InputError, match="MATLAB file"):
-        read_affine(tmp_path / "five.mat", 3, PLAIN, FLIPPED)
+    spm = struct.pack("<5i", 0, 4, 4, 0, 2) + b"M\0" + np.eye(4).tobytes()
+    matlab = [b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(200), b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF", spm]
+    for content in matlab:
+        (tmp_path / "matlab.mat").write_bytes(content)
+        with pytest.raises(InputError, match=r"matlab\.mat: is a MATLAB file"):
+            read_affine(tmp_path / "matlab.mat", 3, PLAIN, FLIPPED)
+    (tmp_path / "elastix.txt").write_text('// by elastix\n(Transform "EulerTransform")\n(NumberOfParameters 6)\n')
+    with pytest.raises(InputError, match="elastix's parameters"):
+        read_affine(tmp_path / "elastix.txt", 3, PLAIN, FLIPPED)
+
+
+@pytest.mark.parametrize("kind", ["AffineTransform_double_3_3", "MatrixOffsetTransformBase_double_3_3"])
+@pytest.mark.parametrize("order", "<>")
+def test_a_mat_of_ants(tmp_path, kind, order) -> None:
+    """x -> M (x - c) + c + t; M row by row and t in the one matrix, c in the other."""
+    linear, offset, center = some_affine(3)[:3, :3], np.array([5, 6, 7.0]), np.array([1, -2, 3.0])
+    content = b""
+    for name, numbers in ((kind, [*linear.ravel(), *offset]), ("fixed", center)):
+        head = struct.pack(order + "5i", 0 if order == "<" else 1000, len(numbers), 1, 0, len(name) + 1)
+        content += head + name.encode() + b"\0" + np.array(numbers, order + "f8").tobytes()
+    (tmp_path / "0GenericAffine.mat").write_bytes(content)
+    ours = read_affine(tmp_path / "0GenericAffine.mat", 3, PLAIN, FLIPPED)
+    point = np.array([10, 20, -30.0])
+    assert np.allclose(ours @ (*point, 1), [*(linear @ (point - center) + center + offset), 1])
 
 
 # ---- FreeSurfer
@@ -291,6 +313,21 @@ def test_xfm_leads_from_the_moving_to_the_fixed_image_in_ras(tmp_path) -> None:
     assert np.allclose(ours @ (*there, 1), (*point, 1))
 
 
+@pytest.mark.parametrize("change", ["crlf", "comments", "mark"])
+def test_an_xfm_as_other_programs_write_it(tmp_path, change) -> None:
+    text = xfm((some_affine(6), True))
+    if change == "crlf":
+        text = text.replace("\n", "\r\n")
+    elif change == "comments":
+        text = text.replace("\n\n", "\n%MNI Transform File; Transform_Type = Grid_Transform;\n").replace(
+            "=\n", "= % rows\n"
+        )
+    else:
+        text = "\ufeff" + text
+    (tmp_path / "a.xfm").write_bytes(text.encode())
+    assert corners_apart(read_affine(tmp_path / "a.xfm", 3, PLAIN, OBLIQUE), lps(some_affine(6)), PLAIN) < 1e-9
+
+
 def test_parts_of_an_xfm_follow_each_other(tmp_path) -> None:
     first, second = some_affine(7), some_affine(8)
     first[:3, :3] = rotation((0, 1, 1), 30)
@@ -306,6 +343,9 @@ def test_parts_of_an_xfm_follow_each_other(tmp_path) -> None:
     [
         ("MNI Transform File\nTransform_Type = Grid_Transform;\nDisplacement_Volume = a_grid.mnc;\n", "not linear"),
         ("MNI Transform File\nTransform_Type = Thin_Plate_Spline_Transform;\nNumber_Dimensions = 3;\n", "not linear"),
+        (xfm((np.eye(4), False)) + "Invert_Flag = True;\n", "after its matrix"),
+        (xfm((np.eye(4), True)).replace("= True", "= Maybe"), "Invert_Flag is unknown"),
+        (xfm((np.eye(4), False)) + "Transform_Type = Linear;\n", "1 matrices for 2"),
         (xfm((np.eye(4), False)) + "Transform_Type = Grid_Transform;\nDisplacement_Volume = a.mnc;\n", "not linear"),
         ("MNI Transform File\n%ITK-XFM writer\nTransform_Type = Linear;\nLinear_Transform = 1;", "written by ITK"),
         ("MNI Transform File\nTransform_Type = Linear;\nLinear_Transform =\n1 2 3;\n", "other than 12"),
@@ -321,6 +361,23 @@ def test_unusable_xfm_files_are_refused(tmp_path, text, message) -> None:
 
 
 # ---- what all share
+
+
+@pytest.mark.parametrize("name", ["a.tfm", "a.lta", "a.xfm", "a.mat"])
+def test_a_mirror_is_noted_and_the_handedness_of_voxels_is_none(tmp_path, name) -> None:
+    for mirrored in (False, True):
+        forward = some_affine(3) @ np.diag([-1.0 if mirrored else 1.0, 1, 1, 1])
+        if name == "a.tfm":
+            write_affine(tmp_path / name, lps(np.linalg.inv(forward)))
+        elif name == "a.mat":
+            image = nitransforms.linear.Affine(np.linalg.inv(forward), reference=nifti(FLIPPED))
+            image.to_filename(str(tmp_path / name), fmt="fsl", moving=nifti(PLAIN))
+        else:
+            text = lta(1, forward, PLAIN, FLIPPED) if name == "a.lta" else xfm((forward, False))
+            (tmp_path / name).write_text(text)
+        ours, notes = read_affine_with_notes(tmp_path / name, 3, FLIPPED, PLAIN)
+        assert corners_apart(ours, lps(np.linalg.inv(forward)), FLIPPED) < 1e-5
+        assert any("mirrors" in note for note in notes) == mirrored
 
 
 def test_a_transform_that_leads_out_of_the_moving_image_is_noted(tmp_path) -> None:

@@ -111,6 +111,21 @@ def test_other_linear_transforms_and_composites_are_read(tmp_path) -> None:
     assert np.allclose(matrix @ (4, 5, 6, 1), [*composite.TransformPoint((4.0, 5.0, 6.0)), 1])
 
 
+def test_transforms_side_by_side_are_refused_and_none_is_forgotten(tmp_path) -> None:
+    part = "#Transform {0}\nTransform: TranslationTransform_double_3_3\nParameters: {0} 2 3\nFixedParameters:\n"
+    (tmp_path / "two.tfm").write_text("#Insight Transform File V1.0\n" + part.format(0) + part.format(1))
+    transforms.write_affine(tmp_path / "one.mat", np.eye(4))
+    (tmp_path / "two.mat").write_bytes((tmp_path / "one.mat").read_bytes() * 2)
+    for name in ("two.tfm", "two.mat"):
+        with pytest.raises(InputError, match=f"{name}: holds several transforms side by side"):
+            transforms.read_affine(tmp_path / name, 3)
+    # A composite is one transform; of its parts the last is applied first.
+    parts = [sitk.TranslationTransform(3, (1, 2, 3)), sitk.ScaleTransform(3, (2, 1, 1)), sitk.Euler3DTransform()]
+    for name in ("c.tfm", "c.h5"):
+        sitk.WriteTransform(sitk.CompositeTransform(parts), str(tmp_path / name))
+        assert np.allclose(transforms.read_affine(tmp_path / name, 3) @ (5, 0, 0, 1), (11, 2, 3, 1))
+
+
 def test_affine_of_slices_is_written_in_3d_and_read_back(tmp_path) -> None:
     fixed = Grid((1, 6, 7), oblique().affine).flattened()
     elsewhere = oblique().affine.copy()

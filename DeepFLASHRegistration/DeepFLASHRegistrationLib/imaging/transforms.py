@@ -151,6 +151,11 @@ def read_affine_with_notes(
             raise InputError(f"holds a {d}-D transform, but the images are {ndim}-D. Pass a {ndim}-D one.")
         if not np.isfinite(matrix).all() or not 1e-6 < abs(np.linalg.det(matrix)) < 1e6:
             raise InputError("the transform is not invertible. Compute it again.")
+        if np.linalg.det(matrix) < 0:
+            notes.append(
+                "mirrors (its determinant is negative), as where left and right were exchanged: unless that is meant, "
+                "the header of one of the images was wrong when it was computed"
+            )
         if fixed is not None and moving is not None and not _meet(matrix, fixed, moving):
             notes.append(
                 "takes no part of the fixed image into the moving one: check that it belongs to these images, and was "

@@ -74,9 +74,8 @@ def _noted(field: Field, origin: Grid, target: Grid) -> tuple[str, ...]:
         raise InputError(
             f"{field.name}: is a {d}-D field, but the images are {space.ndim}-D. Pass a {space.ndim}-D one."
         )
-    points = space.center + 0.98 * (
-        spread_points(space) - space.center
-    )  # not on the outer faces, where rounding decides
+    # Not on the outer faces, where rounding decides.
+    points = space.center + 0.98 * (spread_points(space) - space.center)
     notes = field.reach(points)
     if around.shape.count(1) == 0 and not around.contains(field.points(points, "fixed_to_moving")).any():
         notes += (f"{field.name}: takes nothing of the output's voxels into the image: check that it belongs to both",)

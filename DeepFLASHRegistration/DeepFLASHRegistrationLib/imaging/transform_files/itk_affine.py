@@ -16,6 +16,8 @@ from ..files import quiet
 
 # What allocates by numbers in the file is never linear.
 _DENSE = re.compile(rb"(BSpline|DisplacementField|VelocityField|Kernel|Deformable|ThinPlate|ElasticBody)\w*")
+_OF_ITK = re.compile(rb"\w+_(double|float)_\d_\d")
+_ELASTIX = re.compile(rb"^\s*\(Transform \"", re.MULTILINE)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -44,11 +46,16 @@ def read_itk(path: Path, content: bytes) -> np.ndarray:
 def matrix_of(path: str) -> list[list[float]]:
     """The matrix in a file, in a process of its own."""
     try:
-        with quiet():
+        with quiet() as warnings:
             transform = sitk.ReadTransform(path)
     # ITK's own errors, some with a piece of the file that is no text.
     except (RuntimeError, UnicodeDecodeError) as error:
         raise _no_transform() from error
+    if any("more than one transform" in warning for warning in warnings):
+        raise InputError(
+            "holds several transforms side by side, of which ITK would take the first and forget the rest. Save one, "
+            "or a composite of them."
+        )
     if not transform.IsLinear():
         raise _not_linear()
     d = transform.GetDimension()
@@ -75,12 +82,17 @@ def _not_linear() -> InputError:
 
 def _check(suffix: str, content: bytes) -> None:
     """Refuses what would make ITK allocate what a file merely says, or what is of another program."""
-    if content.startswith(b"MATLAB 5.0"):
+    matlab = _is_matlab_4(content)
+    if content.startswith(b"MATLAB ") or (matlab and not _OF_ITK.search(content)):
         raise InputError("is a MATLAB file, but no transform of ITK. Save the transform as .tfm.")
+    if _ELASTIX.search(content):
+        raise InputError(
+            "is a file of elastix's parameters. Have it write a transform of ITK, or a displacement field."
+        )
     if _DENSE.search(content):
         raise _not_linear()
     if suffix == ".mat":
-        good = _is_matlab_4(content)
+        good = matlab
     elif suffix in (".h5", ".hdf5"):
         good = content.startswith(_HDF5)
     else:
