@@ -17,6 +17,7 @@ from .image_files.itk_isolated import read_isolated
 from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
 from .io import write_image
 from .transform_files.flirt import is_text_matrix, read_flirt
+from .transform_files.foreign_fields import refuse_named, refuse_positions
 from .transform_files.itk_affine import read_itk
 from .transform_files.lta import read_lta
 from .transform_files.xfm import read_xfm
@@ -93,11 +94,12 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
         3-D, because its vectors may lead out of the slice.
 
     Raises:
-        InputError: unreadable, or not one vector of d components per voxel.
+        InputError: unreadable, not one vector of d components per voxel, or a field of FSL, NiftyReg or SPM.
     """
     path = Path(path)
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass the file of a displacement field.")
+    refuse_named(path)
     image = read_isolated(path)
     if len(image.size) not in (2, 3) or image.components != len(image.size):
         raise InputError(
@@ -105,7 +107,9 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
             "a file of as many components as dimensions."
         )
     try:
-        return Grid.from_image(image), image.array.astype(np.float32, copy=False)
+        grid, values = Grid.from_image(image), image.array.astype(np.float32, copy=False)
+        refuse_positions(grid, values)
+        return grid, values
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
 
