@@ -260,6 +260,33 @@ def test_a_field_takes_images_and_points_as_itk_does(tmp_path: Path, moving: Pat
     assert "does not reach 25 %" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["1Composite.h5", "bspline.tfm", "bspline.h5", "composite.tfm"])
+def test_a_transform_of_itk_that_is_not_linear(tmp_path: Path, moving: Path, fixed: Path, name: str) -> None:
+    """A composite as ANTs writes it, and B-splines as Slicer and elastix do, against ITK itself."""
+    corner, size = FIXED.corners().min(0) - 5, np.ptp(FIXED.corners(), 0) + 10
+    spline = sitk.BSplineTransform(3)
+    spline.SetTransformDomainOrigin(corner.tolist())
+    spline.SetTransformDomainPhysicalDimensions(size.tolist())
+    spline.SetTransformDomainMeshSize((3, 4, 3))
+    spline.SetParameters((4 * np.random.default_rng(0).normal(size=len(spline.GetParameters()))).tolist())
+    transform: Any = spline
+    if "omposite" in name:
+        affine = sitk.AffineTransform(MATRIX[:3, :3].ravel().tolist(), MATRIX[:3, 3].tolist())
+        field = FIXED.apply_to(sitk.GetImageFromArray(bent(FIXED).astype(float), isVector=True))
+        transform = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
+    sitk.WriteTransform(transform, str(tmp_path / name))
+    out = tmp_path / "out.nii.gz"
+    assert apply(tmp_path / name, moving, "--reference", fixed, "-o", out) == 0
+    expected = sitk.Resample(sitk.ReadImage(str(moving)), sitk.ReadImage(str(fixed)), transform, sitk.sitkLinear, 0.0)
+    assert sitk.GetArrayFromImage(expected).max() > 0.5
+    assert np.abs(read_volume(out).data - sitk.GetArrayFromImage(expected)).max() < 5e-3
+    write_points(tmp_path / "a.fcsv", POINTS)
+    assert apply(tmp_path / name, tmp_path / "a.fcsv", "--to", "moving", "-o", tmp_path / "b.fcsv") == 0
+    expected = [transform.TransformPoint(p) for p in POINTS.tolist()]
+    assert np.allclose(read_points(tmp_path / "b.fcsv")[0], expected, atol=1e-4)
+    assert np.abs(expected - POINTS).max() > 2
+
+
 def test_what_a_result_wrote_carries_as_the_result_does(tmp_path: Path) -> None:
     """The field of a slice of 3-D space leads to the plane of the moving slice."""
     slices = [Grid((1, *grid.shape[1:]), grid.affine).flattened() for grid in (FIXED, FIXED.padded(1))]
@@ -313,6 +340,9 @@ def test_what_a_transform_cannot_do_is_said_and_nothing_is_written(
     write_points(tmp_path / "flat.csv", POINTS[:, :2])
     write_volume(tmp_path / "flat.nrrd", sampled(centered_grid((20, 20), (3, 3))))
     sitk.WriteTransform(sitk.BSplineTransform(3), str(tmp_path / "b.tfm"))
+    sitk.WriteTransform(sitk.BSplineTransform(2), str(tmp_path / "b2.tfm"))
+    huge = (tmp_path / "b.tfm").read_text().replace("FixedParameters: 4 4 4", "FixedParameters: 99999 99999 99999")
+    (tmp_path / "huge.tfm").write_text(huge)
     out, points = tmp_path / "out.nii.gz", tmp_path / "out.csv"
     given = ["--reference", fixed]
     cases: list[tuple[list[Any], str]] = [
@@ -321,13 +351,18 @@ def test_what_a_transform_cannot_do_is_said_and_nothing_is_written(
         (["flirt.mat", tmp_path / "p.csv", "-o", points], "no meaning without the grids of both images"),
         (["flirt.mat", tmp_path / "p.csv", *given, "-o", points], "with points and surfaces --source"),
         (["a.tfm", moving, *given, "-o", out, "--time", "0.5"], "a.tfm: is a bare transform, without a time"),
-        (["field.nrrd", moving, *given, "--to", "moving", "-o", out], "field.nrrd: a displacement field takes images"),
-        (["field.nrrd", tmp_path / "p.csv", "-o", points], "Pass the inverse field"),
+        (["field.nrrd", moving, *given, "--to", "moving", "-o", out], "field.nrrd: is not linear, and so takes images"),
+        (["field.nrrd", tmp_path / "p.csv", "-o", points], "Pass the inverse that was written"),
         (["field.nrrd", tmp_path / "flat.csv", "--to", "moving", "-o", points], "flat.csv: has 2-D points"),
         (["field.nrrd", tmp_path / "flat.nrrd", "-o", out], "Pass images of as many dimensions"),
         (["a.tfm", tmp_path / "flat.nrrd", *given, "-o", out], "Pass images of as many dimensions"),
         (["a.tfm", tmp_path / "flat.nrrd", "--reference", tmp_path / "flat.nrrd", "-o", out], "holds a 3-D transform"),
-        (["b.tfm", moving, *given, "-o", out], "b.tfm: holds a transform that is not linear"),
+        (["b.tfm", moving, "-o", out], "b.tfm: does not say on which voxels"),
+        (["b.tfm", moving, *given, "--to", "moving", "-o", out], "b.tfm: is not linear, and so takes images"),
+        (["b.tfm", tmp_path / "p.csv", "-o", points], "Pass the inverse that was written with it"),
+        (["b.tfm", tmp_path / "flat.csv", "--to", "moving", "-o", points], "flat.csv: has 2-D points"),
+        (["b2.tfm", moving, *given, "-o", out], "b2.tfm: holds a 2-D transform, but the images or points are 3-D"),
+        (["huge.tfm", moving, *given, "-o", out], "huge.tfm: "),
         (["moving.nii.gz", moving, *given, "-o", out], "moving.nii.gz: is 3-D with 1 components per voxel, no"),
         (["none.lta", moving, *given, "-o", out], "none.lta: there is no such file"),
         (["a.tfm", tmp_path / "p.csv", "--labels", "-o", points], "only make sense for images"),

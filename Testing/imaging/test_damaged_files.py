@@ -19,7 +19,9 @@ from damage import damaged
 from DeepFLASHRegistrationLib.imaging.points import read_landmarks, read_points, write_points
 from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, read_segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.surfaces import read_mesh, write_surface
+from DeepFLASHRegistrationLib.imaging.transform_files.itk_dense import moved
 from DeepFLASHRegistrationLib.imaging.transforms import (
+    nonlinear_dimension,
     read_affine_with_notes,
     read_displacement_field,
     write_affine,
@@ -89,6 +91,28 @@ def transform(path: Path) -> None:
     assert all(note.startswith(f"{path}: ") for note in notes)
 
 
+def some_spline(path: Path) -> None:
+    spline = sitk.BSplineTransform(3)
+    spline.SetParameters([0.5] * len(spline.GetParameters()))
+    sitk.WriteTransform(spline, str(path))
+
+
+def some_warp(path: Path) -> None:
+    field = sitk.Cast(
+        GRID.apply_to(sitk.GetImageFromArray(noise(GRID, np.float64, 3), isVector=True)), sitk.sitkVectorFloat64
+    )
+    parts = [sitk.TranslationTransform(3, (5, 6, 7)), sitk.DisplacementFieldTransform(field)]
+    sitk.WriteTransform(sitk.CompositeTransform(parts), str(path))
+
+
+def nonlinear(path: Path) -> None:
+    d = nonlinear_dimension(path)
+    if not d:  # the damage hit its name: any other transform
+        transform(path)
+    else:
+        assert np.isfinite(moved(path, np.zeros((3, d)))).all()
+
+
 def field(path: Path) -> None:
     grid, values = read_displacement_field(path)
     assert values.shape == (*grid.shape, grid.ndim)
@@ -126,6 +150,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "a.lta": (transform, text(f"{LTA}src volume info\n{GEOMETRY}dst volume info\n{GEOMETRY}"), False),
     "crossed.lta": (transform, text(CROSSED), False),
     "a.xfm": (transform, text(XFM), False),
+    "spline.tfm": (nonlinear, some_spline, True),
+    "warp.h5": (nonlinear, some_warp, True),
     "field.nii.gz": (field, some_field, True),
     "field.nrrd": (field, some_field, True),
     "field.mha": (field, some_field, True),

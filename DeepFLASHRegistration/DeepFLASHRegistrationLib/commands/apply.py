@@ -22,9 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "result",
         metavar="OUT",
-        help='folder written by "deepflash register"; or a bare transform: of ITK, fixed to moving (linear: '
-        f"{', '.join(ITK_TRANSFORMS)}; a displacement field: .nii.gz, .nrrd, .mha), of FSL FLIRT (.mat), FreeSurfer "
-        "(.lta) or MINC (.xfm), moving to fixed. Linear ones serve both ways; a field takes images to the space of the "
+        help='folder written by "deepflash register"; or a bare transform: of ITK or ANTs, fixed to moving '
+        f"({', '.join(ITK_TRANSFORMS)}; a displacement field as .nii.gz, .nrrd, .mha), of FSL FLIRT (.mat), FreeSurfer "
+        "(.lta) or MINC (.xfm), moving to fixed. Linear ones serve both ways; others take images to the space of the "
         "fixed image, points to that of the moving one",
     )
     parser.add_argument(
@@ -47,8 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         metavar="IMAGE",
-        help="image whose grid the output takes (default: the fixed or moving image's, or the field's); a linear "
-        "transform needs it for images, a matrix of FLIRT also for points",
+        help="image whose grid the output takes (default: the fixed or moving image's, or the field's); of bare "
+        "transforms all but fields need it for images, a matrix of FLIRT also for points",
     )
     parser.add_argument(
         "--source",

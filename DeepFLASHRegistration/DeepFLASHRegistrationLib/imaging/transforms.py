@@ -18,7 +18,7 @@ from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rou
 from .io import write_image
 from .transform_files.flirt import is_text_matrix, read_flirt
 from .transform_files.foreign_fields import refuse_named, refuse_positions
-from .transform_files.itk_affine import read_itk
+from .transform_files.itk_affine import dense_dimension, read_itk
 from .transform_files.lta import read_lta
 from .transform_files.xfm import read_xfm
 
@@ -112,6 +112,16 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
         return grid, values
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def nonlinear_dimension(path: str | os.PathLike) -> int:
+    """How many dimensions the transform of ITK in a file has if it is not linear, else 0; InputError for no file."""
+    path = Path(path)
+    if not path.name.lower().endswith(ITK_TRANSFORMS) or is_folder(path):
+        return 0
+    if path.stat().st_size > _LARGEST_TRANSFORM:
+        return 3  # no linear one is that large, nor one of two dimensions
+    return dense_dimension(read_bytes(path, _LARGEST_TRANSFORM))
 
 
 def read_affine(

@@ -12,7 +12,8 @@ import numpy as np
 from ..imaging.files import TRANSFORMS
 from ..imaging.grid import Grid
 from ..imaging.io import flattened
-from ..imaging.transforms import read_affine_with_notes, read_displacement_field, spread_points
+from ..imaging.transform_files.itk_dense import displacements, moved
+from ..imaging.transforms import nonlinear_dimension, read_affine_with_notes, read_displacement_field, spread_points
 from ..problem.deformation import Deformation
 from ..support.errors import InputError
 
@@ -36,7 +37,7 @@ def for_images(
     """What resamples images by a transform.
 
     Args:
-        path: a linear transform as read_affine_with_notes takes it, or a displacement field.
+        path: a linear transform as read_affine_with_notes takes it, a displacement field, or another transform of ITK.
         to: "fixed" or "moving", the space of the target.
         origin: where the image lies that is resampled.
         target: where its values are wanted; None for the grid of the field.
@@ -47,14 +48,17 @@ def for_images(
     Raises:
         InputError: it cannot be used, or there is no target.
     """
-    field = None
+    field, onto = None, origin if origin.plane is not None else None
     if _is_field(path):
-        field = Field.read(path, origin if origin.plane is not None else None)
+        field = Field.read(path, onto)
         target = target or flattened(Path(path), field.domain)
     elif target is None:
         raise InputError(
             f"{path}: does not say on which voxels the output shall lie. Name an image of those: --reference IMAGE."
         )
+    elif nonlinear_dimension(path):
+        space = target if target.plane is None else target.lifted()
+        field = Field(space, displacements(Path(path), space), str(path), onto)
     if origin.ndim != target.ndim:
         raise InputError(
             f"{path}: the output's voxels have {target.ndim} dimensions, the image has {origin.ndim}. Pass images of "
@@ -84,7 +88,7 @@ def _noted(field: Field, origin: Grid, target: Grid) -> tuple[str, ...]:
 
 def for_points(
     path: str | os.PathLike, to: str, origin: Grid | None, target: Grid | None
-) -> tuple[Deformation | Field, tuple[str, ...]]:
+) -> tuple[Deformation | Field | Nonlinear, tuple[str, ...]]:
     """What moves points by a transform: through space, also where the images are slices of it.
 
     Args:
@@ -99,6 +103,9 @@ def for_points(
     """
     if _is_field(path):
         return Field.read(path), ()
+    d = nonlinear_dimension(path)
+    if d:
+        return Nonlinear(str(path), Grid((1,) * d, np.eye(d + 1))), ()
     grids = [grid.lifted() if grid is not None and grid.plane is not None else grid for grid in (origin, target)]
     return _linear(path, next((grid.ndim for grid in grids if grid is not None), None), to, *grids)
 
@@ -140,7 +147,7 @@ class Field:
 
     def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
         """As Deformation.displacement, from fixed to moving."""
-        self._require(direction, "fixed")
+        _require(self.name, direction, "fixed")
         result = np.empty((*grid.shape, grid.ndim), np.float32)
         rest = [np.arange(n) for n in grid.shape[1:]]
         for k in range(grid.shape[0]):
@@ -155,16 +162,8 @@ class Field:
 
     def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
         """As Deformation.points, from fixed to moving."""
-        self._require(direction, "moving")
+        _require(self.name, direction, "moving")
         return points + self._at(points)
-
-    def _require(self, direction: str, other: str) -> None:
-        if direction != "fixed_to_moving":
-            raise InputError(
-                f"{self.name}: a displacement field takes images to the space of the fixed image and points to that of "
-                "the moving one, not the other way. Pass the inverse field (ANTs writes *InverseWarp.nii.gz, deepflash "
-                f"moving_to_fixed.nii.gz), and --to {other}."
-            )
 
     def _at(self, points: np.ndarray) -> np.ndarray:
         import torch
@@ -182,3 +181,30 @@ class Field:
         if beyond <= _BEYOND:
             return ()
         return (f"{self.name}: does not reach {100 * beyond:.0f} % of what is carried; there nothing was moved",)
+
+
+@dataclass(frozen=True, eq=False)
+class Nonlinear:
+    """A transform of ITK that is not linear, as a map of points in its one direction.
+
+    Attributes:
+        name: the file.
+        domain: any grid of its dimension.
+    """
+
+    name: str
+    domain: Grid
+
+    def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
+        """As Deformation.points, from fixed to moving."""
+        _require(self.name, direction, "moving")
+        return moved(Path(self.name), points)
+
+
+def _require(name: str, direction: str, other: str) -> None:
+    if direction != "fixed_to_moving":
+        raise InputError(
+            f"{name}: is not linear, and so takes images to the space of the fixed image and points to that of the "
+            "moving one, not the other way. Pass the inverse that was written with it (ANTs: *InverseWarp.nii.gz, "
+            f"*InverseComposite.h5; deepflash: moving_to_fixed.nii.gz), and --to {other}."
+        )

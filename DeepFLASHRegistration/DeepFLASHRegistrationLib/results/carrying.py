@@ -22,7 +22,7 @@ from ..registration.warping import warp, warp_labels
 from ..support.errors import InputError
 from ..support.torch_device import resolve_device, torch_threads
 from . import bare_transform
-from .bare_transform import Field
+from .bare_transform import Field, Nonlinear
 from .velocity import load_result
 
 # Any .json is taken for landmarks, so that a wrong one is refused as such.
@@ -71,7 +71,7 @@ def carry(
 
     Args:
         result: folder written by save_result, or its velocity.safetensors; or a bare transform: a linear one as
-            read_affine_with_notes takes it, or a displacement field.
+            read_affine_with_notes takes it, a displacement field, or another transform of ITK (a composite of ANTs).
         source: image, label map, landmarks or surface, in the space it shall leave; told apart by the suffix.
         output: file of the same kind.
         how: where to, and as what.
@@ -125,7 +125,12 @@ class _Way:
     """From the space that something leaves, with a grid in it, to the one it enters."""
 
     def __init__(
-        self, deformation: Deformation | Field, origin: Grid, target: Grid, how: Carrying, notes: Sequence[str] = ()
+        self,
+        deformation: Deformation | Field | Nonlinear,
+        origin: Grid,
+        target: Grid,
+        how: Carrying,
+        notes: Sequence[str] = (),
     ):
         self.how, self.deformation = how, deformation
         self.origin, self.target = origin, target

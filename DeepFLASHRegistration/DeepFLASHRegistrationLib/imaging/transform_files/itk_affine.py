@@ -43,19 +43,16 @@ def read_itk(path: Path, content: bytes) -> np.ndarray:
     return np.array(matrix)
 
 
+def dense_dimension(content: bytes) -> int:
+    """How many dimensions a transform of ITK has that is not linear and may be large; 0 for any other content."""
+    found = _DENSE.search(content)
+    named = found and re.search(rb"_(?:double|float)_(\d)_\d", found[0])
+    return 0 if not found else int(named[1]) if named else 3
+
+
 def matrix_of(path: str) -> list[list[float]]:
     """The matrix in a file, in a process of its own."""
-    try:
-        with quiet() as warnings:
-            transform = sitk.ReadTransform(path)
-    # ITK's own errors, some with a piece of the file that is no text.
-    except (RuntimeError, UnicodeDecodeError) as error:
-        raise _no_transform() from error
-    if any("more than one transform" in warning for warning in warnings):
-        raise InputError(
-            "holds several transforms side by side, of which ITK would take the first and forget the rest. Save one, "
-            "or a composite of them."
-        )
+    transform = opened(path)
     if not transform.IsLinear():
         raise _not_linear()
     d = transform.GetDimension()
@@ -67,6 +64,22 @@ def matrix_of(path: str) -> list[list[float]]:
         ends = [transform.TransformPoint(tuple(s * reach * (a == axis) for a in range(d))) for s in (1.0, -1.0)]
         matrix[:d, axis] = (np.array(ends[0]) - ends[1]) / (2 * reach)
     return matrix.tolist()
+
+
+def opened(path: str) -> sitk.Transform:
+    """The transform in a file, in a process of its own."""
+    try:
+        with quiet() as warnings:
+            transform = sitk.ReadTransform(path)
+    # ITK's own errors, some with a piece of the file that is no text.
+    except (RuntimeError, UnicodeDecodeError) as error:
+        raise _no_transform() from error
+    if any("more than one transform" in warning for warning in warnings):
+        raise InputError(
+            "holds several transforms side by side, of which ITK would take the first and forget the rest. Save one, "
+            "or a composite of them."
+        )
+    return transform
 
 
 def _no_transform() -> InputError:
@@ -89,7 +102,7 @@ def _check(suffix: str, content: bytes) -> None:
         raise InputError(
             "is a file of elastix's parameters. Have it write a transform of ITK, or a displacement field."
         )
-    if _DENSE.search(content):
+    if dense_dimension(content):
         raise _not_linear()
     if suffix == ".mat":
         good = matlab
