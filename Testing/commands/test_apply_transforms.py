@@ -218,12 +218,16 @@ def test_a_point_lies_where_the_image_shows_it(tmp_path: Path, fixed: Path) -> N
         assert np.linalg.norm(center - read_points(tmp_path / f"{name}.csv")[0][0]) < 1.5
 
 
-def test_a_surface(tmp_path: Path) -> None:
+def test_a_surface(tmp_path: Path, capsys: Any) -> None:
     text = "# SPACE=LPS\n" + "".join(f"v {x} {y} {z}\n" for x, y, z in POINTS) + "f 1 2 3\n"
     (tmp_path / "a.obj").write_text(text)
     write_xfm(tmp_path / "a.xfm", FIXED, MOVING)
     assert apply(tmp_path / "a.xfm", tmp_path / "a.obj", "--to", "moving", "-o", tmp_path / "b.obj") == 0
     assert np.allclose(read_surface(tmp_path / "b.obj"), by_hand(POINTS), atol=1e-4)
+    assert "a.obj" not in capsys.readouterr().err
+    (tmp_path / "c.obj").write_text(text.partition("\n")[2])
+    assert apply(tmp_path / "a.xfm", tmp_path / "c.obj", "--to", "moving", "-o", tmp_path / "d.obj") == 0
+    assert "c.obj: " in capsys.readouterr().err  # it does not name its coordinate system
 
 
 # ---- displacement fields

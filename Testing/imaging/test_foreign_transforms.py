@@ -255,6 +255,18 @@ def test_lta_of_the_other_direction_is_inverted_and_of_other_images_noted(tmp_pa
     assert corners_apart(ours, lps(np.linalg.inv(forward)), PLAIN) < 1e-9
     assert "its source lies elsewhere" in notes[0]
     assert "destination lies" not in notes[0]
+    # One grid is enough to see it.
+    (tmp_path / "b.lta").write_text(lta(1, forward, PLAIN, OBLIQUE))
+    for grids, inverted in (
+        ((PLAIN, None), True),
+        ((None, OBLIQUE), True),
+        ((OBLIQUE, None), False),
+        ((None, None), False),
+    ):
+        ours, notes = read_affine_with_notes(tmp_path / "b.lta", 3, *grids)
+        assert corners_apart(ours, lps(forward if inverted else np.linalg.inv(forward)), PLAIN) < 1e-9
+        assert ("inverted" in notes[0]) == inverted
+        assert "elsewhere" not in notes[0]
     # The same box stored otherwise is the same place.
     turned = storages(sampled(PLAIN))[30].grid
     _, notes = read_affine_with_notes(tmp_path / "a.lta", 3, OBLIQUE, turned)

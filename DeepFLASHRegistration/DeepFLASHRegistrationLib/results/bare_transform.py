@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -148,6 +150,8 @@ class Field:
     def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
         """As Deformation.displacement, from fixed to moving."""
         _require(self.name, direction, "fixed")
+        if grid.same_as(self.domain, 1e-6):
+            return self.values
         result = np.empty((*grid.shape, grid.ndim), np.float32)
         rest = [np.arange(n) for n in grid.shape[1:]]
         for k in range(grid.shape[0]):
@@ -172,8 +176,14 @@ class Field:
 
         far = 2.0 * max(self.domain.shape)  # at rest as all that lies outside, and no overflow
         index = torch.from_numpy(self.domain.physical_to_index(points).clip(-far, far).astype(np.float32))
-        parts = [sample_linear(torch.from_numpy(self.values[..., c]), index) for c in range(self.domain.ndim)]
-        return torch.stack(parts, -1).numpy()
+        return torch.stack([sample_linear(component, index) for component in self._components], -1).numpy()
+
+    @cached_property
+    def _components(self) -> list[Any]:
+        """The displacements along x, y[, z], each a tensor of its own, which is sampled without a copy."""
+        import torch
+
+        return [torch.from_numpy(np.ascontiguousarray(self.values[..., c])) for c in range(self.domain.ndim)]
 
     def reach(self, points: np.ndarray) -> tuple[str, ...]:
         """A note where the field does not reach some of points (N, d), LPS mm."""

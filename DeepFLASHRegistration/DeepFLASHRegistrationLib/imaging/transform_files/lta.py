@@ -44,7 +44,7 @@ def read_lta(content: bytes, fixed: Grid | None, moving: Grid | None) -> tuple[n
 
     Args:
         content: the file's.
-        fixed, moving: the grids of the images, to compare with.
+        fixed, moving: the grids of the images, to compare with; None where they are not known.
 
     Returns:
         (4, 4) LPS mm, fixed -> moving, and notes.
@@ -76,7 +76,7 @@ def read_lta(content: bytes, fixed: Grid | None, moving: Grid | None) -> tuple[n
     author = "nitransforms" if kind == _RAS_TO_RAS and _OF_NITRANSFORMS.match(content) else "FreeSurfer"
     note = f"was read as a transform of {author}, from the moving image to the fixed one"
     backwards = np.linalg.inv(matrix)
-    if fixed is not None and moving is not None:
+    if fixed is not None or moving is not None:
         straight = _same(source, moving) and _same(destination, fixed)
         crossed = not straight and _same(source, fixed) and _same(destination, moving)
         if crossed and author == "FreeSurfer":
@@ -155,8 +155,10 @@ def _geometry(lines: list[str], header: str) -> _Geometry | None:
     return _Geometry(shape, affine)
 
 
-def _same(geometry: _Geometry | None, grid: Grid) -> bool:
-    """Whether both cover the same box, in whatever order their axes are stored, to half a voxel."""
+def _same(geometry: _Geometry | None, grid: Grid | None) -> bool:
+    """Whether both cover the same box, in whatever order their axes are stored, to half a voxel; yes for no grid."""
+    if grid is None:
+        return True
     if geometry is None:
         return False
     if grid.ndim == 2:
