@@ -78,6 +78,58 @@ def test_a_field_of_wrong_shape_and_a_scalar_file_are_refused(tmp_path) -> None:
         transforms.read_displacement_field(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"intent": (2006, "")}, "is a warp of FSL's FNIRT"),
+        ({"intent": (2007, "")}, "is a warp of FSL's FNIRT"),
+        ({"intent": (1007, "NREG_TRANS")}, "is a field of NiftyReg"),
+        ({"positions": True, "intent": (1007, "Mapping")}, "holds where points go"),
+        ({"positions": True}, "is 5-D with"),  # without an intent it is no field for ITK
+    ],
+)
+@pytest.mark.parametrize("name", ["f.nii", "f.nii.gz"])
+def test_fields_of_other_meanings_are_refused_by_name(tmp_path, change, message, name) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    grid = oblique((9, 10, 11))
+    ras = np.diag([-1.0, -1, 1, 1]) @ grid.affine[:, [2, 1, 0, 3]]
+    values = 3 * np.random.default_rng(0).normal(size=(11, 10, 9, 1, 3)).astype(np.float32)
+    if "positions" in change:  # as SPM writes them
+        index = np.stack(np.meshgrid(np.arange(11), np.arange(10), np.arange(9), indexing="ij"), -1)
+        values += (index @ ras[:3, :3].T + ras[:3, 3])[..., None, :].astype(np.float32)
+    image = nibabel.Nifti1Image(values, ras)
+    if "intent" in change:
+        code, text = change["intent"]
+        image.header.set_intent(code, name=text, allow_unknown=True)
+    nibabel.save(image, tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: {message}"):
+        transforms.read_displacement_field(tmp_path / name)
+    # The same numbers as displacements are read.
+    if "positions" not in change:
+        image.header.set_intent(1007)
+        nibabel.save(image, tmp_path / name)
+        assert transforms.read_displacement_field(tmp_path / name)[0].same_as(grid, 1e-3)
+        nibabel.save(nibabel.Nifti2Image(values, ras, image.header), tmp_path / name)
+        with pytest.raises(InputError, match=f"{name}: is NIfTI-2"):
+            transforms.read_displacement_field(tmp_path / name)
+
+
+def test_an_affine_as_a_field_is_no_field_of_positions(tmp_path) -> None:
+    """However it turns and scales."""
+    grid = oblique((9, 10, 11))
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
+    at = grid.index_to_physical(index)
+    for matrix in (
+        rotation((0, 0, 1), 180),
+        rotation((0, 0, 1), 90),
+        2 * np.eye(3),
+        0.5 * np.eye(3),
+        np.diag([-1, 1, 1]),
+    ):
+        transforms.write_displacement_field(tmp_path / "f.nii", grid, np.float32(at @ matrix.T - at))
+        assert np.allclose(transforms.read_displacement_field(tmp_path / "f.nii")[1], at @ matrix.T - at, atol=1e-3)
+
+
 def test_a_full_size_field_is_written_fast(tmp_path) -> None:
     grid = centered_grid((128, 160, 128), (1.25,) * 3)
     field = np.zeros((*grid.shape, 3), np.float32)
@@ -109,6 +161,21 @@ def test_other_linear_transforms_and_composites_are_read(tmp_path) -> None:
     sitk.WriteTransform(composite, str(tmp_path / "c.h5"))
     matrix = transforms.read_affine(tmp_path / "c.h5", 3)
     assert np.allclose(matrix @ (4, 5, 6, 1), [*composite.TransformPoint((4.0, 5.0, 6.0)), 1])
+
+
+def test_transforms_side_by_side_are_refused_and_none_is_forgotten(tmp_path) -> None:
+    part = "#Transform {0}\nTransform: TranslationTransform_double_3_3\nParameters: {0} 2 3\nFixedParameters:\n"
+    (tmp_path / "two.tfm").write_text("#Insight Transform File V1.0\n" + part.format(0) + part.format(1))
+    transforms.write_affine(tmp_path / "one.mat", np.eye(4))
+    (tmp_path / "two.mat").write_bytes((tmp_path / "one.mat").read_bytes() * 2)
+    for name in ("two.tfm", "two.mat"):
+        with pytest.raises(InputError, match=f"{name}: holds several transforms side by side"):
+            transforms.read_affine(tmp_path / name, 3)
+    # A composite is one transform; of its parts the last is applied first.
+    parts = [sitk.TranslationTransform(3, (1, 2, 3)), sitk.ScaleTransform(3, (2, 1, 1)), sitk.Euler3DTransform()]
+    for name in ("c.tfm", "c.h5"):
+        sitk.WriteTransform(sitk.CompositeTransform(parts), str(tmp_path / name))
+        assert np.allclose(transforms.read_affine(tmp_path / name, 3) @ (5, 0, 0, 1), (11, 2, 3, 1))
 
 
 def test_affine_of_slices_is_written_in_3d_and_read_back(tmp_path) -> None:
