@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged image files, made from small valid ones by a seed, and a program that reads them all.
 
-`python image_fuzzing.py FOLDER COUNT FIRST [KIND …]` reads COUNT files of each kind, by the seeds from FIRST on, and
-prints one line of JSON for each kind; a case that ends the process is named in FOLDER/case.txt. Thousands by hand:
+`python image_fuzzing.py FOLDER COUNT FIRST [KIND …]` reads COUNT files of each kind (a 25th, if a process of its
+own reads each), by the seeds from FIRST on, and prints one line of JSON for each kind; a case that ends the process is
+named in FOLDER/case.txt. Thousands by hand:
 
     PYTHONPATH=DeepFLASHRegistration:Testing/helpers python Testing/helpers/image_fuzzing.py $(mktemp -d) 5000 0
 """
@@ -116,14 +117,21 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "vtk": _itk("a.vtk", noise(GRID)),
     "hdf5": _itk("a.hdf5", noise(GRID)),
     "mrc": _itk("a.mrc", noise(GRID)),
+    "jp2": _itk("a.jp2", np.tile(_GRAY[0], (8, 8))),
+    "jp2 color": _itk("c.jp2", np.tile(np.stack([_GRAY[0]] * 3, -1), (8, 8, 1)), vector=True),
+    "hdf5 vectors": _itk("v.h5", noise(GRID, np.float32, 3), vector=True),
+    "lsm": _itk("a.lsm", _GRAY),
+    "minc": _itk("a.mnc", noise(GRID)),
 }
+# Read in a process of their own, which takes a third of a second: fewer of them.
+APART = dict.fromkeys(("gipl", "vtk", "hdf5", "mrc", "jp2", "jp2 color", "hdf5 vectors", "lsm", "minc"), 25)
 
 
 # How many voxels a byte of these may hold; of the others, one.
 _PACKED = dict.fromkeys(
     ("nii.gz", "mgz", "nrrd gzip", "mha zlib", "mhd zlib", "tif stack", "png", "png color", "tif"), 3000
 )
-_PACKED |= {"jpg": 3000, "hdf5": 3000, "bmp": 8}
+_PACKED |= dict.fromkeys(("jpg", "hdf5", "hdf5 vectors", "jp2", "jp2 color", "lsm", "minc"), 3000) | {"bmp": 8}
 
 
 def mutated(raw: bytes, seed: int) -> bytes:
@@ -191,7 +199,7 @@ def read_damaged(kind: str, folder: Path, count: int, first: int = 0) -> dict[st
     content = {file: file.read_bytes() for file in files}
     results = {"kind": kind, "read": 0, "refused": 0, "wrong": [], "slowest": 0.0}
     read = (io.read_volume, io.read_labels, io.read_mask, io.read_grid)
-    for seed in range(first, first + count):
+    for seed in range(first, first + max(count // APART.get(kind, 1), 1)):
         victim = files[seed % len(files)] if seed % 4 else path
         (folder / "case.txt").write_text(f"{kind}, seed {seed}")
         victim.write_bytes(damaged(content[victim], seed))

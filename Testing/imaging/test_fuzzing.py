@@ -38,7 +38,8 @@ def test_damaged_files_give_an_image_or_a_message(tmp_path) -> None:
     assert [r["kind"] for r in results] == list(image_fuzzing.KINDS)
     assert not {r["kind"]: r["wrong"] for r in results if r["wrong"]}
     # The damage is real, and not all of it is fatal.
-    assert all(r["refused"] > COUNT / 20 for r in results)
+    assert all(r["refused"] > COUNT / 20 for r in results if r["kind"] not in image_fuzzing.APART)
+    assert sum(r["refused"] for r in results if r["kind"] in image_fuzzing.APART) > COUNT / 20
     assert sum(r["read"] for r in results) > COUNT
 
 

@@ -150,6 +150,6 @@ def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[
     first: Sampling = samplings[0]
     names = [stack.title for stack in stacks] if len(stacks) > 1 else []
     return StoredImage(
-        first.grid, len(stacks), volumes, 3 if stacks[0].slices[0].color else 1, notes=notes, names=names,
+        path, first.grid, len(stacks), volumes, 3 if stacks[0].slices[0].color else 1, notes=notes, names=names,
         interpolated=any(sampling.interpolated for sampling in samplings),
     )  # fmt: skip

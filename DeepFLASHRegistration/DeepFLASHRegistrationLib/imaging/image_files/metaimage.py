@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ...support.errors import InputError
+from .stated import Stated
 from .streams import Stream
 from .text_headers import damaged, integers, voxel_files
 from .units import scale_to_mm
@@ -80,6 +81,19 @@ def scale(path: Path) -> tuple[float, str]:
         return 1.0, ""
     unit = _header(path)[0].get("DistanceUnits", "")
     return scale_to_mm([unit]), unit
+
+
+def stated(path: Path) -> Stated:
+    """What the header of a MetaImage that was checked says of its geometry."""
+    fields = _header(path)[0]
+    axes = min(int(fields["NDims"]), 3)
+    # MetaIO takes the size of the voxels where their distance is missing.
+    name = next((n for n in ("ElementSpacing", "ElementSize") if n in fields), "")
+    spacing = [float(word) for word in fields[name].split()[:axes]] if name else [None] * axes
+    remarks = ("it does not state the distance of its voxels; their size (ElementSize) was taken for it",)
+    directed = any(n in fields for n in ("TransformMatrix", "Rotation", "Orientation"))
+    why = "" if directed else "it does not state the direction of its axes (TransformMatrix)"
+    return Stated(spacing, name or "ElementSpacing", why, remarks if name == "ElementSize" else ())
 
 
 def _header(path: Path) -> tuple[dict[str, str], int, list[str]]:

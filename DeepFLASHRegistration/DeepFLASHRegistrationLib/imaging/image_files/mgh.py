@@ -58,7 +58,9 @@ def open_mgh(path: Path) -> StoredImage:
     affine[:3, :3] = (np.diag([-1, -1, 1]) @ linear)[:, ::-1]
     affine[:3, 3] = origin * [-1, -1, 1]
     grid = Grid((depth, height, width), affine)
-    return StoredImage(grid, frames, partial(_volumes, path, kind, grid.shape), notes=notes)
+    return StoredImage(
+        path, grid, frames, partial(_volumes, path, kind, grid.shape), bytes_of=kind.itemsize, notes=notes
+    )
 
 
 def _volumes(path: Path, kind: np.dtype, shape: tuple[int, ...], first: int, stop: int) -> Iterator[np.ndarray]:

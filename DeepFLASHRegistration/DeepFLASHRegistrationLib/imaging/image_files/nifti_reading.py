@@ -174,10 +174,11 @@ def _image(path: Path, data: Path, header: _Header) -> StoredImage:
     volumes = partial(_volumes, data, start, kind, grid.shape + ((channels,) if channels > 1 else ()), scaling)
     vectors = header.intent in _VECTORS and sizes[3] == 1
     if vectors and count in (3, 4) and header.code in _COLOR_CHANNELS:  # what ITK makes of a picture in color
-        return StoredImage(grid, 1, partial(_together, volumes, count), count, notes=notes)
+        return StoredImage(path, grid, 1, partial(_together, volumes, count), count, notes=notes)
     seconds = header.step * _SECONDS.get(header.orientation.units & 56, 0.0)
     seconds = seconds if math.isfinite(seconds) and seconds > 0 and not vectors else 0.0
-    return StoredImage(grid, count, volumes, channels, vectors, seconds, notes=notes)
+    bytes_of = kind.itemsize if scaling is None else 8
+    return StoredImage(path, grid, count, volumes, channels, vectors, seconds, bytes_of=bytes_of, notes=notes)
 
 
 def _together(volumes: Callable[[int, int], Iterator[np.ndarray]], count: int, *_: int) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -10,8 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import SimpleITK as sitk
+
 from ...support.errors import InputError
 
+# What claims to hold more voxels than this many times its bytes is damaged: nothing packs better.
+_PACKED = 3000
+_LEAST = 1 << 16
+_OTHERWISE = (".lsm",)  # TIFF of which another reader of ITK understands more
 _PAGES = 100_000
 _SUBFILE, _WIDTH, _HEIGHT = 254, 256, 257
 # Of a TIFF's pages: those, bits per sample, samples per pixel, planes, format of the sample.
@@ -20,29 +27,48 @@ _SMALLER_OR_MASK = 1 | 4
 _VTK_BEGINNING = 4096
 
 
-def check_picture(path: Path) -> None:
-    """Refuses a PNG, JPEG, BMP or TIFF, known by its first bytes, that ends too early.
+def check_picture(path: Path) -> str:
+    """ITK's name of the reader of a PNG, JPEG, BMP or TIFF, known by its first bytes; none for other files.
 
     Raises:
-        InputError: it does, or its inner lengths are damaged.
+        InputError: it ends too early, or its inner lengths are damaged.
     """
     with open(path, "rb") as file:
         start = file.read(8)
         size = os.fstat(file.fileno()).st_size
-        for magic, whole in _PICTURES:
-            if start.startswith(magic):
+        for magic, whole, name in _PICTURES:
+            if start.startswith(magic) and path.suffix.lower() not in _OTHERWISE:
                 if not whole(file, size):
                     pages = ", or its pages differ in size or kind" if whole is _tiff else ""
                     raise InputError(f"{path}: the file is cut off, or damaged{pages}. Copy or export it again.")
-                return
+                return name
+    return ""
 
 
-def least_bytes(path: Path, kind: str, voxels: int, bytes_of: int) -> int:
-    """How long a file at least is that holds so many voxels of so many bytes; 0 for formats that pack.
+def check_length(path: Path, kind: str, reader: sitk.ImageFileReader) -> None:
+    """Refuses a file that is too short for what its header promises.
 
     Args:
         path: the file.
         kind: SimpleITK's name of the reader.
+        reader: that has read the header.
+    """
+    size, length = reader.GetSize(), path.stat().st_size
+    values = math.prod(size) * reader.GetNumberOfComponents()
+    bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    needed = _least_bytes(path, kind, values, int(bits[1]) // 8 if bits else 1)
+    if values > _PACKED * length + _LEAST or needed > length:
+        raise InputError(
+            f"{path}: the file is cut off, or its header is damaged: it cannot hold {'x'.join(map(str, size))} voxels. "
+            "Copy or export it again."
+        )
+
+
+def _least_bytes(path: Path, kind: str, voxels: int, bytes_of: int) -> int:
+    """How long a file at least is that holds so many voxels of so many bytes; 0 for formats that pack.
+
+    Args:
+        path, kind: as in check_length.
         voxels, bytes_of: how many, and how large each with all its components.
     """
     if path.suffix.lower() == ".gz":
@@ -128,12 +154,12 @@ def _tag(order: str, entry: bytes) -> tuple[int, int]:
     ] if count == 1 else -count
 
 
-_PICTURES: tuple[tuple[bytes, Callable[[BinaryIO, int], bool]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", _png),
-    (b"\xff\xd8\xff", _jpeg),
-    (b"BM", _bmp),
-    (b"II*\0", _tiff),
-    (b"MM\0*", _tiff),
-    (b"II+\0", _tiff),
-    (b"MM\0+", _tiff),
+_PICTURES: tuple[tuple[bytes, Callable[[BinaryIO, int], bool], str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", _png, "PNGImageIO"),
+    (b"\xff\xd8\xff", _jpeg, "JPEGImageIO"),
+    (b"BM", _bmp, "BMPImageIO"),
+    (b"II*\0", _tiff, "TIFFImageIO"),
+    (b"MM\0*", _tiff, "TIFFImageIO"),
+    (b"II+\0", _tiff, "TIFFImageIO"),
+    (b"MM\0+", _tiff, "TIFFImageIO"),
 )
