@@ -37,13 +37,9 @@ def check(path: Path) -> bool:
     if not 1 <= axes <= _AXES:
         raise damaged(path, f"NDims is {axes}")
     sizes = integers(path, fields, "DimSize", axes)
-    channels = integers(path, fields, "ElementNumberOfChannels", 1)[0] if "ElementNumberOfChannels" in fields else 1
-    if min(sizes) < 1 or not 1 <= channels <= _CHANNELS:
-        raise damaged(path, f"{channels} channels of {'x'.join(map(str, sizes))} voxels")
-    kind = fields.get("ElementType", "").lower().removeprefix("met_").removesuffix("_array")
-    bytes_of = _BYTES.get(kind, _BYTES.get(kind.removeprefix("u")))
-    if bytes_of is None:
-        raise damaged(path, f"ElementType is {fields.get('ElementType', 'missing')}")
+    if min(sizes) < 1:
+        raise damaged(path, f"{'x'.join(map(str, sizes))} voxels")
+    bytes_of = _bytes_of(path, fields)
     for name, count in (("Offset", axes), ("Position", axes), ("Origin", axes), ("ElementSpacing", axes),
                         ("ElementSize", axes), ("CenterOfRotation", axes), ("TransformMatrix", axes * axes),
                         ("Rotation", axes * axes), ("Orientation", axes * axes)):  # fmt: skip
@@ -53,9 +49,21 @@ def check(path: Path) -> bool:
     capacity = sum(file.stat().st_size for file in files) if files else path.stat().st_size - start
     if _is_packed(fields):
         capacity *= _PACKED
-    if math.prod(sizes) * channels * bytes_of > capacity:
+    if math.prod(sizes) * bytes_of > capacity:
         raise InputError(f"{path}: the file is cut off, voxels are missing. Copy or export it again.")
     return True
+
+
+def _bytes_of(path: Path, fields: dict[str, str]) -> int:
+    """How many bytes a voxel takes, with all its channels."""
+    channels = integers(path, fields, "ElementNumberOfChannels", 1)[0] if "ElementNumberOfChannels" in fields else 1
+    if not 1 <= channels <= _CHANNELS:
+        raise damaged(path, f"{channels} channels")
+    kind = fields.get("ElementType", "").lower().removeprefix("met_").removesuffix("_array")
+    bytes_of = _BYTES.get(kind, _BYTES.get(kind.removeprefix("u")))
+    if bytes_of is None:
+        raise damaged(path, f"ElementType is {fields.get('ElementType', 'missing')}")
+    return channels * bytes_of
 
 
 def check_packed(path: Path) -> None:
@@ -68,7 +76,7 @@ def check_packed(path: Path) -> None:
         files = _data_files(path, fields, sizes, listed)
         for file in files or [path]:
             with Stream(file, 0 if files else start, zlib_format=True) as stream:
-                stream.finish()
+                stream.finish(math.prod(sizes) * _bytes_of(path, fields))
 
 
 def _is_packed(fields: dict[str, str]) -> bool:

@@ -171,7 +171,8 @@ def _image(path: Path, data: Path, header: _Header) -> StoredImage:
     scaling = (header.slope, header.intercept)
     if not all(map(math.isfinite, scaling)) or header.slope == 0 or scaling == (1, 0) or channels > 1:
         scaling = None
-    volumes = partial(_volumes, data, start, kind, grid.shape + ((channels,) if channels > 1 else ()), scaling)
+    shape = (count, *grid.shape, *([channels] if channels > 1 else []))
+    volumes = partial(_volumes, data, start, kind, shape, scaling)
     vectors = header.intent in _VECTORS and sizes[3] == 1
     if vectors and count in (3, 4) and header.code in _COLOR_CHANNELS:  # what ITK makes of a picture in color
         return StoredImage(path, grid, 1, partial(_together, volumes, count), count, notes=notes)
@@ -239,12 +240,13 @@ def _volumes(
     first: int,
     stop: int,
 ) -> Iterator[np.ndarray]:
-    count = math.prod(shape)
+    """Volumes of a file that holds shape[0] of them."""
+    count = math.prod(shape[1:])
     with Stream(data) as stream:
         stream.skip(offset + first * count * kind.itemsize)
         for _ in range(first, stop):
-            values = stream.array(kind, count).reshape(shape)
+            values = stream.array(kind, count).reshape(shape[1:])
             if scaling is not None:
                 values = values * np.float64(scaling[0]) + np.float64(scaling[1])
             yield values.astype(kind.newbyteorder("="), copy=False) if scaling is None else values
-        stream.finish()
+        stream.finish((shape[0] - stop) * count * kind.itemsize)

@@ -85,12 +85,13 @@ def check_packed(path: Path) -> None:
     if found is None or found[0].get("encoding", "").lower() not in ("gzip", "gz"):
         return
     fields, start, lines = found
-    files = _data_files(path, fields, [int(n) for n in fields["sizes"].split()], lines)
+    sizes = [int(n) for n in fields["sizes"].split()]
+    files = _data_files(path, fields, sizes, lines)
     if "line skip" in fields or "byte skip" in fields:
         return
     for file in files or [path]:
         with Stream(file, 0 if files else start) as stream:
-            stream.finish()
+            stream.finish(math.prod(sizes) * _TYPES[fields["type"].lower()])
 
 
 def is_list(path: Path) -> bool:
