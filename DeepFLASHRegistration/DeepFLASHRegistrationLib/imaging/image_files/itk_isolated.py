@@ -19,6 +19,8 @@ from ...support.memory import check_free
 from ..files import quiet, unreadable
 from .wholeness import check_length
 
+_SECONDS, _BYTES_PER_SECOND = 60, 2e6  # many times what a sound file takes
+
 
 @dataclass(frozen=True)
 class ItkImage:
@@ -71,7 +73,7 @@ def read_isolated(path: Path) -> ItkImage:
                 "imaging.image_files.itk_isolated:copy_values",
                 str(path),
                 str(target),
-                seconds=600,
+                seconds=_SECONDS + path.stat().st_size / _BYTES_PER_SECOND,
                 memory=memory_to_read(path),
             )
         except Crashed as error:
