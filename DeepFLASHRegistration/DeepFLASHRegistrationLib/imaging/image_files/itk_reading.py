@@ -42,9 +42,8 @@ def open_itk(path: Path) -> StoredImage:
     if not name:
         found = read_isolated(path)
         notes += [f"ITK warns: {warning}" for warning in found.warnings]
-        if found.reader in _WITHOUT_AXES:
-            no_axes = "its format has no place for the direction of its axes"
-            notes += notes_on(path, Stated((1.0,) * min(len(found.size), 3), "", no_axes))
+        no_axes = "its format has no place for the direction of its axes" if found.reader in _WITHOUT_AXES else ""
+        notes += notes_on(path, Stated(found.spacing[:3], "the distance of its voxels", no_axes))
         return _stored(path, found, found.components, found.array.dtype, name, notes)
     reader = _header(path, name)
     if name == "TIFFImageIO" and len(reader.GetSize()) == 3:
