@@ -77,6 +77,17 @@ def _nifti(name: str, form: str) -> Callable[[Path], Path]:
     return write
 
 
+def _pillow(name: str, array: np.ndarray, mode: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        from PIL import Image
+
+        height, width = array.shape[:2]
+        Image.frombytes(mode, (width, height), array.tobytes()).save(folder / name)
+        return folder / name
+
+    return write
+
+
 def _ours(name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         io.write_volume(folder / name, Volume(GRID, noise(GRID)))
@@ -109,6 +120,8 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "mhd zlib": _itk("z.mhd", noise(GRID, np.int16), compressed=True),
     "png": _itk("a.png", _GRAY[0]),
     "png color": _itk("c.png", np.stack([_GRAY[0]] * 3, -1), vector=True),
+    "png opacity": _pillow("la.png", np.stack([_GRAY[0]] * 2, -1), "LA"),
+    "tif color": _pillow("rgb.tif", np.stack([_GRAY[0]] * 3, -1), "RGB"),
     "tif": _itk("a.tif", _GRAY[0].astype(np.uint16)),
     "tif stack": _itk("s.tif", _GRAY, compressed=True),
     "jpg": _itk("a.jpg", _GRAY[0]),
@@ -129,7 +142,20 @@ APART = dict.fromkeys(("gipl", "vtk", "hdf5", "mrc", "jp2", "jp2 color", "hdf5 v
 
 # How many voxels a byte of these may hold; of the others, one.
 _PACKED = dict.fromkeys(
-    ("nii.gz", "mgz", "nrrd gzip", "mha zlib", "mhd zlib", "tif stack", "png", "png color", "tif"), 3000
+    (
+        "nii.gz",
+        "mgz",
+        "nrrd gzip",
+        "mha zlib",
+        "mhd zlib",
+        "tif stack",
+        "png",
+        "png color",
+        "png opacity",
+        "tif",
+        "tif color",
+    ),
+    3000,
 )
 _PACKED |= dict.fromkeys(("jpg", "hdf5", "hdf5 vectors", "jp2", "jp2 color", "lsm", "minc"), 3000) | {"bmp": 8}
 

@@ -12,6 +12,7 @@ from DeepFLASHRegistrationLib.imaging import io
 from DeepFLASHRegistrationLib.support.errors import InputError
 from dicom_files import AXIAL, MR, csa_header, dataset, enhanced, line, mosaic, normal_of, save, value, write_stack
 from imaging_shapes import rotation
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -140,11 +141,10 @@ def test_a_screenshot_is_read_by_its_luminance(tmp_path) -> None:
 
 
 def test_a_screenshot_in_jpeg_has_its_colors(tmp_path) -> None:
-    picture = pytest.importorskip("PIL.Image")
     row, column = np.indices((32, 24)) / 32
     pixels = np.stack([255 * row, 255 * column, 255 * (1 - row)], -1).astype(np.uint8)
     packed = streams.BytesIO()
-    picture.fromarray(pixels).save(packed, "JPEG", quality=95)
+    Image.fromarray(pixels).save(packed, "JPEG", quality=95)
     found = capture(pixels, PhotometricInterpretation="YBR_FULL_422")
     found.PixelData = encapsulate([packed.getvalue()])
     found["PixelData"].VR = "OB"

@@ -8,7 +8,7 @@ a process of its own (itk_isolated.py), where a file that ITK does not survive i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from ...support.errors import InputError
 from ..files import quiet, unreadable
 from ..grid import Grid
-from . import bare_volumes, metaimage, nrrd, wholeness
+from . import bare_volumes, metaimage, nrrd, png, tiff, wholeness
 from .itk_isolated import ItkImage, pixel_type, read_isolated
 from .stated import Stated, notes_on
 from .stored import StoredImage
@@ -45,10 +45,30 @@ def open_itk(path: Path) -> StoredImage:
         no_axes = "its format has no place for the direction of its axes" if found.reader in _WITHOUT_AXES else ""
         notes += notes_on(path, Stated(found.spacing[:3], "the distance of its voxels", no_axes))
         return _stored(path, found, found.components, found.array.dtype, name, notes)
+    factor, seen = tiff.look(path) if name == "TIFFImageIO" else (1, [])
+    if name == "PNGImageIO":
+        if png.has_gray_with_opacity(path):
+            return _gray_with_opacity(path)
+        factor = png.factor(path)
     reader = _header(path, name)
+    notes += seen
     if name == "TIFFImageIO" and len(reader.GetSize()) == 3:
-        notes += notes_on(path, _NO_SLICES)
-    return _stored(path, reader, reader.GetNumberOfComponents(), pixel_type(reader), name, notes)
+        notes += notes_on(path, replace(_NO_SLICES, remarks=(f"its {reader.GetSize()[2]} pages were read as slices",)))
+    found = _stored(path, reader, reader.GetNumberOfComponents(), pixel_type(reader), name, notes)
+    return found if factor == 1 else replace(found, read=partial(_divided, found.read, factor))
+
+
+def _divided(
+    read: Callable[[int, int], Iterator[np.ndarray]], factor: int, first: int, stop: int
+) -> Iterator[np.ndarray]:
+    """Values of fewer than 8 bits as they are stored: ITK stretches them to 255."""
+    return (volume // np.uint8(factor) for volume in read(first, stop))
+
+
+def _gray_with_opacity(path: Path) -> StoredImage:
+    values = png.with_opacity(path)
+    grid = Grid.from_image(sitk.GetImageFromArray(values[..., 0]))
+    return StoredImage(path, grid, 1, lambda first, stop: iter([values][first:stop]), channels=2)
 
 
 def _checked(path: Path) -> tuple[str, Stated | None]:
@@ -96,7 +116,7 @@ def _stored(
         raise InputError(
             f"{path}: has {components} components per voxel in each of {volumes} volumes. Extract one volume first."
         )
-    color = kind in (np.uint8, np.uint16) and (components in (3, 4) or (components == 2 and name in _PICTURES))
+    color = kind in (np.uint8, np.uint16) and components in (3, 4)
     color = color and not nrrd.is_list(path)
     vectors = components > 1 and not color
     grid = _in_millimeters(path, Grid.from_image(header), notes)
