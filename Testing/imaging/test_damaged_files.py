@@ -121,7 +121,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "flirt.mat": (transform, lambda path: np.savetxt(path, MATRIX), False),
     "a.lta": (transform, text(f"{LTA}src volume info\n{GEOMETRY}dst volume info\n{GEOMETRY}"), False),
     "a.xfm": (transform, text(XFM), False),
-    "field.nii.gz": (field, some_field, True),
+    "field.nii.gz": (field, some_field, False),
     "field.nrrd": (field, some_field, True),
     "field.mha": (field, some_field, True),
     "a.fcsv": (points, some_points, False),

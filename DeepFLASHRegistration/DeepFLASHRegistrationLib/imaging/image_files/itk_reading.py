@@ -136,9 +136,10 @@ def _in_millimeters(path: Path, grid: Grid, notes: list[str]) -> Grid:
     if factor == 1 and not unit:
         factor, unit = metaimage.scale(path)
     if factor is None:
-        notes.append(f'its unit "{unit}" is unknown; all lengths were taken for mm')
+        notes.insert(0, f'its unit "{unit}" is unknown; all lengths were taken for mm')
     elif factor != 1:
-        notes.append(f'its unit is "{unit}"; all lengths were converted to mm (3D Slicer and ITK take them for mm)')
+        converted = f'its unit is "{unit}"; all lengths were converted to mm (3D Slicer and ITK take them for mm)'
+        notes.insert(0, converted)
         affine = grid.affine.copy()
         affine[:-1] *= factor
         grid = replace(grid, affine=affine)
