@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged image files, made from small valid ones by a seed, and a program that reads them all.
 
-`python image_fuzzing.py FOLDER COUNT FIRST [KIND …]` reads COUNT files of each kind (a 25th, if a process of its
+`python image_fuzzing.py FOLDER COUNT FIRST [KIND …]` reads COUNT files of each kind (a fiftieth, if a process of its
 own reads each), by the seeds from FIRST on, and prints one line of JSON for each kind; a case that ends the process is
 named in FOLDER/case.txt. Thousands by hand:
 
@@ -137,7 +137,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "minc": _itk("a.mnc", noise(GRID)),
 }
 # Read in a process of their own, which takes a third of a second: fewer of them.
-APART = dict.fromkeys(("gipl", "vtk", "hdf5", "mrc", "jp2", "jp2 color", "hdf5 vectors", "lsm", "minc"), 25)
+APART = dict.fromkeys(("gipl", "vtk", "hdf5", "mrc", "jp2", "jp2 color", "hdf5 vectors", "lsm", "minc"), 50)
 
 
 # How many voxels a byte of these may hold; of the others, one.

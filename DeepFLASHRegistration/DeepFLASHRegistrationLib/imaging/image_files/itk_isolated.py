@@ -19,7 +19,7 @@ from ...support.memory import check_free
 from ..files import quiet, unreadable
 from .wholeness import check_length
 
-_SECONDS, _BYTES_PER_SECOND = 60, 2e6  # many times what a sound file takes
+_SECONDS, _BYTES_PER_SECOND = 30, 2e6  # many times what a sound file takes
 
 
 @dataclass(frozen=True)
