@@ -79,10 +79,10 @@ def read_vectors(path: Path) -> tuple[Grid, np.ndarray] | None:
         return None
     stored, header = _image(path, *found), found[1]
     if not stored.vectors or header.intent not in (INTENT_DISPLACEMENT, INTENT_VECTOR):
+        components = stored.count if stored.vectors else stored.channels
         raise InputError(
-            f"{path}: is {stored.grid.ndim}-D with {stored.count if stored.vectors else stored.channels} components per "
-            f"voxel, no displacement field (NIfTI's intent is {header.intent}, not 1006 or 1007). Pass a file of as many "
-            "components as dimensions."
+            f"{path}: is {stored.grid.ndim}-D with {components} components per voxel, no displacement field (NIfTI's "
+            f"intent is {header.intent}, not 1006 or 1007). Pass a file of as many components as dimensions."
         )
     grid = stored.grid
     if stored.count == 2 and grid.ndim == 3 and grid.shape[0] == 1:
