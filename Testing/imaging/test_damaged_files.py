@@ -152,7 +152,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "a.xfm": (transform, text(XFM), False),
     "spline.tfm": (nonlinear, some_spline, True),
     "warp.h5": (nonlinear, some_warp, True),
-    "field.nii.gz": (field, some_field, True),
+    "field.nii.gz": (field, some_field, False),
     "field.nrrd": (field, some_field, True),
     "field.mha": (field, some_field, True),
     "a.fcsv": (points, some_points, False),

@@ -15,6 +15,7 @@ from .files import ITK_TRANSFORMS, TRANSFORMS, atomic, is_folder, quiet, read_by
 from .grid import Grid
 from .image_files.itk_isolated import read_isolated
 from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
+from .image_files.nifti_reading import read_vectors
 from .io import write_image
 from .transform_files.flirt import is_text_matrix, read_flirt
 from .transform_files.foreign_fields import refuse_named, refuse_positions
@@ -100,18 +101,25 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass the file of a displacement field.")
     refuse_named(path)
-    image = read_isolated(path)
-    if len(image.size) not in (2, 3) or image.components != len(image.size):
-        raise InputError(
-            f"{path}: is {len(image.size)}-D with {image.components} components per voxel, no displacement field. Pass "
-            "a file of as many components as dimensions."
-        )
     try:
-        grid, values = Grid.from_image(image), image.array.astype(np.float32, copy=False)
-        refuse_positions(grid, values)
-        return grid, values
+        grid, vectors = read_vectors(path) or _read_by_itk(path)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+    if vectors.ndim != grid.ndim + 1 or vectors.shape[-1] != grid.ndim:
+        raise InputError(
+            f"{path}: is {vectors.ndim - 1}-D with {vectors.shape[-1]} components per voxel, no displacement field. "
+            "Pass a file of as many components as dimensions."
+        )
+    refuse_positions(path, grid, vectors)
+    return grid, vectors
+
+
+def _read_by_itk(path: Path) -> tuple[Grid, np.ndarray]:
+    image = read_isolated(path)
+    vectors = image.array.reshape(*image.size[::-1], image.components)
+    return Grid.from_image(image), vectors.astype(np.float32, copy=False)
 
 
 def nonlinear_dimension(path: str | os.PathLike) -> int:

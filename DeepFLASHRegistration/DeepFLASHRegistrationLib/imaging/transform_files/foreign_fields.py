@@ -20,19 +20,18 @@ _FEW, _SAMPLE = 4, 20_000
 
 
 def refuse_named(path: Path) -> None:
-    """InputError if the header of a NIfTI file names FSL's FNIRT or NiftyReg, or is of NIfTI-2, whose fields ITK cannot
-    read."""
+    """InputError if the header of a NIfTI file names FSL's FNIRT or NiftyReg."""
     if not is_nifti(path):
         return
     with Stream(path) as stream:
         raw = stream.read(540).ljust(540, b"\0")
-    code, name, second = 0, b"", False
+    code, name = 0, b""
     for order in "<>":
         size = struct.unpack_from(order + "i", raw)[0]
         if size == 348:
             code, name = struct.unpack_from(order + "h", raw, 68)[0], raw[328:344]
         elif size == 540:
-            code, name, second = struct.unpack_from(order + "i", raw, 504)[0], raw[508:524], True
+            code, name = struct.unpack_from(order + "i", raw, 504)[0], raw[508:524]
     if code in _OF_FSL:
         raise InputError(
             f"{path}: is a warp of FSL's FNIRT, in FSL's own coordinates. Convert it to one of ITK: wb_command "
@@ -43,12 +42,10 @@ def refuse_named(path: Path) -> None:
             f"{path}: is a field of NiftyReg, of positions or displacements in RAS mm. Convert it to displacements of "
             "ITK, in LPS mm."
         )
-    if second:
-        raise InputError(f"{path}: is NIfTI-2, in which no displacement field is read. Save it as NIfTI-1 or .nrrd.")
 
 
-def refuse_positions(grid: Grid, values: np.ndarray) -> None:
-    """InputError, without the file's name, if a field holds where points go, in RAS mm, instead of by how much.
+def refuse_positions(path: Path, grid: Grid, values: np.ndarray) -> None:
+    """InputError if the field of a file holds where points go, in RAS mm, instead of by how much.
 
     Read as displacements, positions u = (-x, -y, z) + what is small take every point to the line x = y = 0, which no
     map of anatomy does.
@@ -67,6 +64,6 @@ def refuse_positions(grid: Grid, values: np.ndarray) -> None:
     slope = np.linalg.lstsq(points[good] - points[good].mean(0), found[good] - found[good].mean(0), rcond=None)[0].T
     if np.abs(slope - np.diag([-1, -1, 1][: grid.ndim])).max() < 0.3:
         raise InputError(
-            "holds where points go instead of by how much (as the y_ files of SPM and the deformation fields of "
+            f"{path}: holds where points go instead of by how much (as SPM's y_ files and the deformation fields of "
             "NiftyReg do). Convert it to displacements of ITK, in LPS mm."
         )
