@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.landmarks import Landmarks
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.phantom.pairs import make_pair
+from DeepFLASHRegistrationLib.phantom.pairs import PhantomPair, make_pair
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.metrics import map_points
 from made_anatomies import KINDS, Bend, Waves, grid_of, person, places, retina, scanned
@@ -109,8 +110,8 @@ def body(
     affine[:d, :d] *= rng.uniform(0.94, 1.06)
     affine[:d, d] = rng.normal(size=d) * 0.15 * size
     grids = [
-        grid_of(known.view, size, 36, thick[0], cuts[0]),
-        grid_of([1.08 * v for v in theirs.kind.view], their_size, 36, thick[1], cuts[1]),
+        grid_of(known.view, size, 32, thick[0], cuts[0]),
+        grid_of([1.08 * v for v in theirs.kind.view], their_size, 32, thick[1], cuts[1]),
     ]
     grids[1] = Grid(grids[1].shape, affine @ grids[1].affine)
     back = np.linalg.inv(affine)
@@ -182,6 +183,11 @@ def _with(
     return fixed, moving
 
 
+@lru_cache(maxsize=2)
+def _pair(seed: int, contrast: str) -> PhantomPair:
+    return make_pair(seed, (42, 48, 42), 4.0, contrast)
+
+
 def head(
     family: str,
     seed: int,
@@ -195,7 +201,7 @@ def head(
 ) -> Case:
     """The project's phantom at 4 mm. cut: (axis, part) of the moving image's field of view that is left out; scale: of
     all lengths."""
-    pair = make_pair(seed, (42, 48, 42), 4.0, contrast)
+    pair = _pair(seed, contrast)
     rng = np.random.default_rng([seed, sum(map(ord, family))])
     volumes = [pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels]
     if cut:
@@ -247,7 +253,7 @@ def _thickened(volume: Volume, count: int, labels: bool) -> Volume:
 
 
 def fundus(family: str, seed: int, *, degrees: float = 0.0, other: int | None = None, gamma: float = 1.0) -> Case:
-    """A made fundus photograph of 10 mm, bent; the other's: of another eye."""
+    """A made fundus photograph of 10 mm, bent; the other one of somebody's other eye."""
     rng = np.random.default_rng([seed, sum(map(ord, family))])
     size, bend = 10.0, Bend(rng, 2, 0.04)
     affine = turn(2, rng.uniform(3, 9))
@@ -257,6 +263,8 @@ def fundus(family: str, seed: int, *, degrees: float = 0.0, other: int | None = 
     back = np.linalg.inv(affine)
     own = (places(grid) @ back[:2, :2].T + back[:2, 2]) / size
     fixed = scanned(retina(seed)(bend(places(fixed_grid) / size)), fixed_grid, rng, 0.02, "fixed")
+    if other is not None:
+        own[..., 0] *= -1  # a left eye and a right one
     values = np.clip(retina(seed if other is None else other)(own), 0, None) ** gamma
 
     def truth(points: np.ndarray) -> np.ndarray:
@@ -292,52 +300,53 @@ def unrelated(family: str, seed: int, shape: tuple[int, ...], crop: bool) -> Cas
 # ------------------------------------------------------------------------------------------------------ the made cases
 
 
-def made() -> Iterator[Callable[[], Case]]:
+def made() -> Iterator[partial[Case]]:
     """Makers of all cases that need no image of anybody."""
     half = [turn(3, 180, axis) for axis in (LEFT, FRONT, UP, LEFT)]
     upside, face_down = half[0], half[2]
     for i in range(4):
-        contrast = ("same", "different")[i % 2]
-        yield lambda i=i: head("head, one contrast", i, "same")
-        yield lambda i=i: head("head, two contrasts", 10 + i, "different")
-        yield lambda i=i, c=contrast: head("thick slices", 20 + i, c, thick=((1, 4), (4, 1), (3, 3), (1, 3))[i])
-        yield lambda i=i, c=contrast: head("one-sided field of view", 30 + i, c, cut=(i % 3, 0.35))
-        yield lambda i=i: head("mouse", 40 + i, "same", scale=0.1)
-        yield lambda i=i: head("small sigma", 50 + i, "different", parameters={"sigma": (0.02, 0.02, 0.01, 0.005)[i]})
-        yield lambda i=i, c=contrast: head("head upside down", 60 + i, c, wrong=upside)
-        yield lambda i=i, c=contrast: head("head face down", 70 + i, c, wrong=face_down)
-        yield lambda i=i, c=contrast: head(
-            "head, quarter turn", 80 + i, c, wrong=turn(3, 90, (LEFT, FRONT, UP, LEFT)[i])
+        c = ("same", "different")[i % 2]
+        yield partial(head, "head, one contrast", i, "same")
+        yield partial(head, "head, two contrasts", i, "different")
+        yield partial(head, "thick slices", i, c, thick=((1, 4), (4, 1), (3, 3), (1, 3))[i])
+        yield partial(head, "one-sided field of view", i, c, cut=(i % 3, 0.35))
+        yield partial(head, "mouse", i, "same", scale=0.1)
+        yield partial(head, "small sigma", i, "different", parameters={"sigma": (0.02, 0.02, 0.01, 0.005)[i]})
+        yield partial(head, "head upside down", i, c, wrong=upside)
+        yield partial(head, "head face down", i, c, wrong=face_down)
+        yield partial(head, "head, quarter turn", i, c, wrong=turn(3, 90, (LEFT, FRONT, UP, LEFT)[i]))
+        yield partial(head, "head, astray", i, c, wrong=shift(45.0 * np.eye(3)[i % 3]))
+        p = (0.0, 0.12)[i % 2]
+        yield partial(body, "abdomen CT", "abdomen", i, ("ct", "ct"), jitter=p)
+        yield partial(body, "CT of other coverage", "abdomen", 10 + i, ("ct", "ct"), cuts=_COVERAGE[i])
+        yield partial(body, "abdomen MR", "abdomen", 20 + i, ("t1", ("t1", "t2")[i // 2]), jitter=p)
+        yield partial(body, "heart", "heart", 30 + i, ("t1", ("t1", "t2")[i // 2]), jitter=p)
+        yield partial(body, "crops", "hippocampus", 40 + i, ("t1", "t1"), jitter=0.06 * i)
+        yield partial(body, "crops turned", "hippocampus", 50 + i, ("t1", "t1"), jitter=0.06 * i, wrong=half[i])
+        yield partial(body, "fetal", "fetal", 60 + i, ("t2", "t2"), jitter=0.05 * i)
+        yield partial(body, "fetal upside down", "fetal", 70 + i, ("t2", "t2"), jitter=0.05 * i, wrong=upside)
+        yield partial(body, "prostate, two contrasts", "prostate", 80 + i, ("us", "t2"), noise=0.06, **_MASKS[i // 2])
+        yield partial(
+            body, "prostate turned", "prostate", 90 + i, ("us", "t2"), noise=0.06, wrong=half[i], **_MASKS[i // 2]
         )
-        yield lambda i=i, c=contrast: head("head, astray", 90 + i, c, wrong=shift(45.0 * np.eye(3)[i % 3]))
-        people = (0.0, 0.12)[i % 2]
-        yield lambda i=i, p=people: body("abdomen CT", "abdomen", i, ("ct", "ct"), jitter=p)
-        yield lambda i=i: body("CT of other coverage", "abdomen", 10 + i, ("ct", "ct"), cuts=_COVERAGE[i])
-        yield lambda i=i, p=people: body("abdomen MR", "abdomen", 20 + i, ("t1", ("t1", "t2")[i // 2]), jitter=p)
-        yield lambda i=i, p=people: body("heart", "heart", 30 + i, ("t1", ("t1", "t2")[i // 2]), jitter=p)
-        yield lambda i=i: body("crops", "hippocampus", 40 + i, ("t1", "t1"), jitter=0.06 * i)
-        yield lambda i=i: body("crops turned", "hippocampus", 50 + i, ("t1", "t1"), jitter=0.06 * i, wrong=half[i])
-        yield lambda i=i: body("fetal", "fetal", 60 + i, ("t2", "t2"), jitter=0.05 * i)
-        yield lambda i=i: body("fetal upside down", "fetal", 70 + i, ("t2", "t2"), jitter=0.05 * i, wrong=upside)
-        yield lambda i=i: body(
-            "prostate, two contrasts", "prostate", 80 + i, ("us", "t2"), noise=0.06, **_MASKS[i // 2]
+        yield partial(body, "foregrounds of two contrasts", ("knee", "abdomen")[i % 2], 100 + i, ("t1", "ct"))
+        yield partial(
+            body,
+            "body turned",
+            ("abdomen", "heart", "knee", "abdomen")[i],
+            110 + i,
+            _BODIES[i],
+            wrong=half[2 * (i % 2)],
         )
-        yield lambda i=i: body(
-            "prostate turned", "prostate", 90 + i, ("us", "t2"), noise=0.06, wrong=half[i], **_MASKS[i // 2]
-        )
-        yield lambda i=i: body("foregrounds of two contrasts", ("knee", "abdomen")[i % 2], 100 + i, ("t1", "ct"))
-        yield lambda i=i: body(
-            "body turned", ("abdomen", "heart", "knee", "abdomen")[i], 110 + i, _BODIES[i], wrong=half[2 * (i % 2)]
-        )
-        yield lambda i=i: body("wrong organ", *_ORGANS[i][0], ("t1", "t1"), other=_ORGANS[i][1])
-        yield lambda i=i: body("shuffled labels", _FOUR[i], 130 + i, ("t1", "t1"), given="shuffled")
-        yield lambda i=i: body("landmarks mispaired", _FOUR[i], 140 + i, ("t1", "t1"), given="mispaired")
-        yield lambda i=i: body("labels given", _FOUR[i], 150 + i, ("t1", "t1"), jitter=0.1, given="labels")
-        yield lambda i=i: body("landmarks given", _FOUR[i], 160 + i, ("t1", "t1"), given="landmarks")
-        yield lambda i=i: fundus("fundus", i, gamma=(1, 1, 0.6, 1.5)[i])
-        yield lambda i=i: fundus("fundus turned", 10 + i, degrees=(180, 90, 180, 120)[i])
-        yield lambda i=i: fundus("fundus of another eye", 20 + i, other=120 + i)
-        yield lambda i=i: unrelated("unrelated", i, ((44, 46, 42), (100, 104))[i % 2], i < 2)
+        yield partial(body, "wrong organ", *_ORGANS[i][0], ("t1", "t1"), other=_ORGANS[i][1])
+        yield partial(body, "shuffled labels", _FOUR[i], 130 + i, ("t1", "t1"), given="shuffled")
+        yield partial(body, "landmarks mispaired", _FOUR[i], 140 + i, ("t1", "t1"), given="mispaired")
+        yield partial(body, "labels given", _FOUR[i], 150 + i, ("t1", "t1"), jitter=0.1, given="labels")
+        yield partial(body, "landmarks given", _FOUR[i], 160 + i, ("t1", "t1"), given="landmarks")
+        yield partial(fundus, "fundus", i, gamma=(1, 1, 0.6, 1.5)[i])
+        yield partial(fundus, "fundus turned", 10 + i, degrees=(180, 90, 180, 120)[i])
+        yield partial(fundus, "fundus of the other eye", 20 + i, other=120 + i)
+        yield partial(unrelated, "unrelated", i, ((44, 46, 42), (100, 104))[i % 2], i < 2)
 
 
 _COVERAGE = (((0, 0.4), (0, 0)), ((0, 0), (0.4, 0)), ((0.3, 0), (0, 0.3)), ((0, 0.2), (0.2, 0)))
@@ -355,26 +364,26 @@ _ORGANS = (
 # ------------------------------------------------------------------------------------------------------ the real cases
 
 
-def real(data: Path) -> Iterator[Callable[[], Case]]:
+def real(data: Path) -> Iterator[partial[Case]]:
     """Makers of the cases for which the folder holds images: hippocampus, oasis-brains, oasis-2d."""
     crops = sorted((data / "hippocampus" / "images").glob("*.nii.gz"))
     brains = sorted((data / "oasis-brains").glob("*_SS.nii.gz"))
     slices = sorted((data / "oasis-2d").glob("*.nrrd"))
-    for i in range(24 if len(crops) > 100 else 0):
-        yield lambda i=i: _crops("real crops", crops[2 * i], crops[2 * i + 1])
+    for i in range(16 if len(crops) > 100 else 0):
+        yield partial(_crops, "real crops", crops[2 * i], crops[2 * i + 1])
         if i % 3 == 0:
-            wrong = turn(3, 180, (LEFT, FRONT, UP)[(i // 3) % 3]) if i < 18 else turn(3, 90, UP)
-            yield lambda i=i, w=wrong: _crops("real crops turned", crops[60 + i], crops[90 + i], w)
+            wrong = turn(3, 180, (LEFT, FRONT, UP)[(i // 3) % 3]) if i < 12 else turn(3, 90, UP)
+            yield partial(_crops, "real crops turned", crops[60 + i], crops[90 + i], wrong)
     for i in range(4 if len(brains) > 12 else 0):
-        yield lambda i=i: _brains("real brains", brains[i], brains[i + 1])
-        yield lambda i=i: _brains(
-            "real brains turned", brains[i + 5], brains[i + 8], turn(3, 180, (LEFT, FRONT, UP, LEFT)[i])
+        yield partial(_brains, "real brains", brains[i], brains[i + 1])
+        yield partial(
+            _brains, "real brains turned", brains[i + 5], brains[i + 8], turn(3, 180, (LEFT, FRONT, UP, LEFT)[i])
         )
-        yield lambda i=i: _brains("real brains astray", brains[i + 8], brains[i + 2], shift(40.0 * np.eye(3)[i % 3]))
+        yield partial(_brains, "real brains astray", brains[i + 8], brains[i + 2], shift(40.0 * np.eye(3)[i % 3]))
         if len(crops) > 100:
-            yield lambda i=i: _strangers("real, wrong organ", crops[i], brains[i])
+            yield partial(_strangers, "real, wrong organ", crops[i], brains[i])
     for i in range(4 if len(slices) > 50 else 0):
-        yield lambda i=i: _slices("real slices turned", slices[i], slices[i + 30], (180, 90, 180, 120)[i])
+        yield partial(_slices, "real slices turned", slices[i], slices[i + 30], (180, 90, 180, 120)[i])
 
 
 def _middle(volume: Volume) -> np.ndarray:

@@ -3,8 +3,7 @@
 
 That a similarity rose by being maximized proves nothing: unrelated images rise too. So the same pair is fitted again on
 few cells, once as it lies and once with the moving image turned by half about the middle of the object, where nothing
-can lie right: what is reached there is the floor. What lies right stands above it. A third fit sees only every other
-slab of the fixed image: a deformation that is real also improves what it did not see.
+can lie right: what is reached there is the floor. What lies right stands above it.
 """
 
 from __future__ import annotations
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 _CELLS, _ITERATIONS, _MODES, _RADIUS = 8000, 6, 15, 2
 # The metric of a coarsest level with the presets' α (6) and its growth (3 for each of two levels).
 _ALPHA = 54.0
-# Slabs of this many cells are hidden in turn; what is measured in them keeps a window's reach from what was seen.
-_SLAB = 6
 # A mirrored image must agree better than the image itself by this share to be said to.
 _MIRRORED = 0.15
 # Fewer cells than these inside both objects say nothing.
@@ -61,9 +58,8 @@ def agreement(problem: Problem, parameters: Parameters, deformation: Deformation
     Returns:
         reached, floor: the similarity that was minimized, 0..1, as the result lies and turned by half; information,
         information_floor: mutual information likewise, which is not what was minimized (unless it was); share: by how
-        much of what is possible both stand above their floors, on average; held_out: by which part of what is possible
-        a deformation improves what it has not seen; turned: the axis of the half turn; mirrored: the axis along which
-        the mirrored moving image agrees better, or "". Empty where too little is seen of both to tell.
+        much of what is possible both stand above their floors, on average; turned: the axis of the half turn; mirrored:
+        the axis along which the mirrored moving image agrees better, or "". Empty where too little is seen of both.
     """
     cells = _cells(problem, parameters, deformation)
     at_rest = np.zeros((*cells.grid.shape, cells.grid.ndim), np.float32)
@@ -84,7 +80,6 @@ def agreement(problem: Problem, parameters: Parameters, deformation: Deformation
         "information": reached[1],
         "information_floor": floor[1],
         "share": share(reached, floor),
-        "held_out": _held_out(cells),
         "turned": _axis_of_turn(cells.grid, turn),
         "mirrored": "",
     }
@@ -183,9 +178,7 @@ def _displacement(cells: _Cells, deformation: Deformation) -> np.ndarray:
     return in_mm @ np.linalg.inv(cells.grid.affine[:d, :d]).T.astype(np.float32)
 
 
-def _measured(
-    cells: _Cells, pair: Pair, displacement: np.ndarray, where: Tensor | None = None
-) -> tuple[float, float] | None:
+def _measured(cells: _Cells, pair: Pair, displacement: np.ndarray) -> tuple[float, float] | None:
     """(similarity, information) inside both objects, in what is seen of both; None if that is too little.
 
     The outlines are left out: that two objects have been brought onto each other says nothing about what is in them.
@@ -211,42 +204,13 @@ def _measured(
             seen = seen * (view > 0.5)
     reach = (1,) * len(shape)
     inner = (box_sum(1 - (both & (seen > 0)).float(), reach) == 0).float()
-    if where is not None:
-        inner = inner * where
-    if float(inner.sum()) < (_LEAST if where is None else _LEAST / 4):
+    if float(inner.sum()) < _LEAST:
         return None
     radius = cells.level.radius
     name = {"mi": "lncc"}.get(cells.parameters.similarity, cells.parameters.similarity)
     likeness = make_similarity(name, pair.fixed, inner, radius, seen)
     information = make_similarity("mi", pair.fixed, inner, radius)
     return 1 - float(likeness(image * seen if name == "lncc" else image)), 1 - float(information(image))
-
-
-def _held_out(cells: _Cells) -> float:
-    """By which part of what is possible a deformation brings slabs to agree that it was not fitted to.
-
-    Zero for one that followed chance; low, too, where there was nothing left to be deformed.
-    """
-    import torch
-
-    shape, d = cells.grid.shape, cells.grid.ndim
-    axis = int(np.argmax(shape))
-    at = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(d)]).expand(shape)
-    edge = at % _SLAB
-    core = (edge >= _RADIUS) & (edge < _SLAB - _RADIUS)
-    at_rest = np.zeros((*shape, d), np.float32)
-    gains = []
-    for first in (0, 1):
-        hidden = (at // _SLAB + first) % 2 == 1
-        open_ = replace(cells.pair, fixed_mask=cells.pair.fixed_mask * ~hidden)
-        where = (hidden & core).float()
-        if not bool((open_.fixed_mask > 0).any()):
-            continue
-        before = _measured(cells, cells.pair, at_rest, where)
-        after = _measured(cells, cells.pair, _fit(cells, open_), where)
-        if before is not None and after is not None:
-            gains.append((after[0] - before[0]) / max(1 - before[0], 1e-6))
-    return float(np.mean(gains)) if gains else 0.0
 
 
 def _flipped(pair: Pair, axes: tuple[int, ...]) -> Pair:

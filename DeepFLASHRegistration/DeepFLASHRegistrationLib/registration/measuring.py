@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.intensities import background_value, foreground, without_padding
+from ..imaging.intensities import foreground
 from ..imaging.resampling import resample
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
@@ -70,8 +70,13 @@ def measured(
 
 def _seen(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> np.ndarray:
     """Voxels of the fixed image that map into the moving image's field of view."""
-    view = Volume(moving.grid, np.ones(moving.grid.shape, dtype=np.uint8))
-    return warp(view, fixed.grid, on_fixed_grid(fixed.grid, parts), interpolation="nearest") != 0
+    return _carried(np.ones(moving.grid.shape, dtype=bool), fixed, moving, parts)
+
+
+def _carried(there: np.ndarray, fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> np.ndarray:
+    """Voxels of the moving image (bool) on the fixed grid; none beyond it."""
+    volume = Volume(moving.grid, there.astype(np.uint8))
+    return warp(volume, fixed.grid, on_fixed_grid(fixed.grid, parts), interpolation="nearest") != 0
 
 
 def _pose(affine: np.ndarray) -> dict[str, float]:
@@ -109,10 +114,8 @@ def _cut(fixed: Subject, moving: Subject, parts: Mapping[str, Any], hits: float)
 def _overlap(fixed: Subject, moving: Subject, parts: Mapping[str, Any], seen: np.ndarray) -> float:
     """Dice of both foregrounds where both are seen; inside the masks where there are any. A mask of one side only
     holds for both."""
-    first, second = foreground(fixed.image), _foreground_of(parts["warped"], moving.image)
-    masks = [fixed.inside, None]
-    if moving.mask is not None:
-        masks[1] = warp(moving.mask, fixed.grid, on_fixed_grid(fixed.grid, parts), interpolation="nearest") != 0
+    first, second = foreground(fixed.image), _carried(foreground(moving.image), fixed, moving, parts)
+    masks = [fixed.inside, None if moving.inside is None else _carried(moving.inside, fixed, moving, parts)]
     own = [mask if mask is not None else other for mask, other in zip(masks, reversed(masks), strict=True)]
     for object_, mask in zip((first, second), own, strict=True):
         object_ &= seen
@@ -159,17 +162,3 @@ def _of_landmarks(
             "nearer_another": m.nearer_another(mapped, at_moving, slack),
         }
     }
-
-
-def _foreground_of(warped: Volume, moving: Volume) -> np.ndarray:
-    """Foreground of the warped image by the moving image's own criterion."""
-    background = background_value(moving)
-    if background is not None:
-        return warped.data > background
-    seen, padding = without_padding(moving)
-    low, high = seen.data.min(), seen.data.max()
-    for value in padding:
-        # Interpolation mixed the padding with its neighbours; foreground() knows it as one value.
-        mixed = warped.data < low if value < low else warped.data > high
-        warped = warped.with_data(np.where(mixed, warped.data.dtype.type(value), warped.data))
-    return foreground(warped)

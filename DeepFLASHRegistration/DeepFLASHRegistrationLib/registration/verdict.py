@@ -20,7 +20,7 @@ class Limits(NamedTuple):
 
 
 # Dice of the two foregrounds where both are seen: below. It fails nothing that agrees inside.
-OVERLAP = Limits(0.75, 0.30)
+OVERLAP = Limits(0.60, 0.30)
 # By how much of what is possible the images agree better than turned by half, where nothing can lie right: below.
 AGREEMENT = Limits(0.30, -0.10)
 # Similarity from which nothing more is asked for, though turned by half the images agree as well (a round object).
