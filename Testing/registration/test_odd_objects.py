@@ -87,8 +87,13 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize("alignment", ["affine", "none"])
-@pytest.mark.parametrize("make", ODD, ids=lambda make: make.__name__)
+# What the affine alignment makes of eight voxels is tested with it.
+CASES = [
+    (make, kind) for make in ODD for kind in ("affine", "centers", "none") if (make, kind) != (eight_voxels, "affine")
+]
+
+
+@pytest.mark.parametrize(("make", "alignment"), CASES, ids=lambda given: getattr(given, "__name__", given))
 def test_no_nonsense_is_called_good(make: Callable[[], Pair], alignment: str) -> None:
     """What is good is right: within 5 % of the object's edge where the moving image shows it."""
     fixed, moving, away = make()
@@ -111,7 +116,9 @@ def test_no_nonsense_is_called_good(make: Callable[[], Pair], alignment: str) ->
 
 
 def test_objects_without_anything_inside_are_never_good() -> None:
+    """That outlines lie on each other says nothing about what is in them."""
     for make in (constant_plate, noise):
         fixed, moving, _ = make()
         result = register(fixed, moving, pairs.quick(initial_alignment="centers"), threads=1)
         assert result.verdict.level != "good", make.__name__
+        assert result.metrics["agreement"]["share"] < 0.2

@@ -181,7 +181,8 @@ def _displacement(cells: _Cells, deformation: Deformation) -> np.ndarray:
 def _measured(cells: _Cells, pair: Pair, displacement: np.ndarray) -> tuple[float, float] | None:
     """(similarity, information) inside both objects, in what is seen of both; None if that is too little.
 
-    The outlines are left out: that two objects have been brought onto each other says nothing about what is in them.
+    The outlines are left out, and windows do not look at them: that two objects have been brought onto each other says
+    nothing about what is in them.
     """
     import torch
 
@@ -208,9 +209,9 @@ def _measured(cells: _Cells, pair: Pair, displacement: np.ndarray) -> tuple[floa
         return None
     radius = cells.level.radius
     name = {"mi": "lncc"}.get(cells.parameters.similarity, cells.parameters.similarity)
-    likeness = make_similarity(name, pair.fixed, inner, radius, seen)
+    likeness = make_similarity(name, pair.fixed, inner, radius, inner)
     information = make_similarity("mi", pair.fixed, inner, radius)
-    return 1 - float(likeness(image * seen if name == "lncc" else image)), 1 - float(information(image))
+    return 1 - float(likeness(image)), 1 - float(information(image))
 
 
 def _flipped(pair: Pair, axes: tuple[int, ...]) -> Pair:
