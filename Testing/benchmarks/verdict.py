@@ -31,6 +31,7 @@ from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.resampling import resample
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration import metrics as m
+from DeepFLASHRegistrationLib.registration.agreement import share
 from DeepFLASHRegistrationLib.registration.maps import on_fixed_grid
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.verdict import verdict
@@ -136,6 +137,12 @@ def main() -> None:
                 options.table.write_text(json.dumps(rows))
     numbers: Counter[str] = Counter()
     for row in rows:
+        agreement = row["metrics"]["agreement"]
+        if agreement:
+            pairs = (
+                (agreement[a], agreement[b]) for a, b in (("reached", "information"), ("floor", "information_floor"))
+            )
+            agreement["share"] = share(*pairs)
         found = verdict(row["metrics"])
         row.update(due=due(row), verdict=found.level, reasons=found.reasons, half=numbers[row["family"]] % 2)
         numbers[row["family"]] += 1

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CELLS, _ITERATIONS, _MODES, _RADIUS = 8000, 6, 15, 2
 # The metric of a coarsest level with the presets' α (6) and its growth (3 for each of two levels).
 _ALPHA = 54.0
+# Mutual information below it is of the order of what so few cells show by chance.
+_BY_CHANCE = 0.1
 # A mirrored image must agree better than the image itself by this share to be said to.
 _MIRRORED = 0.15
 # Fewer cells than these inside both objects say nothing.
@@ -99,7 +101,7 @@ def share(reached: tuple[float, float], floor: tuple[float, float]) -> float:
     Perfect similarity is 1; information has no such end, so that there the part of it that exceeds the floor counts.
     """
     similarity = (reached[0] - floor[0]) / max(1 - floor[0], 1e-6)
-    information = (reached[1] - floor[1]) / max(reached[1], floor[1], 1e-6)
+    information = (reached[1] - floor[1]) / max(reached[1], floor[1], _BY_CHANCE)
     return float(np.clip(similarity, -1, 1) + information) / 2
 
 

@@ -92,7 +92,7 @@ def _pose(affine: np.ndarray) -> dict[str, float]:
 
 def _cut(fixed: Subject, moving: Subject, parts: Mapping[str, Any], hits: float) -> dict[str, Any]:
     """Which part of the object in question lies outside the other image's field of view: of the fixed mask, else of
-    the labels on either side, else of the fixed image's foreground."""
+    the fixed labels, else of the moving ones, else of the fixed image's foreground."""
     forth, back = (parts["fixed_to_moving"], parts["field_grid"]), (parts["moving_to_fixed"], parts["inverse_grid"])
 
     def outside(volume: Volume, field: tuple[np.ndarray, Grid], other: Grid) -> float:
@@ -101,13 +101,10 @@ def _cut(fixed: Subject, moving: Subject, parts: Mapping[str, Any], hits: float)
 
     if fixed.mask is not None:
         return {"what": "mask", "part": outside(fixed.mask, forth, moving.grid)}
-    found = []
     if fixed.label_map is not None:
-        found.append(outside(fixed.label_map, forth, moving.grid))
+        return {"what": "labels", "part": outside(fixed.label_map, forth, moving.grid)}
     if moving.label_map is not None:
-        found.append(outside(moving.label_map, back, fixed.grid))
-    if found:
-        return {"what": "labels", "part": max(found)}
+        return {"what": "labels", "part": outside(moving.label_map, back, fixed.grid)}
     return {"what": "foreground", "part": hits}
 
 
