@@ -22,7 +22,7 @@ class Limits(NamedTuple):
 # Dice of the two foregrounds where both are seen: below. It fails nothing that agrees inside.
 OVERLAP = Limits(0.60, 0.30)
 # By how much of what is possible the images agree better than turned by half, where nothing can lie right: below.
-AGREEMENT = Limits(0.30, -0.10)
+AGREEMENT = Limits(0.25, -0.10)
 # Similarity from which nothing more is asked for, though turned by half the images agree as well (a round object).
 AGREEMENT_ENOUGH = 0.95
 # Degrees by which the alignment turned against the headers, factor by which it scaled: above. Neither fails by itself.
