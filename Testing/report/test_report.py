@@ -19,6 +19,7 @@ from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration import metrics as m
 from DeepFLASHRegistrationLib.registration import verdict as limits
 from DeepFLASHRegistrationLib.registration.verdict import Verdict, verdict
+from DeepFLASHRegistrationLib.report.pictures import Pictures
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 GOOD = {
@@ -414,6 +415,29 @@ def test_every_picture_names_its_view_and_the_sides_of_the_patient(example, tmp_
     text = page_of(example, tmp_path).text
     for letters in ("RLAPaxial", "RLSIcoronal", "APSIsagittal"):
         assert text.count(letters) == 9
+
+
+def test_where_the_moving_image_ends_is_shown(example, tmp_path):
+    """A dashed line around what maps beyond it; none where all is seen."""
+    result, fixed, moving, labels = example
+
+    def with_view(grid, hits):
+        metrics = {**result.metrics, "border_hits": hits}
+        return SimpleNamespace(**{**vars(result), "moving_grid": grid, "metrics": metrics})
+
+    grid = result.fixed_grid
+    assert "end of the moving image" not in page_of((with_view(grid, 0.0), fixed, moving, labels), tmp_path).text
+    half = Grid((grid.shape[0] // 2, *grid.shape[1:]), grid.affine)
+    cut = with_view(half, 0.5)
+    page = page_of((cut, fixed, moving, labels), tmp_path)
+    assert "end of the moving image" in page.text
+    assert ("path", "class", "end") in page.attributes
+    mapped = m.map_points(m.grid_points(grid, limit=None), result.fixed_to_moving, result.field_grid)
+    outside = ~half.contains(mapped).reshape(grid.shape)
+    pictures = Pictures(cut, fixed, None)
+    for view, unseen in zip(pictures.views, pictures.unseen):
+        assert (unseen == view.cut(outside, pictures.index)).all()
+        assert unseen.any()
 
 
 @pytest.mark.parametrize("level", ["good", "check", "failed"])

@@ -175,9 +175,12 @@ def _fit(cells: _Cells, pair: Pair) -> np.ndarray:
 def _displacement(cells: _Cells, deformation: Deformation) -> np.ndarray:
     """A deformation without its affine at the cells, (*shape, d), in cells."""
     d = cells.grid.ndim
-    alone = replace(deformation, affine=np.eye(d + 1), device="cpu")
-    in_mm = alone.displacement(cells.grid, "fixed_to_moving")
-    return in_mm @ np.linalg.inv(cells.grid.affine[:d, :d]).T.astype(np.float32)
+    # The deformation keeps its own map of the whole, which one without the affine would have to follow anew.
+    whole = deformation.displacement(cells.grid, "fixed_to_moving")
+    x = cells.grid.index_to_physical(np.moveaxis(np.indices(cells.grid.shape), 0, -1))
+    back = np.linalg.inv(deformation.affine)
+    alone = (x + whole) @ back[:d, :d].T + back[:d, d] - x
+    return (alone @ cells.grid.inverse_affine[:d, :d].T).astype(np.float32)
 
 
 def _measured(cells: _Cells, pair: Pair, displacement: np.ndarray) -> tuple[float, float] | None:

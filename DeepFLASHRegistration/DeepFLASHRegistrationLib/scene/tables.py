@@ -27,7 +27,8 @@ def metricRows(result: Any) -> list[dict[str, Any]]:
             add("Reason", reason)
     add("Similarity (cross-correlation)", metrics.get("similarity_after"), metrics.get("similarity_before"))
     agreement = metrics.get("agreement") or {}
-    add("Agreement inside, and turned by half", agreement.get("reached"), agreement.get("floor"))
+    add("Agreement inside both objects", agreement.get("reached"))
+    add("Agreement inside, turned by half", agreement.get("floor"))
     add("Mean Dice", metrics.get("mean_dice_after"), metrics.get("mean_dice_before"))
     landmarks = metrics.get("landmarks") or {}
     add("Mean landmark distance", _mean(landmarks.get("after_mm")), _mean(landmarks.get("before_mm")), "mm")
