@@ -43,6 +43,11 @@ def _inner(grid: Grid, field_grid: Grid, ring: int = 0) -> tuple[slice, ...]:
     )
 
 
+def on_fixed_grid(fixed: Grid, parts: Mapping[str, Any]) -> np.ndarray:
+    """The displacement at the voxels of the fixed grid, of `outputs`."""
+    return parts["fixed_to_moving"][_inner(fixed, parts["field_grid"])]
+
+
 @dataclass(frozen=True)
 class Maps:
     """The final geodesic: its arguments, what computes its maps, and on the fixed grid where it folds and by how much
