@@ -20,16 +20,23 @@ import numpy as np
 
 from ..imaging.volume import Volume
 from ..support.errors import InputError
-from .pyramid import BINS, LEVELS_MM, Pyramid, Sampler, mapped
+from .pyramid import BINS, LEVELS, Pyramid, Sampler, mapped
+from .starts import rotation, size_ratio, turned_by, turned_starts, upright_starts
 
 KINDS = ("none", "centers", "rigid", "affine")
 
 _BLOCK = 16_384
 _GRAM = 1024  # products of this length are too small for the BLAS to use threads of its own, beside ours
-_STARTS = 6
-_SEARCH_STEP, _SEARCH_LIMIT = np.deg2rad(20.0), np.deg2rad(65.0)
+_STARTS, _UPRIGHT, _REFINED = 6, 3, 3  # how many starts are climbed from, and how many of these to affine
 _MIN_OVERLAP = 0.2
+_SAME = 0.15  # in radii: maps nearer to each other are one
+# What turns the object by more than this against the headers must explain more than the best that does not: its
+# evidence counts by so much.
+_TURNED, _TRUST = np.deg2rad(50.0), 0.85
+# Any function explains more than a line does: where both measures lead elsewhere, the ratio counts by so much.
+_FEWER = 0.9
 _LINEAR_ENOUGH = 0.9  # measured on brains: same contrast 0.97 to 1, T2- or FLAIR-like against T1 below 0.86
+_PLAINLY = 0.5  # what is explained of the other image by one that is plainly aligned
 _STRETCH = 2.0  # an affine part that stretches or squeezes more than this is a failure, not anatomy
 
 
@@ -105,6 +112,15 @@ class _Fit:
     hessian: np.ndarray
 
 
+@dataclass
+class _Candidate:
+    """A map, what it was before it could stretch, and how much speaks for it."""
+
+    map: np.ndarray
+    unstretched: np.ndarray
+    evidence: float
+
+
 class _Search:
     """Maps are (d, d+1) matrices between LPS coordinates relative to both objects' centers."""
 
@@ -131,30 +147,33 @@ class _Search:
             fit = self._evaluate(identity, "correlation", False)
             return self._matrix(identity), fit.score, self._overlap_notes(fit)
         self._open(0)
-        maps = {m: self._coarse(m) for m in ("correlation", "ratio")}
-        measure = "correlation"
-        if not self._same_contrast(maps["ratio"]):
-            measure = "ratio"
+        found, measure = self._coarse(kind)
+        if measure == "ratio":
             notes.append("The images differ in contrast: aligned by the correlation ratio instead of the correlation.")
         self.progress(0.4)
-        best, fit = self._refined(maps[measure], kind, measure, (0, 1, 2))
+        best, fit = self._refined(found.map, kind, measure, (0, 1, 2))
         if measure == "ratio":
             # Whether one image is a function of the other depends on which: try the other way round, keep the better.
             back = _Search(self.moving, self.fixed, self.pool, lambda fraction: None, self.cancelled)
-            found, other = back._refined(_inverted(best), kind, measure, (1, 2))
+            other_map, other = back._refined(_inverted(best), kind, measure, (1, 2))
             if other.score > fit.score:
-                best, fit = _inverted(found), other
+                best, fit = _inverted(other_map), other
         if self.cancelled():
             notes.append("The alignment was cancelled; the best map so far is used.")
-        stretches = np.linalg.svd(best[:, :d], compute_uv=False)
-        if kind == "affine" and not (stretches.min() > 1 / _STRETCH and stretches.max() < _STRETCH):
-            best, fit = self._refined(maps[measure], "rigid", measure, (0, 1, 2))
+        stretch = self._distortion(best)
+        if kind == "affine" and stretch > _STRETCH:
+            best, fit = self._refined(found.unstretched, "rigid", measure, (0, 1, 2))
             notes.append(
-                f"The affine alignment stretched by {stretches.max():.2g} and squeezed by "
-                f"{stretches.min():.2g}, which is hardly right: the rigid alignment is used."
+                f"The affine alignment stretched or squeezed by a factor of {stretch:.2g}, which is hardly right: the "
+                "rigid alignment is used."
             )
         self.progress(1.0)
         return self._matrix(best), fit.score, notes + self._overlap_notes(fit)
+
+    def _distortion(self, found: np.ndarray) -> float:
+        """By which factor a map stretches or squeezes, at most; what the objects' sizes ask for apart."""
+        stretches = np.linalg.svd(found[:, : self.d], compute_uv=False)
+        return min(max(stretches.max() / r, r / stretches.min()) for r in (1.0, size_ratio(self.fixed, self.moving)))
 
     def _refined(self, found: np.ndarray, kind: str, measure: str, levels: tuple[int, ...]) -> tuple[np.ndarray, _Fit]:
         """The best map near `found`, from coarse to fine."""
@@ -184,29 +203,99 @@ class _Search:
         points, self.values, self.bins = self.fixed.points(level)
         self.points = np.ascontiguousarray((points - self.fixed.center).T, dtype=np.float32)
         self.sampler = Sampler(self.moving, level)
-        self.size = LEVELS_MM[level]
+        self.size = LEVELS[level] * self.fixed.radius
         self.reach = float(np.abs(self.points).max())
 
-    def _coarse(self, measure: str) -> np.ndarray:
-        """The best rigid map at the coarsest level, of those reached from the most promising starts."""
-        starts = [np.concatenate([r, np.zeros((self.d, 1))], 1) for r in self._rotations()]
-        as_stored = np.eye(self.d, self.d + 1)
-        as_stored[:, -1] = self.fixed.center - self.moving.center
-        starts.append(as_stored)
-        scored = sorted(((self._evaluate(s, measure, False).score, -i) for i, s in enumerate(starts)), reverse=True)
-        best = (-np.inf, as_stored)
-        for _, i in scored[:_STARTS]:
+    def _coarse(self, kind: str) -> tuple[_Candidate, str]:
+        """The best map at the coarsest level, and the measure by which it is to be refined."""
+        rigid = kind == "rigid"
+        upright = upright_starts(self.fixed, self.moving, rigid)
+        turned = turned_starts(self.fixed, self.moving, rigid)
+        scores = np.array([self._scores(s) for s in upright + turned])
+        found = self._candidates(kind, "correlation", upright, turned, scores[:, 0])
+        best = found[0]
+        if self._scores(best.map)[1] >= scores[:, 1].max() and self._same_contrast(best.map, _PLAINLY):
+            return best, "correlation"
+        other = self._candidates(kind, "ratio", upright, turned, scores[:, 1], tuple(c.map for c in found))[0]
+        if self._apart(best.map, other.map) < _SAME:
+            same = self._same_contrast(other.map)
+        else:
+            same = best.evidence > _FEWER * other.evidence
+        return (best, "correlation") if same else (other, "ratio")
+
+    def _candidates(
+        self,
+        kind: str,
+        measure: str,
+        upright: list[np.ndarray],
+        turned: list[np.ndarray],
+        scores: np.ndarray,
+        more: tuple[np.ndarray, ...] = (),
+    ) -> list[_Candidate]:
+        """What is reached from the most promising starts, the best first; those of the headers are always among them.
+
+        scores: of the upright and the turned starts; more: maps found otherwise.
+        """
+        n = len(upright)
+        # As stored and center on center first, whatever their score.
+        chosen = [0, 1, *sorted(range(2, n), key=lambda i: -scores[i])[:_UPRIGHT]]
+        starts = [upright[i] for i in chosen]
+        starts += [turned[i] for i in sorted(range(len(turned)), key=lambda i: -scores[n + i])[:_STARTS]]
+        first = "rigid" if kind == "rigid" else "similarity"
+        climbed: list[_Candidate] = []
+        for start in [*starts, *more]:
             if self.cancelled():
                 break
-            found, fit = self._climb(starts[-i], "rigid", measure, 15)
-            if fit.score > best[0]:
-                best = (fit.score, found)
-        return best[1]
+            found, fit = self._climb(start, "rigid", measure, 10)
+            climbed.append(self._candidate(found, found, fit))
+        climbed = self._distinct(climbed) or [_Candidate(starts[0], starts[0], -np.inf)]
+        if kind == "rigid" or self.cancelled():
+            return climbed
+        kept = climbed[:_REFINED]
+        kept += [c for c in climbed[_REFINED:] if turned_by(c.map) <= _TURNED][:2]
+        refined = []
+        for candidate in kept:
+            similar, _ = self._climb(candidate.map, first, measure, 15)
+            found, fit = self._climb(similar, "affine", measure, 15)
+            if self._distortion(found) > _STRETCH:
+                found, fit = similar, self._evaluate(similar, measure, False)
+            refined.append(self._candidate(found, similar, fit))
+        return self._distinct(refined)
 
-    def _same_contrast(self, found: np.ndarray) -> bool:
+    def _candidate(self, found: np.ndarray, unstretched: np.ndarray, fit: _Fit) -> _Candidate:
+        """A map with the evidence for it: the information that it gives of one image by the other, of what is seen."""
+        evidence = -np.sqrt(fit.overlap) * np.log(1 - min(max(fit.score, 0) ** 2, 1 - 1e-12))
+        if turned_by(found) > _TURNED:
+            evidence *= _TRUST
+        return _Candidate(found, unstretched, float(evidence))
+
+    def _distinct(self, candidates: list[_Candidate]) -> list[_Candidate]:
+        """The candidates, best first, without those that are nearly the same as a better one."""
+        kept: list[_Candidate] = []
+        for candidate in sorted(candidates, key=lambda c: -c.evidence):
+            if all(self._apart(candidate.map, other.map) > _SAME for other in kept):
+                kept.append(candidate)
+        return kept
+
+    def _apart(self, first: np.ndarray, second: np.ndarray) -> float:
+        """How far apart two maps take the points of the object (root mean square), in its radii."""
+        change = first - second
+        turn = np.sum(change[:, :-1] ** 2) * self.fixed.radius**2 / self.d
+        return float(np.sqrt(turn + np.sum(change[:, -1] ** 2)) / self.fixed.radius)
+
+    def _scores(self, found: np.ndarray) -> tuple[float, float]:
+        """Correlation, and root of the correlation ratio."""
+        gram, sums = self._products(found, "ratio", False)
+        if gram[0, 0] < _MIN_OVERLAP * self.points.shape[1]:
+            return -np.inf, -np.inf
+        fits = _correlation(gram), _correlation_ratio(gram, sums)
+        return tuple(-np.inf if fit is None else float(fit[0]) for fit in fits)
+
+    def _same_contrast(self, found: np.ndarray, least: float = 0.05) -> bool:
         """Whether a rising line explains, inside the object, nearly what any function of the intensity explains.
 
-        Background is left out: that objects are brighter than air correlates in any contrast.
+        Background is left out: that objects are brighter than air correlates in any contrast. Where no function of the
+        intensity explains `least` of the other image, it cannot be told.
         """
         sampled, valid = self.sampler(mapped(found, self.points), False)
         valid &= self.bins > 0
@@ -216,27 +305,9 @@ class _Search:
         count, total = np.bincount(self.bins[valid]), np.bincount(self.bins[valid], m - m.mean())
         any_function = float((total[count > 0] ** 2 / count[count > 0]).sum() / (m.var() * m.size))
         line = float(np.corrcoef(f, m)[0, 1])
-        return any_function < 0.05 or (line > 0 and line**2 > _LINEAR_ENOUGH * any_function)
-
-    def _rotations(self) -> list[np.ndarray]:
-        steps = np.arange(-int(_SEARCH_LIMIT / _SEARCH_STEP), int(_SEARCH_LIMIT / _SEARCH_STEP) + 1) * _SEARCH_STEP
-        if self.d == 2:
-            return [_rotation(np.array([a])) for a in np.arange(18) * _SEARCH_STEP]
-        vectors = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-        turns = [_rotation(v) for v in vectors if np.linalg.norm(v) <= _SEARCH_LIMIT]
-        # Heads of other orientation than the header says: quarter turns, and principal axes on principal axes.
-        for first in np.concatenate([np.eye(3), -np.eye(3)]):
-            for second in np.concatenate([np.eye(3), -np.eye(3)]):
-                if first @ second == 0:
-                    turns.append(np.stack([first, second, np.cross(first, second)], 1))
-        ours, theirs = self.fixed.moments(), self.moving.moments()
-        for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-            signed = theirs * [*signs, 1]
-            turn = signed @ ours.T
-            if np.linalg.det(turn) < 0:
-                turn = (signed * [1, 1, -1]) @ ours.T
-            turns.append(turn)
-        return turns
+        if any_function < least:
+            return least < _PLAINLY
+        return line > 0 and line**2 > _LINEAR_ENOUGH * any_function
 
     def _climb(self, found: np.ndarray, kind: str, measure: str, iterations: int = 40) -> tuple[np.ndarray, _Fit]:
         """Levenberg-Marquardt steps from `found` until they move no point by more than 1/100 voxel."""
@@ -266,22 +337,24 @@ class _Search:
         return found, fit
 
     def _evaluate(self, found: np.ndarray, measure: str, derivatives: bool) -> _Fit:
+        gram, sums = self._products(found, measure, derivatives)
+        overlap = gram[0, 0] / self.points.shape[1]
+        fit = None
+        if overlap >= _MIN_OVERLAP:
+            fit = _correlation(gram) if measure == "correlation" else _correlation_ratio(gram, sums)
+        unknowns = len(gram) - 3
+        score, gradient, hessian = fit or (-np.inf, np.zeros(unknowns), np.eye(unknowns))
+        return _Fit(float(score), overlap, gradient, hessian)
+
+    def _products(self, found: np.ndarray, measure: str, derivatives: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """What `_block` gives, of all points."""
         blocks = list(
             self.pool.map(
                 lambda begin: self._block(slice(begin, begin + _BLOCK), found, measure, derivatives),
                 range(0, self.points.shape[1], _BLOCK),
             )
         )
-        gram = sum(b[0] for b in blocks)
-        overlap = gram[0, 0] / self.points.shape[1]
-        fit = None
-        if overlap >= _MIN_OVERLAP and measure == "correlation":
-            fit = _correlation(gram)
-        elif overlap >= _MIN_OVERLAP:
-            fit = _correlation_ratio(gram, sum(b[1] for b in blocks))
-        unknowns = len(gram) - 3
-        score, gradient, hessian = fit or (-np.inf, np.zeros(unknowns), np.eye(unknowns))
-        return _Fit(float(score), overlap, gradient, hessian)
+        return sum(b[0] for b in blocks), None if measure == "correlation" else sum(b[1] for b in blocks)
 
     def _block(
         self, part: slice, found: np.ndarray, measure: str, derivatives: bool
@@ -337,19 +410,6 @@ def _correlation_ratio(gram: np.ndarray, sums: np.ndarray) -> tuple[float, np.nd
     return np.sqrt(max(1 - rest / whole, 0)), total[j, -1] * rest / whole - within[j, -1], within[j, j]
 
 
-def _rotation(vector: np.ndarray) -> np.ndarray:
-    """Rotation matrix of a rotation vector (Rodrigues); of one angle in 2-D."""
-    angle = float(np.linalg.norm(vector))
-    if len(vector) == 1:
-        c, s = np.cos(vector[0]), np.sin(vector[0])
-        return np.array([[c, -s], [s, c]])
-    if angle < 1e-12:
-        return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
 def _basis(kind: str, d: int) -> np.ndarray:
     """(d * (d+1), n) columns that span the changes allowed to a (d, d+1) matrix."""
     changes = []
@@ -382,7 +442,7 @@ def _composed(change: np.ndarray, found: np.ndarray, kind: str) -> np.ndarray:
         scale = 1 + np.trace(turn) / d
         anti = (turn - turn.T) / 2
         vector = np.array([anti[1, 0]]) if d == 2 else np.array([anti[2, 1], anti[0, 2], anti[1, 0]])
-        linear = scale * _rotation(vector)
+        linear = scale * rotation(vector)
     else:
         linear = np.eye(d) + turn
     return np.concatenate([linear @ found[:, :d], (linear @ found[:, d] + change[:, d])[:, None]], 1)
