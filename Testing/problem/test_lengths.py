@@ -38,14 +38,15 @@ def test_the_problem_is_the_same_whatever_the_size_of_the_world(preset, factor) 
         assert theirs.map_step == pytest.approx(ours.map_step)
 
 
-def test_an_object_of_175_mm_has_the_lengths_of_brains() -> None:
-    grid = centered_grid((35, 45, 35), (5, 5, 5))
-    data = np.zeros(grid.shape, np.float32)
-    data[5:30, 5:40, 5:30] = np.random.default_rng(0).uniform(0.2, 1, (25, 35, 25))
-    side = Subject(Volume(grid, data, "brain"))
-    problem = Problem(side, side, np.eye(4), Parameters())
-    assert problem.unit_mm == pytest.approx(1.25)
-    assert problem.window_mm == pytest.approx(8.75)
+def test_an_object_of_180_mm_has_the_lengths_of_brains_and_one_of_few_voxels_some_of_these() -> None:
+    for spacing, unit, window, margin in ((2.0, 1.25, 9, 12), (5.0, 3, 9, 25)):
+        n = round(180 / spacing)
+        grid = centered_grid((n // 2, n + 10, n // 2), (spacing,) * 3)
+        data = np.zeros(grid.shape, np.float32)
+        data[4:-4, 5:-5, 4:-4] = np.random.default_rng(0).uniform(0.2, 1, (n // 2 - 8, n, n // 2 - 8))
+        side = Subject(Volume(grid, data, "brain"))
+        problem = Problem(side, side, np.eye(4), Parameters())
+        assert (problem.unit_mm, problem.window_mm, problem.margin_mm) == pytest.approx((unit, window, margin))
 
 
 def test_stated_lengths_stay() -> None:

@@ -85,7 +85,7 @@ class Parameters:
         "Correlation window",
         "Full width of the window of the local correlation at the finest level; at least "
         "five voxels at every level, and at most a quarter of the image. 0 chooses it from the size of the fixed "
-        "object (8.75 mm for a brain).",
+        "object (9 mm for a brain).",
         unit="mm",
         limits=(0.0, 200.0),
     )
@@ -103,7 +103,7 @@ class Parameters:
         6.0,
         "Smoothness α",
         "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. "
-        "Lengths count in units of 1/140 of the fixed object's (1.25 mm for a brain).",
+        "Lengths count in units of 1/144 of the fixed object's (1.25 mm for a brain).",
         limits=(0.0, 1e4),
     )
     power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
