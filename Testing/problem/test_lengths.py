@@ -38,15 +38,23 @@ def test_the_problem_is_the_same_whatever_the_size_of_the_world(preset, factor) 
         assert theirs.map_step == pytest.approx(ours.map_step)
 
 
-def test_an_object_of_180_mm_has_the_lengths_of_brains_and_one_of_few_voxels_some_of_these() -> None:
-    for spacing, unit, window, margin in ((2.0, 1.25, 9, 12), (5.0, 3, 9, 25)):
-        n = round(180 / spacing)
-        grid = centered_grid((n // 2, n + 10, n // 2), (spacing,) * 3)
-        data = np.zeros(grid.shape, np.float32)
-        data[4:-4, 5:-5, 4:-4] = np.random.default_rng(0).uniform(0.2, 1, (n // 2 - 8, n, n // 2 - 8))
-        side = Subject(Volume(grid, data, "brain"))
-        problem = Problem(side, side, np.eye(4), Parameters())
-        assert (problem.unit_mm, problem.window_mm, problem.margin_mm) == pytest.approx((unit, window, margin))
+@pytest.mark.parametrize(
+    ("spacing", "lengths"),
+    [
+        (2.0, (1.25, 8.75, 12.0)),
+        # Of few voxels: the unit is 0.6 of them, and the others grow with it.
+        (4.0, (2.4, 16.8, 23.04)),
+    ],
+)
+def test_a_cube_as_large_as_a_brain_has_its_lengths(spacing, lengths) -> None:
+    """Its points are 56 mm from their center (root mean square): edge / sqrt(12) along each of three axes."""
+    n = round(112 / spacing)
+    grid = centered_grid((n + 4,) * 3, (spacing,) * 3)
+    data = np.zeros(grid.shape, np.float32)
+    data[2:-2, 2:-2, 2:-2] = np.random.default_rng(0).uniform(0.2, 1, (n, n, n))
+    side = Subject(Volume(grid, data, "brain"))
+    problem = Problem(side, side, np.eye(4), Parameters())
+    assert (problem.unit_mm, problem.window_mm, problem.margin_mm) == pytest.approx(lengths)
 
 
 def test_stated_lengths_stay() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..imaging.volume import Volume
 from ..support.errors import InputError
-from .pyramid import BINS, LEVELS, Pyramid, Sampler, mapped
+from .pyramid import BINS, LEVELS_MM, Pyramid, Sampler, mapped
 from .starts import rotation, size_ratio, turned_by, turned_starts, upright_starts
 
 KINDS = ("none", "centers", "rigid", "affine")
@@ -203,7 +203,7 @@ class _Search:
         points, self.values, self.bins = self.fixed.points(level)
         self.points = np.ascontiguousarray((points - self.fixed.center).T, dtype=np.float32)
         self.sampler = Sampler(self.moving, level)
-        self.size = LEVELS[level] * self.fixed.radius
+        self.size = LEVELS_MM[level] * self.fixed.scale
         self.reach = float(np.abs(self.points).max())
 
     def _coarse(self, kind: str) -> tuple[_Candidate, str]:

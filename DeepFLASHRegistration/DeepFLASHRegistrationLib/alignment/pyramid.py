@@ -10,19 +10,19 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, dilated, foreground, normalize
 from ..imaging.resampling import mask_on_grid
+from ..imaging.size import radius_mm, scale
 from ..imaging.volume import Volume
 
-# All lengths follow the object, so that a mouse is aligned as a man is. Its radius is the root mean square distance of
-# its points from their center; a brain's is 56 mm.
-LEVELS = (1 / 7, 1 / 14, 1 / 28)  # edge of the voxels, in radii
+# Lengths of an adult's brain; all follow the object's size.
+LEVELS_MM = (8.0, 4.0, 2.0)  # edge of the voxels
 BINS = 32
 _MAX_POINTS = (6000, 40_000, 120_000)
-_RIM = 1 / 7  # in radii; background around the object counts too: the outline aligns as much as what is inside
+_RIM_MM = 8.0  # background around the object counts too: the outline aligns as much as what is inside
 _TOUCHING = 0.05  # share of a face of the field of view that the object must fill to be taken as cut off there
 
 
 class Pyramid:
-    """An image, scaled to [0, 1], with its foreground and mask, at the resolutions of LEVELS (finest last)."""
+    """An image, scaled to [0, 1], with its foreground and mask, at the resolutions of LEVELS_MM (finest last)."""
 
     def __init__(self, volume: Volume, mask: Volume | None) -> None:
         self.name = volume.name or "image"
@@ -44,9 +44,10 @@ class Pyramid:
             # What the mask excludes must not leak into the averages beside it.
             channels = [scaled.data * limits, channels[1], limits.astype(np.float32)]
         grid = volume.grid
-        self.radius = _radius(inside, grid.spacing)
+        self.radius = radius_mm(grid, inside)
+        self.scale = scale(grid, inside)
         self.levels: list[tuple[Grid, list[np.ndarray]]] = []
-        for size in (self.radius * level for level in reversed(LEVELS)):
+        for size in (self.scale * level for level in reversed(LEVELS_MM)):
             # Whole factors only; no axis below 4 voxels.
             factors = [
                 max(1, min(int(size / h + 0.501), n // 4)) for h, n in zip(grid.spacing, grid.shape, strict=True)
@@ -65,7 +66,7 @@ class Pyramid:
         """LPS mm (n, d), values and bins (n,) of the voxels that count."""
         grid, channels = self.levels[level]
         value, inside = channels[:2]
-        near = dilated(inside > 0.5, [int(np.ceil(_RIM * self.radius / h - 0.001)) for h in grid.spacing])
+        near = dilated(inside > 0.5, [int(np.ceil(_RIM_MM * self.scale / h - 0.001)) for h in grid.spacing])
         if len(channels) > 2:
             near &= channels[2] > 0.5
         index = np.argwhere(near)
@@ -149,18 +150,6 @@ class Sampler:
                 nearest = nearest + (weights[axis][1] > 0.5) * self.strides[axis]
             valid &= self.mask[nearest]
         return result.T, valid
-
-
-def _radius(inside: np.ndarray, spacing: np.ndarray) -> float:
-    """Root mean square distance of the voxels inside from their center; of a single voxel, half its diagonal."""
-    count = np.count_nonzero(inside)
-    square = float((spacing**2).sum()) / 12
-    for axis, h in enumerate(spacing):
-        profile = inside.sum(axis=tuple(a for a in range(inside.ndim) if a != axis), dtype=np.float64)
-        place = np.arange(len(profile)) * h
-        middle = profile @ place / count
-        square += float(profile @ (place - middle) ** 2) / count
-    return float(np.sqrt(square))
 
 
 def _averaged(data: np.ndarray, factors: Sequence[int]) -> np.ndarray:

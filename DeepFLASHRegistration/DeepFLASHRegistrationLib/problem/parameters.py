@@ -84,8 +84,8 @@ class Parameters:
         0.0,
         "Correlation window",
         "Full width of the window of the local correlation at the finest level; at least "
-        "five voxels at every level, and at most a quarter of the image. 0 chooses it from the size of the fixed "
-        "object (9 mm for a brain).",
+        "five voxels at every level, and at most a quarter of the image. 0 lets it follow the size "
+        "of the fixed object (8.75 mm for an adult's brain).",
         unit="mm",
         limits=(0.0, 200.0),
     )
@@ -103,7 +103,7 @@ class Parameters:
         6.0,
         "Smoothness α",
         "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. "
-        "Lengths count in units of 1/144 of the fixed object's (1.25 mm for a brain).",
+        "Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain).",
         limits=(0.0, 1e4),
     )
     power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
@@ -163,7 +163,7 @@ class Parameters:
         0.0,
         "Margin",
         "Space around the fixed foreground in which the deformation fades out; at most a quarter of the image. 0 "
-        "chooses it from the size of the fixed object (12 mm for a brain).",
+        "lets it follow the size of the fixed object (12 mm for an adult's brain).",
         unit="mm",
         limits=(0.0, 200.0),
     )
