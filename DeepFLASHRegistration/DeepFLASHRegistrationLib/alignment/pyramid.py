@@ -66,7 +66,7 @@ class Pyramid:
         """LPS mm (n, d), values and bins (n,) of the voxels that count."""
         grid, channels = self.levels[level]
         value, inside = channels[:2]
-        near = dilated(inside > 0.5, [int(np.ceil(_RIM_MM * self.scale / h - 0.001)) for h in grid.spacing])
+        near = dilated(inside > 0.5, [max(1, round(_RIM_MM * self.scale / h)) for h in grid.spacing])
         if len(channels) > 2:
             near &= channels[2] > 0.5
         index = np.argwhere(near)
