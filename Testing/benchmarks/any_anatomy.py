@@ -3,9 +3,11 @@
 
 Real brains with labels (OASIS), whose voxels are made ten times smaller and larger, of one side only a half is seen,
 the intensities of one side pass through curves that rise and fall, or one header is a quarter or half turn wrong; and
-bodies made of ellipsoids, in which organs lie where they should, but not quite: abdomens in CT and MR, hearts, small
-heads. An alignment is right if the mean Dice of the labels reaches four fifths of what an affine map that knows the
-answer gives: the true one of made bodies, the one fitted to the centers of the labels of real ones.
+made bodies (Testing/helpers/made_bodies.py): abdomens, hearts and lungs in CT and MR, fetal brains, mice, small heads,
+thick slices. An alignment is right if the mean Dice of the labels reaches four fifths of what an affine map that knows
+the answer gives: the true one of made bodies, the one fitted to the centers of the labels of real ones.
+
+ANTs' and Greedy's affines stand beside it where the packages antspyx and picsl-greedy are installed.
 
     python Testing/benchmarks/any_anatomy.py --data FOLDER [--only abdomen] [--library DeepFLASHRegistration]
 """
@@ -13,56 +15,31 @@ answer gives: the true one of made bodies, the one fitted to the centers of the 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
-_OWN = Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"
+_ROOT = Path(__file__).resolve().parents[2]
 _RIGHT = 0.8
 _PAIRS = (("1000", "1001"), ("1014", "1036"), ("1008", "1017"), ("1010", "1002"))
-
-AIR, FAT, WATER, SOFT, BONE = -1000.0, -100.0, 0.0, 45.0, 500.0
-# Center and half axes in mm along L, P, S; CT value, T2-like value, label (0: drawn, but not compared).
-Organ = tuple[tuple[float, float, float], tuple[float, float, float], float, float, int]
-_ABDOMEN: tuple[Organ, ...] = (
-    ((0, 0, 0), (160, 110, 900), FAT, 0.75, 0),
-    ((0, 5, 0), (138, 88, 900), 55, 0.25, 0),
-    ((0, -4, 0), (125, 72, 900), FAT, 0.7, 0),
-    ((0, 68, 0), (22, 20, 900), 220, 0.35, 1),
-    ((0, 40, 0), (11, 11, 900), 140, 0.05, 2),
-    ((-62, -8, 60), (66, 56, 62), 65, 0.3, 3),
-    ((72, 28, 68), (26, 30, 48), 60, 0.5, 4),
-    ((-55, 48, -5), (27, 25, 52), 90, 0.65, 5),
-    ((55, 46, 5), (27, 25, 52), 90, 0.65, 6),
-    ((45, -25, 55), (42, 32, 38), 20, 0.9, 7),
-    ((5, 5, 20), (45, 11, 12), 50, 0.45, 8),
-    ((-60, 5, 135), (56, 64, 52), -850, 0.02, 9),
-    ((65, 5, 135), (52, 64, 52), -850, 0.02, 10),
-)
-_HEART: tuple[Organ, ...] = (
-    ((0, 0, 0), (140, 95, 900), 60, 0.4, 0),
-    ((-60, 5, 30), (55, 70, 100), -800, 0.05, 0),
-    ((75, 15, 30), (50, 65, 100), -800, 0.05, 0),
-    ((-25, 5, -75), (95, 65, 45), 65, 0.35, 1),
-    ((12, -12, -2), (52, 42, 50), 80, 0.3, 2),
-    ((25, -2, -8), (22, 22, 36), 250, 0.9, 3),
-    ((-8, -26, -2), (17, 13, 34), 240, 0.85, 4),
-    ((8, 28, 28), (28, 18, 22), 240, 0.85, 5),
-    ((-27, 2, 28), (20, 22, 22), 230, 0.8, 6),
-    ((2, -8, 55), (13, 13, 40), 250, 0.95, 7),
-    ((5, 68, 0), (20, 20, 900), 230, 0.3, 0),
-)
+_LOWEST = 3  # labels up to this are no structures
 
 
 @dataclass
 class Case:
     """A pair, its labels, and the affine map (fixed to moving, LPS mm) that its alignment is compared with."""
 
+    kind: str
     name: str
     fixed: Volume
     moving: Volume
@@ -83,8 +60,8 @@ def moved_header(volume: Volume, motion: np.ndarray) -> Volume:
 
 def half(volume: Volume, axis: int, end: int) -> Volume:
     n = volume.grid.shape[axis]
-    keep, cut = slice(n // 2, None) if end else slice(0, n // 2), [0] * volume.ndim
-    lower, upper = list(cut), list(cut)
+    keep = slice(n // 2, None) if end else slice(0, n // 2)
+    lower, upper = [0] * volume.ndim, [0] * volume.ndim
     (lower if end else upper)[axis] = -(n // 2) if end else n // 2 - n
     data = volume.data[(slice(None),) * axis + (keep,)]
     return replace(volume, grid=volume.grid.padded(lower, upper), data=np.ascontiguousarray(data))
@@ -98,22 +75,13 @@ def curved(volume: Volume, values: list[float]) -> Volume:
     return volume.with_data(np.where(inside, data, 0).astype(np.float32))
 
 
-def turn_about(axis: tuple[float, ...], degrees: float, center: np.ndarray) -> np.ndarray:
-    x, y, z = np.array(axis) / np.linalg.norm(axis)
-    angle, cross = np.deg2rad(degrees), np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    matrix = np.eye(4)
-    matrix[:3, :3] += np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    matrix[:3, 3] = center - matrix[:3, :3] @ center
-    return matrix
-
-
 def label_centers(labels: Volume) -> dict[int, tuple[np.ndarray, int]]:
-    """Center (LPS mm) and voxels of each label above 3."""
+    """Center (LPS mm) and voxels of each label."""
     data = labels.data.astype(np.int64).ravel()
     counts = np.bincount(data)
     index = np.indices(labels.grid.shape).reshape(labels.ndim, -1)
     sums = np.stack([np.bincount(data, i) for i in index], 1)
-    present = [v for v in np.flatnonzero(counts) if v > 3]
+    present = [v for v in np.flatnonzero(counts) if v > _LOWEST]
     return {int(v): (labels.grid.index_to_physical(sums[v] / counts[v]), int(counts[v])) for v in present}
 
 
@@ -129,217 +97,178 @@ def fitted_to_labels(fixed: Volume, moving: Volume) -> np.ndarray:
     return matrix
 
 
-def mean_dice(case: Case, matrix: np.ndarray, lowest: int) -> float:
-    """Mean Dice of the labels above `lowest`, where the moving image sees at all."""
+def mean_dice(case: Case, matrix: np.ndarray) -> float:
+    """Mean Dice of the labels where the moving image sees at all, as the best map says."""
     factor = [max(1, round(n / 90)) for n in case.fixed_labels.grid.shape]
     grid = case.fixed_labels.grid.resampled(factor=factor)
     fixed = resample(case.fixed_labels, grid, nearest=True)
     moving = resample(case.moving_labels, grid, matrix, nearest=True)
-    # What is not seen counts neither for nor against; where the best map says it is not.
     seen = resample(case.moving_labels.with_data(np.ones(case.moving_labels.grid.shape, np.uint8)), grid, case.best)
-    inside = seen > 0.5
     found = []
     for label in np.unique(fixed):
-        a, b = (fixed == label) & inside, moving == label
-        if label > lowest and a.any():
+        a, b = (fixed == label) & (seen > 0.5), moving == label
+        if label > _LOWEST and a.any():
             found.append(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))
     return float(np.mean(found))
 
 
-# ---------------------------------------------------------------- real brains
-
-
 def brain_cases(folder: Path) -> Iterator[Case]:
     files = {path.name[:4]: path for path in sorted(folder.glob("*_SS.nii.gz"))}
+    if not files:
+        print(f"No brains: {folder} holds no *_SS.nii.gz. Give their folder with --data.")
     for a, b in _PAIRS:
         if a not in files or b not in files:
             continue
         fixed, moving = read_volume(files[a]), read_volume(files[b])
         labels = [read_volume(str(files[x]).replace("_SS", "_glm")) for x in (a, b)]
         labels = [v.with_data(np.rint(v.data).astype(np.int16)) for v in labels]
-        yield from _of_one_pair(f"brain {a}:{b}", Case("", fixed, moving, *labels, fitted_to_labels(*labels)))
+        yield from of_one_pair(Case("brain", f"{a}:{b}", fixed, moving, *labels, fitted_to_labels(*labels)))
 
 
-def _of_one_pair(name: str, case: Case) -> Iterator[Case]:
-    best = case.best
-    yield replace(case, name=name)
+def of_one_pair(case: Case) -> Iterator[Case]:
+    name, best = case.name, case.best
+    yield case
     for factor in (0.1, 10.0):
         both = [scaled_header(v, factor) for v in (case.fixed, case.moving, case.fixed_labels, case.moving_labels)]
         larger = best.copy()
         larger[:3, 3] *= factor
-        yield Case(f"{name} x{factor:g}", *both, larger)
+        yield Case(f"brain x{factor:g}", name, *both, larger)
     for axis, way in enumerate(("IS", "PA", "LR")):
         for end in (0, 1):
-            yield replace(
-                case,
-                name=f"{name} half axis {axis} {way[end]}",
-                moving=half(case.moving, axis, end),
-                moving_labels=half(case.moving_labels, axis, end),
-            )
+            cut = {"moving": half(case.moving, axis, end), "moving_labels": half(case.moving_labels, axis, end)}
+            yield replace(case, kind="brain half", name=f"{name} axis {axis} {way[end]}", **cut)
     for curve in ([0.2, 1.0, 0.1, 0.8], [1.0, 0.3, 0.9, 0.1]):
-        yield replace(case, name=f"{name} curve {curve}", moving=curved(case.moving, curve))
+        yield replace(case, kind="brain curve", name=f"{name} {curve}", moving=curved(case.moving, curve))
     for axis in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
         for degrees in (90, 180, -90):
             turn = turn_about(axis, degrees, case.moving.grid.center)
-            moved = [moved_header(v, turn) for v in (case.moving, case.moving_labels)]
-            yield Case(
-                f"{name} header {degrees} about {axis}", case.fixed, moved[0], case.fixed_labels, moved[1], turn @ best
-            )
+            moved = {"moving": moved_header(case.moving, turn), "moving_labels": moved_header(case.moving_labels, turn)}
+            yield replace(case, kind="brain header", name=f"{name} {degrees} about {axis}", best=turn @ best, **moved)
 
 
-# ---------------------------------------------------------------- made bodies
+def made_cases(seeds: int) -> Iterator[Case]:
+    for kind, of in KINDS.items():
+        for modality in of.modalities:
+            for seed in range(seeds):
+                yield of_made(f"{kind} {modality}", seed, made_pair(kind, modality, seed))
+    for kind in HEADS:
+        for seed in range(seeds):
+            yield of_made(kind, seed, made_heads(kind, seed))
 
 
-def person(organs: tuple[Organ, ...], rng: np.random.Generator, loops: int) -> list[Organ]:
-    """The organs of one person: moved by up to a fifth of their size, up to 15 % larger or smaller; and bowels."""
-    own = []
-    for center, radii, ct, t2, label in organs:
-        radii = np.array(radii) * np.exp(rng.uniform(-0.14, 0.14, 3) * (label > 0))
-        away = rng.uniform(-0.2, 0.2, 3) * np.minimum(radii, 60) * (label > 0)
-        own.append((np.array(center) + away, radii, ct, t2, label))
-    for _ in range(loops):
-        center = rng.uniform((-90, -55, -140), (90, 5, -20))
-        gas = rng.random() < 0.3
-        own.append((center, rng.uniform(9, 20, 3), -700.0 if gas else 25.0, 0.02 if gas else rng.uniform(0.3, 0.9), 0))
-    return own
+def of_made(kind: str, seed: int, pair: Pair) -> Case:
+    return Case(kind, str(seed), pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels, pair.truth)
 
 
-def scan(
-    organs: list[Organ], grid: Grid, to_body: np.ndarray, modality: str, rng: np.random.Generator, name: str
-) -> tuple[Volume, Volume]:
-    """Image and labels on a grid; to_body: (4, 4), LPS mm of the grid to the body's own."""
-    points = grid.index_to_physical(np.moveaxis(np.indices(grid.shape), 0, -1)).reshape(-1, 3)
-    points = points @ to_body[:3, :3].T + to_body[:3, 3]
-    image = np.full(len(points), AIR if modality == "CT" else 0.01)
-    labels = np.zeros(len(points), np.int16)
-    for center, radii, ct, t2, label in organs:
-        inside = (((points - center) / radii) ** 2).sum(1) < 1
-        image[inside] = ct if modality == "CT" else t2
-        labels[inside] = label + 3 if label else 0
-    if modality == "CT":
-        image = np.rint(image + rng.normal(0, 18, image.shape))
-    else:
-        bias = np.exp(0.2 * np.sin(points @ rng.normal(0, 1 / 150, 3) + rng.uniform(0, 6)))
-        image = 800 * np.hypot(image * bias + rng.normal(0, 0.03, image.shape), rng.normal(0, 0.03, image.shape))
-    make = [image.astype(np.float32).reshape(grid.shape), labels.reshape(grid.shape)]
-    return Volume(grid, make[0], name), Volume(grid, make[1], f"{name} labels")
+# ---------------------------------------------------------------- who aligns
 
 
-def box(low: tuple[float, ...], high: tuple[float, ...], spacing: tuple[float, ...]) -> Grid:
-    """A grid over a box, given along L, P, S; stored slice by slice from the feet up."""
-    low, high, spacing = (np.array(x, float) for x in (low, high, spacing))
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag(spacing)[:, ::-1]
-    affine[:3, 3] = low
-    return Grid(tuple(int(n) for n in np.rint((high - low) / spacing)[::-1]), affine)
+def ours(case: Case, threads: int) -> np.ndarray:
+    """As a registration with its default settings does."""
+    sides = [scaled(Subject(v).checked("image"), Parameters()).image.upright() for v in (case.fixed, case.moving)]
+    return align(*sides, threads=threads).matrix
 
 
-def body_cases(kind: str, seeds: int) -> Iterator[Case]:
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        truth = np.eye(4)
-        if kind == "heart":
-            organs, loops, size, degrees = _HEART, 0, rng.uniform(0.75, 0.9), rng.uniform(15, 30)
-            boxes = [box((-75, -70, -75), (80, 80, 75), (2.5, 2.5, 3)), box((-60, -65, -70), (75, 60, 65), (2, 2, 4))]
-        else:
-            organs, loops, size, degrees = _ABDOMEN, 14, 1.3, 10.0
-            boxes = [
-                box((-180, -130, -150), (180, 130, 120), (4, 4, 5)),
-                box((-240, -170, -130), (240, 170, 220), (5, 5, 5)),
-            ]
-        axis = rng.normal(size=3)
-        truth[:3, :3] = size * turn_about(tuple(axis), degrees, np.zeros(3))[:3, :3]
-        truth[:3, 3] = rng.uniform(-25, 25, 3)
-        for modality in ("CT", "MR"):
-            people = [person(organs, np.random.default_rng((seed, i)), loops) for i in (1, 2)]
-            fixed, ours = scan(people[0], boxes[0], np.eye(4), modality, rng, "fixed")
-            moving, theirs = scan(people[1], boxes[1], np.linalg.inv(truth), modality, rng, "moving")
-            yield Case(f"{kind} {modality} {seed}", fixed, moving, ours, theirs, truth)
+def ants_affine(case: Case, threads: int) -> np.ndarray:
+    import ants
+
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        images = [ants.image_read(file) for file in _written(case, Path(folder))]
+        found = ants.registration(*images, type_of_transform="Affine", outprefix=f"{folder}/a")
+        transform = sitk.AffineTransform(sitk.ReadTransform(found["fwdtransforms"][0]))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
+    matrix[:3, 3] = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    return matrix
 
 
-def head_cases(seeds: int) -> Iterator[Case]:
-    infant = {**T1, 2: 0.62, 7: 0.62, 3: 0.8, 8: 0.8}
-    for seed in range(seeds):
-        for contrast, words in ((T1, "small head"), (infant, "infant's head")):
-            rng = np.random.default_rng(seed)
-            truth = turn_about(tuple(rng.normal(size=3)), rng.uniform(5, 25), np.zeros(3))
-            truth[:3, :3] = truth[:3, :3] @ np.diag(rng.uniform(0.5, 0.65) * np.array([1.08, 0.92, 1.0]))
-            truth[:3, 3] = rng.uniform(-60, 60, 3)
-            grids = [
-                box((-90, -110, -90), (90, 110, 90), (2, 2, 2)),
-                box((-130, -130, -130), (130, 130, 130), (2, 2, 2)),
-            ]
-            volumes = []
-            for i, (grid, back, table) in enumerate(
-                ((grids[0], np.eye(4), T1), (grids[1], np.linalg.inv(truth), contrast))
-            ):
-                points = grid.index_to_physical(np.moveaxis(np.indices(grid.shape), 0, -1)).reshape(-1, 3)
-                labels, image = Anatomy(np.random.default_rng((seed, i))).render(
-                    points @ back[:3, :3].T + back[:3, 3], table, 2.0
-                )
-                noise = np.where(image > 0, rng.normal(0, 0.03, image.shape), 0)
-                image = (900 * np.maximum(image + noise, 0)).astype(np.float32)
-                labels = np.where(labels > 0, labels + 3, 0).astype(np.int16)
-                volumes.append([Volume(grid, image.reshape(grid.shape)), Volume(grid, labels.reshape(grid.shape))])
-            (fixed, ours), (moving, theirs) = volumes
-            yield Case(f"{words} {seed}", fixed, moving, ours, theirs, truth)
+def greedy_affine(case: Case, threads: int) -> np.ndarray:
+    from picsl_greedy import Greedy3D
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        fixed, moving = _written(case, Path(folder))
+        found = Path(folder) / "affine.mat"
+        start = f"-i {fixed} {moving} -m NCC 4x4x4 -n 100x50x10 -threads {threads}"
+        Greedy3D().execute(f"{start} -a -dof 12 -ia-image-centers -o {found}")
+        ras = np.loadtxt(found)
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return flip @ ras @ flip
+
+
+def _written(case: Case, folder: Path) -> list[str]:
+    files = []
+    for name, volume in (("fixed", case.fixed), ("moving", case.moving)):
+        files.append(str(folder / f"{name}.nii.gz"))
+        image = volume.grid.apply_to(sitk.GetImageFromArray(volume.data.astype(np.float32)))
+        sitk.WriteImage(image, files[-1])
+    return files
+
+
+PEERS: dict[str, tuple[str, Callable[[Case, int], np.ndarray]]] = {
+    "ANTs": ("ants", ants_affine),
+    "Greedy": ("picsl_greedy", greedy_affine),
+}
+
+
+@dataclass
+class Score:
+    """Dice as parts of what the best map gives, and seconds, of one program for one kind."""
+
+    parts: list[float]
+    seconds: list[float]
+
+    def __str__(self) -> str:
+        right = sum(part >= _RIGHT for part in self.parts)
+        return f"{right:3} of {len(self.parts):3} (mean {np.mean(self.parts):.3f}, {np.median(self.seconds):.1f} s)"
 
 
 def main() -> None:
     folder = Path(os.environ.get("DEEPFLASH_DATA", "data")) / "oasis-brains"
     parser.add_argument("--data", type=Path, default=folder, help="default: oasis-brains in the folder DEEPFLASH_DATA")
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="cases whose kind and name hold this")
     parser.add_argument("--seeds", type=int, default=4, help="made bodies of each kind")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    right: dict[str, list[bool]] = {}
-    seconds: dict[str, list[float]] = {}
-    every = (brain_cases(arguments.data), *(body_cases(k, arguments.seeds) for k in ("abdomen", "heart")))
-    for case in (c for cases in (*every, head_cases(arguments.seeds)) for c in cases):
-        if arguments.only not in case.name:
+    programs = {"ours": ours, **{name: run for name, (module, run) in PEERS.items() if find_spec(module)}}
+    scores: dict[str, dict[str, Score]] = {}
+    for case in (c for cases in (brain_cases(arguments.data), made_cases(arguments.seeds)) for c in cases):
+        if arguments.only not in f"{case.kind} {case.name}":
             continue
-        sides = [normalized(v) for v in (case.fixed, case.moving)]
-        start = time.perf_counter()
-        found = align(*sides, threads=arguments.threads)
-        took = time.perf_counter() - start
-        dice, best = (mean_dice(case, m, 3) for m in (found.matrix, case.best))
-        good = dice >= _RIGHT * best
-        words = case.name.split()
-        kind = " ".join(
-            [words[0], *(w for w in words[2:3] if words[0] == "brain"), *words[1:2] * (words[0] != "brain")]
-        )
-        right.setdefault(kind, []).append(good)
-        seconds.setdefault(kind, []).append(took)
-        print(
-            f"{'right' if good else 'WRONG'} {case.name:44} Dice {dice:.3f} (best {best:.3f}) "
-            f"measure {found.similarity:.3f}{' ratio' * any('contrast' in n for n in found.notes)} {took:5.2f} s",
-            flush=True,
-        )
-    print()
-    for kind, values in right.items():
-        print(f"{kind:22} right {sum(values):3} of {len(values):3}, median {np.median(seconds[kind]):.2f} s")
-    total = [v for values in right.values() for v in values]
-    print(f"{'all':22} right {sum(total):3} of {len(total):3}")
-
-
-def normalized(volume: Volume) -> Volume:
-    """As a registration with its default settings hands it over."""
-    return scaled(Subject(volume).checked("image"), Parameters()).image.upright()
+        best = mean_dice(case, case.best)
+        line = f"{case.kind:18} {case.name:28} best {best:.3f}"
+        for name, run in programs.items():
+            start = time.perf_counter()
+            matrix = run(case, arguments.threads)
+            took, dice = time.perf_counter() - start, mean_dice(case, matrix)
+            score = scores.setdefault(case.kind, {}).setdefault(name, Score([], []))
+            score.parts.append(dice / best)
+            score.seconds.append(took)
+            line += f"  {name} {dice:.3f} {'right' if dice >= _RIGHT * best else 'WRONG'} {took:5.2f} s"
+        print(line, flush=True)
+    print(f"\nRight (at least {_RIGHT:g} of the best map's Dice), mean part of it, median seconds")
+    for kind, found in scores.items():
+        print(f"{kind:18} " + "  ".join(f"{name} {score}" for name, score in found.items()))
+    for name in programs:
+        every = [part for found in scores.values() for part in found[name].parts]
+        print(f"{name}: right {sum(part >= _RIGHT for part in every)} of {len(every)}")
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--library", type=Path, default=_OWN, help="folder of the library, to compare versions")
-sys.path.insert(0, str(parser.parse_known_args()[0].library))
+parser.add_argument(
+    "--library", type=Path, default=_ROOT / "DeepFLASHRegistration", help="folder of the library, to compare versions"
+)
+sys.path[:0] = [str(parser.parse_known_args()[0].library), str(_ROOT / "Testing" / "helpers")]
 
 from DeepFLASHRegistrationLib.alignment.affine import align
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.imaging.resampling import resample
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.phantom.anatomy import T1, Anatomy
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import scaled
 from DeepFLASHRegistrationLib.problem.subject import Subject
+from made_bodies import HEADS, KINDS, Pair, made_heads, made_pair, turn_about
 
 if __name__ == "__main__":
     main()

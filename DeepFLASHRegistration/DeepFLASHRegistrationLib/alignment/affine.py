@@ -21,7 +21,8 @@ import numpy as np
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .pyramid import BINS, LEVELS_MM, Pyramid, Sampler, mapped
-from .starts import rotation, size_ratio, turned_by, turned_starts, upright_starts
+from .starts import mirrored_along, mirrored_starts, size_ratio, turned_by, turned_starts, upright_starts
+from .steps import basis, composed, correlation, correlation_ratio, inverted
 
 KINDS = ("none", "centers", "rigid", "affine")
 
@@ -35,6 +36,9 @@ _SAME = 0.15  # in radii: maps nearer to each other are one
 _TURNED, _TRUST = np.deg2rad(50.0), 0.85
 # Any function explains more than a line does: where both measures lead elsewhere, the ratio counts by so much.
 _FEWER = 0.9
+# Mirrored objects must explain much more, and not be hopeless from the start: by this much less of the measure.
+_MIRRORED, _HOPELESS = 0.65, 0.25
+_WAYS = ("left to right", "front to back", "upside down")
 _LINEAR_ENOUGH = 0.9  # measured on brains: same contrast 0.97 to 1, T2- or FLAIR-like against T1 below 0.86
 _PLAINLY = 0.5  # what is explained of the other image by one that is plainly aligned
 _STRETCH = 2.0  # an affine part that stretches or squeezes more than this is a failure, not anatomy
@@ -114,10 +118,11 @@ class _Fit:
 
 @dataclass
 class _Candidate:
-    """A map, what it was before it could stretch, and how much speaks for it."""
+    """A map, what it was before it could stretch, its score, and how much speaks for it."""
 
     map: np.ndarray
     unstretched: np.ndarray
+    score: float
     evidence: float
 
 
@@ -150,14 +155,15 @@ class _Search:
         found, measure = self._coarse(kind)
         if measure == "ratio":
             notes.append("The images differ in contrast: aligned by the correlation ratio instead of the correlation.")
+        notes += self._mirror_notes(found, kind, measure)
         self.progress(0.4)
         best, fit = self._refined(found.map, kind, measure, (0, 1, 2))
         if measure == "ratio":
             # Whether one image is a function of the other depends on which: try the other way round, keep the better.
             back = _Search(self.moving, self.fixed, self.pool, lambda fraction: None, self.cancelled)
-            other_map, other = back._refined(_inverted(best), kind, measure, (1, 2))
+            other_map, other = back._refined(inverted(best), kind, measure, (1, 2))
             if other.score > fit.score:
-                best, fit = _inverted(other_map), other
+                best, fit = inverted(other_map), other
         if self.cancelled():
             notes.append("The alignment was cancelled; the best map so far is used.")
         stretch = self._distortion(best)
@@ -186,6 +192,29 @@ class _Search:
             if self.cancelled():
                 break
         return found, fit
+
+    def _mirror_notes(self, found: _Candidate, kind: str, measure: str) -> list[str]:
+        """What to say if mirrored objects agree better, or as well where nothing is turned; nothing is mirrored."""
+        starts = mirrored_starts(found.map)
+        scores = [self._evaluate(start, measure, False).score for start in starts]
+        if self.cancelled() or max(scores) < found.score - _HOPELESS:
+            return []
+        other, _ = self._climb(starts[int(np.argmax(scores))], "rigid", measure, 15)
+        other, fit = self._climb(other, kind, measure, 15)
+        mirrored, turn = self._candidate(other, other, fit), turned_by(found.map)
+        way = f" ({_WAYS[mirrored_along(other)]})" if self.d == 3 else ""
+        what = "Nothing was mirrored: check the orientation in its header."
+        if mirrored.evidence * _MIRRORED > found.evidence:
+            return [
+                f"{self.moving.name} looks like a mirror image of {self.fixed.name}{way}: mirrored it would agree much "
+                f"better ({fit.score:.2f} instead of {found.score:.2f}). {what}"
+            ]
+        if turn > _TURNED > turned_by(other) and mirrored.evidence > found.evidence:
+            return [
+                f"{self.moving.name} was turned by {np.rad2deg(turn):.0f} degrees against its header; a mirror image"
+                f"{way} that is not turned would agree as well ({fit.score:.2f}, here {found.score:.2f}). {what}"
+            ]
+        return []
 
     def _overlap_notes(self, fit: _Fit) -> list[str]:
         if fit.overlap >= 0.5:
@@ -248,7 +277,7 @@ class _Search:
                 break
             found, fit = self._climb(start, "rigid", measure, 10)
             climbed.append(self._candidate(found, found, fit))
-        climbed = self._distinct(climbed) or [_Candidate(starts[0], starts[0], -np.inf)]
+        climbed = self._distinct(climbed) or [_Candidate(starts[0], starts[0], -np.inf, -np.inf)]
         if kind == "rigid" or self.cancelled():
             return climbed
         kept = climbed[:_REFINED]
@@ -267,15 +296,19 @@ class _Search:
         evidence = -np.sqrt(fit.overlap) * np.log(1 - min(max(fit.score, 0) ** 2, 1 - 1e-12))
         if turned_by(found) > _TURNED:
             evidence *= _TRUST
-        return _Candidate(found, unstretched, float(evidence))
+        return _Candidate(found, unstretched, fit.score, float(evidence))
 
     def _distinct(self, candidates: list[_Candidate]) -> list[_Candidate]:
-        """The candidates, best first, without those that are nearly the same as a better one."""
-        kept: list[_Candidate] = []
+        """The candidates, best first; of those that are nearly the same, the one of the best score."""
+        kept: list[list[_Candidate]] = []
         for candidate in sorted(candidates, key=lambda c: -c.evidence):
-            if all(self._apart(candidate.map, other.map) > _SAME for other in kept):
-                kept.append(candidate)
-        return kept
+            for group in kept:
+                if self._apart(candidate.map, group[0].map) < _SAME:
+                    group.append(candidate)
+                    break
+            else:
+                kept.append([candidate])
+        return [max(group, key=lambda c: c.score) for group in kept]
 
     def _apart(self, first: np.ndarray, second: np.ndarray) -> float:
         """How far apart two maps take the points of the object (root mean square), in its radii."""
@@ -288,7 +321,7 @@ class _Search:
         gram, sums = self._products(found, "ratio", False)
         if gram[0, 0] < _MIN_OVERLAP * self.points.shape[1]:
             return -np.inf, -np.inf
-        fits = _correlation(gram), _correlation_ratio(gram, sums)
+        fits = correlation(gram), correlation_ratio(gram, sums)
         return tuple(-np.inf if fit is None else float(fit[0]) for fit in fits)
 
     def _same_contrast(self, found: np.ndarray, least: float = 0.05) -> bool:
@@ -311,19 +344,19 @@ class _Search:
 
     def _climb(self, found: np.ndarray, kind: str, measure: str, iterations: int = 40) -> tuple[np.ndarray, _Fit]:
         """Levenberg-Marquardt steps from `found` until they move no point by more than 1/100 voxel."""
-        basis = _basis(kind, self.d)
+        allowed = basis(kind, self.d)
         fit = self._evaluate(found, measure, True)
         damping = 1e-3
         for _ in range(iterations):
             if self.cancelled() or not np.isfinite(fit.score):
                 break
-            hessian = basis.T @ fit.hessian @ basis
+            hessian = allowed.T @ fit.hessian @ allowed
             diagonal = np.diag(hessian)
             hessian = hessian + np.diag(damping * diagonal + 1e-12 * diagonal.max() + 1e-300)
-            step = basis @ np.linalg.solve(hessian, basis.T @ fit.gradient)
+            step = allowed @ np.linalg.solve(hessian, allowed.T @ fit.gradient)
             change = step.reshape(self.d, self.d + 1)
             move = np.abs(change[:, :-1]).sum() * self.reach + np.abs(change[:, -1]).max()
-            tried = _composed(change, found, kind)
+            tried = composed(change, found, kind)
             trial = self._evaluate(tried, measure, True)
             if trial.score > fit.score:
                 found, fit = tried, trial
@@ -341,7 +374,7 @@ class _Search:
         overlap = gram[0, 0] / self.points.shape[1]
         fit = None
         if overlap >= _MIN_OVERLAP:
-            fit = _correlation(gram) if measure == "correlation" else _correlation_ratio(gram, sums)
+            fit = correlation(gram) if measure == "correlation" else correlation_ratio(gram, sums)
         unknowns = len(gram) - 3
         score, gradient, hessian = fit or (-np.inf, np.zeros(unknowns), np.eye(unknowns))
         return _Fit(float(score), overlap, gradient, hessian)
@@ -381,68 +414,3 @@ class _Search:
         if measure == "correlation":
             return gram, None
         return gram, np.stack([np.bincount(self.bins[part], row[:n], BINS) for row in rows], 1)
-
-
-def _correlation(gram: np.ndarray) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """Score, gradient and Hessian of the correlation, from the products of the rows of `_Search._block`.
-
-    None if one of the images is constant there.
-    """
-    count, j = gram[0, 0], slice(2, -1)
-    total = gram - np.outer(gram[0], gram[0]) / count
-    ff, mm, fm = total[1, 1], total[-1, -1], total[1, -1]
-    if min(ff, mm) <= 1e-9 * count:
-        return None
-    gain = max(fm / mm, 1e-3 * np.sqrt(ff / mm))  # uphill also from a negative correlation
-    away = total[j, -1]
-    return fm / np.sqrt(ff * mm), (total[j, 1] - away * fm / mm) / gain, total[j, j] - np.outer(away, away) / mm
-
-
-def _correlation_ratio(gram: np.ndarray, sums: np.ndarray) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """The same for the root of the correlation ratio; sums: of the rows in each bin of the fixed image's intensity."""
-    count, j = gram[0, 0], slice(2, -1)
-    total = gram - np.outer(gram[0], gram[0]) / count
-    kept = sums[:, 0] > 0
-    within = gram - sums[kept].T @ (sums[kept] / sums[kept, :1])
-    rest, whole = within[-1, -1], total[-1, -1]
-    if whole <= 1e-9 * count:
-        return None
-    return np.sqrt(max(1 - rest / whole, 0)), total[j, -1] * rest / whole - within[j, -1], within[j, j]
-
-
-def _basis(kind: str, d: int) -> np.ndarray:
-    """(d * (d+1), n) columns that span the changes allowed to a (d, d+1) matrix."""
-    changes = []
-    for a in range(d):
-        for b in range(d + 1):
-            change = np.zeros((d, d + 1))
-            if kind == "affine" or b == d:
-                change[a, b] = 1
-            elif a < b:
-                change[a, b], change[b, a] = 1, -1
-            else:
-                continue
-            changes.append(change.ravel())
-    if kind == "similarity":
-        changes.append(np.eye(d, d + 1).ravel())
-    return np.stack(changes, 1)
-
-
-def _inverted(found: np.ndarray) -> np.ndarray:
-    """The inverse of a (d, d+1) map."""
-    linear = np.linalg.inv(found[:, :-1])
-    return np.concatenate([linear, -(linear @ found[:, -1])[:, None]], 1)
-
-
-def _composed(change: np.ndarray, found: np.ndarray, kind: str) -> np.ndarray:
-    """The map `found` followed by the small change; rotations stay rotations."""
-    d = len(found)
-    turn = change[:, :d]
-    if kind in ("rigid", "similarity"):
-        scale = 1 + np.trace(turn) / d
-        anti = (turn - turn.T) / 2
-        vector = np.array([anti[1, 0]]) if d == 2 else np.array([anti[2, 1], anti[0, 2], anti[1, 0]])
-        linear = scale * rotation(vector)
-    else:
-        linear = np.eye(d) + turn
-    return np.concatenate([linear @ found[:, :d], (linear @ found[:, d] + change[:, d])[:, None]], 1)

@@ -12,6 +12,7 @@ from ..imaging.intensities import background_value, dilated, foreground, normali
 from ..imaging.resampling import mask_on_grid
 from ..imaging.size import radius_mm, scale
 from ..imaging.volume import Volume
+from ..support.errors import InputError
 
 # Lengths of an adult's brain; all follow the object's size.
 LEVELS_MM = (8.0, 4.0, 2.0)  # edge of the voxels
@@ -27,6 +28,10 @@ class Pyramid:
     def __init__(self, volume: Volume, mask: Volume | None) -> None:
         self.name = volume.name or "image"
         inside = foreground(volume)
+        if not inside.any() or volume.data.min() == volume.data.max():
+            raise InputError(
+                f"{self.name} is empty: every voxel is {float(volume.data.flat[0]):g}. Choose another image."
+            )
         # Beyond a face that the object reaches, nothing is known; beyond others there is more background. (axis, end)
         constant = background_value(volume) is not None
         self.open = [

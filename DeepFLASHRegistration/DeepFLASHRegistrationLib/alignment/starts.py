@@ -50,12 +50,30 @@ def turned_starts(fixed: Pyramid, moving: Pyramid, rigid: bool) -> list[np.ndarr
     return [np.concatenate([size * turn, np.zeros((d, 1))], 1) for size in sizes for turn in _turns(fixed, moving)]
 
 
-def turned_by(found: np.ndarray) -> float:
-    """The angle in radians by which a map turns."""
+def mirrored_starts(found: np.ndarray) -> list[np.ndarray]:
+    """What a map becomes, and what center on center becomes, if the fixed object is mirrored along an axis of space."""
     d = len(found)
+    return [start * mirror for mirror in _mirrors(d) for start in (found, np.eye(d, d + 1))]
+
+
+def mirrored_along(found: np.ndarray) -> int:
+    """The axis of space along which a map mirrors, so that it turns least apart from that."""
+    return int(np.argmin([turned_by(found * mirror) for mirror in _mirrors(len(found))]))
+
+
+def turned_by(found: np.ndarray) -> float:
+    """The angle in radians by which a map turns; one that mirrors, apart from mirroring along an axis of space."""
+    d = len(found)
+    if np.linalg.det(found[:, :d]) < 0:
+        return min(turned_by(found * mirror) for mirror in _mirrors(d))
     u, _, v = np.linalg.svd(found[:, :d])
     trace = float(np.trace(u @ v))
     return float(np.arccos(np.clip((trace - (d - 2)) / 2, -1, 1)))
+
+
+def _mirrors(d: int) -> np.ndarray:
+    """(d, d+1): for each axis, what the columns of a map are multiplied by."""
+    return 1 - 2 * np.eye(d, d + 1)
 
 
 def rotation(vector: np.ndarray) -> np.ndarray:
