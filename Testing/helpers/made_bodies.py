@@ -2,8 +2,8 @@
 """Pairs of made bodies of many kinds, whose organs lie where they should, but not quite, and the affine between them.
 
 A body is a list of ellipsoids, painted over each other in their order. Two people have the same organs; each one's own
-are moved by up to a seventh of their size and up to 10 % larger or smaller, and what fills the rest (bowels, vessels,
-the mother around a fetus) is each one's own entirely. The moving body as a whole is larger or smaller, turned, moved.
+are moved by a part of their size and larger or smaller, and what fills the rest (bowels, vessels, the mother around a
+fetus) is each one's own entirely. The moving body as a whole is larger or smaller, turned, moved.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ class Kind:
     """What pairs of a kind have in common: the fixed and moving grid, ranges of the moving body's size (1: as the
     fixed one) and of the angle by which it is turned, how far it is moved, and the rest that is each one's own.
 
-    surround: organs around all others; filling: number, lowest and highest center, smallest and largest half axis, and
-    the (CT, T2) values to choose from; stripped: nothing is seen around the body, not even noise.
+    spread: by which part of its size each organ is moved at most; surround: organs around all others; filling: number,
+    lowest and highest center, smallest and largest half axis, and the (CT, T2) values to choose from; stripped: nothing
+    is seen around the body, not even noise.
     """
 
     organs: tuple[Organ, ...]
@@ -120,6 +121,7 @@ class Kind:
     size: tuple[float, float] = (0.95, 1.05)
     degrees: tuple[float, float] = (5.0, 15.0)
     shift: float = 25.0
+    spread: float = 0.14
     surround: tuple[Organ, ...] = ()
     filling: tuple[int, tuple[float, ...], tuple[float, ...], tuple[float, float], tuple[tuple[float, float], ...]] = (
         0,
@@ -180,6 +182,7 @@ KINDS = {
         size=(0.85, 1.1),
         degrees=(5, 20),
         shift=8.0,
+        spread=0.08,
         surround=_UTERUS,
         filling=_MOTHER,
         modalities=("MR",),
@@ -190,6 +193,7 @@ KINDS = {
         size=(0.9, 1.1),
         degrees=(10, 25),
         shift=1.5,
+        spread=0.06,
         modalities=("MR",),
         stripped=True,
     ),
@@ -223,8 +227,8 @@ def _person(of: Kind, rng: np.random.Generator) -> list[Organ]:
     # The mother lies around the child, bowels within the abdomen.
     own = own[:1] + filling + own[1:]
     for center, radii, ct, t2, label in of.organs:
-        radii = np.array(radii) * np.exp(rng.uniform(-0.1, 0.1, 3) * (label > 0))
-        away = rng.uniform(-0.14, 0.14, 3) * np.minimum(radii, 60) * (label > 0)
+        radii = np.array(radii) * np.exp(0.7 * of.spread * rng.uniform(-1, 1, 3) * (label > 0))
+        away = of.spread * rng.uniform(-1, 1, 3) * np.minimum(radii, 60) * (label > 0)
         own.append((np.array(center) + away, radii, ct, t2, label))
     return own if of.surround else own[len(filling) :] + filling
 
