@@ -22,7 +22,7 @@ from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .pyramid import BINS, LEVELS_MM, Pyramid, Sampler, mapped
 from .starts import mirrored_along, mirrored_starts, size_ratio, turned_by, turned_starts, upright_starts
-from .steps import basis, composed, correlation, correlation_ratio, inverted
+from .steps import basis, composed, correlation, correlation_ratio, explained_by_rising, inverted
 
 KINDS = ("none", "centers", "rigid", "affine")
 
@@ -40,6 +40,8 @@ _FEWER = 0.9
 _MIRRORED, _HOPELESS = 0.65, 0.25
 _WAYS = ("left to right", "front to back", "upside down")
 _LINEAR_ENOUGH = 0.9  # measured on brains: same contrast 0.97 to 1, T2- or FLAIR-like against T1 below 0.86
+# Of one contrast, if through a curve or blurred by neighbors that lie elsewhere, above 0.98; T1 against T2 below 0.6.
+_RISING = 0.95
 _PLAINLY = 0.5  # what is explained of the other image by one that is plainly aligned
 _STRETCH = 2.0  # an affine part that stretches or squeezes more than this is a failure, not anatomy
 
@@ -154,7 +156,8 @@ class _Search:
         self._open(0)
         found, measure = self._coarse(kind)
         if measure == "ratio":
-            notes.append("The images differ in contrast: aligned by the correlation ratio instead of the correlation.")
+            what = "are not proportional" if self._rising(found.map) else "differ in contrast"
+            notes.append(f"The images {what}: aligned by the correlation ratio instead of the correlation.")
         notes += self._mirror_notes(found, kind, measure)
         self.progress(0.4)
         best, fit = self._refined(found.map, kind, measure, (0, 1, 2))
@@ -330,17 +333,31 @@ class _Search:
         Background is left out: that objects are brighter than air correlates in any contrast. Where no function of the
         intensity explains `least` of the other image, it cannot be told.
         """
-        sampled, valid = self.sampler(mapped(found, self.points), False)
-        valid &= self.bins > 0
-        f, m = self.values[valid].astype(np.float64), sampled[0, valid].astype(np.float64)
+        f, m, count, total = self._inside(found)
         if len(f) < 2 * BINS or min(f.std(), m.std()) < 1e-3:
             return True
-        count, total = np.bincount(self.bins[valid]), np.bincount(self.bins[valid], m - m.mean())
-        any_function = float((total[count > 0] ** 2 / count[count > 0]).sum() / (m.var() * m.size))
+        any_function = float((total**2 / count).sum() / (m.var() * m.size))
         line = float(np.corrcoef(f, m)[0, 1])
         if any_function < least:
             return least < _PLAINLY
         return line > 0 and line**2 > _LINEAR_ENOUGH * any_function
+
+    def _rising(self, found: np.ndarray) -> bool:
+        """Whether a function that never falls explains nearly what any function of the intensity explains."""
+        _, _, count, total = self._inside(found)
+        if not len(count):
+            return True
+        return explained_by_rising(count, total) > _RISING * float((total**2 / count).sum())
+
+    def _inside(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of the points inside the object: fixed and moving values; of the bins that occur: number of points, and sum
+        of the moving values less their mean."""
+        sampled, valid = self.sampler(mapped(found, self.points), False)
+        valid &= self.bins > 0
+        f, m = self.values[valid].astype(np.float64), sampled[0, valid].astype(np.float64)
+        count = np.bincount(self.bins[valid])
+        total = np.bincount(self.bins[valid], m - m.mean() if len(m) else m)
+        return f, m, count[count > 0], total[count > 0]
 
     def _climb(self, found: np.ndarray, kind: str, measure: str, iterations: int = 40) -> tuple[np.ndarray, _Fit]:
         """Levenberg-Marquardt steps from `found` until they move no point by more than 1/100 voxel."""

@@ -38,6 +38,21 @@ def correlation_ratio(gram: np.ndarray, sums: np.ndarray) -> tuple[float, np.nda
     return np.sqrt(max(1 - rest / whole, 0)), total[j, -1] * rest / whole - within[j, -1], within[j, j]
 
 
+def explained_by_rising(count: np.ndarray, total: np.ndarray) -> float:
+    """The sum of squares that a function that never falls explains (by pooling adjacent violators, Ayer et al. 1955).
+
+    Args:
+        count, total: number of the points in each bin, and the sum of their values, whose mean is 0 over all bins.
+    """
+    pools: list[list[float]] = []
+    for n, sum_ in zip(count, total, strict=True):
+        pools.append([float(n), float(sum_)])
+        while len(pools) > 1 and pools[-2][1] * pools[-1][0] > pools[-1][1] * pools[-2][0]:
+            n_last, sum_last = pools.pop()
+            pools[-1] = [pools[-1][0] + n_last, pools[-1][1] + sum_last]
+    return sum(sum_**2 / n for n, sum_ in pools)
+
+
 def basis(kind: str, d: int) -> np.ndarray:
     """(d * (d+1), n) columns that span the changes allowed to a (d, d+1) matrix."""
     changes = []
