@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # A voxel belongs to the object if this part of it does; no fraction that grids half a voxel apart give exactly, which
 # rounding would decide.
 _COVERED = 0.24
+# Part of a face of the field of view that an object which is cut there covers at least; whole brains cover 0.001.
+_CUT = 0.03
 # Points of the map's lattice per shortest wavelength of the band, while optimizing.
 _MAP_POINTS = 3.2
 
@@ -127,7 +129,7 @@ class Problem:
         self._compare_moving(moving, fixed.image.name)
 
     def _compare_fixed(self, fixed: Subject) -> None:
-        from ..imaging.intensities import background_value, dilated
+        from ..imaging.intensities import dilated
 
         masked = fixed.inside
         # One voxel around the object belongs to it: its outline is information too.
@@ -139,13 +141,13 @@ class Problem:
                 f"A working voxel of {float(self.grid.spacing.min()):.3g} mm is larger than what "
                 f"{fixed.image.name or 'the fixed image'} shows. Choose a smaller one, or 0 to let it be chosen."
             )
-        hidden = masked is not None or background_value(fixed.image) is None
+        hidden = masked is not None or _goes_on(fixed.image)
         whole = self.foreground if masked is not None else np.ones(fixed.grid.shape, dtype=bool)
         seen = self._covered(fixed.grid, whole)
         self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
 
     def _compare_moving(self, moving: Subject, fixed_name: str) -> None:
-        from ..imaging.intensities import background_value, dilated, foreground
+        from ..imaging.intensities import dilated, foreground
 
         masked = moving.inside
         view = np.ones(moving.grid.shape, dtype=bool) if masked is None else masked
@@ -163,8 +165,7 @@ class Problem:
             self.moving_mask &= seen > _COVERED
         if not self.moving_mask.any():
             self.moving_mask = self.fixed_mask
-        # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
-        hidden = masked is not None or background_value(moving.image) is None
+        hidden = masked is not None or _goes_on(moving.image)
         self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
 
     def _covered(self, grid: Grid, inside: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
@@ -263,3 +264,14 @@ def settings(parameters: Parameters) -> Settings:
         parameters.map == "band-limited",
         parameters.tolerance,
     )
+
+
+def _goes_on(image: Volume) -> bool:
+    """Whether there may be anatomy where an image ends: not if it is stripped, or in air, all around, where beyond is
+    background as inside; but if its object is cut by a face of the field of view."""
+    from ..imaging.intensities import background_value, foreground
+
+    if background_value(image) is None:
+        return True
+    object_ = foreground(image)
+    return any(np.take(object_, end, axis=axis).mean() > _CUT for axis in range(image.ndim) for end in (0, -1))

@@ -32,6 +32,8 @@ _ALPHA = 54.0
 _BY_CHANCE = 0.1
 # A mirrored image must agree better than the image itself by this share to be said to.
 _MIRRORED = 0.15
+# Before anything is fitted it may agree worse by this share: the middle of the working grid is not that of the object.
+_HOPELESS = 0.1
 # Fewer cells than these inside both objects say nothing.
 _LEAST = 60
 _AXES = ("left-right", "front-back", "head-foot")
@@ -87,9 +89,9 @@ def agreement(problem: Problem, parameters: Parameters, deformation: Deformation
     }
     mirrors = {(a,): _flipped(cells.pair, (a,)) for a in range(cells.grid.ndim)}
     seen = {axes: _measured(cells, pair, at_rest) for axes, pair in mirrors.items()}
-    better = {axes: pair for axes, pair in mirrors.items() if seen[axes] is not None and share(seen[axes], here) > 0}
-    if better:
-        other, axes = _best(cells, better)
+    promising = {a: pair for a, pair in mirrors.items() if seen[a] is not None and share(seen[a], here) > -_HOPELESS}
+    if promising:
+        other, axes = _best(cells, promising)
         if other is not None and share(other, reached) > _MIRRORED:
             found["mirrored"] = _axis(cells.grid, axes[0])
     return found
