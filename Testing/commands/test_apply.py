@@ -293,7 +293,8 @@ def test_errors_are_told_and_nothing_is_written(
     out = source / "out.nii.gz"
     cases: list[tuple[list[Any], str]] = [
         ([source, moving, "-o", out], "velocity.safetensors: there is no such file. Pass the folder that"),
-        ([moving, moving, "-o", out], "is damaged, or no .safetensors file"),
+        ([moving, moving, "-o", out], "moving.nii.gz: is 3-D with 1 components per voxel, no displacement field"),
+        ([source / "text.stl", moving, "-o", out], "is damaged, or no .safetensors file"),
         ([saved.folder, source / "missing.nii.gz", "-o", out], "missing.nii.gz: there is no such file or folder"),
         ([saved.folder, source / "text.nii.gz", "-o", out], "text.nii.gz: "),
         ([saved.folder, source / "text.stl", "-o", source / "o.stl"], "text.stl: holds no surface that can be read"),

@@ -72,7 +72,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="ellipsoids",
         kind="unrolled",
         architecture=architecture,
-        parameters=QUICK,
+        parameters=dataclasses.replace(QUICK, margin_mm=12.0, window_mm=8.75),  # models state their lengths
         ndim=3,
         unit_mm=1.25,
         spacing_mm=4.0,

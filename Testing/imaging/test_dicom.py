@@ -234,6 +234,74 @@ def test_a_scout_in_the_series_is_left_out_and_named(tmp_path, scout) -> None:
     values_are_right(alone)
 
 
+# mm from the stack's first slice along the normal, and beside it in the plane.
+STRAYS = {
+    "first": (-13.0, 0),
+    "last": (61.0, 0),
+    "middle": (18.0, 0),
+    "near a slice": (16.5, 0),
+    "beside": (18.0, 40),
+    "first and beside": (-4.0, 30),
+    "far at a whole step": (-48.0, 0),
+    "very far": (400.0, 0),
+}
+
+
+@pytest.mark.parametrize("axes", [AXIAL, OBLIQUE], ids=["axial", "oblique"])
+@pytest.mark.parametrize("at", STRAYS.values(), ids=STRAYS)
+def test_a_scout_like_the_stack_that_is_not_named_so_is_left_out(tmp_path, axes, at) -> None:
+    normal = normal_of(axes)
+    write_stack(tmp_path, line(4 * normal), axes=axes)
+    place = np.array((-9, -8, -20)) + at[0] * normal + at[1] * np.array(axes[0])
+    file = save(tmp_path, "scout.dcm", dataset(place, axes, InstanceNumber=0))
+    for path in (tmp_path, tmp_path / "a004.dcm"):
+        volume = io.read_volume(path)
+        assert volume.grid.shape == (9, 12, 10)
+        assert np.allclose(volume.grid.spacing[0], 4, rtol=1e-4)
+        values_are_right(volume)
+        assert any("left out" in note and "scout.dcm" in note for note in volume.notes)
+    alone = io.read_volume(file)
+    assert alone.ndim == 2
+    values_are_right(alone)
+
+
+def test_two_scouts_like_the_stack_are_left_out_and_both_named(tmp_path) -> None:
+    write_stack(tmp_path, line((0, 0, 4), 40))
+    save(tmp_path, "s1.dcm", dataset((-9, -8, -20 + 18), InstanceNumber=0))
+    save(tmp_path, "s2.dcm", dataset((-9, -8, -20 + 102.7), InstanceNumber=1))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape == (40, 12, 10)
+    values_are_right(volume)
+    assert any("s1.dcm" in note and "s2.dcm" in note for note in volume.notes)
+
+
+def test_a_scout_between_tilted_slices_is_left_out(tmp_path) -> None:
+    axes = ((1, 0, 0), (0, np.cos(0.2), -np.sin(0.2)))
+    write_stack(tmp_path, line((0, 0, 4), 20), axes=axes)
+    save(tmp_path, "scout.dcm", dataset((-9, -8, -20 + 18), axes, InstanceNumber=0))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape[0] == 20
+    assert any("degrees" in note for note in volume.notes)
+    assert any("scout.dcm" in note for note in volume.notes)
+
+
+def test_a_scout_in_each_of_several_volumes_is_left_out(tmp_path) -> None:
+    echoes(tmp_path, lambda k, e: 2 * k + e)
+    save(tmp_path, "scout.dcm", dataset((-9, -8, -20 + 18), SOPClassUID=MR, EchoTime=5, InstanceNumber=0))
+    volume = io.read_volume(f"{tmp_path}[0]")
+    values_are_right(volume)
+    assert io.open_image(tmp_path).count == 2
+    assert any("scout.dcm" in note for note in volume.notes)
+
+
+@pytest.mark.parametrize("heights", [(0, 4, 8, 12, 17), (0, 4, 8, 12, 16, 22, 31, 45, 60)])
+def test_slices_too_few_or_too_uneven_are_not_left_out(tmp_path, heights) -> None:
+    write_stack(tmp_path, [(0, 0, z) for z in heights])
+    volume = io.read_volume(tmp_path)
+    assert not any("left out" in note for note in volume.notes)
+    assert np.isclose(volume.grid.spacing[0] * (volume.grid.shape[0] - 1), heights[-1], atol=4)
+
+
 def test_a_report_in_color_beside_a_series_is_left_out(tmp_path) -> None:
     write_stack(tmp_path, line((0, 0, 4)))
     picture = np.zeros((40, 50, 3), np.uint8)

@@ -156,6 +156,13 @@ TABLES = {
     "first.csv": "A,{0},{1},{2}\nB,{3},{4},{5}\n",
     "counted.csv": "0,{0},{1},{2}\n1,{3},{4},{5}\n",
     "numbered_last.csv": "{0},{1},{2},0\n{3},{4},{5},1\n",
+    "from_17.csv": "17,{0},{1},{2}\n18,{3},{4},{5}\n",
+    "float_labels.txt": "17.0 {0} {1} {2}\n18.0 {3} {4} {5}\n",
+    "ids_last.csv": "{0},{1},{2},204\n{3},{4},{5},17\n",
+    "time_last.csv": "{0},{1},{2},0\n{3},{4},{5},0\n",
+    "ants.csv": "x,y,z,t,weight\n{0},{1},{2},0,0.5\n{3},{4},{5},0,0.25\n",
+    "numpy.txt": "# label x y z\n204 {0} {1} {2}\n17 {3} {4} {5}\n",
+    "numpy.csv": "# by hand\n# x,y,z,weight\n{0},{1},{2},0.5\n{3},{4},{5},0.25\n",
     "pandas.csv": ",x,y,z\n0,{0},{1},{2}\n1,{3},{4},{5}\n",
     "units.csv": "label,x (mm),y [mm],z_mm\nA,{0},{1},{2}\nB,{3},{4},{5}\n",
     "spaces.csv": "x, y, z, label\n{0}, {1}, {2}, A\n{3}, {4}, {5}, B\n",
@@ -171,7 +178,8 @@ def test_tables_of_every_layout_hold_the_same_points(tmp_path, name) -> None:
     (tmp_path / name).write_text(text)
     points, labels = read_points(tmp_path / name)
     assert np.allclose(points, POINTS)
-    assert labels in (["A", "B"], ["", ""], ["0", "1"], ["A,B", "C"], ["a;b", "C"])
+    known = [["17", "18"], ["17.0", "18.0"], ["204", "17"], ["0", "0"]]
+    assert labels in (["A", "B"], ["", ""], ["0", "1"], ["A,B", "C"], ["a;b", "C"], *known)
     assert (labels == ["A", "B"]) == ("A" in text and ";" not in text)
     write_points(tmp_path / f"moved_{name}", points + 1, like=tmp_path / name)
     moved, kept = read_points(tmp_path / f"moved_{name}")
@@ -182,6 +190,19 @@ def test_tables_of_every_layout_hold_the_same_points(tmp_path, name) -> None:
     without = [str.maketrans("", "", character) for character in ' "']
     same = (tmp_path / f"same_{name}").read_text().translate(without[0]).translate(without[1])
     assert same.replace(".0", "") == text.translate(without[0]).translate(without[1]).replace(".0", "")
+
+
+def test_labels_that_grow_with_gaps_are_no_coordinate(tmp_path) -> None:
+    rows = [(17, 10, -5, 3), (18, -20, 8, 4), (25, 30, 8, 2)]
+    (tmp_path / "a.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    points, labels = read_points(tmp_path / "a.txt")
+    assert labels == ["17", "18", "25"]
+    assert points.tolist() == [list(row[1:]) for row in rows]
+
+
+def test_a_header_in_a_comment_tells_the_coordinate_system(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("# R A S\n1 2 3\n4 5 6\n")
+    assert read_points(tmp_path / "a.txt")[0].tolist() == [[-1, -2, 3], [-4, -5, 6]]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", " "])
@@ -207,6 +228,12 @@ def test_unicode_text_of_excel_is_read(tmp_path) -> None:
     [
         ("a.csv", "1,10,20,1\n2,11,21,2\n", "does not say which is x"),
         ("a.csv", "1,10,20,30\n", "does not say which is x"),
+        ("a.csv", "17,1.5,2.5,3.5\n", "does not say which is x"),
+        ("a.csv", "204,1.5,2.5,3.5\n17,1.5,2.5,4.5\n", "does not say which is x"),  # a label, or x with a weight
+        ("a.csv", "10,1.5,2.5,3.5\n20,1.5,2.5,4.5\n", "does not say which is x"),
+        ("a.csv", "1.5,2,3,0.5\n4,5,6,0.25\n", "does not say which is x"),  # x with a weight, or a time before x
+        ("a.csv", "1.5,2,3,1\n4,5,6,1\n7,8,9,2\n", "does not say which is x"),
+        ("a.txt", "# a b c d\n1.5 2 3 0.5\n4 5 6 0.25\n", "does not say which is x"),
         ("a.txt", "index\n1\n1 2 3\n", "voxel indices"),
         ("a.pts", "Version 1.0\n3\nA 1 2 3\nB 4 5 6\n", "says that it holds 3"),
         ("a.csv", "x (cm),y (cm),z (cm)\n1,2,3\n", "names no columns"),

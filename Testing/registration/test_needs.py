@@ -37,7 +37,8 @@ def needed(fixed: Volume, parameters: Parameters) -> int:
     return memory.needed_bytes(sizes(fixed.grid, fixed.grid, fixed, stages(parameters)))[0]
 
 
-# Peak resident megabytes of the command (Linux, two cores, 2026), over images of 192 mm of 128 voxels an axis and more.
+# Peak resident megabytes of the command (Linux, two cores, 2026), over images of 192 mm of 128 voxels an axis and more;
+# all measured with a margin of 12 mm.
 @pytest.mark.parametrize(
     ("shape", "preset", "changes", "seen"),
     [
@@ -59,7 +60,8 @@ def needed(fixed: Volume, parameters: Parameters) -> int:
     ],
 )
 def test_the_estimate_is_what_was_seen(shape: tuple[int, ...], preset: str, changes: dict, seen: int) -> None:
-    assert 0.95 <= needed(ball(shape), Parameters.from_preset(preset, **changes)) / MEGABYTE / seen <= 1.26
+    parameters = Parameters.from_preset(preset, margin_mm=12.0, **changes)
+    assert 0.95 <= needed(ball(shape), parameters) / MEGABYTE / seen <= 1.26
 
 
 def test_thick_slices_are_estimated_too() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.intensities import background_value, foreground
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import PRESETS, SIMILARITIES, Parameters
@@ -735,3 +736,19 @@ def test_notes_of_labels_and_masks_are_kept_too(tiny: tuple[Volume, Volume]) -> 
     mask = Volume(fixed.grid, np.ones(fixed.data.shape, np.uint8), "m", ("m: a note of the mask",))
     result = register(Subject(fixed, mask=mask), Subject(moving, labels), TINY, threads=1)
     assert {"l: a note of the labels", "m: a note of the mask"} <= set(result.notes)
+
+
+@pytest.mark.parametrize("cut", ["fixed", "moving"])
+def test_a_stripped_object_that_a_field_of_view_cuts_is_not_squeezed_into_it(cut: str) -> None:
+    """Beyond the cut there is no background, though the image has a constant one: the truth is to stay."""
+    whole = pairs.fixed_image()
+    whole = dataclasses.replace(whole, data=np.where(foreground(whole), whole.data, 0).astype(np.float32))
+    part = Volume(
+        whole.grid.padded([-whole.grid.shape[0] * 2 // 5, 0, 0], 0), whole.data[whole.grid.shape[0] * 2 // 5 :]
+    )
+    assert background_value(part) is not None
+    sides = {"fixed": whole, "moving": whole, cut: part}
+    result = register(sides["fixed"], sides["moving"], pairs.quick(initial_alignment="none"), threads=1)
+    field = np.linalg.norm(result.displacement, axis=-1)
+    assert np.percentile(field[foreground(sides["fixed"])], 95) < 1.0
+    assert result.verdict.level == "good", result.verdict.reasons

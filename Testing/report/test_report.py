@@ -19,6 +19,7 @@ from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration import metrics as m
 from DeepFLASHRegistrationLib.registration import verdict as limits
 from DeepFLASHRegistrationLib.registration.verdict import Verdict, verdict
+from DeepFLASHRegistrationLib.report.pictures import Pictures
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 GOOD = {
@@ -31,6 +32,19 @@ GOOD = {
     "largest_determinant": 3.2,
     "inverse_error_mm": {"mean": 0.01, "p95": 0.03, "max": 0.2, "outside": 0.0},
     "border_hits": 0.0,
+    "cut": {"what": "foreground", "part": 0.0},
+    "agreement": {
+        "reached": 0.81,
+        "floor": 0.43,
+        "information": 0.3,
+        "information_floor": 0.1,
+        "share": 0.67,
+        "turned": "left-right",
+        "mirrored": "",
+    },
+    "turn_degrees": 8.0,
+    "scale": 1.04,
+    "object_mm": 100.0,
     "voxel_mm": 1.0,
     "ndim": 3,
 }
@@ -147,6 +161,7 @@ def synthetic(shape=(26, 36, 32), spacing=(2.0, 1.2, 1.5), amplitude=3.0, fold=F
     result = SimpleNamespace(
         parameters=SomeParameters(),
         fixed_grid=grid,
+        moving_grid=grid,
         field_grid=field_grid,
         inverse_grid=field_grid,
         warped=Volume(grid, image(z)),
@@ -176,6 +191,10 @@ def changed(**figures):
     return {**GOOD, **figures}
 
 
+def agreeing(share, **figures):
+    return {**GOOD["agreement"], "share": share, **figures}
+
+
 def dice(before, after, fixed=1000.0):
     row = {"before": before, "after": after, "volume_fixed_mm3": fixed}
     return {7: {**row, "volume_moving_mm3": 900.0, "volume_warped_mm3": 950.0}}
@@ -184,20 +203,29 @@ def dice(before, after, fixed=1000.0):
 def test_good_results_say_what_was_found_good():
     found = verdict(GOOD)
     assert found.level == "good"
-    assert len(found.reasons) == 7
-    assert any("0.620 to 0.910" in reason for reason in found.reasons)
+    assert len(found.reasons) == 8
+    assert any("agree to 0.81" in reason and "to 0.43" in reason for reason in found.reasons)
 
 
 @pytest.mark.parametrize(
     ("figures", "level", "words"),
     [
-        ({"overlap": 0.84}, "check", "overlap with a Dice of 0.84"),
-        ({"overlap": 0.49}, "failed", "0.49"),
-        ({"similarity_after": 0.625}, "check", "gain of 0.01"),
-        ({"similarity_after": 0.59}, "failed", "0.590"),
-        ({"similarity_before": 0.99, "similarity_after": 0.985}, "good", ""),
-        ({"similarity_before": -0.3, "similarity_after": -0.8}, "good", ""),
-        ({"similarity_before": -0.8, "similarity_after": -0.3}, "failed", "−0.500"),
+        ({"overlap": 0.7}, "good", ""),
+        ({"overlap": 0.55}, "check", "overlap with a Dice of 0.55"),
+        # Foregrounds of two contrasts need not be the same: what agrees inside does not fail by its outline.
+        ({"overlap": 0.29}, "check", "0.29"),
+        ({"agreement": agreeing(0.24)}, "check", "compare them in the checkerboard"),
+        ({"agreement": agreeing(-0.05)}, "check", "−5 % of what is possible"),
+        ({"agreement": agreeing(-0.2)}, "failed", "Turned by half about the left-right axis they agree better"),
+        # A round object looks the same turned by half.
+        ({"agreement": agreeing(-0.2, reached=0.97)}, "good", ""),
+        ({"agreement": {**GOOD["agreement"], "mirrored": "left-right"}}, "check", "Mirrored along the left-right axis"),
+        ({"agreement": {}}, "check", "Too little is seen of both images"),
+        ({"agreement": None}, "check", "not measured"),
+        # That the plain correlation moved proves nothing, in either direction.
+        ({"similarity_before": -0.2, "similarity_after": 0.1}, "good", ""),
+        ({"turn_degrees": 46.0}, "check", "turns the image by 46°"),
+        ({"scale": 1.6}, "check", "scales lengths by a factor of 1.60"),
         ({"folds": {"count": 3, "percent": 0.001}}, "check", "3 voxels"),
         ({"folds": {"count": 3000, "percent": 0.2}}, "failed", "not one-to-one"),
         ({"folds_strict": {"count": 1, "percent": 1e-5}}, "check", "corner simplices"),
@@ -206,8 +234,12 @@ def test_good_results_say_what_was_found_good():
         ({"inverse_error_mm": {"mean": 0.1, "p95": 0.6, "max": 1}}, "check", "0.6 mm"),
         ({"inverse_error_mm": {"mean": 1, "p95": 2.1, "max": 5}}, "failed", "2.1 mm"),
         ({"inverse_error_mm": {"mean": 1, "p95": 2.1, "max": 5}, "voxel_mm": 5.0}, "good", ""),
-        ({"border_hits": 0.02}, "check", "2 %"),
-        ({"border_hits": 0.3}, "failed", "30 %"),
+        # Coverage alone is named, and fails nothing.
+        ({"border_hits": 0.3, "cut": {"what": "foreground", "part": 0.3}}, "good", ""),
+        ({"border_hits": 0.7, "cut": {"what": "foreground", "part": 0.7}}, "check", "Most of the foreground"),
+        ({"border_hits": 0.3, "cut": {"what": "mask", "part": 0.06}}, "check", "6 % of the mask is outside"),
+        ({"border_hits": 0.3, "cut": {"what": "labels", "part": 0.2}}, "check", "20 % of the labels are outside"),
+        ({"border_hits": 0.3, "cut": {"what": "labels", "part": 0.04}}, "good", ""),
         ({"volume_change": {4: 150.0, 5: -50.0}}, "good", ""),
         ({"volume_change": {4: 250.0, 5: -100.0, 6: 3.0}}, "check", "labels 5 (vanished), 4 (+250 %)"),
         ({"landmarks": {"before_mm": [4.0], "after_mm": [2.0]}}, "good", ""),
@@ -218,6 +250,13 @@ def test_good_results_say_what_was_found_good():
             "4.80 mm",
         ),
         ({"landmarks": {"before_mm": [2.0], "after_mm": [4.0]}}, "failed", "from 2.00 to 4.00"),
+        # Small and unchanged, but a wrong pairing: 30 mm of an object of 100 mm.
+        ({"landmarks": {"before_mm": [31.0], "after_mm": [30.0]}}, "failed", "30 % of the object's size"),
+        ({"landmarks": {"before_mm": [31.0], "after_mm": [10.0]}}, "check", "10 % of the object's size"),
+        ({"landmarks": {"before_mm": [3.0], "after_mm": [2.0], "nearer_another": 0.1}}, "check", "another's partner"),
+        ({"landmarks": {"before_mm": [3.0], "after_mm": [2.0], "nearer_another": 0.5}}, "failed", "another's partner"),
+        ({"mean_dice_before": 0.25, "mean_dice_after": 0.28}, "check", "the same numbers mean the same structures"),
+        ({"mean_dice_before": 0.02, "mean_dice_after": 0.04}, "failed", "0.040"),
         ({"mean_dice_before": 0.5, "mean_dice_after": 0.49}, "check", "0.490"),
         ({"mean_dice_before": 0.5, "mean_dice_after": 0.4}, "failed", "0.400"),
         ({"dice": dice(0.8, 0.6)}, "check", "label 7 (−0.20)"),
@@ -236,10 +275,25 @@ def test_each_criterion_is_judged_and_says_why(figures, level, words):
         assert words in found.reasons[0]
 
 
+def test_labels_and_landmarks_weigh_more_than_intensities():
+    """Where they find the result good, what intensities find is one level less grave; where not, they decide."""
+    bad = {"agreement": agreeing(-0.3), "overlap": 0.5}
+    good = {"mean_dice_before": 0.6, "mean_dice_after": 0.8}
+    assert verdict(changed(**bad)).level == "failed"
+    found = verdict(changed(**bad, **good))
+    assert found.level == "check"
+    assert len(found.reasons) == 1
+    assert "Labels or landmarks speak against it" in found.reasons[0]
+    assert verdict(changed(agreement=agreeing(0.1), **good)).level == "good"
+    assert verdict(changed(mean_dice_before=0.05, mean_dice_after=0.1)).level == "failed"
+    # Volumes of labels alone say nothing about where they lie.
+    assert verdict(changed(**bad, volume_change={4: 1.0})).level == "failed"
+
+
 def test_the_worst_criterion_decides_and_comes_first():
-    found = verdict(changed(smallest_determinant=0.01, border_hits=0.5), cancelled=True)
+    found = verdict(changed(smallest_determinant=0.01, agreement=agreeing(-0.5)), cancelled=True)
     assert found.level == "failed"
-    assert "outside the moving image" in found.reasons[0]
+    assert "turned by half" in found.reasons[0]
     assert "cancelled" in found.reasons[1]
     assert len(found.reasons) == 3
 
@@ -361,6 +415,29 @@ def test_every_picture_names_its_view_and_the_sides_of_the_patient(example, tmp_
     text = page_of(example, tmp_path).text
     for letters in ("RLAPaxial", "RLSIcoronal", "APSIsagittal"):
         assert text.count(letters) == 9
+
+
+def test_where_the_moving_image_ends_is_shown(example, tmp_path):
+    """A dashed line around what maps beyond it; none where all is seen."""
+    result, fixed, moving, labels = example
+
+    def with_view(grid, hits):
+        metrics = {**result.metrics, "border_hits": hits}
+        return SimpleNamespace(**{**vars(result), "moving_grid": grid, "metrics": metrics})
+
+    grid = result.fixed_grid
+    assert "end of the moving image" not in page_of((with_view(grid, 0.0), fixed, moving, labels), tmp_path).text
+    half = Grid((grid.shape[0] // 2, *grid.shape[1:]), grid.affine)
+    cut = with_view(half, 0.5)
+    page = page_of((cut, fixed, moving, labels), tmp_path)
+    assert "end of the moving image" in page.text
+    assert ("path", "class", "end") in page.attributes
+    mapped = m.map_points(m.grid_points(grid, limit=None), result.fixed_to_moving, result.field_grid)
+    outside = ~half.contains(mapped).reshape(grid.shape)
+    pictures = Pictures(cut, fixed, None)
+    for view, unseen in zip(pictures.views, pictures.unseen):
+        assert (unseen == view.cut(outside, pictures.index)).all()
+        assert unseen.any()
 
 
 @pytest.mark.parametrize("level", ["good", "check", "failed"])

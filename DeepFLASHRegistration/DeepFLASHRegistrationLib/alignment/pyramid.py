@@ -10,9 +10,12 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, dilated, foreground, normalize
 from ..imaging.resampling import mask_on_grid
+from ..imaging.size import radius_mm, scale
 from ..imaging.volume import Volume
+from ..support.errors import InputError
 
-LEVELS_MM = (8.0, 4.0, 2.0)
+# Lengths of an adult's brain; all follow the object's size.
+LEVELS_MM = (8.0, 4.0, 2.0)  # edge of the voxels
 BINS = 32
 _MAX_POINTS = (6000, 40_000, 120_000)
 _RIM_MM = 8.0  # background around the object counts too: the outline aligns as much as what is inside
@@ -25,6 +28,10 @@ class Pyramid:
     def __init__(self, volume: Volume, mask: Volume | None) -> None:
         self.name = volume.name or "image"
         inside = foreground(volume)
+        if not inside.any() or volume.data.min() == volume.data.max():
+            raise InputError(
+                f"{self.name} is empty: every voxel is {float(volume.data.flat[0]):g}. Choose another image."
+            )
         # Beyond a face that the object reaches, nothing is known; beyond others there is more background. (axis, end)
         constant = background_value(volume) is not None
         self.open = [
@@ -42,9 +49,11 @@ class Pyramid:
             # What the mask excludes must not leak into the averages beside it.
             channels = [scaled.data * limits, channels[1], limits.astype(np.float32)]
         grid = volume.grid
+        self.radius = radius_mm(grid, inside)
+        self.scale = scale(grid, inside)
         self.levels: list[tuple[Grid, list[np.ndarray]]] = []
-        for size in reversed(LEVELS_MM):
-            # Whole factors only; no axis below 4 voxels. (The nudge: 0.999999 mm is 1 mm, however an image is turned.)
+        for size in (self.scale * level for level in reversed(LEVELS_MM)):
+            # Whole factors only; no axis below 4 voxels.
             factors = [
                 max(1, min(int(size / h + 0.501), n // 4)) for h, n in zip(grid.spacing, grid.shape, strict=True)
             ]
@@ -62,7 +71,7 @@ class Pyramid:
         """LPS mm (n, d), values and bins (n,) of the voxels that count."""
         grid, channels = self.levels[level]
         value, inside = channels[:2]
-        near = dilated(inside > 0.5, [int(np.ceil(_RIM_MM / h - 0.001)) for h in grid.spacing])
+        near = dilated(inside > 0.5, [max(1, round(_RIM_MM * self.scale / h)) for h in grid.spacing])
         if len(channels) > 2:
             near &= channels[2] > 0.5
         index = np.argwhere(near)
@@ -84,6 +93,13 @@ class Pyramid:
             return np.eye(grid.ndim)
         offsets = grid.index_to_physical(index) - self.center
         return np.linalg.eigh(offsets.T @ offsets)[1]
+
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper end of the foreground along each axis of space, relative to the center."""
+        grid, channels = self.levels[0]
+        points = grid.index_to_physical(np.argwhere(channels[1] >= min(0.5, channels[1].max()))) - self.center
+        low, high = np.percentile(points, (1, 99), axis=0)
+        return low, high
 
 
 class Sampler:

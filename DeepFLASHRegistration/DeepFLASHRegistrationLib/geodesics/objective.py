@@ -172,7 +172,7 @@ class Objective:
         self.shooting = Shooting(level.band, level.metric, dtype, device)
         self.cells = Lattice.cells(tuple(data.fixed.shape), pair.lengths)
         map_shape = tuple(
-            max(4, min(n, math.ceil(length / level.map_step)))
+            max(4, min(n, math.ceil(length / level.map_step - 1e-6)))
             for n, length in zip(data.fixed.shape, pair.lengths, strict=True)
         )
         map_cells = Lattice.cells(map_shape, pair.lengths)

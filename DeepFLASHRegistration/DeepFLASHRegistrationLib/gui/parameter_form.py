@@ -119,7 +119,7 @@ class ParameterForm:
             widget = qt.QDoubleSpinBox()
             widget.setDecimals(max(2, _decimals(each.default), _decimals(meta["range"][0])))
             widget.setRange(*meta["range"])
-            widget.setSingleStep(max(10.0**-widget.decimals, each.default / 10))
+            widget.setSingleStep(max(10.0**-widget.decimals, each.default / 10 or 0.5))
             widget.connect("valueChanged(double)", lambda value: self._set(name, float(value)))
         else:
             widget = qt.QLineEdit()

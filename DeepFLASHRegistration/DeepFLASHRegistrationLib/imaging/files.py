@@ -65,6 +65,8 @@ def unreadable(path: Path, error: RuntimeError) -> InputError:
         if start.startswith(b"version https://git-lfs"):
             return InputError(f'{path}: stands for a file that git-lfs has yet to fetch. Run "git lfs pull" there.')
         return InputError(f"{path}: is no image file that can be read. Pass NIfTI, NRRD, MetaImage or a DICOM folder.")
+    if "Only BMP depths" in text:
+        return InputError(f"{path}: is a bitmap of less than 8 bits per pixel, which cannot be read. Save it as PNG.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[-1].split("): ", 1)[-1] if lines else "unknown reason"
     return InputError(f"{path}: cannot be read ({reason}). The file may be damaged: copy or export it again.")

@@ -21,7 +21,8 @@ from .colors import luminance
 from .dicom.reading import open_file, open_folder
 from .files import atomic, is_folder, quiet, unwritable
 from .grid import Grid
-from .image_files import itk_reading, mgh, pictures
+from .image_files import mgh, pictures
+from .image_files.itk_reading import open_itk
 from .image_files.nifti import is_nifti, write_nifti
 from .image_files.nifti_reading import open_nifti
 from .image_files.stored import StoredImage
@@ -95,7 +96,7 @@ def open_image(path: str | os.PathLike) -> StoredImage:
         if path.name.lower().endswith(mgh.SUFFIXES):
             return mgh.open_mgh(path)
         found = open_nifti(path) or open_file(path)
-        return found or itk_reading.stored(path, itk_reading.header(path))
+        return found or open_itk(path)
 
 
 def _read(

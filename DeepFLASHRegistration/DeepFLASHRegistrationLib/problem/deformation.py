@@ -229,7 +229,7 @@ class Deformation:
             return result
         # Here interpolation is linear, so that the lattice must first become as fine as what is wanted.
         lattice = source.lattice
-        wanted = [math.ceil(length * self.unit_mm / grid.spacing.min()) for length in self.lengths]
+        wanted = [math.ceil(length * self.unit_mm / grid.spacing.min() - 1e-6) for length in self.lengths]
         shape = tuple(min(2 * n, max(n, m)) for n, m in zip(lattice.shape, wanted, strict=True))
         if shape != lattice.shape:
             lattice = Lattice.cells(shape, self.lengths)
@@ -290,7 +290,7 @@ def lattice_shape(shape: Sequence[int], lengths: Sequence[float], modes: Sequenc
     and a velocity of so many modes."""
     wavelength = _shortest_wavelength(modes, lengths)
     return tuple(
-        max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength)))
+        max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength - 1e-6)))
         for n, length in zip(shape, lengths, strict=True)
     )
 

@@ -26,7 +26,7 @@ ALIGNMENTS = ("none", "centers", "rigid", "affine")
 SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
 INTEGRATORS = ("euler", "multistep", "midpoint", "rk4")
 MAPS = ("semi-lagrangian", "band-limited")
-NORMALIZATIONS = ("percentiles", "window")
+NORMALIZATIONS = ("auto", "percentiles", "window")
 PRESETS = ("fast", "default", "fine", "paper")
 
 
@@ -81,12 +81,13 @@ class Parameters:
         choices=SIMILARITIES,
     )
     window_mm: float = _setting(
-        8.75,
+        0.0,
         "Correlation window",
         "Full width of the window of the local correlation at the finest level; at least "
-        "five voxels at every level, and at most a quarter of the image.",
+        "five voxels at every level, and at most a quarter of the image. 0 lets it follow the size "
+        "of the fixed object (8.75 mm for an adult's brain).",
         unit="mm",
-        limits=(0.01, 200.0),
+        limits=(0.0, 200.0),
     )
     symmetric: bool = _setting(
         False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer."
@@ -101,8 +102,8 @@ class Parameters:
     alpha: float = _setting(
         6.0,
         "Smoothness α",
-        "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.",
-        unit="(1.25 mm)²",
+        "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. "
+        "Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain).",
         limits=(0.0, 1e4),
     )
     power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
@@ -159,23 +160,25 @@ class Parameters:
         limits=(1000, 1_000_000_000),
     )
     margin_mm: float = _setting(
-        12.0,
+        0.0,
         "Margin",
-        "Space around the fixed foreground in which the deformation fades out; at most a quarter of the image.",
+        "Space around the fixed foreground in which the deformation fades out; at most a quarter of the image. 0 "
+        "lets it follow the size of the fixed object (12 mm for an adult's brain).",
         unit="mm",
         limits=(0.0, 200.0),
     )
     normalization: str = _setting(
-        "percentiles",
+        "auto",
         "Intensity scaling",
-        "Percentiles of the foreground, or a fixed window (CT).",
+        "Percentiles of the foreground, or a fixed window; auto takes the window for CT, as the values tell (air near "
+        "-1000, water near 0), and percentiles for all else.",
         choices=NORMALIZATIONS,
     )
     window_low: float = _setting(
-        -160.0, "Window from", "Lower end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+        -160.0, "Window from", "Lower end of the fixed intensity window (CT).", unit="image units", limits=(-1e6, 1e6)
     )
     window_high: float = _setting(
-        240.0, "Window to", "Upper end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+        240.0, "Window to", "Upper end of the fixed intensity window (CT).", unit="image units", limits=(-1e6, 1e6)
     )
     bias_correction: bool = _setting(False, "Bias correction", "Correct both images' bias field first (N4).")
     histogram_matching: bool = _setting(

@@ -13,7 +13,7 @@ from ..support.errors import InputError
 from .deformation import border_window
 from .parameters import Parameters
 from .subject import Subject
-from .working import largest_mm, level_factors, level_modes, problem_grid
+from .working import chosen_lengths, level_factors, level_modes, problem_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     from ..geodesics.band import Lattice, Metric
     from ..geodesics.objective import Level, Pair, Settings
 
-# The published α and c were used with lengths in voxels of 1.25 mm (128³ brains).
-_UNIT_MM = 1.25
-# For objects of very different size (mice, microscopy, whole bodies) the unit grows with them: 1/128 of their length.
-_USUAL_EXTENT_MM = (60.0, 400.0)
 # A voxel belongs to the object if this part of it does; no fraction that grids half a voxel apart give exactly, which
 # rounding would decide.
 _COVERED = 0.24
+# Part of a face of the field of view that an object which is cut there covers at least; whole brains cover 0.001.
+_CUT = 0.03
 # Points of the map's lattice per shortest wavelength of the band, while optimizing.
 _MAP_POINTS = 3.2
 
 
 def scaled(subject: Subject, parameters: Parameters) -> Subject:
     """A checked subject with intensities of about 0..1, and nothing left of what its mask excludes."""
-    from ..imaging.intensities import n4, normalize
+    from ..imaging.intensities import foreground, is_ct, n4, normalize
 
-    window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
+    ct = parameters.normalization == "auto" and is_ct(subject.image)
+    window = (parameters.window_low, parameters.window_high) if ct or parameters.normalization == "window" else None
     inside = subject.inside
     result = normalize(subject.image, inside, window)
+    if ct:
+        note = "its values are those of CT, of which a fixed window is used; if it is none, choose percentiles"
+        result = result.with_data(result.data, f"{subject.image.name or 'image'}: {note}")
     if parameters.bias_correction:
         result = normalize(n4(result, inside), inside)
     if inside is not None:
@@ -49,7 +51,8 @@ def scaled(subject: Subject, parameters: Parameters) -> Subject:
                 f"{subject.mask.name}: {subject.image.name or 'the image'} shows nothing inside this mask. "
                 "Draw it on the object."
             )
-        result = _filled(result, inside, parameters.window_mm / 2)
+        shown = Volume(result.grid, (foreground(result) & inside).astype(np.uint8))
+        result = _filled(result, inside, chosen_lengths(result.grid, shown, parameters).window_mm / 2)
     return subject.with_image(result)
 
 
@@ -109,13 +112,10 @@ class Problem:
 
         self.affine = affine
         self.foreground = _object_voxels(fixed)
-        self.largest_mm = largest_mm(fixed.grid)
-        self.margin_mm = min(parameters.margin_mm, self.largest_mm)
         inside = Volume(fixed.grid, self.foreground.astype(np.uint8))
+        lengths = chosen_lengths(fixed.grid, inside, parameters)
+        self.margin_mm, self.window_mm, self.unit_mm = lengths.margin_mm, lengths.window_mm, unit_mm or lengths.unit_mm
         self.grid = problem_grid(fixed.grid, inside, parameters, multiple, fixed.image.name)
-        longest = float(self.grid.extent.max())
-        low, high = _USUAL_EXTENT_MM
-        self.unit_mm = unit_mm or (_UNIT_MM if low <= longest <= high else longest / 128)
         self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
         outside = [
             0.0
@@ -129,7 +129,7 @@ class Problem:
         self._compare_moving(moving, fixed.image.name)
 
     def _compare_fixed(self, fixed: Subject) -> None:
-        from ..imaging.intensities import background_value, dilated
+        from ..imaging.intensities import dilated
 
         masked = fixed.inside
         # One voxel around the object belongs to it: its outline is information too.
@@ -141,13 +141,13 @@ class Problem:
                 f"A working voxel of {float(self.grid.spacing.min()):.3g} mm is larger than what "
                 f"{fixed.image.name or 'the fixed image'} shows. Choose a smaller one, or 0 to let it be chosen."
             )
-        hidden = masked is not None or background_value(fixed.image) is None
+        hidden = masked is not None or _goes_on(fixed.image)
         whole = self.foreground if masked is not None else np.ones(fixed.grid.shape, dtype=bool)
         seen = self._covered(fixed.grid, whole)
         self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
 
     def _compare_moving(self, moving: Subject, fixed_name: str) -> None:
-        from ..imaging.intensities import background_value, dilated, foreground
+        from ..imaging.intensities import dilated, foreground
 
         masked = moving.inside
         view = np.ones(moving.grid.shape, dtype=bool) if masked is None else masked
@@ -165,8 +165,7 @@ class Problem:
             self.moving_mask &= seen > _COVERED
         if not self.moving_mask.any():
             self.moving_mask = self.fixed_mask
-        # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
-        hidden = masked is not None or background_value(moving.image) is None
+        hidden = masked is not None or _goes_on(moving.image)
         self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
 
     def _covered(self, grid: Grid, inside: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
@@ -223,7 +222,7 @@ class Problem:
             voxel = edges * np.array(factors)
             alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
             step = float(edges.min()) if parameters.map == "band-limited" else None
-            window = min(parameters.window_mm, self.largest_mm) / self.unit_mm
+            window = self.window_mm / self.unit_mm
             radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
             wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
             map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
@@ -265,3 +264,14 @@ def settings(parameters: Parameters) -> Settings:
         parameters.map == "band-limited",
         parameters.tolerance,
     )
+
+
+def _goes_on(image: Volume) -> bool:
+    """Whether there may be anatomy where an image ends: not if it is stripped, or in air, all around, where beyond is
+    background as inside; but if its object is cut by a face of the field of view."""
+    from ..imaging.intensities import background_value, foreground
+
+    if background_value(image) is None:
+        return True
+    object_ = foreground(image)
+    return any(np.take(object_, end, axis=axis).mean() > _CUT for axis in range(image.ndim) for end in (0, -1))

@@ -17,14 +17,14 @@ from .verdict import SMALLEST_DETERMINANT
 
 # Attempts to mend folds of the sampled map by damping the velocity around them.
 _UNFOLDING = 6
-# The written fields reach this far beyond the fixed image.
-_FIELD_MARGIN_MM = 10.0
+# The written fields reach beyond the fixed image by this part of its longest edge.
+_FIELD_MARGIN = 1 / 20
 
 
 def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
     """Grids of the written fields: the fixed grid with a margin, and a grid of the same axes and spacing over the box
     to which the affine takes it (the same grid where the affine is the identity)."""
-    margin = np.ceil(_FIELD_MARGIN_MM / fixed.spacing).astype(int)
+    margin = np.ceil(_FIELD_MARGIN * fixed.extent.max() / fixed.spacing - 1e-6).astype(int)
     # The margin stays moderate where voxels are coarse or the object is small.
     margin = np.clip(margin, 2, np.maximum(2, np.array(fixed.shape) // 8))
     grid = fixed.padded(margin)
@@ -41,6 +41,11 @@ def _inner(grid: Grid, field_grid: Grid, ring: int = 0) -> tuple[slice, ...]:
     return tuple(
         slice((n - m) // 2 - ring, (n - m) // 2 + m + ring) for n, m in zip(field_grid.shape, grid.shape, strict=True)
     )
+
+
+def on_fixed_grid(fixed: Grid, parts: Mapping[str, Any]) -> np.ndarray:
+    """The displacement at the voxels of the fixed grid, of `outputs`."""
+    return parts["fixed_to_moving"][_inner(fixed, parts["field_grid"])]
 
 
 @dataclass(frozen=True)

@@ -440,6 +440,19 @@ def landmark_errors(mapped: np.ndarray, moving_points: np.ndarray) -> np.ndarray
     return np.linalg.norm(np.asarray(mapped, dtype=np.float64) - moving_points, axis=-1)
 
 
+def nearer_another(mapped: np.ndarray, moving_points: np.ndarray, slack: float) -> float:
+    """Fraction (0..1) of mapped fixed landmarks that end at another's partner: less than half as far from it as from
+    their own, which they miss by more than a slack (mm)."""
+    apart = np.linalg.norm(np.asarray(mapped, dtype=np.float64)[:, None] - moving_points[None], axis=-1)
+    own = np.diag(apart).copy()
+    known = np.isfinite(own)
+    if np.count_nonzero(known) < 2:
+        return 0.0
+    np.fill_diagonal(apart, np.inf)
+    nearest = np.where(np.isfinite(apart), apart, np.inf).min(1)
+    return float(np.mean((nearest < own / 2)[known] & (own > slack)[known]))
+
+
 def truth_error(result: Any, truth_grid: Grid, truth: np.ndarray) -> dict[str, float]:
     """Distance between the found and the true map, over the foreground of the warped image.
 

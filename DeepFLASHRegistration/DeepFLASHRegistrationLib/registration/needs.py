@@ -58,7 +58,7 @@ def fitting_spacing(
         return None  # a model's own
     present = float(problem_grid(fixed, inside, stages[0]).spacing.min())
     for factor in _COARSER:
-        spacing = round(present * factor, 2) or present * factor
+        spacing = float(f"{present * factor:.3g}")  # three digits, whatever its size
         try:
             found = sizes(fixed, moving, inside, [replace(stages[0], spacing_mm=spacing)])
         except (InputError, ValueError):

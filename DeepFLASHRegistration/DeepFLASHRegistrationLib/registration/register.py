@@ -159,7 +159,7 @@ class _Run:
         self.notes += maps.notes
         parts = outputs(fixed, moving, maps)
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = measured(fixed, moving, parts, maps, problem.foreground)
+        metrics = measured(fixed, moving, parts, maps, problem, parameters)
         if found.unusual:
             metrics["unusual"] = list(found.unusual)
         if not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):

@@ -170,6 +170,10 @@ def _cards(metrics: Mapping[str, Any], timings: Mapping[str, float]) -> str:
         if before is not None and after is not None:
             cards.append((name, f"{after:{form}}{unit}", f"{before:{form}}{unit} before"))
 
+    agreement = metrics.get("agreement")
+    if agreement:
+        note = f"{agreement['floor']:.2f} turned by half, where nothing lies right"
+        cards.append(("Agreement inside", f"{agreement['reached']:.2f}", note))
     from_to("Correlation in the mask", metrics.get("similarity_before"), metrics.get("similarity_after"), ".3f")
     from_to("Mean Dice of labels", metrics.get("mean_dice_before"), metrics.get("mean_dice_after"), ".3f")
     landmarks = metrics.get("landmarks")

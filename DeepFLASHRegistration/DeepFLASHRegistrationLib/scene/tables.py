@@ -26,6 +26,9 @@ def metricRows(result: Any) -> list[dict[str, Any]]:
         for reason in verdict.reasons:
             add("Reason", reason)
     add("Similarity (cross-correlation)", metrics.get("similarity_after"), metrics.get("similarity_before"))
+    agreement = metrics.get("agreement") or {}
+    add("Agreement inside both objects", agreement.get("reached"))
+    add("Agreement inside, turned by half", agreement.get("floor"))
     add("Mean Dice", metrics.get("mean_dice_after"), metrics.get("mean_dice_before"))
     landmarks = metrics.get("landmarks") or {}
     add("Mean landmark distance", _mean(landmarks.get("after_mm")), _mean(landmarks.get("before_mm")), "mm")
@@ -44,6 +47,8 @@ def metricRows(result: Any) -> list[dict[str, Any]]:
         add(f"Inverse consistency error, {name}", inverse.get(key), unit="mm")
     add("Length of the geodesic", metrics.get("geodesic_length_mm"))
     add("Largest displacement", metrics.get("largest_displacement_mm"), unit="mm")
+    add("Turn of the alignment against the headers", metrics.get("turn_degrees"), unit="degrees")
+    add("Scale of the alignment", metrics.get("scale"))
     add("Overlap of the images", metrics.get("overlap"))
     add("Fixed foreground that comes from outside the moving image", metrics.get("border_hits"))
     return rows

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from .errors import InputError
 
 # From the peak resident size of the command, phase by phase, over images of 64^3 to 320^3 and 40 x 512^2, made ones and
 # brains, with the presets fast, default, fine and paper, every similarity, and trained models: what these numbers give
@@ -108,6 +111,20 @@ def free_bytes() -> int | None:
         return _READERS.get(sys.platform, lambda: None)()
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def check_free(name: str | os.PathLike, needed: int) -> None:
+    """Refuses what is larger than the memory, before room is made for it.
+
+    Raises:
+        InputError: fewer than `needed` bytes are free.
+    """
+    free = free_bytes()
+    if free is not None and needed > free:
+        raise InputError(
+            f"{name}: to read it takes {_gigabytes(needed)} of memory, and {_gigabytes(free)} are free. If the image "
+            "is that large, resample it to fewer voxels; if not, its header is damaged: export it again."
+        )
 
 
 def _free_on_linux() -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .slices import Slice
+from .strays import strays_of
 
 _SAME = 1e-3  # of direction cosines and, relatively, of spacings
 _SAME_PLACE = 0.01  # mm along the normal
@@ -57,8 +58,8 @@ class Stack:
 
 
 def stacks_of(slices: Iterable[Slice]) -> list[Stack]:
-    """The slices put together to volumes, each as long as possible."""
-    return [stack for alike in _alike(slices) for stack in _volumes(alike)]
+    """The slices put together to volumes, each as long as possible; strays (scouts) of the same kind apart."""
+    return [part for alike in _alike(slices) for stack in _volumes(alike) for part in _without_strays(stack)]
 
 
 def _alike(slices: Iterable[Slice]) -> list[list[Slice]]:
@@ -129,6 +130,15 @@ def _volumes(alike: list[Slice]) -> list[Stack]:
         if name not in _OF_A_MOMENT and (found := split([name], False)):
             return found
     return [_stack(alike, {})]
+
+
+def _without_strays(stack: Stack) -> list[Stack]:
+    """The stack without one or two files that keep it from being regular, and each of them as an image of its own."""
+    strays = strays_of(stack.slices)
+    kept = tuple(part for part in stack.slices if part not in strays)
+    if not strays or {part.file for part in strays} & {part.file for part in kept}:
+        return [stack]
+    return [Stack(kept, stack.marks), *(Stack((part,), stack.marks) for part in strays)]
 
 
 def _names(slices: Sequence[Slice]) -> list[str]:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ...support.errors import InputError
+from ...support.memory import check_free
 from ..grid import Grid
-from .nifti import TYPES, is_nifti
+from .nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, TYPES, is_nifti
 from .nifti_geometry import Orientation, place
 from .stored import StoredImage
 from .streams import Stream
@@ -27,7 +28,7 @@ _COLORS = {128: 3, 2304: 4}  # RGB24, RGBA32
 _COLOR_CHANNELS = (2, 512)  # uint8, uint16
 _NAMES = {1: "single bits", 32: "complex", 1792: "complex", 2048: "complex", 1536: "128-bit floating-point"}
 _WHOLE_NUMBERS = {"i8": 1024, "u8": 1280}
-_VECTORS = (1005, 1006, 1007)  # symmetric matrices, displacements, vectors
+_VECTORS = (1005, INTENT_DISPLACEMENT, INTENT_VECTOR)  # symmetric matrices, displacements, vectors
 _PAIR = {".hdr": ".img", ".img": ".hdr"}
 _LONGEST = 540
 _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # of xyzt_units
@@ -56,6 +57,46 @@ def open_nifti(path: Path) -> StoredImage | None:
     Raises:
         InputError: damaged, cut off, of a kind of number that is not read, or nothing says where its voxels lie.
     """
+    found = _opened(path)
+    return None if found is None else _image(path, *found)
+
+
+def read_vectors(path: Path) -> tuple[Grid, np.ndarray] | None:
+    """Reads a file of one vector per voxel; None if it is something else than NIfTI.
+
+    Here and not by ITK, which leaves out the scaling of floating-point vectors (scl_slope) and crashes on that of
+    integers.
+
+    Returns:
+        The grid, of two axes if the file has one slice and vectors of two components, and float32 (*grid.shape, d).
+        Displacements (intent 1006), which are RAS by definition, are turned to LPS as ITK turns them.
+
+    Raises:
+        InputError: as open_nifti, or there are no vectors.
+    """
+    found = _opened(path)
+    if found is None:
+        return None
+    stored, header = _image(path, *found), found[1]
+    if not stored.vectors or header.intent not in (INTENT_DISPLACEMENT, INTENT_VECTOR):
+        components = max(stored.count, stored.channels)
+        raise InputError(
+            f"{path}: is {stored.grid.ndim}-D with {components} components per voxel, no displacement field (NIfTI's "
+            f"intent is {header.intent}, not 1006 or 1007). Pass a file of as many components as dimensions."
+        )
+    grid = stored.grid
+    if stored.count == 2 and grid.ndim == 3 and grid.shape[0] == 1:
+        grid = _grid(place(header.orientation, str(path))[0], [*grid.shape[::-1]], 2)
+    check_free(path, 8 * grid.size * stored.count)
+    vectors = np.empty((*grid.shape, stored.count), np.float32)
+    for axis, values in enumerate(stored.volumes(0, stored.count)):
+        turned = header.intent == INTENT_DISPLACEMENT and axis < 2
+        vectors[..., axis] = (np.negative(values, dtype=np.float32) if turned else values).reshape(grid.shape)
+    return grid, vectors
+
+
+def _opened(path: Path) -> tuple[Path, _Header] | None:
+    """The file of the voxels, and the header."""
     headers = _header_file(path)
     try:
         with Stream(headers) as stream:
@@ -67,8 +108,7 @@ def open_nifti(path: Path) -> StoredImage | None:
     header = _parsed(raw, path)
     if header is None:
         return None
-    data = path if header.kind == "one file" else _data_file(headers)
-    return _image(path, data, header)
+    return path if header.kind == "one file" else _data_file(headers), header
 
 
 def _companion(path: Path, suffixes: dict[str, str]) -> Path | None:
@@ -171,13 +211,15 @@ def _image(path: Path, data: Path, header: _Header) -> StoredImage:
     scaling = (header.slope, header.intercept)
     if not all(map(math.isfinite, scaling)) or header.slope == 0 or scaling == (1, 0) or channels > 1:
         scaling = None
-    volumes = partial(_volumes, data, start, kind, grid.shape + ((channels,) if channels > 1 else ()), scaling)
+    shape = (count, *grid.shape, *([channels] if channels > 1 else []))
+    volumes = partial(_volumes, data, start, kind, shape, scaling)
     vectors = header.intent in _VECTORS and sizes[3] == 1
     if vectors and count in (3, 4) and header.code in _COLOR_CHANNELS:  # what ITK makes of a picture in color
-        return StoredImage(grid, 1, partial(_together, volumes, count), count, notes=notes)
+        return StoredImage(path, grid, 1, partial(_together, volumes, count), count, notes=notes)
     seconds = header.step * _SECONDS.get(header.orientation.units & 56, 0.0)
     seconds = seconds if math.isfinite(seconds) and seconds > 0 and not vectors else 0.0
-    return StoredImage(grid, count, volumes, channels, vectors, seconds, notes=notes)
+    bytes_of = kind.itemsize if scaling is None else 8
+    return StoredImage(path, grid, count, volumes, channels, vectors, seconds, bytes_of=bytes_of, notes=notes)
 
 
 def _together(volumes: Callable[[int, int], Iterator[np.ndarray]], count: int, *_: int) -> Iterator[np.ndarray]:
@@ -238,12 +280,13 @@ def _volumes(
     first: int,
     stop: int,
 ) -> Iterator[np.ndarray]:
-    count = math.prod(shape)
+    """Volumes of a file that holds shape[0] of them."""
+    count = math.prod(shape[1:])
     with Stream(data) as stream:
         stream.skip(offset + first * count * kind.itemsize)
         for _ in range(first, stop):
-            values = stream.array(kind, count).reshape(shape)
+            values = stream.array(kind, count).reshape(shape[1:])
             if scaling is not None:
                 values = values * np.float64(scaling[0]) + np.float64(scaling[1])
             yield values.astype(kind.newbyteorder("="), copy=False) if scaling is None else values
-        stream.finish()
+        stream.finish((shape[0] - stop) * count * kind.itemsize)

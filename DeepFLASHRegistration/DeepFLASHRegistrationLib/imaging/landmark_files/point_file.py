@@ -51,6 +51,8 @@ def number_text(value: float) -> str:
 
 def line_of(row: list[str], delimiter: str = ",") -> str:
     """A row of a table as text, quoted where it must be."""
+    if delimiter == " " and len(row) > 1:  # cell by cell, which quotes empty ones: between spaces they would be none
+        return " ".join(line_of([cell], delimiter) for cell in row)
     buffer = io.StringIO()
     csv.writer(buffer, delimiter=delimiter, lineterminator="").writerow(row)
     return buffer.getvalue()

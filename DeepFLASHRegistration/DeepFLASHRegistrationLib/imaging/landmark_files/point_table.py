@@ -14,7 +14,8 @@ from ...support.errors import InputError
 from .point_file import PointFile, line_of, number_text
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".pts": " "}
-_LABELS = ("label", "name", "landmark", "id")
+_LABELS = ("label", "name", "landmark", "id", "index")
+_COORDINATES = {"xyz": "LPS", "ras": "RAS", "lps": "LPS", "xy": "LPS"}
 _MISSING = ("", "nan", "na", "n/a", "none", "null")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _COMMENT = ("#", "%", "//")
@@ -44,9 +45,13 @@ def read(text: str, kind: str) -> PointFile:
     """Parses a table of columns x, y[, z] and optionally label.
 
     They are named in a header line (x y z; r a s and l p s as Slicer exports them, with a column "defined" that says
-    which points have a position), or stand in that order, the label first or last. In front of them, .pts and .txt may
-    have what IDAV Landmark ("Version 1.0"), the 300-W faces ("n_points: 3") and elastix ("point") write. Empty
-    coordinates, or NaN, are a point without a position.
+    which points have a position; also in a comment right before the first point), or stand in that order, the label
+    first or last. Where four numbers stand in a line without a header, the first is the label if it is whole and grows
+    from line to line (17, 18, 20), unless the fourth does so too; the first is x if some of it has a fraction and the
+    fourth is whole, all different or all the same (a time). Else nobody knows: refused.
+
+    In front of the points, .pts and .txt may have what IDAV Landmark ("Version 1.0"), the 300-W faces ("n_points: 3")
+    and elastix ("point") write. Empty coordinates, or NaN, are a point without a position.
     """
     lines = text.splitlines()
     start, count = _preamble(lines) if kind in (".pts", ".txt") else (0, None)
@@ -56,6 +61,9 @@ def read(text: str, kind: str) -> PointFile:
     if points and sum(_is_number(cell) for cell in points[0].cells) < 2:
         points[0].is_point = False
         header, points = [_name(cell) for cell in points[0].cells], points[1:]
+    elif points:
+        comments = lines[:start] + [row.text for row in rows[: rows.index(points[0])]]
+        header = _commented_header(comments, len(points[0].cells))
     if count is not None and count != len(points):
         raise InputError(f"says that it holds {count} points, but holds {len(points)}. Copy it again.")
     cells = [row.cells for row in points]
@@ -125,7 +133,7 @@ def _rows(lines: list[str]) -> tuple[list[_Row], str]:
     for candidate in (",", ";", "\t", " "):
         cells = _split(first, candidate)
         names = {_name(cell) for cell in cells}
-        known = any(set(columns) <= names for columns in ("xy", "ras", "lps"))
+        known = any(set(columns) <= names for columns in _COORDINATES)
         # 1,5;2,5 is two numbers with a decimal comma, not a 1, a text and a 5.
         parts = [re.split(r"[;\t ]+", cell.strip()) for cell in cells]
         mixed = candidate == "," and any(len(part) > 1 and all(map(_is_number, part)) for part in parts)
@@ -152,10 +160,19 @@ def _split(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter), [])
 
 
+def _commented_header(lines: list[str], width: int) -> list[str] | None:
+    """The names of so many columns, where the last line before the points is a comment that tells them."""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if not last.startswith(_COMMENT):
+        return None
+    names = [_name(cell.strip("\"'")) for cell in re.split(r"[,;\s]+", last.lstrip("#%/ \t"))]
+    return names if len(names) == width and any(set(columns) <= set(names) for columns in _COORDINATES) else None
+
+
 def _columns(header: list[str] | None, rows: list[list[str]]) -> tuple[list[int], int | None, str, int | None]:
     """Where coordinates and label are, the coordinate system, and where it says whether a point is defined."""
     if header is not None:
-        for names, space in (("xyz", "LPS"), ("ras", "RAS"), ("lps", "LPS"), ("xy", "LPS")):
+        for names, space in _COORDINATES.items():
             if set(names) <= set(header):
                 label = next((header.index(name) for name in _LABELS if name in header), None)
                 defined = header.index("defined") if "defined" in header else None
@@ -166,19 +183,30 @@ def _columns(header: list[str] | None, rows: list[list[str]]) -> tuple[list[int]
     width = len(numeric)
     labelled_first = width > 2 and not numeric[0] and numeric[1] and numeric[2]
     if width > 3 and all(numeric[:4]):
-        labelled_first = _is_counted(rows, 0)
-        if labelled_first and (len(rows) < 2 or _is_counted(rows, 3)):
-            raise InputError("has four numbers per line, and does not say which is x. Add a header line: x,y,z,label.")
+        labelled_first = _label_is_first(rows)
     start = 1 if labelled_first else 0
     d = 3 if width > start + 2 and numeric[start + 2] else 2
     label = 0 if labelled_first else d if any(len(row) > d for row in rows) else None
     return list(range(start, start + d)), label, "LPS", None
 
 
-def _is_counted(rows: list[list[str]], column: int) -> bool:
-    """Whether a column counts the rows, from 0 or 1."""
-    cells = [row[column].strip() for row in rows]
-    return any(cells == [str(i + start) for i in range(len(rows))] for start in (0, 1))
+def _label_is_first(rows: list[list[str]]) -> bool:
+    """Of rows of four numbers, whether the first is the label and not x."""
+    first, last = ([_number(row[column]) for row in rows if column < len(row)] for column in (0, 3))
+    if _counts(first) and not _counts(last) and len(rows) > 1:
+        return True
+    whole = all(value.is_integer() for value in last)
+    if any(value % 1 > 0 for value in first) and whole and len(set(last)) in (1, len(rows)):
+        return False
+    raise InputError(
+        "has four numbers per line, and does not say which is x. Add a header line: x,y,z,label or label,x,y,z."
+    )
+
+
+def _counts(values: list[float]) -> bool:
+    """Whether the values are whole and grow; two, which may do so by chance, by 1."""
+    steps = [b - a for a, b in zip(values, values[1:])]
+    return all(v.is_integer() for v in values) and all(step > 0 for step in steps) and (len(steps) != 1 or steps == [1])
 
 
 def _name(cell: str) -> str:
