@@ -13,6 +13,7 @@ from .changes import Changes
 from .views import nodesOfClass, userSliceNodes
 
 _MARGIN = 1.05  # of the volume's size
+_ZOOMED = 0.6  # of it, in both directions, is what someone wanted to see
 _SMALL = 2.5  # a volume is seen well unless the view is so many times larger, in both directions
 _NEAR, _FAR = 0.4, 2.5  # a camera's distance, in that from which the volume fills its view
 
@@ -51,7 +52,7 @@ def _frameSlice(
     view, origin = np.array(sliceNode.GetFieldOfView()[:2]), np.array(sliceNode.GetXYZOrigin()[:2])
     begin, end = origin - view / 2, origin + view / 2 - [beside * view[0], 0]
     met = first[2] <= 0 <= last[2]
-    zoomed = (view < size[:2]).any() and (first[:2] < origin).all() and (origin < last[:2]).all()
+    zoomed = (view < _ZOOMED * size[:2]).all() and (first[:2] < origin).all() and (origin < last[:2]).all()
     whole = (begin <= first[:2]).all() and (last[:2] <= end).all() and (view < _SMALL * size[:2]).any()
     if met and (zoomed or whole):
         return
