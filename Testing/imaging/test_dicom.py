@@ -275,6 +275,64 @@ def test_two_scouts_like_the_stack_are_left_out_and_both_named(tmp_path) -> None
     assert any("s1.dcm" in note and "s2.dcm" in note for note in volume.notes)
 
 
+KINDS = {
+    "echo": ({"EchoTime": 5}, {"EchoTime": 80}),
+    "inversion": ({"InversionTime": 100}, {"InversionTime": 900}),
+    "phase": ({"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}),
+    "description": ({"SeriesDescription": "T1 ax"}, {"SeriesDescription": "T2 ax"}),
+    "thickness": ({"SliceThickness": 4}, {"SliceThickness": 2}),
+}
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_slices_of_two_kinds_between_one_another_are_two_volumes(tmp_path, kinds) -> None:
+    """Not one of half the step and alternating contrast."""
+    for offset, kind in zip((0, 2), kinds, strict=True):
+        for k in range(8):
+            at = (-9, -8, -20 + offset + 4 * k)
+            save(tmp_path, f"{offset}_{k}.dcm", dataset(at, InstanceNumber=10 * offset + k, **kind))
+    with pytest.raises(InputError, match="holds 2 stacks of DICOM slices"):
+        io.read_volume(tmp_path)
+    for offset in (0, 2):
+        volume = io.read_volume(tmp_path / f"{offset}_3.dcm")
+        assert volume.grid.shape[0] == 8
+        assert volume.grid.spacing[0] == pytest.approx(4, rel=1e-4)
+        values_are_right(volume)
+
+
+def test_two_contrasts_one_behind_the_other_are_two_volumes_and_two_acquisitions_are_one(tmp_path) -> None:
+    for folder, tag, count in (("b", "DiffusionBValue", 2), ("spirals", "AcquisitionNumber", 1)):
+        for k in range(16):
+            value = {tag: (0.0, 1000.0)[k // 8] if count == 2 else 1 + k // 8}
+            save(tmp_path / folder, f"{k}.dcm", dataset((-9, -8, -20 + 4 * k), InstanceNumber=k, **value))
+        if count == 2:
+            with pytest.raises(InputError, match="holds 2 stacks"):
+                io.read_volume(tmp_path / folder)
+        else:
+            assert io.read_volume(tmp_path / folder).grid.shape[0] == 16
+
+
+def test_values_that_vary_from_slice_to_slice_split_no_stack(tmp_path) -> None:
+    for k in range(16):
+        vary = {"SliceThickness": 4 + 0.001 * (k * 7 % 5), "AcquisitionTime": f"1200{k % 2:02d}", "EchoTime": 5}
+        save(tmp_path, f"{k}.dcm", dataset((-9, -8, -20 + 4 * k), InstanceNumber=k, **vary))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape[0] == 16
+    values_are_right(volume)
+
+
+def test_many_scouts_of_another_kind_are_left_out_and_named(tmp_path) -> None:
+    write_stack(tmp_path, line((0, 0, 4), 20), EchoTime=5)
+    for k in range(3):
+        other = {"EchoTime": 2, "SliceThickness": 10, "SeriesDescription": "localizer"}
+        save(tmp_path, f"scout{k}.dcm", dataset((-9, -8, -20 + 10 + 20 * k), InstanceNumber=900 + k, **other))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape[0] == 20
+    assert volume.grid.spacing[0] == pytest.approx(4, rel=1e-4)
+    values_are_right(volume)
+    assert any("left out" in note and "scout0.dcm" in note for note in volume.notes)
+
+
 def test_a_scout_between_tilted_slices_is_left_out(tmp_path) -> None:
     axes = ((1, 0, 0), (0, np.cos(0.2), -np.sin(0.2)))
     write_stack(tmp_path, line((0, 0, 4), 20), axes=axes)

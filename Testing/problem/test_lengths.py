@@ -108,3 +108,19 @@ def test_what_is_no_ct_is_scaled_by_percentiles(change) -> None:
     side = Subject(Volume(centered_grid((20, 40, 40), (5, 5, 5)), data, "body")).checked("fixed")
     auto, percentiles = (scaled(side, Parameters(normalization=n)).image.data for n in ("auto", "percentiles"))
     assert np.array_equal(auto, percentiles)
+
+
+def test_ct_beside_another_contrast_is_scaled_by_percentiles_as_that_is() -> None:
+    body = ct(np.random.default_rng(0))
+    grid = centered_grid((20, 40, 40), (5, 5, 5))
+    one, other = (
+        Subject(Volume(grid, np.asarray(data, np.float32), name)).checked("fixed")
+        for name, data in (("ct", body), ("mr", np.abs(body)))
+    )
+    plain = scaled(one, Parameters(normalization="percentiles")).image.data
+    for pair in ((one, other), (other, one)):
+        sides = comparable(*pair, Parameters())
+        assert np.array_equal(sides[pair.index(one)].image.data, plain)
+        assert not any("CT" in note for side in sides for note in side.notes)
+    both = comparable(one, one, Parameters())
+    assert all(any("values are those of CT" in note for note in side.notes) for side in both)

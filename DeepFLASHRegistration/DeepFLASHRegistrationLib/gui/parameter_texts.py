@@ -34,7 +34,7 @@ def parameterTexts() -> dict[str, tuple[str, str]]:
         "spacing_mm": (_("Working voxel"), _("Voxel size at resolution 1; 0 chooses it from the fixed image.")),
         "max_voxels": (_("Most voxels"), _("Upper limit of the working grid when its voxel size is chosen automatically.")),
         "margin_mm": (_("Margin"), _("Space around the fixed foreground in which the deformation fades out; at most a quarter of the image. 0 lets it follow the size of the fixed object (12 mm for an adult's brain).")),
-        "normalization": (_("Intensity scaling"), _("Percentiles of the foreground, or a fixed window; auto takes the window for CT, as the values tell (air near -1000, water near 0), and percentiles for all else.")),
+        "normalization": (_("Intensity scaling"), _("Percentiles of the foreground, or a fixed window; auto takes the window where both images are CT, as the values tell (air near -1000, water near 0), and percentiles for all else.")),
         "window_low": (_("Window from"), _("Lower end of the fixed intensity window (CT).")),
         "window_high": (_("Window to"), _("Upper end of the fixed intensity window (CT).")),
         "bias_correction": (_("Bias correction"), _("Correct both images' bias field first (N4).")),

@@ -29,6 +29,8 @@ from .image_files.stored import StoredImage
 from .volume import Volume, checked_image, checked_labels, checked_mask
 
 _TWO_FILES = {".mhd": ".mha", ".nhdr": ".nrrd", ".hdr": ".nii", ".img": ".nii"}
+# Of what SimpleITK writes, what holds origin and direction, and is read again as it was.
+_WRITTEN = (".nrrd", ".mha", ".mnc", ".hdf5", ".h5")
 _SELECTION = re.compile(r"(.+)\[(\d{1,9}|mean)\]", re.DOTALL)
 
 
@@ -193,14 +195,17 @@ def write_volume(path: str | os.PathLike, volume: Volume) -> None:
 
     Pictures (.png, .tif, .jpg, .bmp) get whole numbers of 8 or 16 bits (pictures.py). Elsewhere the element type is
     that of the data (booleans as uint8, 64-bit integers as int32), and a slice of 3-D space is written as a 3-D image
-    of one slice.
+    of one slice. As .seg.nrrd each label becomes a segment.
 
     Raises:
-        InputError: unknown suffix, values that the format cannot hold, or a folder that does not exist or may not be
-            written.
+        InputError: a suffix that is unknown or loses the place, values that the format cannot hold (in a segmentation
+            what is no label), or a folder that does not exist or may not be written.
     """
     if pictures.is_picture(path):
         pictures.write_picture(path, volume.grid, volume.data)
+        return
+    if segmentation.is_segmentation(path):
+        segmentation.write_segmentation(path, segmentation.segmentation_of(volume))
         return
     grid, data = in_space(volume.grid, _storable(path, volume.data))
     if is_nifti(path):
@@ -227,6 +232,12 @@ def write_image(path: str | os.PathLike, grid: Grid, data: np.ndarray, vector: b
 
 def write_itk(path: str | os.PathLike, image: sitk.Image) -> None:
     """Writes an image in one of SimpleITK's formats, compressed; complete or not at all."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITTEN:
+        raise InputError(
+            f"{path}: unknown kind of image file, or one that cannot hold where the voxels lie. Name it .nii.gz, .nrrd "
+            "or .mha."
+        )
     writer = sitk.ImageFileWriter()
     with atomic(path) as temporary:
         writer.SetFileName(str(temporary))
@@ -235,8 +246,6 @@ def write_itk(path: str | os.PathLike, image: sitk.Image) -> None:
             with quiet():
                 writer.Execute(image)
         except RuntimeError as error:
-            if "Unable to determine ImageIO writer" in str(error):
-                raise InputError(f"{path}: unknown kind of image file. Name it .nii.gz, .nrrd or .mha.") from error
             raise unwritable(path) from error
 
 

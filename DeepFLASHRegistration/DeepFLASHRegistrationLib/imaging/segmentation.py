@@ -146,6 +146,22 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
     return Segmentation(layers, segments, header)
 
 
+def segmentation_of(labels: Volume) -> Segmentation:
+    """A label map with a segment for each of its values.
+
+    Raises:
+        InputError: it holds no labels, or too many.
+    """
+    name = labels.name or "The image"
+    if labels.data.dtype.kind not in "iub":
+        raise InputError(f"{name}: is no label map, and cannot be written as a segmentation. Name the output .nii.gz.")
+    layer = labels.with_data(labels.data.astype(np.int32))
+    try:
+        return Segmentation((layer,), _from_values((layer,)))
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
 def write_segmentation(path: str | os.PathLike, segmentation: Segmentation) -> None:
     """Writes a segmentation as Slicer does: NRRD, compressed, one component per layer.
 

@@ -170,8 +170,8 @@ class Parameters:
     normalization: str = _setting(
         "auto",
         "Intensity scaling",
-        "Percentiles of the foreground, or a fixed window; auto takes the window for CT, as the values tell (air near "
-        "-1000, water near 0), and percentiles for all else.",
+        "Percentiles of the foreground, or a fixed window; auto takes the window where both images are CT, as "
+        "the values tell (air near -1000, water near 0), and percentiles for all else.",
         choices=NORMALIZATIONS,
     )
     window_low: float = _setting(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,8 +59,11 @@ def scaled(subject: Subject, parameters: Parameters) -> Subject:
 
 def comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple[Subject, Subject]:
     """Two checked subjects with intensities that can be compared, about 0..1; see `scaled`."""
-    from ..imaging.intensities import match_histogram
+    from ..imaging.intensities import is_ct, match_histogram
 
+    # The window is what two CT images share; beside another contrast it but makes more of the noise of soft tissue.
+    if parameters.normalization == "auto" and not (is_ct(fixed.image) and is_ct(moving.image)):
+        parameters = replace(parameters, normalization="percentiles")
     fixed, moving = scaled(fixed, parameters), scaled(moving, parameters)
     if parameters.histogram_matching:
         moving = moving.with_image(match_histogram(moving.image, fixed.image))

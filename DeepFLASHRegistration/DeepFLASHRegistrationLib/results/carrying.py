@@ -16,7 +16,7 @@ from ..imaging.image_files import series
 from ..imaging.image_files.pictures import is_picture
 from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
 from ..imaging.volume import Volume
-from ..problem.belonging import elsewhere
+from ..problem.belonging import elsewhere, part_inside
 from ..problem.deformation import Deformation
 from ..registration.warping import warp, warp_labels, warp_segmentation
 from ..support.errors import InputError
@@ -25,6 +25,8 @@ from . import bare_transform
 from .bare_transform import Field, Nonlinear
 from .velocity import load_result
 
+# Part of an image inside the one that was registered, below which it is said to lie elsewhere.
+_HARDLY = 0.05
 # Any .json is taken for landmarks, so that a wrong one is refused as such.
 _LANDMARKS = (*POINTS, ".json")
 
@@ -170,7 +172,7 @@ class _Way:
         shown = io.flattened(path, stored.grid)
         self._check_dimension(source, shown.ndim)
         self._check_dimension(how.reference, grid.ndim)
-        if which or how.labels or (stored.count == 1 and stored.channels == 1):
+        if which or self._as_labels(source) or (stored.count == 1 and stored.channels == 1):
             return self._one(source, output, grid)
         if stored.channels > 1 and stored.count > 1:
             raise InputError(f"{path}: holds {stored.count} pictures in color. Name one of them: '{path}[0]', ….")
@@ -199,6 +201,10 @@ class _Way:
         write_segmentation(output, warp_segmentation(found, grid, field))
         return [*self.notes, *self._place_noted(found.layers[0])]
 
+    def _as_labels(self, source: str | os.PathLike) -> bool:
+        """A segmentation holds labels, whatever its file is called for."""
+        return self.how.labels or is_segmentation(source)
+
     def _check_dimension(self, path: str | os.PathLike | None, ndim: int) -> None:
         if ndim != self.target.ndim:
             raise InputError(
@@ -214,13 +220,17 @@ class _Way:
 
     def _one(self, source: str | os.PathLike, output: str | os.PathLike, grid: Grid) -> list[str]:
         how = self.how
-        volume = (io.read_labels if how.labels else io.read_volume)(source)
+        labels = self._as_labels(source)
+        volume = (io.read_labels if labels else io.read_volume)(source)
         field = self.deformation.displacement(grid, self.inwards, how.time)
         notes = list(volume.notes)
-        if how.labels:
+        if labels:
             notes = self._place_noted(volume)
             data = warp_labels(volume, grid, field)
         else:
+            shown = volume.with_data(volume.data > volume.data.min())
+            if part_inside(self.origin, shown) < _HARDLY:
+                notes.append(f"{source}: lies outside the image that was registered: check that they belong together")
             data = self._warped(volume.grid, volume.data, grid, field)
             if is_picture(output):  # which has no room for what cubic interpolation adds beside an edge
                 data = np.clip(data, volume.data.min(), volume.data.max())

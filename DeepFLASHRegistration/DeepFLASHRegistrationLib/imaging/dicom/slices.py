@@ -30,6 +30,8 @@ _MARKS = (
     ("inversion time", 0x00180082, "text"),
     ("flip angle", 0x00181314, "text"),
     ("kernel", 0x00181210, "text"),
+    ("thickness", 0x00180050, "text"),
+    ("description", 0x0008103E, "text"),
     ("acquisition time", 0x00080032, "text"),
     ("content time", 0x00080033, "text"),
 )

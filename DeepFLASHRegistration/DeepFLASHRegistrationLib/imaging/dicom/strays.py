@@ -18,6 +18,19 @@ _SAME_LINE = 0.5  # voxels in the plane: slices shifted less than this lie above
 _FILLED = 5  # steps: slices at whole steps within this are the stack's, those between are missing
 
 
+def is_regular(slices: Sequence[Slice]) -> bool:
+    """Whether slices of one size and orientation, along their normal, lie at equal steps on a line."""
+    return len(slices) > 1 and slices[0].position is not None and _is_regular(*_places(slices))
+
+
+def _places(slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) mm along the normal of the first, and (n, 2) voxels in its plane."""
+    first = slices[0]
+    beside = np.array([part.position - first.position for part in slices])
+    heights = beside @ first.normal
+    return heights, (beside - heights[:, None] * first.normal) @ first.axes / first.spacing
+
+
 def strays_of(slices: Sequence[Slice]) -> tuple[Slice, ...]:
     """The one or two slices without which the others are regular; none if all are, or no two would do.
 
@@ -29,10 +42,7 @@ def strays_of(slices: Sequence[Slice]) -> tuple[Slice, ...]:
     count = len(slices)
     if count <= _LEAST_KEPT or slices[0].position is None:
         return ()
-    first = slices[0]
-    beside = np.array([part.position - first.position for part in slices])
-    heights = beside @ first.normal
-    shifts = (beside - heights[:, None] * first.normal) @ first.axes / first.spacing
+    heights, shifts = _places(slices)
     if _is_regular(heights, shifts):
         return ()
     near = _suspects(heights, shifts)
