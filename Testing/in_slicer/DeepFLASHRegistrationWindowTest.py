@@ -497,7 +497,13 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
             section.collapsed = False
         spin(0.2)
         model = self.widget.form.widgets["model"]
-        for each in (self.ui.gridSpacingSlider, self.ui.jacobianOpacitySlider, self.ui.timeSlider, model):
+        for each in (
+            self.ui.fadeSlider,
+            self.ui.gridSpacingSlider,
+            self.ui.jacobianOpacitySlider,
+            self.ui.timeSlider,
+            model,
+        ):
             self.addCleanup(setattr, each, "enabled", each.enabled)
             each.enabled = True
         labels = [label for label in slicer.util.findChildren(root, className="QLabel") if label.buddy() is not None]
