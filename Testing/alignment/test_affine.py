@@ -260,3 +260,15 @@ def test_turned_brains_land_where_the_unturned_do(brains: list[Path]) -> None:
         turned = replace(moving, grid=Grid(moving.grid.shape, turn @ moving.grid.affine))
         found = np.linalg.inv(turn) @ align(fixed, turned).matrix
         assert apart(found, unturned.matrix, fixed.grid) < 2
+
+
+@pytest.mark.parametrize("thickness", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_fixed_masks_of_a_slice_or_two_are_enough(thickness, axis) -> None:
+    head, other = sampled(GRID), sampled(GRID, affine(np.eye(3), shift=(3, -2, 1)))
+    sheet = np.zeros(GRID.shape, np.uint8)
+    middle = GRID.shape[axis] // 2
+    sheet[(slice(None),) * axis + (slice(middle, middle + thickness),)] = 1
+    result = align(head, other, "rigid", fixed_mask=Volume(GRID, sheet, "mask"))
+    assert result.similarity > 0.9
+    assert apart(result.matrix, affine(np.eye(3), shift=(3, -2, 1)), GRID) < 4

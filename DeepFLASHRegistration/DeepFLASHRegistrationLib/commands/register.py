@@ -72,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [] if text == "none" else text.split(",")
+    return [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,9 +90,12 @@ def run(options: argparse.Namespace) -> int:
     labels = options.moving_labels
     segmented = labels is not None and is_segmentation(labels)
     files = chosen_files(options.outputs, labels is not None, segmented)
-    for output, there, what in (("labels", labels, "labels"), ("segmentation", segmented, "segmentation (.seg.nrrd)")):
+    for output, there, what in (
+        ("labels", labels, "labels"),
+        ("segmentation", segmented, "a segmentation (.seg.nrrd)"),
+    ):
         if output in (options.outputs or ()) and not there:
-            raise InputError(f"--outputs {output}: there is no {what} to carry over. Pass it with --moving-labels.")
+            raise InputError(f"--outputs {output}: needs {what} to carry over. Pass them with --moving-labels.")
     check_output(options.output, FILES, options.force)
     free = free_bytes()
     # Segments of the same name are the same label on both sides; label maps have but their numbers.

@@ -95,8 +95,8 @@ def carry(
             return way.resample(source, output)
         if name.endswith(_LANDMARKS):
             found, names = points.read_points(source)
-            points.write_points(output, way.moved(found, source), names, like=source)
-            return way.notes
+            guessed = points.write_points(output, way.moved(found, source), names, like=source)
+            return [*way.notes, *guessed]
         mesh = surfaces.read_mesh(source)
         surfaces.write_surface(output, way.moved(mesh.points, source), like=source)
         return [*way.notes, *mesh.notes]

@@ -24,12 +24,14 @@ class PointFile:
         labels: n; "" where there is none.
         space: "LPS" or "RAS", how they are stored.
         content: what the format's writer needs to keep everything else.
+        notes: what had to be guessed.
     """
 
     points: np.ndarray
     labels: list[str]
     space: str
     content: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def placed(self) -> np.ndarray:
