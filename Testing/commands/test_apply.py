@@ -551,3 +551,14 @@ def test_an_image_that_lies_elsewhere_is_noted(
     write_volume(tmp_path / "far.nii.gz", Volume(Grid(saved.moving.grid.shape, affine), saved.moving.data))
     assert apply(saved.folder, tmp_path / "far.nii.gz", "-o", tmp_path / "out.nii.gz") == 0
     assert "far.nii.gz: lies outside the image that was registered" in capsys.readouterr().err
+
+
+def test_a_reference_larger_than_the_memory_is_refused_by_its_header(
+    saved: Saved, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from DeepFLASHRegistrationLib.support import memory
+
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
+    assert apply(saved.folder, moving, "-o", tmp_path / "o.nii.gz", "--reference", moving) == 2
+    assert "moving.nii.gz: to read it takes" in capsys.readouterr().err
+    assert not (tmp_path / "o.nii.gz").exists()

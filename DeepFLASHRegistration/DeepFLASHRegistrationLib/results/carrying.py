@@ -20,6 +20,7 @@ from ..problem.belonging import elsewhere, part_inside
 from ..problem.deformation import Deformation
 from ..registration.warping import warp, warp_labels, warp_segmentation
 from ..support.errors import InputError
+from ..support.memory import check_free
 from ..support.torch_device import resolve_device, torch_threads
 from . import bare_transform
 from .bare_transform import Field, Nonlinear
@@ -114,7 +115,7 @@ def _of_transform(result: str | os.PathLike, source: str | os.PathLike, how: Car
     if how.time != 1:
         raise InputError(f"{result}: is a bare transform, without a time to choose. Leave --time out.")
     place = source if how.origin is None and is_image else how.origin
-    origin, target = (None if path is None else io.read_grid(path) for path in (place, how.reference))
+    origin, target = (None if path is None else _grid_of(path) for path in (place, how.reference))
     if not is_image:
         found, notes = bare_transform.for_points(result, how.to, origin, target)
         anywhere = Grid((1,) * found.domain.ndim, np.eye(found.domain.ndim + 1))
@@ -168,7 +169,7 @@ class _Way:
             return self._segments(source, output)
         path, which = io.selection(source)
         stored = io.open_image(path)
-        grid = target if how.reference is None else io.read_grid(how.reference)
+        grid = target if how.reference is None else _grid_of(how.reference)
         shown = io.flattened(path, stored.grid)
         self._check_dimension(source, shown.ndim)
         self._check_dimension(how.reference, grid.ndim)
@@ -194,7 +195,7 @@ class _Way:
 
     def _segments(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
         found = read_segmentation(source)
-        grid = self.target if self.how.reference is None else io.read_grid(self.how.reference)
+        grid = self.target if self.how.reference is None else _grid_of(self.how.reference)
         self._check_dimension(source, found.grid.ndim)
         self._check_dimension(self.how.reference, grid.ndim)
         field = self.deformation.displacement(grid, self.inwards, self.how.time)
@@ -243,6 +244,13 @@ class _Way:
             data = np.nan_to_num(data, posinf=0.0)  # a volume without any finite value
         outside = float(data.min())
         return warp(Volume(own, data), grid, field, outside=outside, interpolation=self.how.interpolation)
+
+
+def _grid_of(path: str | os.PathLike) -> Grid:
+    """The grid of an image, on which there is room for values and displacements."""
+    grid = io.read_grid(path)
+    check_free(path, 4 * (grid.ndim + 2) * grid.size)
+    return grid
 
 
 def _as_before(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
