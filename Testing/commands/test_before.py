@@ -43,8 +43,8 @@ def test_what_is_written_can_be_chosen_and_all_that_lists_it_agrees(
     ("outputs", "message"),
     [
         ("waped", "There is no output 'waped'. Choose among warped, labels,"),
-        ("labels", "no labels to carry over"),
-        ("segmentation", "no segmentation"),
+        ("labels", "needs labels to carry over"),
+        ("segmentation", "needs a segmentation"),
     ],
 )
 def test_outputs_that_there_cannot_be(
