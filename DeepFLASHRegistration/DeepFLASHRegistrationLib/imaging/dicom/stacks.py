@@ -143,7 +143,7 @@ def _of_several_kinds(alike: list[Slice]) -> list[Stack] | None:
     """
     whole = _stack(alike, {}).slices
     for name in _names(alike):
-        if name in _OF_A_MOMENT:
+        if name in (*_OF_A_MOMENT, "acquisition"):  # a stack may be acquired in passes
             continue
         groups: dict[str, list[Slice]] = {}
         for part in whole:
