@@ -79,7 +79,7 @@ def read_grid(path: str | os.PathLike) -> Grid:
         InputError: unreadable, or a line of voxels.
     """
     path, _ = selection(path)
-    with quiet(), _named(path):
+    with quiet(), named(path):
         return flattened(path, open_image(path).grid)
 
 
@@ -90,7 +90,7 @@ def open_image(path: str | os.PathLike) -> StoredImage:
         InputError: unreadable, or complex.
     """
     path = Path(path)
-    with quiet(), _named(path):
+    with quiet(), named(path):
         if is_folder(path):
             return open_folder(path)
         if path.stat().st_size == 0:
@@ -111,7 +111,7 @@ def _read(
         raise InputError(
             f"{path}: no labels or masks can be read from such slices: {stored.notes[-1]}. Export them as NIfTI, NRRD."
         )
-    with quiet(), _named(path):
+    with quiet(), named(path):
         grid = flattened(path, stored.grid)
         data = _one_volume(path, stored, which, exact)
         notes = list(stored.notes)
@@ -173,7 +173,7 @@ def _gray(data: np.ndarray, name: str) -> tuple[np.ndarray, str]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Names the file in what a grid has against it."""
     try:
         yield

@@ -16,7 +16,7 @@ from .grid import Grid
 from .image_files.itk_isolated import read_isolated
 from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
 from .image_files.nifti_reading import read_vectors
-from .io import write_image
+from .io import named, write_image
 from .transform_files.flirt import is_text_matrix, read_flirt
 from .transform_files.foreign_fields import refuse_named, refuse_positions
 from .transform_files.itk_affine import dense_dimension, read_itk
@@ -101,12 +101,8 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass the file of a displacement field.")
     refuse_named(path)
-    try:
+    with named(path):
         grid, vectors = read_vectors(path) or _read_by_itk(path)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
     if vectors.ndim != grid.ndim + 1 or vectors.shape[-1] != grid.ndim:
         raise InputError(
             f"{path}: is {vectors.ndim - 1}-D with {vectors.shape[-1]} components per voxel, no displacement field. "

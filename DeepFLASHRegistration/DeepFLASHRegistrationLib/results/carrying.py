@@ -16,7 +16,7 @@ from ..imaging.image_files import series
 from ..imaging.image_files.pictures import is_picture
 from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
 from ..imaging.volume import Volume
-from ..problem.belonging import elsewhere, part_inside
+from ..problem.belonging import elsewhere
 from ..problem.deformation import Deformation
 from ..registration.warping import warp, warp_labels, warp_segmentation
 from ..support.errors import InputError
@@ -26,8 +26,6 @@ from . import bare_transform
 from .bare_transform import Field, Nonlinear
 from .velocity import load_result
 
-# Part of an image inside the one that was registered, below which it is said to lie elsewhere.
-_HARDLY = 0.05
 # Any .json is taken for landmarks, so that a wrong one is refused as such.
 _LANDMARKS = (*POINTS, ".json")
 
@@ -230,8 +228,8 @@ class _Way:
             data = warp_labels(volume, grid, field)
         else:
             shown = volume.with_data(volume.data > volume.data.min())
-            if part_inside(self.origin, shown) < _HARDLY:
-                notes.append(f"{source}: lies outside the image that was registered: check that they belong together")
+            text, wrong = elsewhere(self.origin, shown, "the image that was registered")
+            notes += [text] if wrong else []
             data = self._warped(volume.grid, volume.data, grid, field)
             if is_picture(output):  # which has no room for what cubic interpolation adds beside an edge
                 data = np.clip(data, volume.data.min(), volume.data.max())

@@ -43,6 +43,7 @@ class _Header:
     dim: tuple[int, ...]
     code: int
     intent: int
+    intent_name: bytes
     offset: float
     length: int  # of the header itself
     slope: float
@@ -59,6 +60,16 @@ def open_nifti(path: Path) -> StoredImage | None:
     """
     found = _opened(path)
     return None if found is None else _image(path, *found)
+
+
+def stated_intent(path: Path) -> tuple[int, bytes]:
+    """The code and the name of a file's intent, what its values mean; 0 and nothing if it is no NIfTI.
+
+    Raises:
+        InputError: its header is damaged.
+    """
+    found = _opened(path)
+    return (0, b"") if found is None else (found[1].intent, found[1].intent_name)
 
 
 def read_vectors(path: Path) -> tuple[Grid, np.ndarray] | None:
@@ -171,7 +182,8 @@ def _first(raw: bytes, order: str, kind: str) -> _Header:
         codes, units, scaling = (0, 0), 0, (1.0, 0.0)
     orientation = _orientation(dim, get("8f", 76), units, codes, get("6f", 256), get("12f", 280))
     intent, code = get("2h", 68)
-    return _Header(kind, order, dim, code, intent, get("f", 108)[0], 348, *scaling, orientation, get("f", 92)[0])
+    name, offset, step = raw[328:344], get("f", 108)[0], get("f", 92)[0]
+    return _Header(kind, order, dim, code, intent, name, offset, 348, *scaling, orientation, step)
 
 
 def _second(raw: bytes, order: str, kind: str) -> _Header:
@@ -181,7 +193,8 @@ def _second(raw: bytes, order: str, kind: str) -> _Header:
     dim = get("8q", 16)
     orientation = _orientation(dim, get("8d", 104), get("i", 500)[0], get("2i", 344), get("6d", 352), get("12d", 400))
     intent, code, offset = get("i", 504)[0], get("h", 12)[0], get("q", 168)[0]
-    return _Header(kind, order, dim, code, intent, offset, 540, *get("2d", 176), orientation, get("d", 136)[0])
+    name, step = raw[508:524], get("d", 136)[0]
+    return _Header(kind, order, dim, code, intent, name, offset, 540, *get("2d", 176), orientation, step)
 
 
 def _orientation(dim: tuple, pixdim: tuple, units: int, codes: tuple, quaternion: tuple, sform: tuple) -> Orientation:

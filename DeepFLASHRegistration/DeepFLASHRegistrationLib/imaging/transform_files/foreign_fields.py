@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
 
 from ...support.errors import InputError
 from ..grid import Grid
-from ..image_files.nifti import is_nifti
-from ..image_files.streams import Stream
+from ..image_files.nifti_reading import stated_intent
 
 # fnirt_file_reader.h and nifti1.h: a field in FSL's scaled voxels, and coefficients of splines.
 _OF_FSL = (2006, 2007, 2008, 2009, 2016, 2017)
@@ -21,17 +19,7 @@ _FEW, _SAMPLE = 4, 20_000
 
 def refuse_named(path: Path) -> None:
     """InputError if the header of a NIfTI file names FSL's FNIRT or NiftyReg."""
-    if not is_nifti(path):
-        return
-    with Stream(path) as stream:
-        raw = stream.read(540).ljust(540, b"\0")
-    code, name = 0, b""
-    for order in "<>":
-        size = struct.unpack_from(order + "i", raw)[0]
-        if size == 348:
-            code, name = struct.unpack_from(order + "h", raw, 68)[0], raw[328:344]
-        elif size == 540:
-            code, name = struct.unpack_from(order + "i", raw, 504)[0], raw[508:524]
+    code, name = stated_intent(path)
     if code in _OF_FSL:
         raise InputError(
             f"{path}: is a warp of FSL's FNIRT, in FSL's own coordinates. Convert it to one of ITK: wb_command "
