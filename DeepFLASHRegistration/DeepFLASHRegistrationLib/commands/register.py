@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..imaging.grid import Grid
+    from ..imaging.segmentation import Segmentation
     from ..problem.subject import Subject
 
 
@@ -101,7 +102,9 @@ def run(options: argparse.Namespace) -> int:
     # Segments of the same name are the same label on both sides; label maps have but their numbers.
     named = [is_segmentation(each) for each in (options.fixed_labels, options.moving_labels) if each is not None]
     numbers: dict[str, int] | None = {} if named and all(named) else None
-    fixed, moving = (_subject(options, side, numbers) for side in ("fixed", "moving"))
+    fixed = _subject(options, "fixed", options.fixed_labels, numbers)
+    segmentation = read_segmentation(labels) if segmented else None
+    moving = _subject(options, "moving", segmentation or labels, numbers)
     affine = None
     if transform is not None:
         from ..imaging.transforms import read_affine_with_notes
@@ -129,7 +132,6 @@ def run(options: argparse.Namespace) -> int:
         progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
         before = _stamp(options.output)
         try:
-            segmentation = read_segmentation(labels) if segmented else None
             save_result(
                 result,
                 options.output,
@@ -148,10 +150,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _subject(options: argparse.Namespace, side: str, numbers: dict[str, int] | None) -> Subject:
+def _subject(
+    options: argparse.Namespace, side: str, labels: str | Segmentation | None, numbers: dict[str, int] | None
+) -> Subject:
     from ..problem.reading import read_subject
 
-    labels, mask, points = (getattr(options, f"{side}_{what}") for what in ("labels", "mask", "points"))
+    mask, points = (getattr(options, f"{side}_{what}") for what in ("mask", "points"))
     return read_subject(getattr(options, side), labels, mask, points, numbers=numbers)
 
 
