@@ -10,9 +10,8 @@ import vtk
 from ...support.errors import InputError
 from ..appearance import copyLook
 from ..arrays import arrayFromImage, imageFromArray
-from .framing import frame
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices
 
 
 class Checkerboard(Toggle):
@@ -50,7 +49,6 @@ class Checkerboard(Toggle):
         board.SetAndObserveImageData(self._image())
         copyLook(self.fixed, board)
         showInSlices(self.changes, self.scene, board)
-        frame(self.changes, self.scene, self.fixed)
 
     def _image(self) -> vtk.vtkImageData:
         fixed, warped = (arrayFromImage(node.GetImageData()) for node in (self.fixed, self.warped))

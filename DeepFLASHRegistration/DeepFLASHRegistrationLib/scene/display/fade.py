@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import slicer
 
-from .framing import frame
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices, userComposites
+from .views import setForegroundOpacity, userComposites
 
 
 class Fade(Toggle):
@@ -29,11 +29,9 @@ class Fade(Toggle):
         """Shows more or less of the warped volume, also while shown."""
         self.opacity = opacity
         if self.isShown:
-            for composite in userComposites(self.scene):
-                self.changes.set(composite, "ForegroundOpacity", opacity)
+            setForegroundOpacity(self.changes, self.scene, opacity)
 
     def _show(self) -> None:
         showInSlices(self.changes, self.scene, self.fixed, self.warped, self.opacity)
         for composite in userComposites(self.scene):
             self.changes.set(composite, "LinkedControl", 1)
-        frame(self.changes, self.scene, self.fixed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import slicer
 
-from .framing import frame
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices, userComposites
+from .views import setForegroundOpacity
 
 
 class Flicker(Toggle):
@@ -25,12 +25,10 @@ class Flicker(Toggle):
     def _show(self) -> None:
         self.showsWarped = False
         showInSlices(self.changes, self.scene, self.fixed, self.warped, 0.0)
-        frame(self.changes, self.scene, self.fixed)
 
     def step(self) -> None:
         """Shows the other image; does nothing while hidden."""
         if not self.isShown:
             return
         self.showsWarped = not self.showsWarped
-        for composite in userComposites(self.scene):
-            self.changes.set(composite, "ForegroundOpacity", 1.0 if self.showsWarped else 0.0)
+        setForegroundOpacity(self.changes, self.scene, 1.0 if self.showsWarped else 0.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A volume brought into the user's views, where these do not show it whole already."""
+"""Volumes shown in the user's views, and brought into these where they do not show them whole already."""
 
 from __future__ import annotations
 
@@ -10,12 +10,35 @@ import slicer
 
 from ..geometry import arrayFromVtkMatrix
 from .changes import Changes
-from .views import nodesOfClass, userSliceNodes
+from .views import nodesOfClass, userComposites, userSliceNodes
 
 _MARGIN = 1.05  # of the volume's size
 _ZOOMED = 0.6  # of it, in both directions, is what someone wanted to see
 _SMALL = 2.5  # a volume is seen well unless the view is so many times larger, in both directions
 _NEAR, _FAR = 0.4, 2.5  # a camera's distance, in that from which the volume fills its view
+
+
+def showInSlices(
+    changes: Changes,
+    scene: slicer.vtkMRMLScene,
+    background: slicer.vtkMRMLVolumeNode,
+    foreground: slicer.vtkMRMLVolumeNode | None = None,
+    foregroundOpacity: float = 0.0,
+    beside: float = 0.0,
+) -> None:
+    """Shows volumes in all slice views of the user, and brings the background into view (see `frame`).
+
+    Filled segments would cover them, so that only outlines stay.
+    """
+    for composite in userComposites(scene):
+        changes.set(composite, "BackgroundVolumeID", background.GetID())
+        changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
+        changes.set(composite, "ForegroundOpacity", foregroundOpacity)
+        changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
+    for segments in nodesOfClass(scene, "vtkMRMLSegmentationDisplayNode"):
+        if segments.GetVisibility():
+            changes.set(segments, "Visibility2DFill", 0)
+    frame(changes, scene, background, beside)
 
 
 def frame(changes: Changes, scene: slicer.vtkMRMLScene, volume: slicer.vtkMRMLVolumeNode, beside: float = 0.0) -> None:

@@ -8,9 +8,8 @@ import slicer
 from ...support.errors import InputError
 from ..appearance import copyLook
 from ..sequence import proxyTransform
-from .framing import frame
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices
 
 
 class GeodesicDisplay(Toggle):
@@ -43,7 +42,6 @@ class GeodesicDisplay(Toggle):
         node.SetAndObserveTransformNodeID(transform.GetID())
         # On the fixed image, so that fading between the two is a matter of the views' own slider.
         showInSlices(self.changes, self.scene, self.fixed, node, 1.0)
-        frame(self.changes, self.scene, self.fixed)
 
     @property
     def time(self) -> float:

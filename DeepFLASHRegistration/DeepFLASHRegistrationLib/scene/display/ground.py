@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import slicer
 
-from .framing import frame
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices
 
 
 class Ground(Toggle):
@@ -21,4 +20,3 @@ class Ground(Toggle):
 
     def _show(self) -> None:
         showInSlices(self.changes, self.scene, self.fixed)
-        frame(self.changes, self.scene, self.fixed)

@@ -11,9 +11,9 @@ import slicer
 from ...report.views import thinned
 from ..arrays import arrayFromImage, imageFromArray
 from .colors import FOLD_COLOR, determinantColors, limitFor
-from .framing import frame
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices, userComposites, userSliceNodes
+from .views import setForegroundOpacity, userComposites, userSliceNodes
 
 _LEGEND_WIDTH = 0.2  # of a slice view
 _QUANTILE = 0.995  # of voxels whose determinant lies within the colors
@@ -53,8 +53,7 @@ class JacobianDisplay(Toggle):
         """Changes how much of the fixed image is covered, also while shown."""
         self.opacity = opacity
         if self.isShown:
-            for composite in userComposites(self.scene):
-                self.changes.set(composite, "ForegroundOpacity", opacity)
+            setForegroundOpacity(self.changes, self.scene, opacity)
 
     def _values(self) -> np.ndarray:
         return arrayFromImage(self.volume.GetImageData())
@@ -67,8 +66,7 @@ class JacobianDisplay(Toggle):
         self.changes.set(display, "AutoWindowLevel", 0)
         self.changes.set(display, "WindowLevel", 2 * math.log(limit), 0.0)
         self.changes.set(display, "Interpolate", 0)  # the determinant of each voxel as it is; NaN must not spread
-        showInSlices(self.changes, self.scene, self.fixed, self.volume, self.opacity)
-        frame(self.changes, self.scene, self.fixed, beside=_LEGEND_WIDTH)
+        showInSlices(self.changes, self.scene, self.fixed, self.volume, self.opacity, beside=_LEGEND_WIDTH)
         self._showLegend()  # last: a legend looks for its volume in the views when it is itself changed, only then
         folded = self.folded
         if folded.any():

@@ -33,22 +33,10 @@ def userSliceNodes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSliceNode]:
     ]
 
 
-def showInSlices(
-    changes: Changes,
-    scene: slicer.vtkMRMLScene,
-    background: slicer.vtkMRMLVolumeNode,
-    foreground: slicer.vtkMRMLVolumeNode | None = None,
-    foregroundOpacity: float = 0.0,
-) -> None:
-    """Shows volumes in all slice views of the user; filled segments would cover them, so that only outlines stay."""
+def setForegroundOpacity(changes: Changes, scene: slicer.vtkMRMLScene, opacity: float) -> None:
+    """How much is seen of the foreground of the user's slice views, 0 to 1."""
     for composite in userComposites(scene):
-        changes.set(composite, "BackgroundVolumeID", background.GetID())
-        changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
-        changes.set(composite, "ForegroundOpacity", foregroundOpacity)
-        changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
-    for segments in nodesOfClass(scene, "vtkMRMLSegmentationDisplayNode"):
-        if segments.GetVisibility():
-            changes.set(segments, "Visibility2DFill", 0)
+        changes.set(composite, "ForegroundOpacity", opacity)
 
 
 def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, description: str) -> None:
