@@ -21,20 +21,21 @@ NRRD = "NRRD0005\ntype: uint8\ndimension: 3\nsizes: 7 6 5\nencoding: raw\n"
 LPS = "space: left-posterior-superior\n"
 
 
-def mha(path: Path, spacing: str) -> Path:
+def with_line(path: Path, line: bytes, by: str) -> Path:
+    """An image as ITK writes it, one line of its header replaced."""
     sitk.WriteImage(image(noise(UPRIGHT, np.int16), UPRIGHT), str(path))
-    content, count = re.subn(rb"ElementSpacing = .*\n", spacing.encode(), path.read_bytes())
+    content, count = re.subn(line, by.encode(), path.read_bytes())
     assert count == 1
     path.write_bytes(content)
     return path
+
+
+def mha(path: Path, spacing: str) -> Path:
+    return with_line(path, rb"ElementSpacing = .*\n", spacing)
 
 
 def vtk(path: Path, spacing: str) -> Path:
-    sitk.WriteImage(image(noise(UPRIGHT, np.int16), UPRIGHT), str(path))
-    content, count = re.subn(rb"SPACING .*\n", spacing.encode(), path.read_bytes())
-    assert count == 1
-    path.write_bytes(content)
-    return path
+    return with_line(path, rb"SPACING .*\n", spacing)
 
 
 def gipl(path: Path, spacing: str) -> Path:
