@@ -87,23 +87,42 @@ class Settings:
     steps: int = 0
     band_limited_map: bool = False
     tolerance: float = 1e-4
+    search: str = "gauss-newton"  # a name in search.directions.DIRECTIONS
 
 
-@dataclass
+@dataclass(frozen=True)
+class Sight:
+    """What a side saw: its map minus the identity on the objective's map lattice; in its box of the level's cells the
+    warped image, and that image's derivatives by the displacement there, (d, *box)."""
+
+    displacement: Tensor
+    warped: Tensor
+    slope: Tensor
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """E at one velocity and its parts; gradient with respect to the coefficients of v0, (d, *modes); the map
-    fixed_to_moving minus the identity on the objective's map lattice; the warped moving image in the first side's
-    box of the level's cells."""
+    """E at one velocity and its parts; gradient with respect to the coefficients of v0, (d, *modes), None where E is
+    infinite; what each side saw."""
 
     energy: float
     dissimilarity: float
     regularization: float
     gradient: Tensor | None
-    displacement: Tensor | None
-    warped: Tensor | None
+    sights: tuple[Sight, ...]
+
+    @property
+    def displacement(self) -> Tensor:
+        """The map fixed_to_moving minus the identity."""
+        return self.sights[0].displacement
+
+    @property
+    def warped(self) -> Tensor:
+        """The warped moving image in the first side's box."""
+        return self.sights[0].warped
 
 
-_INFINITE = Evaluation(math.inf, math.inf, math.inf, None, None, None)
+_INFINITE = Evaluation(math.inf, math.inf, math.inf, None, ())
 
 
 class _Side:
@@ -146,10 +165,10 @@ class _Side:
         self.similarity = make_similarity(name, still[self.crop].contiguous(), mask, radius, support)
         self.covered = float(mask.sum()) / math.prod(cells.shape)
 
-    def __call__(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
-        """Dissimilarity, and the warped image in the box ``crop``, for a map (d, *map lattice) minus the identity."""
-        warped = self.sample(self.warped, self.upsample(displacement))[0]
-        return self.similarity(warped), warped
+    def __call__(self, displacement: Tensor) -> tuple[Tensor, Sight]:
+        """Dissimilarity, and what was seen in the box ``crop``, for a map (d, *map lattice) minus the identity."""
+        warped, slope = self.sample.with_slope(self.warped, self.upsample(displacement))
+        return self.similarity(warped[0]), Sight(displacement.detach(), warped[0].detach(), slope)
 
 
 class Objective:
@@ -159,6 +178,7 @@ class Objective:
         cells: the level's voxels.
         fixed: the fixed image on them.
         moving: the moving image on them, as it is before the geodesic.
+        window: lattice -> weights by which the velocity is damped where the map is followed, or None.
     """
 
     def __init__(
@@ -167,7 +187,7 @@ class Objective:
         """``velocity`` (d, *modes): where the search starts; it decides the number of time steps."""
         data = pair.reduced(level.factors)
         dtype, device = data.fixed.dtype, data.fixed.device
-        self.level, self.settings = level, settings
+        self.level, self.settings, self.window = level, settings, window
         self.fixed, self.moving = data.fixed, data.moving
         self.shooting = Shooting(level.band, level.metric, dtype, device)
         self.cells = Lattice.cells(tuple(data.fixed.shape), pair.lengths)
@@ -203,7 +223,7 @@ class Objective:
             return _INFINITE
         try:
             maps = [getattr(self.flow, side.direction)(trajectory) for side in self.sides]
-            terms, images = zip(*(side(u) for side, u in zip(self.sides, maps, strict=True)), strict=True)
+            terms, sights = zip(*(side(u) for side, u in zip(self.sides, maps, strict=True)), strict=True)
             dissimilarity = sum(terms) / len(terms)
         except NonFiniteField:
             return _INFINITE
@@ -219,8 +239,7 @@ class Objective:
             float(dissimilarity.detach()),
             float(regularization.detach()),
             gradient,
-            maps[0].detach(),
-            images[0].detach(),
+            sights,
         )
 
     def at_rest(self) -> float:

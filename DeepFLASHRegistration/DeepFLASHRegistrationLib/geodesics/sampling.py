@@ -76,6 +76,33 @@ class Sampler:
         """array (c, *source.shape), displacement (d, *lattice.shape) -> (c, *lattice.shape)."""
         return self.at(array, self.identity + self.normalized(displacement), mode, padding)
 
+    def with_slope(self, array: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """array (1, *source.shape) at displaced points, and its derivatives there by the displacement, (d, *shape).
+
+        Those of the linear interpolation itself. They take the one pass over the array that the gradient of whatever
+        becomes of the values takes anyway, which then is a product.
+        """
+        return _Sloped.apply(displacement, array, self)
+
+
+class _Sloped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, displacement, array, sampler):
+        points = sampler.identity + sampler.normalized(displacement)
+        with torch.enable_grad():
+            points.requires_grad_()
+            values = sampler.at(array, points)
+            (slope,) = torch.autograd.grad(values.sum(), points)
+        slope = (slope[0] * sampler._scale).movedim(-1, 0).flip(0)
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(slope)
+        return values.detach(), slope
+
+    @staticmethod
+    def backward(ctx, upstream, _):
+        (slope,) = ctx.saved_tensors
+        return slope * upstream, None, None
+
 
 def compose(first: Tensor, second: Tensor, sample: Sampler) -> Tensor:
     """Displacement of the map that applies ``first``, then ``second``: x ↦ x + first(x) + second(x + first(x)).
