@@ -26,6 +26,8 @@ class NonFiniteField(ArithmeticError):
 # Far beyond any image, and far below where a coordinate computed from it in single precision could overflow.
 _LARGEST = 1e12
 _CHUNK = 1 << 14  # points worked on at a time: what they need stays in the caches, and no thread waits for another
+_WORTHWHILE = 1 << 16  # coordinates of points below which sampling is not divided
+_PARTS = {False: 4, True: 2}  # by whether the array has a gradient, of which each part needs its own
 _TIE = 1e-6  # weights that differ by less are equal
 
 
@@ -70,7 +72,21 @@ class Sampler:
 
     def at(self, array: Tensor, points: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
         """array (c, *source.shape) at normalized coordinates (1, …, d) -> (c, …); finite coordinates only."""
-        return F.grid_sample(array[None], points, mode=mode, padding_mode=padding, align_corners=True)[0]
+
+        def sampled(points: Tensor) -> Tensor:
+            arrays = array.expand(len(points), *array.shape)
+            return F.grid_sample(arrays, points, mode=mode, padding_mode=padding, align_corners=True)
+
+        first = points.shape[1]
+        parts = _PARTS[array.requires_grad]
+        if points.device.type != "cpu" or points.numel() < _WORTHWHILE or first < parts:
+            return sampled(points)[0]
+        # On processors, torch takes the parts of a batch side by side, and one image on one core alone. The number of
+        # parts does not follow that of the cores: same input, same numbers.
+        whole = first - first % parts
+        rows = points[:, :whole].reshape(parts, whole // parts, *points.shape[2:])
+        values = sampled(rows).transpose(0, 1).flatten(1, 2)
+        return values if whole == first else torch.cat([values, sampled(points[:, whole:])[0]], 1)
 
     def __call__(self, array: Tensor, displacement: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
         """array (c, *source.shape), displacement (d, *lattice.shape) -> (c, *lattice.shape)."""

@@ -25,6 +25,7 @@ METHODS = {
 ALIGNMENTS = ("none", "centers", "rigid", "affine")
 SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
 INTEGRATORS = ("euler", "multistep", "midpoint", "rk4")
+SEARCHES = ("gauss-newton", "lbfgs")
 MAPS = ("semi-lagrangian", "band-limited")
 NORMALIZATIONS = ("auto", "percentiles", "window")
 PRESETS = ("fast", "default", "fine", "paper")
@@ -124,18 +125,21 @@ class Parameters:
         "get proportionally fewer).",
         limits=(3, 255),
     )
-    iterations: tuple[int, ...] = _setting(
-        (10, 8, 7), "Iterations", "Most iterations of each level.", limits=(0, 10000)
-    )
+    iterations: tuple[int, ...] = _setting((6, 6, 5), "Iterations", "Most iterations of each level.", limits=(0, 10000))
     tolerance: float = _setting(
         1e-4,
         "Tolerance",
         "A level ends when an iteration lowers the energy by less than this fraction.",
         limits=(0.0, 0.1),
     )
-    integrator: str = _setting(
-        "multistep", "Integrator", "Time stepping of EPDiff while optimizing.", choices=INTEGRATORS
+    search: str = _setting(
+        "gauss-newton",
+        "Search",
+        "How the directions of the steps are found: from the similarity's curvature and the steps so far (Gauss-Newton), "
+        "or from the steps alone (L-BFGS).",
+        choices=SEARCHES,
     )
+    integrator: str = _setting("rk4", "Integrator", "Time stepping of EPDiff while optimizing.", choices=INTEGRATORS)
     steps: int = _setting(
         0, "Time steps", "Steps of the geodesic while optimizing; 0 chooses them from the velocity.", limits=(0, 200)
     )
@@ -224,7 +228,7 @@ class Parameters:
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (10, 6), "tolerance": 1e-3},
+    "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (6, 6), "tolerance": 1e-3},
     "default": {},
     "fine": {
         "resolutions": (4, 2, 1),
@@ -243,6 +247,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "resolutions": (1,),
         "bands": (15,),
         "iterations": (100,),
+        "search": "lbfgs",
         "integrator": "euler",
         "steps": 10,
         "map": "band-limited",

@@ -219,7 +219,7 @@ class Problem:
 
         every = level_factors(self.grid, parameters)
         count = len(every)
-        longest = max(self.lengths)
+        longest = int(np.argmax(self.lengths))
         edges = self.grid.spacing / self.unit_mm
         levels = []
         for i, (factors, modes) in enumerate(zip(every, level_modes(self.grid, parameters), strict=True)):
@@ -228,7 +228,8 @@ class Problem:
             step = float(edges.min()) if parameters.map == "band-limited" else None
             window = self.window_mm / self.unit_mm
             radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
-            wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
+            # Of what the band holds, which few voxels may leave narrower than was asked for.
+            wavelength = 2 * self.lengths[longest] / max(modes[longest] - 1, 1)
             map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
             levels.append(
                 Level(
@@ -267,6 +268,7 @@ def settings(parameters: Parameters) -> Settings:
         parameters.steps,
         parameters.map == "band-limited",
         parameters.tolerance,
+        parameters.search,
     )
 
 

@@ -155,7 +155,8 @@ def _fit(cells: _Cells, pair: Pair) -> np.ndarray:
 
     problem, level = cells.problem, cells.level
     similarity = replace(settings(cells.parameters), symmetric=False, integrator="multistep", steps=0)
-    similarity = replace(similarity, band_limited_map=False, tolerance=1e-3)
+    # The verdict's limits were measured with this search.
+    similarity = replace(similarity, band_limited_map=False, tolerance=1e-3, search="lbfgs")
     margin = problem.margin_mm / problem.unit_mm
     found = minimize(
         pair, [level], similarity, None, lambda lattice: border_window(lattice, pair.lengths, margin, "cpu")

@@ -160,6 +160,8 @@ class _Run:
         parts = outputs(fixed, moving, maps)
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
         metrics = measured(fixed, moving, parts, maps, problem, parameters)
+        if found.endings:
+            metrics["levels_ended"] = list(found.endings)
         if found.unusual:
             metrics["unusual"] = list(found.unusual)
         if not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):

@@ -125,7 +125,7 @@ def _begun(objective: Objective, velocity: Tensor, cancelled: Callable[[], bool]
         now = objective.evaluate_safely(velocity)
     if now.gradient is None:
         velocity = torch.zeros_like(velocity)
-        objective.steps = objective.settings.steps or objective.shooting.recommended_steps(velocity)
+        objective.steps = objective.chosen_steps(velocity)
         now = objective(velocity)
     return velocity, now
 

@@ -44,6 +44,11 @@ class Estimate:
     def cancelled(self) -> bool:
         return self.endings[-1] is Ending.CANCELLED
 
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Why each level ended, in a word."""
+        return tuple(ending.value for ending in self.endings)
+
 
 def minimize(
     pair: Pair,
