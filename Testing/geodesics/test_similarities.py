@@ -286,3 +286,46 @@ def test_single_precision_gradients_are_good_enough_next_to_flat_regions(name):
 def test_an_unknown_similarity_is_refused():
     with pytest.raises(ValueError, match="nmi"):
         make("nmi", texture((5, 5)))
+
+
+# ------------------------------------------------------------------------------------------------------- curvature
+
+
+def second_derivative(similarity, warped, change):
+    """Along a change of the warped image, by differences of the gradient."""
+    slopes = []
+    for sign in (1, -1):
+        at = (warped + sign * 1e-5 * change).requires_grad_()
+        slopes.append(float((torch.autograd.grad(similarity(at), at)[0] * change).sum()))
+    return (slopes[0] - slopes[1]) / 2e-5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_curvature_is_that_of_noise_where_images_agree(name, shape, masked):
+    """The second derivative along noise, which agrees with nothing: for squared differences exactly, for correlations
+    to what windows of few voxels take away and what is added, for information as to its order."""
+    fixed = texture(shape)
+    similarity = make(name, fixed, some_mask(shape) if masked else None)
+    warped = fixed + (0.05 * noise(shape, 3) if name == "mi" else 0)
+    curvature = similarity.curvature(warped)
+    assert curvature.shape == warped.shape
+    assert float(curvature.min()) >= 0
+    low, high = {"ssd": (1 - 1e-6, 1 + 1e-6), "ncc": (1.0, 1.4), "lncc": (1.0, 1.5), "mi": (0.2, 5.0)}[name]
+    ratios = []
+    for seed in (11, 12, 13, 14):
+        change = noise(shape, seed) - 0.5
+        ratios.append(float((curvature * change**2).sum()) / second_derivative(similarity, warped, change))
+    assert low <= sum(ratios) / 4 <= high
+
+
+def test_curvature_is_finite_and_not_negative_whatever_the_images(name, shape):
+    generator = torch.Generator().manual_seed(5)
+    for fixed, warped in (
+        (torch.zeros(shape), torch.ones(shape)),
+        (torch.full(shape, 0.5), torch.rand(shape, generator=generator)),
+        (torch.rand(shape, generator=generator), torch.full(shape, 0.5)),
+        (torch.rand(shape, generator=generator), 1 - torch.rand(shape, generator=generator)),
+    ):
+        curvature = make(name, fixed).curvature(warped)
+        assert bool(torch.isfinite(curvature).all())
+        assert float(curvature.min()) >= 0

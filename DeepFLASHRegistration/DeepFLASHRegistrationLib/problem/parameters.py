@@ -135,8 +135,8 @@ class Parameters:
     search: str = _setting(
         "gauss-newton",
         "Search",
-        "How the directions of the steps are found: from the similarity's curvature and the steps so far (Gauss-Newton), "
-        "or from the steps alone (L-BFGS).",
+        "How the directions of the steps are found: from the similarity's curvature and the steps so far "
+        "(Gauss-Newton), or from the steps alone (L-BFGS).",
         choices=SEARCHES,
     )
     integrator: str = _setting("rk4", "Integrator", "Time stepping of EPDiff while optimizing.", choices=INTEGRATORS)

@@ -110,8 +110,9 @@ class _Blocks:
             # v0 lives where the moving image does: the other side sees it there.
             points = self.sample.identity + (self.sample.normalized(displacement) if forth else 0)
         empty = rows.new_zeros(len(pairs), *self.lattice.shape, requires_grad=True)
-        # What the points would take of the lattice's values, the values take of the points.
-        return torch.autograd.grad(self.sample.at(empty, points), empty, rows)[0]
+        # What the points would take of the lattice's values, the values take of the points. (Of a sum: gradients of
+        # anything else make torch import half a second's worth of what is not needed.)
+        return torch.autograd.grad((self.sample.at(empty, points) * rows).sum(), empty)[0]
 
     def _summed(self, rows: Tensor) -> Tensor:
         if all(b == 1 for b in self.block):

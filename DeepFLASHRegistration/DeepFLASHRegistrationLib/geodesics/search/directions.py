@@ -20,7 +20,7 @@ _DATA_PART = 0.1
 # Of each solution: more products, or a closer solution, lower no energy faster on brains.
 _PRODUCTS, _CLOSE = 10, 0.05
 # In voxels: a curvature serves until the steps since have moved something so far.
-_MOVED = 1.0
+_MOVED = 2.0
 
 
 @dataclass(frozen=True)
