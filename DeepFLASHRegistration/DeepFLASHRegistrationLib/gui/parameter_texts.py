@@ -28,13 +28,7 @@ def parameterTexts() -> dict[str, tuple[str, str]]:
         "bands": (_("Bands"), _("Frequencies of the velocity along the longest axis at each level (odd; shorter axes get proportionally fewer).")),
         "iterations": (_("Iterations"), _("Most iterations of each level.")),
         "tolerance": (_("Tolerance"), _("A level ends when an iteration lowers the energy by less than this fraction.")),
-        "search": (
-            _("Search"),
-            _(
-                "How the directions of the steps are found: from the similarity's curvature and the steps so far "
-                "(Gauss-Newton), or from the steps alone (L-BFGS)."
-            ),
-        ),
+        "search": (_("Search"), _("How the directions of the steps are found: from the similarity's curvature and the steps so far (Gauss-Newton), or from the steps alone (L-BFGS).")),
         "integrator": (_("Integrator"), _("Time stepping of EPDiff while optimizing.")),
         "steps": (_("Time steps"), _("Steps of the geodesic while optimizing; 0 chooses them from the velocity.")),
         "map": (_("Map"), _("How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or as a displacement in the band (FLASH's own).")),
