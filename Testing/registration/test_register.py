@@ -422,6 +422,15 @@ def test_no_iterations_leave_the_affine(tiny: tuple[Volume, Volume]) -> None:
     assert np.allclose(result.warped.data, result.moving_affine.data, atol=0.05)
 
 
+def test_the_result_says_how_each_level_ended(tiny: tuple[Volume, Volume], plain: Result) -> None:
+    assert plain.metrics["levels_ended"] == ["bound"]
+    levels = {"resolutions": (2, 1), "bands": (5, 9), "iterations": (60, 1), "tolerance": 0.02}
+    assert register(*tiny, dataclasses.replace(TINY, **levels), threads=1).metrics["levels_ended"] == [
+        "converged",
+        "bound",
+    ]
+
+
 def test_a_registration_goes_on_where_another_ended(tiny: tuple[Volume, Volume], plain: Result) -> None:
     again = register(*tiny, TINY, threads=1, initial_velocity=plain.velocity)
     assert again.history[0]["energy"] == pytest.approx(plain.history[-1]["energy"], rel=0.02)

@@ -125,7 +125,7 @@ class Parameters:
         "get proportionally fewer).",
         limits=(3, 255),
     )
-    iterations: tuple[int, ...] = _setting((6, 6, 5), "Iterations", "Most iterations of each level.", limits=(0, 10000))
+    iterations: tuple[int, ...] = _setting((6, 8, 4), "Iterations", "Most iterations of each level.", limits=(0, 10000))
     tolerance: float = _setting(
         1e-4,
         "Tolerance",
