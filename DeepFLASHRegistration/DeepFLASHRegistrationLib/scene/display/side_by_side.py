@@ -31,6 +31,10 @@ class SideBySide(Toggle):
 
     def _show(self) -> None:
         showLayout(self.changes, self.scene, *layout(self.orientations))
+        with self.changes.together():
+            self._fill()
+
+    def _fill(self) -> None:
         for side, volume in self.volumes.items():
             for orientation in self.orientations:
                 name = f"{OWN_VIEW}{side}{orientation}"
@@ -46,6 +50,7 @@ class SideBySide(Toggle):
 
     def _place(self, sliceNode: slicer.vtkMRMLSliceNode, orientation: str) -> None:
         """Shows what the user's view of that orientation shows, or else the middle of the fixed image."""
+        modifying = sliceNode.StartModify()
         sliceNode.SetOrientation(orientation)
         width, height = (max(size, 1) for size in sliceNode.GetDimensions()[:2])
         for like in userSliceNodes(self.scene):
@@ -63,6 +68,7 @@ class SideBySide(Toggle):
         sliceNode.SetFieldOfView(scale * width, scale * height, sliceNode.GetFieldOfView()[2])
         sliceNode.SetXYZOrigin(0, 0, 0)
         sliceNode.UpdateMatrices()
+        sliceNode.EndModify(modifying)
 
 
 def layout(orientations: tuple[str, ...] = _ORIENTATIONS) -> tuple[int, str]:
