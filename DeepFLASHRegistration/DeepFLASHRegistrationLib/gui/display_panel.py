@@ -59,7 +59,7 @@ _NEEDS = {
         ("segmentation", "fixedSegmentation"),
         lambda: _("A propagated segmentation and one of the fixed volume are needed. Choose both and register."),
     ),
-    "charts": (("convergenceChart",), lambda: _("There are no charts yet. Register first.")),
+    "charts": (("fixedVolume", "convergenceChart"), lambda: _("There are no charts yet. Register first.")),
     "geodesic": (
         ("fixedVolume", "movingVolume", "browser"),
         lambda: _("There is no transform to follow yet. Register first."),
@@ -173,7 +173,7 @@ class DisplayPanel:
             "grid": lambda: DeformationGrid(s.transform, s.fixedVolume, ui.gridSpacingSlider.value),
             "jacobian": lambda: JacobianDisplay(s.logJacobianVolume, s.fixedVolume, ui.jacobianOpacitySlider.value),
             "outlines": lambda: Outlines(s.segmentation, s.fixedSegmentation),
-            "charts": lambda: ChartDisplay(s.convergenceChart, s.histogramChart),
+            "charts": lambda: ChartDisplay(s.fixedVolume, s.convergenceChart, s.histogramChart),
             "geodesic": lambda: GeodesicDisplay(s.browser, s.fixedVolume, s.movingVolume),
         }[name]()
 

@@ -31,22 +31,24 @@ class SideBySide(Toggle):
 
     def _show(self) -> None:
         showLayout(self.changes, self.scene, *layout(self.orientations))
+        views = [
+            (f"{OWN_VIEW}{side}{orientation}", volume, orientation)
+            for side, volume in self.volumes.items()
+            for orientation in self.orientations
+        ]
         with self.changes.together():
-            self._fill()
-
-    def _fill(self) -> None:
-        for side, volume in self.volumes.items():
-            for orientation in self.orientations:
-                name = f"{OWN_VIEW}{side}{orientation}"
+            for name, volume, _ in views:
                 composite = _composite(self.scene, name)
                 self.changes.set(composite, "BackgroundVolumeID", volume.GetID())
                 self.changes.set(composite, "ForegroundVolumeID", None)
                 self.changes.set(composite, "LabelVolumeID", None)
                 self.changes.set(composite, "LinkedControl", 1)
                 self.changes.set(composite, "HotLinkedControl", 1)
-                for sliceNode in nodesOfClass(self.scene, "vtkMRMLSliceNode"):
-                    if sliceNode.GetLayoutName() == name:
-                        self._place(sliceNode, orientation)
+        # Afterwards: a view that gets its first volume moves to where that lies.
+        slices = {node.GetLayoutName(): node for node in nodesOfClass(self.scene, "vtkMRMLSliceNode")}
+        for name, _, orientation in views:
+            if name in slices:
+                self._place(slices[name], orientation)
 
     def _place(self, sliceNode: slicer.vtkMRMLSliceNode, orientation: str) -> None:
         """Shows what the user's view of that orientation shows, or else the middle of the fixed image."""
