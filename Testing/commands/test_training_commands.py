@@ -220,14 +220,15 @@ def test_a_registration_that_fails_teaches_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from DeepFLASHRegistrationLib.registration import register as registration
-    from DeepFLASHRegistrationLib.registration.verdict import Verdict
+    from DeepFLASHRegistrationLib.registration.verdict import Criterion, Verdict
 
-    verdicts = iter(["failed", "check"])
-    monkeypatch.setattr(registration, "verdict", lambda *_: Verdict(next(verdicts), ["It is upside down."]))
+    upside_down = [Criterion("mirror", level, "mirrored", {"axis": "head-foot"}) for level in ("failed", "check")]
+    verdicts = (Verdict([criterion]) for criterion in upside_down)
+    monkeypatch.setattr(registration, "verdict", lambda *_: next(verdicts))
     assert teach(data, tmp_path / "labels", "--pairs", 2) == 0
     assert len(velocities(tmp_path / "labels")) == 1
     out = capsys.readouterr().out
-    assert "left out. It is upside down." in out
+    assert "left out. Mirrored along the head-foot axis" in out
     assert "1 velocities in" in out
     assert "1 pairs left out" in out
 

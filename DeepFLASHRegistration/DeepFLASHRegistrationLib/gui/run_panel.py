@@ -11,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..process.runner import Run
+from ..registration.verdict_words import sentence
 from ..support.errors import Cancelled, InputError
 from .convergence_plot import ConvergencePlot
 from .verdict_words import COLORS, shortVerdict
@@ -140,5 +141,5 @@ def outcome(run: Run) -> list[str]:
         return []
     line = f"<b style='color: {COLORS.get(verdict.level, 'gray')}'>{escape(shortVerdict(verdict.level))}</b>"
     if verdict.level != "good" and verdict.reasons:
-        line += f": {escape(verdict.reasons[0])}"
+        line += f": {escape(sentence(verdict.reasons[0], _))}"
     return [f"{line} <a href='report'>{escape(_('Report'))}</a>"]

@@ -28,6 +28,7 @@ from .propagation import propagatedSegmentation
 from .tables import labelRows, metricRows, writeTable
 from .transaction import Transaction
 from .velocity import VELOCITY_ROLE, velocityText
+from .verdict_attribute import keepVerdict
 
 NEW = "new"
 
@@ -163,8 +164,11 @@ def writeResult(
             nodes.markups = writer.carried(outputs.markups, inputs.movingMarkups, carriedMarkups)
         if inputs.movingModel is not None:
             nodes.model = writer.carried(outputs.model, inputs.movingModel, carriedModel)
+        names = movingLabels.names if movingLabels is not None else {}
         nodes.metricsTable = writer.table(outputs.metricsTable, "metrics", metricRows(result))
-        rows = labelRows(result, movingLabels.names if movingLabels is not None else {})
+        if nodes.metricsTable is not None:
+            keepVerdict(nodes.metricsTable, result.verdict, names)
+        rows = labelRows(result, names)
         if rows:
             nodes.labelsTable = writer.table(outputs.labelsTable, "labels", rows)
         if result.history:

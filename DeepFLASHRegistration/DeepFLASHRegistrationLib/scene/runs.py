@@ -76,8 +76,10 @@ class RegistrationRun(Run):
 
     @property
     def verdict(self) -> Any:
-        """registration.verdict.Verdict, None if there is no result."""
-        return self.value.verdict if self.value is not None else None
+        """registration.verdict.Verdict, with the names of the labels; None if there is no result."""
+        if self.value is None:
+            return None
+        return self.value.verdict.named(self._movingLabels.names if self._movingLabels is not None else {})
 
     def arguments(self) -> dict[str, Any]:
         """The nodes as arguments of `registration.register.register`.
