@@ -127,7 +127,12 @@ def test_models_are_listed_with_what_a_user_must_know(
     (tmp_path / "user models" / "broken" / "model.json").write_text("{}")
     assert run("models") == 0
     text = capsys.readouterr().out
-    for part in ("ellipsoids  Ellipsoids. (3-D, 4 mm, yours)", "CC0. For tests only.", "Dice 0.9"):
+    for part in (
+        "ellipsoids (yours, trained at 4 mm)",
+        "Purpose: Ellipsoids.",
+        "License: CC0. For tests only.",
+        "Dice 0.9",
+    ):
         assert part in text
     assert "broken  cannot be used: " in text
     assert run("models", "ellipsoids") == 0

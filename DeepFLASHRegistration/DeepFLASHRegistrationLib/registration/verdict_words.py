@@ -1,30 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict in words: the one place that turns its codes and figures into sentences, in English or translated.
-
-A translator, here always `_`, takes an English text and returns it in the reader's language with the same fields in
-braces; by default it returns the text. Slicer's tools look for the literal in every `_("...")`, and Slicer's translator
-(slicer.i18n.tr) for the file that calls it: so both stay in this file.
-"""
+"""The verdict in words: the one place that turns its codes and figures into sentences, in English or translated."""
 
 from __future__ import annotations
 
-import math
-import string
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from ..support.words import Translator, english, filled
 
 if TYPE_CHECKING:
     from .verdict import Criterion
 
-Translator = Callable[[str], str]
-
 _MOST_LABELS = 6
-
-
-def english(text: str) -> str:
-    """The translator of whoever reads English."""
-    return text
 
 
 def title(criterion: Criterion, _: Translator = english) -> str:
@@ -45,7 +32,7 @@ def sentence(criterion: Criterion, _: Translator = english) -> str:
         values["title"] = title(criterion, _)
     else:
         found = _SENTENCES[criterion.code, criterion.finding](_)
-    text = _FIELDS.format(found, **values)
+    text = filled(found, **values)
     return " ".join([text, _("Labels or landmarks speak against it and weigh more.")]) if criterion.outweighed else text
 
 
@@ -61,42 +48,24 @@ def limits(criterion: Criterion, _: Translator = english) -> str:
     if "check_mm" in criterion.limits and criterion.code == "landmarks":
         text += "; " + _("≤ {check_mm:.3g} mm; failed above {failed_mm:.3g} mm")
     of = {"of": _PARTS[criterion.arguments["of"]](_)} if "of" in criterion.arguments else {}
-    return _FIELDS.format(text, **criterion.limits, **of)
+    return filled(text, **criterion.limits, **of)
 
 
 def change(percent: float, _: Translator = english) -> str:
     """A volume change."""
-    return _("vanished") if percent <= -100.0 else _FIELDS.format("{:+.0f} %", percent)
+    return _("vanished") if percent <= -100.0 else filled("{:+.0f} %", percent)
 
 
 def _listed(labels: list[Mapping[str, Any]], _: Translator) -> str:
     items = []
     for each in labels[:_MOST_LABELS]:
         name = each.get("name") or _("label {number}").format(number=each["label"])
-        figure = change(each["percent"], _) if "percent" in each else _FIELDS.format("{:+.2f}", each["change"])
+        figure = change(each["percent"], _) if "percent" in each else filled("{:+.2f}", each["change"])
         items.append(f"{name} ({figure})")
     text = ", ".join(items)
     more = len(labels) - _MOST_LABELS
     return _("{labels} and {count} more").format(labels=text, count=more) if more > 0 else text
 
-
-class _Fields(string.Formatter):
-    """Numbers with a true minus; a format that ends in % shows a part of one in percent, what is no number a dash."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if not isinstance(value, Real):
-            return "–" if value is None else super().format_field(value, format_spec)
-        if not math.isfinite(value):
-            return "–"
-        if format_spec.endswith("%"):
-            form = format_spec[:-1]
-            text = f"{100 * value:{form if form[-1:].isalpha() else form + 'f'}} %"
-        else:
-            text = super().format_field(value, format_spec)
-        return text.replace("-", "−", 1) if text.startswith("-") else text
-
-
-_FIELDS = _Fields()
 
 _AXES = {
     "left-right": lambda _: _("left-right"),
