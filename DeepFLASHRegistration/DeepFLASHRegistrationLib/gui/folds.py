@@ -76,7 +76,7 @@ class Folds:
         self._entitle(name)
 
     def _entitle(self, name: str) -> None:
-        section, title, chosen = self._sections[name], self._titles[name], ", ".join(self._chosen[name])
+        section, title, chosen = self._sections[name], self._titles[name], "; ".join(self._chosen[name])
         text = f"{title}: {chosen}" if chosen and section.collapsed else title
         section.text = (text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…").replace(
             "&", "&&"

@@ -98,7 +98,7 @@ class ParameterForm:
         if name == "model":
             return value
         if titles:
-            return titles[value]
+            return titles[value].partition(":")[0]
         if isinstance(value, bool):
             return label if value else _("not {setting}").format(setting=label)
         return f"{label} {', '.join(map(str, value)) if isinstance(value, list) else value}"
@@ -205,6 +205,7 @@ class ParameterForm:
                 elif each.type == "str":
                     index = widget.findData(value)
                     widget.setCurrentText(widget.itemText(index) if index >= 0 else value)
+                    widget.lineEdit().setCursorPosition(0)  # its beginning is what is seen of a long title
                 elif each.type == "bool":
                     widget.checked = value
                 elif each.type in ("int", "float"):

@@ -64,7 +64,7 @@ LEVELS = ("good", "check", "failed")
 # What may be judged, in the order of the report, and what may be found of each.
 FINDINGS: dict[str, tuple[str, ...]] = {
     "completion": ("cancelled",),
-    "similarity": ("agree", "unclear", "turned", "turned-in-plane", "too-little-seen"),
+    "similarity": ("agree", "alike", "unclear", "turned", "turned-in-plane", "too-little-seen"),
     "mirror": ("mirrored",),
     "overlap": ("met", "low", "low-but-alike"),
     "pose": ("met", "turned", "scaled", "turned-and-scaled"),
@@ -235,9 +235,9 @@ def _similarity(metrics: Mapping[str, Any]) -> Criterion:
     if not math.isfinite(share):
         return _unmeasured(code, share)
     level = _level(share, AGREEMENT, falling=True)
-    if found["reached"] >= AGREEMENT_ENOUGH:
-        level = "good"
     arguments = {name: found[name] for name in ("share", "reached", "floor")}
+    if level != "good" and found["reached"] >= AGREEMENT_ENOUGH:
+        return Criterion(code, "good", "alike", arguments, {**limits, "enough": AGREEMENT_ENOUGH})
     finding = {"good": "agree", "check": "unclear", "failed": "turned-in-plane"}[level]
     if level == "failed" and found.get("turned"):
         finding, arguments = "turned", {**arguments, "axis": found["turned"]}

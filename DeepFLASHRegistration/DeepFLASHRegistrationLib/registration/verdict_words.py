@@ -108,6 +108,10 @@ _SENTENCES = {
         "Inside, the images agree to {reached:.2f}; turned by half, where nothing can lie right, to {floor:.2f}. "
         "That is {share:+.0%} of what is possible ({check:.0%} expected)."
     ),
+    ("similarity", "alike"): lambda _: _(
+        "Inside, the images agree almost perfectly, to {reached:.2f} (from {enough:g} on nothing more is asked for), "
+        "though turned by half as well, to {floor:.2f}: a round object looks the same."
+    ),
     ("similarity", "unclear"): lambda _: _(
         "The images hardly agree better than if they did not belong together: they may show different things, or lie "
         "wrongly on each other. Compare them in the checkerboard, and try another initial alignment, similarity, or "

@@ -36,7 +36,9 @@ class _Fields(string.Formatter):
             text = f"{100 * value:{form if form[-1:].isalpha() else form + 'f'}} %"
         else:
             text = super().format_field(value, format_spec)
-        return text.replace("-", "−", 1) if text.startswith("-") else text
+        if not text.startswith("-"):
+            return text
+        return text.replace("-", "−", 1) if any(digit in text for digit in "123456789") else text[1:]
 
 
 filled = _Fields().format
