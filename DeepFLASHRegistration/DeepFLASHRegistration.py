@@ -9,6 +9,7 @@ import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
+from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
@@ -99,9 +100,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.logic = DeepFLASHRegistrationLogic()
 
         self.form = ParameterForm(self.onParametersChanged)
-        self.form.addTo(self.ui.inputsLayout, ["preset", "method", "model"])
-        self.form.addTo(self.ui.alignmentLayout, ["initial_alignment"])
-        self.form.addTo(self.ui.parametersWidget.layout())  # empty layouts are no variables of self.ui
+        self.folds = Folds(self.ui, self.form, self.logic.machine)
         self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
         # Inputs are looked at a moment after they were chosen, not at every step of a spin box.
         self.checkTimer = qt.QTimer()
@@ -206,6 +205,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def _updateButtons(self) -> None:
         self.runPanel.update(self._missing())
+        self.folds.update(self._parameterNode)
         self.ui.saveButton.enabled = not self.runPanel.busy and self._hasResult()
         self.ui.copyPythonButton.enabled = self._parameterNode is not None
         self.ui.keepButton.visible = (

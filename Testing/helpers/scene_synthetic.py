@@ -8,6 +8,7 @@ import slicer
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.registration.verdict import verdict
 from DeepFLASHRegistrationLib.scene.arrays import imageFromArray
 from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
 
@@ -201,7 +202,7 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
         metrics=metrics,
         timings={},
         provenance={},
-        verdict=SimpleNamespace(level="good", reasons=["smooth"]),
+        verdict=verdict(metrics),
         cancelled=False,
         notes=[],
     )

@@ -324,8 +324,7 @@ def test_tables_and_charts_hold_the_numbers(scene):
         table.GetValue(row, 0).ToString(): [table.GetValue(row, column).ToString() for column in (1, 2, 3)]
         for row in range(table.GetNumberOfRows())
     }
-    assert rows["Verdict"] == ["", "good", ""]
-    assert rows["Reason"] == ["", "smooth", ""]
+    assert not {"Verdict", "Reason"} & set(rows)  # these are no measurements
     assert rows["Mean Dice"] == ["0.6", "0.9", ""]
     assert rows["Mean landmark distance"] == ["5", "1.5", "mm"]
     labels = nodes.labelsTable.GetTable()

@@ -9,7 +9,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from ..scene.verdict_text import verdictOf
+from ..registration.verdict_words import sentence
+from ..scene.verdict_attribute import verdictOf
 from .verdict_words import COLORS, longVerdict
 
 
@@ -24,23 +25,13 @@ class ReportPanel:
         for view, table in ((self._ui.metricsTableView, metrics), (self._ui.labelsTableView, labels)):
             view.setMRMLTableNode(table)
             view.visible = table is not None
-        self._hideVerdictRows(metrics)
         found = verdictOf(metrics)
         if found is None:
             self._ui.verdictLabel.text = _("There is no result yet.")
             return
-        level, reasons = found
-        points = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+        level = found.level
+        points = "".join(f"<li>{escape(sentence(reason, _))}</li>" for reason in found.reasons)
         self._ui.verdictLabel.text = (
             f"<b style='color: {COLORS.get(level, 'gray')}'>\u25cf {escape(longVerdict(level))}"
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
-
-    def _hideVerdictRows(self, metrics: slicer.vtkMRMLTableNode | None) -> None:
-        """The table begins with what is said above it."""
-        table = metrics.GetTable() if metrics is not None else None
-        quantity = table.GetColumnByName("Quantity") if table is not None else None
-        if quantity is None:
-            return
-        for row in range(table.GetNumberOfRows()):
-            self._ui.metricsTableView.setRowHidden(row, quantity.GetValue(row) in ("Verdict", "Reason"))

@@ -11,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..process.runner import Run
+from ..registration.verdict_words import sentence
 from ..support.errors import Cancelled, InputError
 from .convergence_plot import ConvergencePlot
 from .verdict_words import COLORS, shortVerdict
@@ -106,7 +107,8 @@ class RunPanel:
 
     def _onEnd(self, run: Run) -> None:
         if run.state == "failed":
-            self.status(f"<b style='color: {COLORS['failed']}'>{escape(_('Failed'))}</b>: {escape(str(run.error))}")
+            word = escape(shortVerdict("failed"))
+            self.status(f"<b style='color: {COLORS['failed']}'>{word}</b>: {escape(str(run.error))}")
         elif run.state == "cancelled":
             kept = getattr(run, "canBeKept", False)
             self.status(_("Cancelled. The best so far can be kept.") if kept else _("Cancelled. Nothing was changed."))
@@ -140,5 +142,6 @@ def outcome(run: Run) -> list[str]:
         return []
     line = f"<b style='color: {COLORS.get(verdict.level, 'gray')}'>{escape(shortVerdict(verdict.level))}</b>"
     if verdict.level != "good" and verdict.reasons:
-        line += f": {escape(verdict.reasons[0])}"
-    return [f"{line} <a href='report'>{escape(_('Report'))}</a>"]
+        line += f": {escape(sentence(verdict.reasons[0], _))}"
+    way = escape(_("Report"))
+    return [f"{line} <a href='report'>{way}</a>"]

@@ -49,12 +49,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimated:
-    """The arguments of a Deformation, one record per accepted step, and notes for the user."""
+    """The arguments of a Deformation, one record per accepted step, and what a trained model finds unlike its data
+    (prediction.Prediction)."""
 
     velocity: dict[str, Any]
     history: list[dict[str, Any]]
     cancelled: bool
-    unusual: tuple[str, ...] = ()
+    unusual: tuple[dict[str, Any], ...] = ()
 
 
 def plan(parameters: Parameters, ndim: int) -> Plan:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..registration.verdict import change
+from ..registration.verdict_words import change
 
 if TYPE_CHECKING:
     from ..problem.parameters import Parameters

@@ -20,6 +20,7 @@ from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromVolume
 from .inputs import Inputs
+from .translation import tr as _
 
 ERROR, WARNING = "error", "warning"
 
@@ -85,7 +86,7 @@ def checkInputs(
             Check(
                 "dimension",
                 ERROR,
-                "One volume is a single slice and the other is not. Choose two volumes or two slices.",
+                _("One volume is a single slice and the other is not. Choose two volumes or two slices."),
             )
         )
         return found
@@ -109,8 +110,10 @@ def _thinned(node: Any) -> Volume:
         or (image.GetNumberOfScalarComponents() != 1)
     ):
         raise InputError(
-            f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a "
-            "scalar volume of it (module Vector to Scalar Volume) and register that."
+            _(
+                "{name} has several values per voxel (a color, vector or tensor image). Make a scalar volume of it "
+                "(module Vector to Scalar Volume) and register that."
+            ).format(name=node.GetName())
         )
     data = arrayFromImage(image).reshape(grid.shape)
     steps = [max(1, size // _LOOKED_AT) for size in grid.shape]
@@ -140,20 +143,15 @@ def _overlap(fixed: Grid, moving: Grid, parameters: Parameters, initial: bool) -
     # Affine and centers begin where the objects are, wherever that is.
     if share >= _TINY_OVERLAP or initial or parameters.initial_alignment != "none":
         return []
-    level, what = (
-        (ERROR, "do not overlap")
-        if share == 0
-        else (WARNING, f"overlap by only {100 * share:.0f} % of the smaller one")
-    )
-    return [
-        Check(
-            "overlap",
-            level,
-            f"The volumes {what}, and no initial alignment is asked for. Let them be aligned first.",
-            {"initial_alignment": "affine"},
-            "Align first",
-        )
-    ]
+    if share == 0:
+        level, text = ERROR, _("The volumes do not overlap, and no initial alignment is asked for.")
+    else:
+        level = WARNING
+        text = _(
+            "The volumes overlap by only {share} % of the smaller one, and no initial alignment is asked for."
+        ).format(share=f"{100 * share:.0f}")
+    text = " ".join([text, _("Let them be aligned first.")])
+    return [Check("overlap", level, text, {"initial_alignment": "affine"}, _("Align first"))]
 
 
 def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> list[Check]:
@@ -162,17 +160,15 @@ def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> li
         return []
     fine, coarse = (movingName, fixedName) if ratio > 1 else (fixedName, movingName)
     factor = max(ratio, 1 / ratio)
-    text = (
-        f"A voxel of {coarse} is {factor:.0f} times as large as one of {fine}: what {coarse} does not show cannot "
-        "be matched. "
-    )
-    text += (
-        "The result will have its coarse voxels; exchange fixed and moving to get the fine ones."
-        if ratio > 1
-        else "A preset of fewer levels (fast) is enough."
-    )
-    changes = {} if ratio > 1 else {"preset": "fast"}
-    return [Check("voxel size", WARNING, text, changes, "Use preset fast" if changes else "")]
+    text = _(
+        "A voxel of {coarse} is {factor} times as large as one of {fine}: what {coarse} does not show cannot be "
+        "matched."
+    ).format(coarse=coarse, factor=f"{factor:.0f}", fine=fine)
+    if ratio > 1:
+        advice = _("The result will have its coarse voxels; exchange fixed and moving to get the fine ones.")
+        return [Check("voxel size", WARNING, f"{text} {advice}")]
+    advice = _("A preset of fewer levels (fast) is enough.")
+    return [Check("voxel size", WARNING, f"{text} {advice}", {"preset": "fast"}, _("Use preset fast"))]
 
 
 # ------------------------------------------------------------------------------------------------------- contents
@@ -190,8 +186,10 @@ def _stripped(fixed: Volume, moving: Volume) -> list[Check]:
         Check(
             "skull",
             WARNING,
-            f"{stripped.name} shows its object cut out (skull-stripped?), {whole.name} with what surrounds it. "
-            f"Strip both or neither, or choose a mask of the object in {whole.name}.",
+            _(
+                "{stripped} shows its object cut out (skull-stripped?), {whole} with what surrounds it. Strip both or "
+                "neither, or choose a mask of the object in {whole}."
+            ).format(stripped=stripped.name, whole=whole.name),
         )
     ]
 
@@ -211,14 +209,23 @@ def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
     # A mirror image of a nearly symmetric object (left and right of a head) is never that much better.
     if abs(scores[best]) < max(_FLIP_ENOUGH, abs(own) + _FLIP_GAIN):
         return []
-    names = [name for name, sign in zip(("left-right", "front-back", "up-down"), best, strict=True) if sign < 0]
+    axes = _("left-right"), _("front-back"), _("up-down")
+    names = [name for name, sign in zip(axes, best, strict=True) if sign < 0]
     return [
         Check(
             "orientation",
             WARNING,
-            f"{moving.name} looks like {fixed.name} turned about ({' and '.join(names)}): correlation "
-            f"{scores[best]:.2f} that way, {own:.2f} as it is. Its orientation may be stored wrongly. Correct it "
-            "(Volumes, Volume Information; or put it under a linear transform) before it is registered.",
+            _(
+                "{moving} looks like {fixed} turned about ({axes}): correlation {best} that way, {own} as it "
+                "is. Its orientation may be stored wrongly. Correct it (Volumes, Volume Information; or put it under a "
+                "linear transform) before it is registered."
+            ).format(
+                moving=moving.name,
+                fixed=fixed.name,
+                axes=", ".join(names),
+                best=f"{scores[best]:.2f}",
+                own=f"{own:.2f}",
+            ),
         )
     ]
 
@@ -267,20 +274,25 @@ def _memory(
         return []
     spacing = needs.fitting_spacing(*grids, inside, stages, need, device)
     if spacing is None:  # the volumes themselves are too large, or the model has its own voxel
-        return [
-            Check(
-                "memory",
-                WARNING,
-                f"{need}. Close other programs, or crop {fixed.name} (module Crop Volume)"
-                + (", or compute on the CPU." if onDevice else "."),
-            )
-        ]
-    return [
-        Check(
-            "memory",
-            WARNING,
-            f"{need}. A working voxel of {spacing:g} mm fits.",
-            {"spacing_mm": spacing},
-            f"Use {spacing:g} mm",
+        advice = (
+            _("Close other programs, crop {volume} (module Crop Volume), or compute on the CPU.")
+            if onDevice
+            else _("Close other programs, or crop {volume} (module Crop Volume).")
+        ).format(volume=fixed.name)
+        return [Check("memory", WARNING, f"{_needed(need)} {advice}")]
+    advice = _("A working voxel of {spacing} mm fits.").format(spacing=f"{spacing:g}")
+    action = _("Use {spacing} mm").format(spacing=f"{spacing:g}")
+    return [Check("memory", WARNING, f"{_needed(need)} {advice}", {"spacing_mm": spacing}, action)]
+
+
+def _needed(need: memory.Need) -> str:
+    sizes = {name: f"{getattr(need, name) / 2**30:.1f}" for name in ("host", "free_host", "device", "free_device")}
+    text = (
+        _(
+            "About {host} GB of memory are needed and {free_host} GB are free; on the GPU {device} GB, and "
+            "{free_device} GB are free."
         )
-    ]
+        if need.device
+        else _("About {host} GB of memory are needed and {free_host} GB are free.")
+    )
+    return text.format(**sizes)

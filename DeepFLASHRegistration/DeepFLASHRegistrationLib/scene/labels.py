@@ -15,6 +15,7 @@ from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromIjkToRas, gridFromVolume, ijkToWorld, toWorld
 from .reslice import Placement, placementOfImage, placementOfVolume, resliced
+from .translation import tr as _
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,12 @@ def labelsFromNode(
         return _fromSegmentation(node, referenceVolume, like)
     if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _fromLabelMap(node, referenceVolume, like)
+    if node is None:
+        raise InputError(_("Labels must be a segmentation or a label map volume. Choose one."))
     raise InputError(
-        "Labels must be a segmentation or a label map volume"
-        + (f", {node.GetName()} is a {node.GetClassName()}." if node is not None else ". Choose one.")
+        _("Labels must be a segmentation or a label map volume, {name} is a {kind}.").format(
+            name=node.GetName(), kind=node.GetClassName()
+        )
     )
 
 
@@ -134,13 +138,14 @@ def _fromSegmentation(
         if mask is not None:
             _paint(data, mask, identifier, labelOf, names, like)
 
-    overlaps = [" and ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
+    overlaps = [" + ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
     notes = ()
     if overlaps:
-        notes = (
-            f"{node.GetName()} has overlapping segments ({'; '.join(overlaps)}): "
-            "each overlap is carried as a label of its own, then given to all its segments",
+        note = _(
+            "{name} has overlapping segments ({overlaps}): each overlap is carried as a label of its own, then given "
+            "to all its segments"
         )
+        notes = (note.format(name=node.GetName(), overlaps="; ".join(overlaps)),)
     volume = checked_labels(Volume(grid, data.reshape(grid.shape), node.GetName(), notes))
     return Labels(
         volume,
@@ -193,7 +198,9 @@ def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentati
     """The node's segmentation, or, if it holds no label maps, a copy that does: the node keeps its representations."""
     segmentation = node.GetSegmentation()
     if segmentation is None or segmentation.GetNumberOfSegments() == 0:
-        raise InputError(f"{node.GetName()} has no segment. Add one, or choose another segmentation.")
+        raise InputError(
+            _("{name} has no segment. Add one, or choose another segmentation.").format(name=node.GetName())
+        )
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     if segmentation.ContainsRepresentation(name):
         return segmentation
@@ -201,8 +208,10 @@ def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentati
     copy.DeepCopy(segmentation)
     if not copy.CreateRepresentation(name):
         raise InputError(
-            f"{node.GetName()} cannot be turned into label maps. "
-            "Create its binary labelmap representation in the Segmentations module."
+            _(
+                "{name} cannot be turned into label maps. Create its binary labelmap representation in the "
+                "Segmentations module."
+            ).format(name=node.GetName())
         )
     return copy
 

@@ -27,7 +27,9 @@ from .labels import Labels
 from .propagation import propagatedSegmentation
 from .tables import labelRows, metricRows, writeTable
 from .transaction import Transaction
+from .translation import tr as _
 from .velocity import VELOCITY_ROLE, velocityText
+from .verdict_attribute import keepVerdict
 
 NEW = "new"
 
@@ -163,8 +165,11 @@ def writeResult(
             nodes.markups = writer.carried(outputs.markups, inputs.movingMarkups, carriedMarkups)
         if inputs.movingModel is not None:
             nodes.model = writer.carried(outputs.model, inputs.movingModel, carriedModel)
+        names = movingLabels.names if movingLabels is not None else {}
         nodes.metricsTable = writer.table(outputs.metricsTable, "metrics", metricRows(result))
-        rows = labelRows(result, movingLabels.names if movingLabels is not None else {})
+        if nodes.metricsTable is not None:
+            keepVerdict(nodes.metricsTable, result.verdict, names)
+        rows = labelRows(result, names)
         if rows:
             nodes.labelsTable = writer.table(outputs.labelsTable, "labels", rows)
         if result.history:
@@ -210,21 +215,32 @@ def checkOutputs(
             continue
         if not any(node.IsA(name) for name in _CLASSES[each.name]):
             raise InputError(
-                f"{node.GetName()} ({node.GetClassName()}) cannot hold the output {each.name}. "
-                f"Choose a {' or '.join(_CLASSES[each.name])}."
+                _("{name} ({kind}) cannot hold the output {output}. Choose a node of: {kinds}.").format(
+                    name=node.GetName(),
+                    kind=node.GetClassName(),
+                    output=each.name,
+                    kinds=", ".join(_CLASSES[each.name]),
+                )
             )
         if any(node is other for other in inputs):
             raise InputError(
-                f"{node.GetName()} is an input and an output. Inputs are never changed: choose another output node."
+                _("{name} is an input and an output. Inputs are never changed: choose another output node.").format(
+                    name=node.GetName()
+                )
             )
         if any(node is other for other in chosen):
-            raise InputError(f"{node.GetName()} is chosen for two outputs. Choose another node for one of them.")
+            raise InputError(
+                _("{name} is chosen for two outputs. Choose another node for one of them.").format(name=node.GetName())
+            )
         chosen.append(node)
     target = outputs.segmentation
     if movingSegmentation is not None and target not in (None, NEW) and not target.IsA(_labelClass(movingSegmentation)):
         raise InputError(
-            f"{target.GetName()} cannot hold the propagated {movingSegmentation.GetName()}. "
-            f"Choose a {_labelClass(movingSegmentation)}."
+            _("{name} cannot hold the propagated {segmentation}. Choose a {kind}.").format(
+                name=target.GetName(),
+                segmentation=movingSegmentation.GetName(),
+                kind=_labelClass(movingSegmentation),
+            )
         )
 
 

@@ -28,6 +28,7 @@ from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
 from .samples import addSample
 from .sequence import geodesicTransforms, writeGeodesicSequence
+from .translation import tr as _
 from .velocity import savedResult
 
 # More points than this per axis of the geodesic's fields show nothing more, and a sequence holds many of them.
@@ -76,8 +77,10 @@ class RegistrationRun(Run):
 
     @property
     def verdict(self) -> Any:
-        """registration.verdict.Verdict, None if there is no result."""
-        return self.value.verdict if self.value is not None else None
+        """registration.verdict.Verdict, with the names of the labels; None if there is no result."""
+        if self.value is None:
+            return None
+        return self.value.verdict.named(self._movingLabels.names if self._movingLabels is not None else {})
 
     def arguments(self) -> dict[str, Any]:
         """The nodes as arguments of `registration.register.register`.
@@ -86,11 +89,12 @@ class RegistrationRun(Run):
             InputError: a node cannot be used, or an output cannot be written.
         """
         inputs = self.inputs
-        for name, node in (("fixed", inputs.fixedVolume), ("moving", inputs.movingVolume)):
-            if node is None:
-                raise InputError(f"No {name} volume is chosen. Choose one.")
+        if inputs.fixedVolume is None:
+            raise InputError(_("No fixed volume is chosen. Choose one."))
+        if inputs.movingVolume is None:
+            raise InputError(_("No moving volume is chosen. Choose one."))
         if inputs.fixedVolume is inputs.movingVolume:
-            raise InputError("Fixed and moving volume are the same. Choose another one.")
+            raise InputError(_("Fixed and moving volume are the same. Choose another one."))
         checkOutputs(self.outputs, list(inputs.nodes().values()), inputs.movingSegmentation)
         images = volumeFromNode(inputs.fixedVolume), volumeFromNode(inputs.movingVolume)
         labels = self._labels(images[0].ndim)
@@ -134,9 +138,11 @@ class RegistrationRun(Run):
         yield from self._prepared.steps(self.outputs)
 
     def _checkInputs(self) -> None:
-        for name, node in self.inputs.nodes().items():
+        for node in self.inputs.nodes().values():
             if node.GetScene() is None:
-                raise InputError(f"The chosen {name} was removed from the scene during the registration.")
+                raise InputError(
+                    _("{name} was removed from the scene during the registration.").format(name=node.GetName())
+                )
 
     def finish(self) -> None:
         """Writes the outputs, all or none."""
@@ -150,7 +156,9 @@ class RegistrationRun(Run):
             known = {identifier for ids in self._movingLabels.segments.values() for identifier in ids}
             if set(segmentation.GetSegmentation().GetSegmentIDs()) != known:
                 raise InputError(
-                    f"Segments of {segmentation.GetName()} were added or removed during the registration. Run it again."
+                    _("Segments of {segmentation} were added or removed during the registration. Run it again.").format(
+                        segmentation=segmentation.GetName()
+                    )
                 )
         self.nodes = writeResult(
             self.value, self.inputs, self.outputs, movingLabels=self._movingLabels, prepared=self._prepared
@@ -169,7 +177,7 @@ class RegistrationRun(Run):
             InputError: there is nothing to keep.
         """
         if self.value is None:
-            raise InputError("The registration was cancelled before there was a result to keep.")
+            raise InputError(_("The registration was cancelled before there was a result to keep."))
         self.finish()
         return self.nodes
 
@@ -216,12 +224,14 @@ class GeodesicRun(Run):
     def _volumes(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLScalarVolumeNode]:
         node = self.transform
         if node.GetScene() is None:
-            raise InputError(f"{node.GetName()} is not in the scene any more.")
+            raise InputError(_("{name} is not in the scene any more.").format(name=node.GetName()))
         fixed = node.GetNodeReference(node.GetFixedNodeReferenceRole())
         moving = node.GetNodeReference(node.GetMovingNodeReferenceRole())
-        for which, volume in (("fixed", fixed), ("moving", moving)):
-            if volume is None:
-                raise InputError(f"The {which} volume of {node.GetName()} is not in the scene any more.")
+        if fixed is None or moving is None:
+            which = _("The fixed volume of {name} is not in the scene any more.")
+            if fixed is not None:
+                which = _("The moving volume of {name} is not in the scene any more.")
+            raise InputError(which.format(name=node.GetName()))
         return fixed, moving
 
     def prepare(self) -> Iterator[None]:
@@ -297,7 +307,9 @@ def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRu
 def _initialAffine(node: slicer.vtkMRMLTransformNode, fixed: Grid, moving: Grid) -> np.ndarray:
     """(d+1, d+1) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
     if not node.IsTransformToWorldLinear():
-        raise InputError(f"The initial transform {node.GetName()} is not linear. Choose a linear one.")
+        raise InputError(
+            _("The initial transform {name} is not linear. Choose a linear one.").format(name=node.GetName())
+        )
     matrix = vtk.vtkMatrix4x4()
     node.GetMatrixTransformToWorld(matrix)
     fixedToMoving = np.linalg.inv(arrayFromVtkMatrix(matrix))
@@ -307,6 +319,8 @@ def _initialAffine(node: slicer.vtkMRMLTransformNode, fixed: Grid, moving: Grid)
         return affineInPlane(fixedToMoving, fixed, moving)
     except ValueError as error:
         raise InputError(
-            f"The initial transform {node.GetName()} turns the slice out of its plane. Choose one that moves and turns "
-            "it within its plane."
+            _(
+                "The initial transform {name} turns the slice out of its plane. Choose one that moves and turns it "
+                "within its plane."
+            ).format(name=node.GetName())
         ) from error

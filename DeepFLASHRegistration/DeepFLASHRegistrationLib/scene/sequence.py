@@ -17,6 +17,7 @@ from .fields import gridTransform
 from .geometry import gridFromVolume, toWorld
 from .hierarchy import placeBeside
 from .transaction import Transaction
+from .translation import tr as _
 from .velocity import fingerprint
 
 # The browser says of which transform and velocity it is.
@@ -75,7 +76,7 @@ def writeGeodesicSequence(
         browser.EndModify(modifying)  # makes the sequences logic create the proxy
         proxy = proxyTransform(browser)
         if proxy is None:
-            raise RuntimeError("The Sequences module did not make a transform for the sequence.")
+            raise RuntimeError(_("The Sequences module did not make a transform for the sequence."))
         proxy.SetName(f"{name} at t")
         for node in (browser, sequence, proxy):
             node.SetSaveWithScene(False)

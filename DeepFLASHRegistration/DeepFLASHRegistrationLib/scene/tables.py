@@ -12,7 +12,7 @@ import vtk
 
 
 def metricRows(result: Any) -> list[dict[str, Any]]:
-    """Rows (quantity, before, after, unit) of what result.metrics holds, headed by the verdict."""
+    """Rows (quantity, before, after, unit) of what result.metrics holds."""
     metrics: Mapping[str, Any] = result.metrics
     rows: list[dict[str, Any]] = []
 
@@ -20,11 +20,6 @@ def metricRows(result: Any) -> list[dict[str, Any]]:
         if after is not None or before is not None:
             rows.append({"Quantity": quantity, "Before": _text(before), "After": _text(after), "Unit": unit})
 
-    verdict = getattr(result, "verdict", None)
-    if verdict is not None:
-        add("Verdict", verdict.level)
-        for reason in verdict.reasons:
-            add("Reason", reason)
     add("Similarity (cross-correlation)", metrics.get("similarity_after"), metrics.get("similarity_before"))
     agreement = metrics.get("agreement") or {}
     add("Agreement inside both objects", agreement.get("reached"))

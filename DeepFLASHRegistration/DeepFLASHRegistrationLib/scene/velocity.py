@@ -18,6 +18,7 @@ import slicer
 
 from ..results.velocity import VELOCITY, SavedResult, load_result, write_velocity
 from ..support.errors import InputError
+from .translation import tr as _
 
 VELOCITY_ROLE = "DeepFLASH.velocity"
 
@@ -51,16 +52,22 @@ def savedResult(transform: slicer.vtkMRMLTransformNode) -> SavedResult:
         InputError: it is not in the scene, or damaged.
     """
     if not hasVelocity(transform):
-        raise InputError(f"The scene holds no velocity for {transform.GetName()}. Register again.")
+        raise InputError(
+            _("The scene holds no velocity for {transform}. Register again.").format(transform=transform.GetName())
+        )
     node = transform.GetNodeReference(VELOCITY_ROLE)
     try:
         content = base64.b64decode(node.GetText(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"{node.GetName()} holds no velocity ({error}). Register again.") from error
+        raise InputError(
+            _("{name} holds no velocity ({error}). Register again.").format(name=node.GetName(), error=error)
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / VELOCITY
         path.write_bytes(content)
         try:
             return load_result(path)
         except InputError as error:
-            raise InputError(f"{node.GetName()} holds no velocity of this program. Register again.") from error
+            raise InputError(
+                _("{name} holds no velocity of this program. Register again.").format(name=node.GetName())
+            ) from error

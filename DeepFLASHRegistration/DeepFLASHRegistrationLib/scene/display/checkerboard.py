@@ -10,6 +10,7 @@ import vtk
 from ...support.errors import InputError
 from ..appearance import copyLook
 from ..arrays import arrayFromImage, emptyImage
+from ..translation import tr as _
 from .framing import showInSlices
 from .toggle import Toggle
 
@@ -40,8 +41,9 @@ class Checkerboard(Toggle):
     def _show(self) -> None:
         if self.fixed.GetImageData().GetDimensions() != self.warped.GetImageData().GetDimensions():
             raise InputError(
-                f"{self.warped.GetName()} is not on the grid of {self.fixed.GetName()}. "
-                "Choose the warped volume of this registration."
+                _("{warped} is not on the grid of {fixed}. Choose the warped volume of this registration.").format(
+                    warped=self.warped.GetName(), fixed=self.fixed.GetName()
+                )
             )
         board = self.temporary("vtkMRMLScalarVolumeNode", "checkerboard")
         board.CopyOrientation(self.fixed)
