@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -112,15 +112,10 @@ def _thinned(node: Any) -> Volume:
             f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a "
             "scalar volume of it (module Vector to Scalar Volume) and register that."
         )
-    data = arrayFromImage(image).reshape(grid.shape)
-    steps = [max(1, size // _LOOKED_AT) for size in grid.shape]
-    thin = np.ascontiguousarray(data[tuple(slice(None, None, step) for step in steps)])
-    affine = grid.affine.copy()
-    affine[:-1, :-1] *= steps
-    volume = Volume(replace(grid, shape=thin.shape, affine=affine), thin, node.GetName())
+    volume = Volume(grid, arrayFromImage(image).reshape(grid.shape), node.GetName()).thinned(_LOOKED_AT)
     low, high = image.GetScalarRange()
-    if low != high and thin.min() == thin.max():
-        return volume.with_data(thin.astype(np.float32))  # the little there is lies between the voxels looked at
+    if low != high and volume.data.min() == volume.data.max():
+        return volume.with_data(volume.data.astype(np.float32))  # the little there is lies between the voxels looked at
     return checked_image(volume)
 
 
