@@ -24,6 +24,7 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
     def setUp(self):
         if not torch_is_installed():
             self.skipTest("PyTorch is not installed in this Slicer")
+        slicer.util.selectModule("DeepFLASHRegistration")
         self.raised, self.told, self.stamps = [], [], {}
         hook, sys.excepthook = sys.excepthook, lambda kind, error, trace: self.raised.append(repr(error))
         self.addCleanup(setattr, sys, "excepthook", hook)
