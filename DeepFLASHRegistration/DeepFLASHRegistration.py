@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import logging
 import shutil
 import sys
 
@@ -9,6 +8,7 @@ import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
+from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
@@ -17,7 +17,7 @@ from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
-from DeepFLASHRegistrationLib.gui.telling import told
+from DeepFLASHRegistrationLib.gui.telling import logFailure, told
 from DeepFLASHRegistrationLib.gui.torch_installation import ensure_torch
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
@@ -108,6 +108,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.checkTimer.setSingleShot(True)
         self.checkTimer.setInterval(250)
         self.checkTimer.connect("timeout()", self.checkNow)
+        self.watch = InputWatch(self.checkTimer.start)
         self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
         self.displays = DisplayPanel(self.ui, self.makeGeodesic)
@@ -130,6 +131,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Called when the application closes and the module widget is destroyed."""
         self.logic.close()
         self.runPanel.close()
+        self.watch.setNodes([])
         self.setParameterNode(None)
         self.displays.close()
         self.readout.close()
@@ -151,6 +153,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.readout.setShown(Shown(), None)
         self.report.setTables(None, None)
         self.runPanel.setSubject(None, None, None)
+        self.watch.setNodes([])
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -204,6 +207,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.displays.setShown(shown, hasVelocity(node.transform))
             self.readout.setShown(shown, node.labelsTable)
             self.report.setTables(node.metricsTable, node.labelsTable)
+            self.watch.setNodes(node.inputs().nodes().values())
             self.checkTimer.start()
         self._updateButtons()
 
@@ -414,7 +418,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         run.on_event(progressCallback)
         self._runner.start(run)
         run.on_end(self._onEnd)
-        run.on_end(completedCallback or (None if waitForCompletion else _logFailure))
+        run.on_end(completedCallback or (None if waitForCompletion else logFailure))
         if waitForCompletion:
             self._runner.wait(run, slicer.app.processEvents)
         else:
@@ -457,22 +461,13 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
             self.machine.learn(run.kind, run.ratios)
 
 
-def _logFailure(run) -> None:
-    """Tells what nobody else would be told."""
-    if run.state == "failed":
-        logging.error("DeepFLASH registration failed: %s", run.error)
-
-
 #
 # DeepFLASHRegistrationTest
 #
 
 
 class DeepFLASHRegistrationTest(ScriptedLoadableModuleTest):
-    """What must hold in every Slicer, without a window and without torch. Testing/in_slicer tests the rest.
-    Uses ScriptedLoadableModuleTest base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
-    """
+    """What must hold in every Slicer, without a window and without torch. Testing/in_slicer tests the rest."""
 
     def setUp(self):
         """Do whatever is needed to reset the state - typically a scene clear will be enough."""

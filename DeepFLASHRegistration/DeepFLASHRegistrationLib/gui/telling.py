@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What went wrong is told in a dialog, once."""
+"""What went wrong is told, once: in a dialog, or where nobody looks, in the log."""
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import slicer
+
+from ..process.runner import Run
 
 
 @contextmanager
@@ -17,3 +20,9 @@ def told(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         slicer.util.errorDisplay(f"{what}\n\n{error}", detailedText=traceback.format_exc())
+
+
+def logFailure(run: Run) -> None:
+    """Writes why a run failed into the log."""
+    if run.state == "failed":
+        logging.error("DeepFLASH registration failed: %s", run.error)

@@ -26,7 +26,7 @@ from ..support.errors import InputError
 from .carry import meshOf
 from .conversion import landmarksFromNode, volumeFromNode
 from .fields import affineInPlane
-from .geometry import LPS_RAS, arrayFromVtkMatrix
+from .geometry import LPS_RAS, arrayFromVtkMatrix, checkLinear
 from .inputs import Inputs
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
@@ -329,8 +329,7 @@ def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRu
 
 def _initialAffine(node: slicer.vtkMRMLTransformNode, fixed: Grid, moving: Grid) -> np.ndarray:
     """(d+1, d+1) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
-    if not node.IsTransformToWorldLinear():
-        raise InputError(f"The initial transform {node.GetName()} is not linear. Choose a linear one.")
+    checkLinear(node)
     matrix = vtk.vtkMatrix4x4()
     node.GetMatrixTransformToWorld(matrix)
     fixedToMoving = np.linalg.inv(arrayFromVtkMatrix(matrix))
