@@ -12,7 +12,7 @@ _PRIOR = 0.1
 # A phase that has used up this part of what was left of it is late: nobody knows more than that it goes on.
 _LATE = 0.8
 # What is learned is remembered as a ratio within these: beyond them something else than the computer was slow.
-_RATIOS = (0.02, 50.0)
+_RATIOS = (0.01, 200.0)
 
 
 class Remaining:

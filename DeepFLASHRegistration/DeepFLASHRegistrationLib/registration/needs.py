@@ -25,6 +25,7 @@ TURNED = 1.3
 # default; each computer learns its own ratio to them (process.remaining.learned).
 _START, _PER_IMAGE_VOXEL, _ALIGNING = 1.0, 0.02e-6, 1.2
 _PER_CELL, _PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 0.45e-6, 5.7e-6, 0.14e-6, 0.05e-6
+_PER_ITERATION, _PER_PHASE = 0.02, 0.05  # however small the images
 _COARSER = [step / 4 for step in range(5, 33)]
 
 
@@ -67,11 +68,11 @@ def seconds(found: memory.Sizes, stages: Sequence[Parameters]) -> dict[str, floa
     cells = sum(n * size * sides for n, (size, _, sides) in zip(iterations, found.levels, strict=True))
     return {
         "start": _START,
-        "prepare": _PER_IMAGE_VOXEL * found.images,
+        "prepare": _PER_PHASE + _PER_IMAGE_VOXEL * found.images,
         "affine": _ALIGNING if stages[0].initial_alignment in ("rigid", "affine") else 0.0,
-        "level": _PER_CELL * cells,
-        "finish": _PER_POINT * found.points + _PER_FIELD_VOXEL * found.fields,
-        "write": _PER_VOXEL_WRITTEN * found.fields,
+        "level": _PER_ITERATION * sum(iterations) + _PER_CELL * cells,
+        "finish": _PER_PHASE + _PER_POINT * found.points + _PER_FIELD_VOXEL * found.fields,
+        "write": _PER_PHASE + _PER_VOXEL_WRITTEN * found.fields,
     }
 
 
