@@ -10,12 +10,14 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import qt
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.keyboard import takesKeys
 from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import folders
+from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
 from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
@@ -156,6 +158,27 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         click(self.ui.geodesicButton)
         self.assertFalse(self.ui.geodesicButton.checked)
 
+    def test_SideBySideShowsAPairThatLiesFarFromTheOrigin(self):
+        fixed, moving = self.pair[0], self.pair[2]
+        for volume in (fixed, moving):
+            volume.SetOrigin(-160.0, -250.0, -260.0)
+        slicer.util.setSliceViewerLayers(background=fixed, fit=True)
+        spin(0.3)
+        names = ("Red", "Green", "Yellow")
+        offsets = [slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode().GetSliceOffset() for name in names]
+        # Views that were made earlier have settled already: these are new.
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            if node.GetLayoutName().startswith("DeepFLASH"):
+                slicer.mrmlScene.RemoveNode(node)
+        display = SideBySide(fixed, moving)
+        display.show()
+        spin(0.3)
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            if node.GetLayoutName().startswith("DeepFLASH"):
+                usual = {"Axial": 0, "Coronal": 1, "Sagittal": 2}[node.GetOrientation()]
+                self.assertAlmostEqual(node.GetSliceOffset(), offsets[usual], 3)
+        display.hide()
+
     def test_ValuesAreReadAndPlacesAreShown(self):
         self._needsTorch()
         self._choose()
@@ -164,6 +187,16 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         cursor.SetCursorPositionRAS([10.0, 5.0, 0.0])
         spin(0.1)
         self.assertRegex(self.ui.readoutLabel.text, r"Moved [0-9.]+ mm, [0-9.]+ mm of it.*\nvolume [+-]\d+ %.*; core")
+        probe = slicer.util.findChild(slicer.util.mainWindow(), "DeepFLASHReadout")
+        self.assertTrue(probe.visible)
+        self.assertEqual(probe.text, self.ui.readoutLabel.text)
+        self.assertEqual(qt.QToolTip.text(), probe.text)
+        self.ui.besidePointerCheckBox.checked = False
+        qt.QToolTip.hideText()
+        spin(0.5)
+        cursor.SetCursorPositionRAS([12.0, 5.0, 0.0])
+        self.assertNotEqual(qt.QToolTip.text(), probe.text)
+        self.ui.besidePointerCheckBox.checked = True
         red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
         for button, words in (
             (self.ui.changeButton, "volume"),

@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.volume import Volume, checked_labels, checked_mask
+from ..imaging.volume import Volume, checked_labels, checked_mask, label_values
 from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromIjkToRas, gridFromVolume, ijkToWorld, toWorld
@@ -108,7 +108,7 @@ def _fromLabelMap(
         grid = gridFromVolume(referenceVolume)
         data = resliced(node.GetImageData(), ijkToWorld(node), placementOfVolume(referenceVolume))
     volume = checked_labels(Volume(grid, data.reshape(grid.shape).copy(), node.GetName()))
-    values = [int(value) for value in np.unique(volume.data) if value]
+    values = [int(value) for value in label_values(volume.data) if value]
     names = [nameOfLabel(node, value) for value in values]
     if like is not None and like.segments:
         renumbered = np.zeros_like(volume.data)
@@ -190,7 +190,7 @@ def _paint(
     idsOf = {label: ids for ids, label in labelOf.items()}
     present = data[mask]
     result = np.full_like(present, labelOf[(identifier,)])
-    for label in np.unique(present[present != 0]):
+    for label in label_values(present[present != 0]):
         combination = (*idsOf[int(label)], identifier)
         if combination not in labelOf:
             name = _combinedName(combination, names)

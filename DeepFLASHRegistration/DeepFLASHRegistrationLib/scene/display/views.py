@@ -51,6 +51,12 @@ def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, descri
     if layout.GetViewArrangement() == number:  # from a scene that was saved while this was shown: not the user's own
         layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
     changes.set(layout, "ViewArrangement", number)
+    application = getattr(slicer, "app", None)  # none in scripts that have no window
+    if application is not None:
+        import qt
+
+        # A slice view that is new moves to the offset 0 in the first turn of the event loop: before it is placed.
+        application.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
 
 def addLayout(scene: slicer.vtkMRMLScene, number: int, description: str) -> slicer.vtkMRMLLayoutNode | None:
