@@ -407,7 +407,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         names = slicer.app.layoutManager().sliceViewNames()
         shown = [name for name in names if slicer.app.layoutManager().sliceWidget(name).visible]
         self.assertEqual(len([name for name in shown if name.startswith("DeepFLASH")]), 6)
-        self.assertEqual(self.widget._missing(), "")
+        self.assertTrue(self.ui.registerButton.enabled, self.ui.registerButton.toolTip)
 
     def test_SeveralSettingsInOneScene(self):
         self._choose("fast")

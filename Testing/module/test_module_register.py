@@ -4,7 +4,9 @@
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.process.remaining import learned
 from DeepFLASHRegistrationLib.process.runner import Runner
+from DeepFLASHRegistrationLib.registration.progress import PHASES
 from DeepFLASHRegistrationLib.scene.fields import AFFINE_ATTRIBUTE, transformedPoints
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, RegistrationRun, SampleRun, SaveRun
@@ -54,6 +56,30 @@ def test_registered_twice_updates_the_same_nodes_with_the_same_numbers(runner, i
     np.testing.assert_array_equal(again.result.warped.data, first.result.warped.data)
     # The second run pays for no start; its share of the overhead is what is asked of a warm child.
     assert again.seconds["total"] - again.seconds["task"] < 0.3
+
+
+def test_the_phases_are_those_whose_time_is_told(runner, inputs):
+    run, seen = _run(inputs), []
+    run.on_event(lambda event: seen.append((event["phase"], event["progress"])))
+    runner.wait(runner.start(run))
+    assert list(dict.fromkeys(phase for phase, _ in seen)) == list(PHASES)
+    for phase, progress in seen:
+        assert PHASES[phase][0] <= progress <= PHASES[phase][1], phase
+    # Every phase was followed, the start and the writing too; together they are the whole.
+    assert list(run.ratios) == [phase for phase, each in run.expected.items() if each]
+    taken = sum(ratio * run.expected[phase] for phase, ratio in run.ratios.items())
+    assert taken == pytest.approx(run.seconds_passed, abs=0.05 + 0.05 * run.seconds_passed)
+
+
+def test_what_a_computer_has_shown_is_expected_the_next_time(runner, inputs):
+    first = _run(inputs)
+    runner.wait(runner.start(first))
+    second = _run(inputs)
+    second.pace = learned({}, first.ratios)
+    second.arguments()
+    taken = {phase: ratio * first.expected[phase] for phase, ratio in first.ratios.items()}
+    for phase in ("level", "finish"):
+        assert second.expected[phase] == pytest.approx(taken[phase])
 
 
 def test_cancelled_it_leaves_the_scene_alone_and_can_be_kept(runner, inputs, scene):

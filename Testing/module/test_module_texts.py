@@ -77,14 +77,24 @@ def texts_that_nobody_can_translate(source, scene):
             # Of a Check, the text and the button.
             arguments = call.args[2:5:2] if _name(call) == "Check" else call.args
             found |= {each.value for argument in arguments for each in _untranslated(argument, outside)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(
+            getattr(to, "attr", getattr(to, "id", "") if scene else "") in _SHOWN for to in node.targets
+        ):
+            found |= {each.value for each in _untranslated(node.value, outside)}
     if not scene:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Assign) and any(getattr(to, "attr", "") in _SHOWN for to in node.targets):
-                found |= {each.value for each in _untranslated(node.value, outside)}
         found |= {each.value for each in outside if re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", each.value)}
     # Without markup, a translated part's name, and figures.
     rest = {re.sub(r"<[^>]*>?|&\w+;|\\n", "", text) for text in found - _NO_TEXT}
     return {text for text in rest if re.search(r"[A-Za-z]{2}", text)}
+
+
+@pytest.mark.parametrize("path", TRANSLATED, ids=lambda path: path.relative_to(MODULE).as_posix())
+def test_nothing_else_takes_the_translator_s_name(path):
+    """A variable `_` for what is not needed would be called in its place."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "_"]
+    assert not _translations(tree) or not [node for node in names if isinstance(node.ctx, ast.Store)]
 
 
 @pytest.mark.parametrize("path", [*WINDOW, *SCENE], ids=lambda path: path.relative_to(MODULE).as_posix())

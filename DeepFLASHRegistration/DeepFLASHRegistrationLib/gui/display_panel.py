@@ -79,7 +79,7 @@ class DisplayPanel:
         whether it can be made, and `setShown` follows when it is."""
         self._ui, self._makeGeodesic = ui, makeGeodesic
         self._displays = Displays()
-        self._canMakeGeodesic = self._geodesicAwaited = False
+        self._canMakeGeodesic = self._geodesicAwaited = self._busy = False
         self.shown = Shown()
         self._timer = qt.QTimer()
         self._timer.setInterval(_FLICKER_MSEC)
@@ -119,6 +119,12 @@ class DisplayPanel:
             self._geodesicAwaited = False
             self._show("geodesic")
         self._update()
+
+    def setBusy(self, busy: bool) -> None:
+        """While something is computed, no geodesic can be."""
+        if busy != self._busy:
+            self._busy = busy
+            self._update()
 
     def clear(self) -> None:
         """Takes everything away; the nodes may be gone already."""
@@ -187,8 +193,11 @@ class DisplayPanel:
             missing = any(getattr(self.shown, each) is None for each in needed)
             if name == "geodesic" and self.shown.fixedVolume is not None and self._canMakeGeodesic:
                 missing = False
-            button.enabled = not missing
+            waits = name == "geodesic" and self._busy and self.shown.browser is None and not missing
+            button.enabled = not missing and not waits
             button.toolTip = reason() if missing else button.statusTip
+            if waits:
+                button.toolTip = _("Something is being computed. Wait for its end.")
             button.checked = self._isShown(name) or (name == "geodesic" and self._geodesicAwaited)
         if self._isShown("flicker"):
             self._timer.start()

@@ -120,3 +120,11 @@ class DeepFLASHRegistrationParameterNode:
         """What can be displayed."""
         names = set(Shown.__dataclass_fields__) - {"browser"}
         return Shown(**{name: getattr(self, name) for name in names}, browser=geodesicOf(self.transform))
+
+
+def removeUnusedSettings(nodes: list[slicer.vtkMRMLScriptedModuleNode]) -> None:
+    """Removes those for which no volume was ever chosen from the scene, if there are others."""
+    found = [DeepFLASHRegistrationParameterNode(node) for node in nodes]
+    unused = [node for node in found if not node.fixedVolume and not node.movingVolume]
+    for node in unused if len(unused) < len(found) else unused[1:]:
+        slicer.mrmlScene.RemoveNode(node.parameterNode)

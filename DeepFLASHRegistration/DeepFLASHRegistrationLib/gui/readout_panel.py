@@ -20,6 +20,7 @@ from ..scene import places
 from ..scene.readout import Reading, read
 from ..support.errors import InputError
 from .display_panel import Shown
+from .telling import told
 
 _BESIDE_POINTER = "DeepFLASH/ValuesBesidePointer"  # in Slicer's settings
 
@@ -41,6 +42,8 @@ class ReadoutPanel(VTKObservationMixin):
 
     def setShown(self, shown: Shown, labelsTable: slicer.vtkMRMLTableNode | None) -> None:
         """Reads these nodes from now on."""
+        if not shown.same(self._shown):
+            self._say(None)
         self._shown, self._labelsTable = shown, labelsTable
         jacobian = shown.fixedVolume is not None and shown.logJacobianVolume is not None
         labels = labelsTable is not None and shown.segmentation is not None
@@ -84,14 +87,14 @@ class ReadoutPanel(VTKObservationMixin):
             qt.QToolTip.showText(qt.QCursor.pos(), text)
 
     def _go(self, find: Callable[..., places.Place | None]) -> None:
-        with slicer.util.tryWithErrorDisplay(_("The place cannot be shown.")):
+        with told(_("The place cannot be shown.")):
             place = find(self._shown.logJacobianVolume, self._shown.fixedVolume)
             if place is not None:
                 places.jump(slicer.mrmlScene, place)
                 self._ui.readoutLabel.text = determinantText(place.value)
 
     def _goToWorstLabel(self) -> None:
-        with slicer.util.tryWithErrorDisplay(_("The place cannot be shown.")):
+        with told(_("The place cannot be shown.")):
             place = places.worstLabel(self._labelsTable, self._shown.segmentation)
             if place is None:
                 raise InputError(_("No label was compared with one of the fixed volume."))

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from ..registration.verdict_words import sentence
 from ..scene.verdict_attribute import verdictOf
+from .run_panel import RunPanel
 from .verdict_words import COLORS, longVerdict
 
 
@@ -35,3 +36,15 @@ class ReportPanel:
             f"<b style='color: {COLORS.get(level, 'gray')}'>\u25cf {escape(longVerdict(level))}"
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
+
+    def setActions(self, runPanel: RunPanel, hasSettings: bool) -> None:
+        """The buttons below the tables; one that cannot be pressed says why."""
+        save, copy = self._ui.saveButton, self._ui.copyPythonButton
+        save.enabled, copy.enabled = runPanel.canBeSaved, hasSettings
+        if runPanel.canBeSaved:
+            save.toolTip = save.statusTip
+        elif runPanel.busy:
+            save.toolTip = _("Something is being computed. Wait for its end.")
+        else:
+            save.toolTip = _("The report is made of a registration of this pair in this session. Register first.")
+        copy.toolTip = copy.statusTip if hasSettings else _("There are no settings. Choose two volumes.")

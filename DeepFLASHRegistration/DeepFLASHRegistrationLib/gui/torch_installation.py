@@ -16,8 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from slicer.i18n import tr as _
-
+from ..scene.translation import tr as _
 from ..support.errors import Cancelled
 
 TORCH_REQUIREMENT = ">=2.2"

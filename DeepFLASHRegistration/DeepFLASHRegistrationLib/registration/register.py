@@ -78,7 +78,7 @@ def register(
     sides = subjects(fixed, moving, attached)
     plan = registry.plan(parameters or Parameters(), sides[0].ndim)
     watch = Progress(progress, cancel)
-    watch.phase("prepare", 0.0, "Checking the input")
+    watch.phase("prepare", "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     # One image and at most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
@@ -108,13 +108,13 @@ class _Run:
         fixed, moving = comparable(self.fixed, self.moving, self.plan.parameters)
         self.notes += [*fixed.notes, *moving.notes]
         watch.stop_if_cancelled()
-        watch.phase("affine", 0.05, "Aligning")
+        watch.phase("affine", "Aligning")
         if initial_affine is not None:
             affine = _checked_affine(initial_affine, fixed.ndim)
         else:
             affine = self._aligned(fixed, moving, threads)
         watch.stop_if_cancelled()
-        watch.phase("level", 0.2, "Preparing the levels")
+        watch.phase("level", "Preparing the levels")
         return self.plan.problem(fixed, moving, affine)
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
@@ -154,7 +154,7 @@ class _Run:
         from .measuring import measured
 
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
-        self.watch.phase("finish", 0.85, "Computing the maps")
+        self.watch.phase("finish", "Computing the maps")
         maps = unfolded(fixed.grid, found.velocity, problem.foreground, self.device)
         self.notes += maps.notes
         parts = outputs(fixed, moving, maps)

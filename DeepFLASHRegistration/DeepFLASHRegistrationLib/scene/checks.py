@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from ..registration import needs
 from ..support import memory
 from ..support.errors import InputError
 from .arrays import arrayFromImage
-from .geometry import gridFromVolume
+from .geometry import checkLinear, gridFromVolume, toWorld
 from .inputs import Inputs
+from .labels import insideOf
 from .translation import tr as _
 
 ERROR, WARNING = "error", "warning"
@@ -36,6 +37,8 @@ _FLIP_ENOUGH = 0.35  # and how good it must be there
 _TINY_OVERLAP = 0.25  # of the smaller field of view
 _VOXEL_RATIO = 8.0  # of volumes
 _STRIPPED_RATIO = 1.6  # of foreground volumes
+# Voxels along an axis below which too little is seen to tell whether two images agree.
+_FEW = {"volume": 8, "mask": 5}
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def checkInputs(
             images[role] = _thinned(node)
         except InputError as error:
             found.append(Check("input", ERROR, str(error)))
+    found += _places(inputs)
     if len(images) < 2:
         return found
     fixed, moving = images["fixed"], images["moving"]
@@ -92,9 +96,11 @@ def checkInputs(
         return found
     host = memory.free_bytes() if freeHost is None else freeHost
     grids = gridFromVolume(inputs.fixedVolume), gridFromVolume(inputs.movingVolume)
+    found += _masks(inputs, grids)
+    found += _tiny(*grids, fixed.name, moving.name)
     found += _overlap(*grids, parameters, inputs.initialTransform is not None)
-    found += _voxelSize(*grids, fixed.name, moving.name)
-    found += _stripped(fixed, moving)
+    found += _voxelSize(*grids, fixed.name, moving.name, parameters)
+    found += _stripped((fixed, inputs.fixedMask), (moving, inputs.movingMask))
     found += _flipped(fixed, moving, inputs.initialTransform is not None)
     found += _memory(fixed, grids, parameters, device, (host, freeDevice))
     return sorted(found, key=lambda check: check.level != ERROR)
@@ -115,19 +121,45 @@ def _thinned(node: Any) -> Volume:
                 "(module Vector to Scalar Volume) and register that."
             ).format(name=node.GetName())
         )
-    data = arrayFromImage(image).reshape(grid.shape)
-    steps = [max(1, size // _LOOKED_AT) for size in grid.shape]
-    thin = np.ascontiguousarray(data[tuple(slice(None, None, step) for step in steps)])
-    affine = grid.affine.copy()
-    affine[:-1, :-1] *= steps
-    volume = Volume(replace(grid, shape=thin.shape, affine=affine), thin, node.GetName())
+    volume = Volume(grid, arrayFromImage(image).reshape(grid.shape), node.GetName()).thinned(_LOOKED_AT)
     low, high = image.GetScalarRange()
-    if low != high and thin.min() == thin.max():
-        return volume.with_data(thin.astype(np.float32))  # the little there is lies between the voxels looked at
+    if low != high and volume.data.min() == volume.data.max():
+        return volume.with_data(volume.data.astype(np.float32))  # the little there is lies between the voxels looked at
     return checked_image(volume)
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
+
+
+def _places(inputs: Inputs) -> list[Check]:
+    """Transforms that cannot be used; volumes have been looked at."""
+    found = []
+    for name, node in inputs.nodes().items():
+        if name in ("fixedVolume", "movingVolume"):
+            continue
+        try:
+            if name == "initialTransform":
+                checkLinear(node)
+            else:
+                toWorld(node)
+        except InputError as error:
+            found.append(Check("transform", ERROR, str(error)))
+    return list({check.text: check for check in found}.values())  # one node may be of use twice
+
+
+def _tiny(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> list[Check]:
+    return [
+        Check(
+            "size",
+            WARNING,
+            _(
+                "{name} has only {voxels} voxels: too few to tell whether the result is right. Choose a finer volume, "
+                "if there is one."
+            ).format(name=name, voxels=" x ".join(map(str, grid.shape))),
+        )
+        for grid, name in ((fixed, fixedName), (moving, movingName))
+        if grid.size < _FEW["volume"] ** grid.ndim
+    ]
 
 
 def _box(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -154,7 +186,7 @@ def _overlap(fixed: Grid, moving: Grid, parameters: Parameters, initial: bool) -
     return [Check("overlap", level, text, {"initial_alignment": "affine"}, _("Align first"))]
 
 
-def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> list[Check]:
+def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str, parameters: Parameters) -> list[Check]:
     ratio = fixed.voxel_volume / moving.voxel_volume
     if 1 / _VOXEL_RATIO <= ratio <= _VOXEL_RATIO:
         return []
@@ -167,6 +199,8 @@ def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> li
     if ratio > 1:
         advice = _("The result will have its coarse voxels; exchange fixed and moving to get the fine ones.")
         return [Check("voxel size", WARNING, f"{text} {advice}")]
+    if parameters.preset == "fast" or parameters.method != "flash":
+        return [Check("voxel size", WARNING, text)]
     advice = _("A preset of fewer levels (fast) is enough.")
     return [Check("voxel size", WARNING, f"{text} {advice}", {"preset": "fast"}, _("Use preset fast"))]
 
@@ -174,11 +208,42 @@ def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> li
 # ------------------------------------------------------------------------------------------------------- contents
 
 
-def _stripped(fixed: Volume, moving: Volume) -> list[Check]:
-    backgrounds = {v.name: background_value(v) is not None for v in (fixed, moving)}
-    if len(set(backgrounds.values())) == 1:
+def _masks(inputs: Inputs, grids: tuple[Grid, Grid]) -> list[Check]:
+    """Masks that hold next to nothing, as seen from the voxels of their volume."""
+    found = []
+    for mask, volume, grid in (
+        (inputs.fixedMask, inputs.fixedVolume, grids[0]),
+        (inputs.movingMask, inputs.movingVolume, grids[1]),
+    ):
+        inside = None if mask is None else insideOf(mask)
+        if inside is None:
+            continue
+        voxels = inside / np.prod(volume.GetSpacing())
+        if voxels == 0:
+            text = _("The mask {mask} is empty. Draw it, or leave it out.").format(mask=mask.GetName())
+            found.append(Check("mask", ERROR, text))
+        elif voxels < 2:
+            text = _("The mask {mask} covers only one voxel of {volume}. Draw it on the object.").format(
+                mask=mask.GetName(), volume=volume.GetName()
+            )
+            found.append(Check("mask", ERROR, text))
+        elif voxels < _FEW["mask"] ** grid.ndim:
+            text = _(
+                "The mask {mask} covers only {count} voxels of {volume}: too few to tell whether the result is right. "
+                "Draw it on the object as a whole."
+            ).format(mask=mask.GetName(), count=f"{voxels:.0f}", volume=volume.GetName())
+            found.append(Check("mask", WARNING, text))
+    return found
+
+
+def _stripped(fixed: tuple[Volume, Any], moving: tuple[Volume, Any]) -> list[Check]:
+    """Each volume with its mask, which says as well as a cut where the object is."""
+    background = [background_value(volume) is not None for volume, mask in (fixed, moving)]
+    if background[0] == background[1]:
         return []
-    stripped, whole = (fixed, moving) if backgrounds[fixed.name] else (moving, fixed)
+    (stripped, _own), (whole, mask) = (fixed, moving) if background[0] else (moving, fixed)
+    if mask is not None:
+        return []
     sizes = [foreground(v).sum() * v.grid.voxel_volume for v in (whole, stripped)]
     if sizes[0] < _STRIPPED_RATIO * sizes[1]:
         return []

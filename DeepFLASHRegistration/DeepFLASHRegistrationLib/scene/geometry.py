@@ -52,6 +52,14 @@ def toWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     return arrayFromVtkMatrix(matrix)
 
 
+def checkLinear(initial: slicer.vtkMRMLTransformNode) -> None:
+    """InputError if an initial transform, or one above it, is not linear."""
+    if not initial.IsTransformToWorldLinear():
+        raise InputError(
+            _("The initial transform {name} is not linear. Choose a linear one.").format(name=initial.GetName())
+        )
+
+
 def ijkToWorld(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     """(4, 4) matrix from a volume's voxel indices (i, j, k) to the world's RAS mm, linear parents included."""
     matrix = vtk.vtkMatrix4x4()

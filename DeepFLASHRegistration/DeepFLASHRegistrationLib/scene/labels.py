@@ -78,6 +78,31 @@ def maskFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolume
     return checked_mask(volume)
 
 
+def insideOf(mask: slicer.vtkMRMLNode) -> float | None:
+    """mm^3 that a mask covers, told in no time; None if that is not known without computing. Parents do not count."""
+    if mask.IsA("vtkMRMLSegmentationNode"):
+        segmentation = mask.GetSegmentation()
+        name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        found, total = False, 0.0
+        for identifier in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(identifier)
+            image = segment.GetRepresentation(name)
+            if image is not None:
+                found = True
+                total += _covered(image, segment.GetLabelValue())
+        return total if found or segmentation.GetNumberOfSegments() == 0 else None
+    image = mask.GetImageData()
+    return 0.0 if image is None else _covered(image, None, mask.GetSpacing())
+
+
+def _covered(image: vtk.vtkImageData, label: int | None, spacing: tuple[float, ...] | None = None) -> float:
+    """What the voxels of this label, or all but 0, cover."""
+    if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        return 0.0
+    data = arrayFromImage(image)
+    return float(np.count_nonzero(data if label is None else data == label) * np.prod(spacing or image.GetSpacing()))
+
+
 def _fromLabelMap(
     node: slicer.vtkMRMLLabelMapVolumeNode, referenceVolume: slicer.vtkMRMLVolumeNode | None, like: Labels | None
 ) -> Labels:

@@ -80,7 +80,7 @@ class PreparedResult:
             ("histogramChart", "histogram"),
         ):
             if getattr(outputs, output) is not None:
-                _ = getattr(self, name)
+                _made = getattr(self, name)
                 yield
 
     def _field(self, name: str) -> tuple[np.ndarray, Grid, Grid]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,17 +12,21 @@ import slicer
 import vtk
 
 from ..imaging.grid import Grid
+from ..imaging.intensities import foreground
 from ..imaging.landmarks import Landmarks
 from ..imaging.volume import Volume
+from ..methods.trained_models import stages
 from ..problem.parameters import Parameters
 from ..problem.subject import Subject
 from ..process.runner import Run
+from ..registration import needs
 from ..registration.maps import field_grids
+from ..registration.progress import PHASES, share_done
 from ..support.errors import InputError
 from .carry import meshOf
 from .conversion import landmarksFromNode, volumeFromNode
 from .fields import affineInPlane
-from .geometry import LPS_RAS, arrayFromVtkMatrix
+from .geometry import LPS_RAS, arrayFromVtkMatrix, checkLinear
 from .inputs import Inputs
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
@@ -33,6 +37,8 @@ from .velocity import savedResult
 
 # More points than this per axis of the geodesic's fields show nothing more, and a sequence holds many of them.
 _GEODESIC_SAMPLES = 56
+# Voxels per axis from which the size of the fixed object is told before a run.
+_LOOKED_AT = 40
 
 
 class RegistrationRun(Run):
@@ -43,9 +49,11 @@ class RegistrationRun(Run):
         fixed, moving: what the nodes hold, once it was started.
         result: everything the registration found, without nodes (registration.result.Result); of a cancelled
             run the best so far, if there is one, which `keep` writes into the scene.
+        pace: by phase, how many times as long as `registration.needs.seconds` says it takes on this computer.
     """
 
     task = "register"
+    left_out = ("prepare", "affine", "level", "write")
 
     def __init__(
         self,
@@ -61,6 +69,7 @@ class RegistrationRun(Run):
         self.nodes: OutputNodes | None = None
         self.fixed: Subject | None = None
         self.moving: Subject | None = None
+        self.pace: Mapping[str, float] = {}
         self._machine = {"device": device, "threads": threads or None}
         self._movingLabels: Labels | None = None
         self._prepared: PreparedResult | None = None
@@ -108,7 +117,31 @@ class RegistrationRun(Run):
         found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine}
         if inputs.initialTransform is not None:
             found["initial_affine"] = _initialAffine(inputs.initialTransform, images[0].grid, images[1].grid)
+        self.expected = self._expected()
         return found
+
+    @property
+    def kind(self) -> str:
+        """Runs of the same kind on the same computer keep the same pace."""
+        return f"{self.parameters.preset}/{self.parameters.method}/{self._machine['device']}"
+
+    def _expected(self) -> dict[str, float]:
+        """Seconds of each phase, {} if the settings cannot be used, which the registration says better."""
+        inside = None if self.fixed.mask is None else self.fixed.mask.thinned(_LOOKED_AT)
+        try:
+            if inside is None or not inside.data.any():
+                image = self.fixed.image.thinned(_LOOKED_AT)
+                inside = image.with_data(foreground(image).astype(np.uint8))
+            effective = stages(self.parameters)
+            sizes = needs.sizes(self.fixed.grid, self.moving.grid, inside, effective)
+        except (InputError, ValueError):
+            return {}
+        known = needs.seconds(sizes, effective)
+        return {phase: each * self.pace.get(phase, 1.0) for phase, each in known.items()}
+
+    def share_done(self, phase: str, progress: float) -> float:
+        """How much of a phase is done (0 ... 1)."""
+        return share_done(phase, progress) if phase in PHASES else 0.0
 
     def _labels(self, ndim: int) -> tuple[Volume | None, Volume | None]:
         inputs = self.inputs
@@ -215,7 +248,7 @@ class GeodesicRun(Run):
         """
         self._volumes()
         saved = savedResult(self.transform)
-        grid, _ = field_grids(saved.fixed_grid, saved.deformation.affine)
+        grid = field_grids(saved.fixed_grid, saved.deformation.affine)[0]
         self._grid = grid.resampled(factor=[max(1.0, size / _GEODESIC_SAMPLES) for size in grid.shape])
         names = [each.name for each in fields(saved.deformation) if each.init and each.name != "device"]
         velocity = {name: getattr(saved.deformation, name) for name in names}
@@ -306,10 +339,7 @@ def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRu
 
 def _initialAffine(node: slicer.vtkMRMLTransformNode, fixed: Grid, moving: Grid) -> np.ndarray:
     """(d+1, d+1) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
-    if not node.IsTransformToWorldLinear():
-        raise InputError(
-            _("The initial transform {name} is not linear. Choose a linear one.").format(name=node.GetName())
-        )
+    checkLinear(node)
     matrix = vtk.vtkMatrix4x4()
     node.GetMatrixTransformToWorld(matrix)
     fixedToMoving = np.linalg.inv(arrayFromVtkMatrix(matrix))

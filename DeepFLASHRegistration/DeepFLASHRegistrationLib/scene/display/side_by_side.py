@@ -31,13 +31,13 @@ class SideBySide(Toggle):
 
     def _show(self) -> None:
         showLayout(self.changes, self.scene, *layout(self.orientations))
-        views = [
-            (f"{OWN_VIEW}{side}{orientation}", volume, orientation)
+        views = {
+            f"{OWN_VIEW}{side}{orientation}": (volume, orientation)
             for side, volume in self.volumes.items()
             for orientation in self.orientations
-        ]
+        }
         with self.changes.together():
-            for name, volume, _ in views:
+            for name, (volume, _) in views.items():
                 composite = _composite(self.scene, name)
                 self.changes.set(composite, "BackgroundVolumeID", volume.GetID())
                 self.changes.set(composite, "ForegroundVolumeID", None)
@@ -46,7 +46,7 @@ class SideBySide(Toggle):
                 self.changes.set(composite, "HotLinkedControl", 1)
         # Afterwards: a view that gets its first volume moves to where that lies.
         slices = {node.GetLayoutName(): node for node in nodesOfClass(self.scene, "vtkMRMLSliceNode")}
-        for name, _, orientation in views:
+        for name, (_, orientation) in views.items():
             if name in slices:
                 self._place(slices[name], orientation)
 
