@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -16,20 +17,23 @@ from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .appearance import copyLook
-from .arrays import arrayFromImage, imageFromArray
+from .arrays import arrayFromImage, atOnce, imageFromArray
 from .carry import carriedMarkups, carriedModel
 from .charts import logHistogram, writeConvergenceChart, writeHistogramChart
-from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransform, gridTransformInSteps
+from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransformInSteps
 from .geometry import gridFromVolume, ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import placeBeside
 from .inputs import Inputs
 from .labels import Labels
+from .lean_fields import leanField
 from .propagation import propagatedSegmentation
 from .tables import labelRows, metricRows, writeTable
 from .transaction import Transaction
 from .velocity import VELOCITY_ROLE, velocityText
 
 NEW = "new"
+# Where a map squeezes to less than this part of the volume, it is looked at whether coarser samples fold it.
+_SQUEEZED = -math.log(0.35)
 
 
 @dataclass
@@ -69,9 +73,9 @@ class PreparedResult:
     def steps(self, outputs: OutputNodes) -> Iterator[None]:
         """Converts what is wanted, in short steps."""
         if outputs.transform is not None:
-            self.fixedToMoving = yield from gridTransformInSteps(*self._field("fixedToMoving"))
+            self.fixedToMoving = yield from self._transform("fixedToMoving")
         if outputs.inverseTransform is not None:
-            self.movingToFixed = yield from gridTransformInSteps(*self._field("movingToFixed"))
+            self.movingToFixed = yield from self._transform("movingToFixed")
         for output, name in (
             ("warpedVolume", "warpedVolume"),
             ("logJacobianVolume", "logJacobianVolume"),
@@ -81,24 +85,31 @@ class PreparedResult:
                 _ = getattr(self, name)
                 yield
 
-    def _field(self, name: str) -> tuple[np.ndarray, Grid, Grid]:
+    def _transform(self, name: str) -> Generator[None, None, slicer.vtkOrientedGridTransform]:
         result = self._result
-        field, grid = (
-            (result.fixed_to_moving, result.field_grid)
-            if name == "fixedToMoving"
-            else (result.moving_to_fixed, result.inverse_grid)
-        )
-        return field, grid, self._towards[name]
+        determinant, grid = result.log_jacobian.data, result.fixed_grid
+        if name == "fixedToMoving":
+            field, field_grid, sign, moved = result.fixed_to_moving, result.field_grid, -1, 0.0
+        else:
+            # The inverse squeezes what the map stretches, there where that goes.
+            field, field_grid, sign = result.moving_to_fixed, result.inverse_grid, 1
+        where = np.argwhere(~(sign * determinant < _SQUEEZED))  # also what has no logarithm
+        if name != "fixedToMoving":
+            moved = result.displacement[tuple(where.T)]
+        index = np.rint(field_grid.physical_to_index(grid.index_to_physical(where) + moved)).astype(int)
+        yield
+        field, field_grid = yield from leanField(field, field_grid, index)
+        return (yield from gridTransformInSteps(field, field_grid, self._towards[name]))
 
     @cached_property
     def fixedToMoving(self) -> slicer.vtkOrientedGridTransform:
         """In RAS mm; resamples images."""
-        return gridTransform(*self._field("fixedToMoving"))
+        return atOnce(self._transform("fixedToMoving"))
 
     @cached_property
     def movingToFixed(self) -> slicer.vtkOrientedGridTransform:
         """In RAS mm; moves points."""
-        return gridTransform(*self._field("movingToFixed"))
+        return atOnce(self._transform("movingToFixed"))
 
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
@@ -356,6 +367,11 @@ def _setTransform(
 ) -> None:
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(data)
+    if node.GetStorageNode() is None:
+        node.AddDefaultStorageNode()
+    if node.GetStorageNode() is not None:
+        # The only one of Slicer's formats for transforms that it compresses. A file that was chosen stays chosen.
+        node.GetStorageNode().SetDefaultWriteFileExtension("nii.gz")
     node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixed.GetID())
     node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), moving.GetID())
 
