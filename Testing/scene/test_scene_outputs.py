@@ -433,7 +433,7 @@ STEPS = [
     "writeTable",
     "writeConvergenceChart",
     "writeHistogramChart",
-    "placeBeside",
+    "placeIn",
     "_setVoxels",
 ]
 
@@ -455,7 +455,7 @@ def test_a_failure_anywhere_leaves_the_scene_as_it_was(scene, monkeypatch, step)
         return real(*arguments, **keywordArguments)
 
     monkeypatch.setattr(outputs_module, step, failing)
-    if step != "placeBeside":
+    if step != "placeIn":
         with pytest.raises(RuntimeError, match="disk on fire"):
             writeResult(results[1], inputs, chosen, **keywords)
         assert idsOf(scene) == before
@@ -483,16 +483,6 @@ def test_inputs_and_outputs_are_kept_apart(scene):
         writeResult(result, Inputs(fixedNode, movingNode), OutputNodes(warpedVolume=other, logJacobianVolume=other))
     with pytest.raises(InputError, match="cannot hold the output transform"):
         writeResult(result, Inputs(fixedNode, movingNode), OutputNodes(transform=other))
-
-
-def test_new_nodes_stand_beside_the_fixed_image_in_the_subject_hierarchy(scene):
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
-    fixedNode, movingNode, result, _ = makePair(scene)
-    hierarchy.CreateItem(study, fixedNode)
-    nodes = writeResult(result, Inputs(fixedNode, movingNode))
-    for node in (nodes.warpedVolume, nodes.transform, nodes.metricsTable, nodes.histogramChart):
-        assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
 
 
 def test_inputs_are_not_changed(scene):

@@ -7,18 +7,21 @@ from dataclasses import fields
 
 import slicer
 
+from .hierarchy import isResult, parentOf
 from .inputs import Inputs
 from .outputs import NEW, OutputNodes
 
 _FIXED, _SOURCE = "DeepFLASH.fixed", "DeepFLASH.source"
+_OUTPUT = "DeepFLASH.output"  # which of OutputNodes
 # The input that an output is a version of, where that is not the moving volume.
 _SOURCES = {"segmentation": "movingSegmentation", "markups": "movingMarkups", "model": "movingModel"}
 
 
 def markOutputs(nodes: OutputNodes, inputs: Inputs) -> None:
     """Remembers in each output node what it was made from."""
-    for _, node, source in _pairs(nodes, inputs):
+    for name, node, source in _pairs(nodes, inputs):
         if source is not None:
+            node.SetAttribute(_OUTPUT, name)
             node.SetNodeReferenceID(_FIXED, inputs.fixedVolume.GetID())
             node.SetNodeReferenceID(_SOURCE, source.GetID())
 
@@ -31,6 +34,19 @@ def foreignOutputs(nodes: OutputNodes, inputs: Inputs) -> list[str]:
         if node.GetNodeReferenceID(_SOURCE) is not None and (own[0] is not inputs.fixedVolume or own[1] is not source):
             found.append(name)
     return found
+
+
+def resultOf(inputs: Inputs) -> OutputNodes:
+    """The newest result of these inputs in the scene, as outputs to update; NEW for what it does not hold."""
+    found: dict[int, OutputNodes] = {}
+    if inputs.fixedVolume is not None and inputs.movingVolume is not None:
+        scene = inputs.fixedVolume.GetScene()
+        for node in (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())):
+            name = node.GetAttribute(_OUTPUT)
+            if name in OutputNodes.__dataclass_fields__ and not foreignOutputs(OutputNodes(**{name: node}), inputs):
+                setattr(found.setdefault(parentOf(node), OutputNodes()), name, node)
+    folders = [item for item in found if isResult(inputs.fixedVolume.GetScene(), item)]
+    return found[max(folders)] if folders else OutputNodes()
 
 
 def _pairs(nodes: OutputNodes, inputs: Inputs) -> list[tuple[str, slicer.vtkMRMLNode, slicer.vtkMRMLNode | None]]:

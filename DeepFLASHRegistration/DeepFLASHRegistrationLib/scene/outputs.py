@@ -20,9 +20,10 @@ from .appearance import copyLook
 from .arrays import arrayFromImage, atOnce, imageFromArray
 from .carry import carriedMarkups, carriedModel
 from .charts import logHistogram, writeConvergenceChart, writeHistogramChart
+from .companions import markCompanion, markDisplayAndStorage
 from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransformInSteps
 from .geometry import gridFromVolume, ijkToRasOfGrid, inSpace, vtkMatrixFrom
-from .hierarchy import placeBeside
+from .hierarchy import hierarchyOf, placeIn, resultFolder
 from .inputs import Inputs
 from .labels import Labels
 from .lean_fields import leanField
@@ -139,10 +140,13 @@ def writeResult(
 ) -> OutputNodes:
     """Writes a result into the scene of its inputs, all or nothing.
 
+    New nodes go into a folder of the subject hierarchy: that of the outputs that are updated, or a new one, named after
+    the pair, beside the fixed volume.
+
     Args:
         result: what register() returned.
-        inputs: what it was given, not changed; created nodes are placed beside the fixed volume in the subject
-            hierarchy. The moving segmentation gets its labels back, markups and model are carried to the fixed image.
+        inputs: what it was given, not changed. The moving segmentation gets its labels back, markups and model are
+            carried to the fixed image.
         outputs: what is wanted and where; default everything in new nodes.
         movingLabels: what labelsFromNode gave for the moving segmentation.
         prepared: the result's contents, if they were converted beforehand.
@@ -186,9 +190,25 @@ def writeResult(
             nodes.histogramChart = writer.chart(
                 outputs.histogramChart, "histogram", writeHistogramChart, prepared.histogram
             )
-        for node in transaction.created:
-            placeBeside(node, fixedVolume)
+        _place(transaction, [getattr(nodes, each.name) for each in fields(nodes)], fixedVolume, writer.pair)
     return nodes
+
+
+def _place(
+    transaction: Transaction, outputs: list[Any], fixedVolume: slicer.vtkMRMLScalarVolumeNode, name: str
+) -> None:
+    """New nodes go into the folder of the result that they belong to, beside the fixed volume."""
+    if not transaction.created:
+        return
+    earlier = [node for node in outputs if node is not None and node not in transaction.created]
+    folder, isNew = resultFolder(earlier, fixedVolume, name)
+    if isNew:
+        transaction.onFailure(lambda: hierarchyOf(transaction.scene).RemoveItem(folder, False, False))
+    for node in transaction.created:
+        placeIn(node, folder)
+        markDisplayAndStorage(node)
+        if node not in outputs:
+            markCompanion(node)
 
 
 _CLASSES = {
@@ -270,6 +290,9 @@ class _Writer:
             return self.transaction.create(className, name)
         return self.transaction.lend(choice)
 
+    def _carriedName(self, source: slicer.vtkMRMLNode) -> str:
+        return f"{source.GetName()} propagated to {self.fixed.GetName()}"
+
     def transform(self, choice: Any) -> slicer.vtkMRMLTransformNode | None:
         if choice is None:
             return None
@@ -301,7 +324,7 @@ class _Writer:
     def warped(self, choice: Any) -> slicer.vtkMRMLScalarVolumeNode | None:
         if choice is None:
             return None
-        node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.moving.GetName()} warped")
+        node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.pair} warped")
         _setVoxels(node, self.prepared.warpedVolume, self.result.warped.grid)
         node.SetVoxelValueUnits(self.moving.GetVoxelValueUnits())
         node.SetVoxelValueQuantity(self.moving.GetVoxelValueQuantity())
@@ -318,7 +341,7 @@ class _Writer:
     def labels(self, choice: Any, source: slicer.vtkMRMLNode, labels: Labels) -> slicer.vtkMRMLNode | None:
         if choice is None:
             return None
-        name = f"{source.GetName()} propagated"
+        name = self._carriedName(source)
         className = _labelClass(source)
         if className != "vtkMRMLSegmentationNode":
             node = self._node(choice, className, name)
@@ -340,7 +363,7 @@ class _Writer:
     def carried(self, choice: Any, source: slicer.vtkMRMLNode, carry: Any) -> slicer.vtkMRMLNode | None:
         if choice is None:
             return None
-        node = self._node(choice, source.GetClassName(), f"{source.GetName()} propagated")
+        node = self._node(choice, source.GetClassName(), self._carriedName(source))
         carry(source, node, self.prepared.movingToFixed)
         return node
 
