@@ -11,12 +11,14 @@ from DeepFLASHRegistrationLib.gui.check_list import CheckList
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
+from DeepFLASHRegistrationLib.gui.node_selectors import keepFromJumping
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode
 from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
+from DeepFLASHRegistrationLib.gui.tidying import Tidying
 from DeepFLASHRegistrationLib.gui.torch_installation import ensure_torch
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
@@ -24,7 +26,7 @@ from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
-from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
+from DeepFLASHRegistrationLib.scene.origins import markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, SaveRun, runBatch
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
@@ -115,6 +117,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         makeReachable(uiWidget)
+        keepFromJumping(uiWidget)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -153,7 +156,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def onSceneEndClose(self, caller, event) -> None:
         """Called just after the scene is closed."""
-        # If this module is shown while the scene is closed then recreate a new parameter node immediately
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -194,7 +196,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         node = self._parameterNode
         if node:
             if not self.runPanel.busy:
-                node.forgetOutputs(foreignOutputs(node.outputs(), node.inputs()))
+                node.settleOutputs()
             if node.values() != self.form.values():
                 self.form.setValues(node.values())
             shown = node.shown()
@@ -328,6 +330,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.isSingletonParameterNode = False  # several settings per scene
         self.machine = Machine()
+        self.tidying = Tidying(slicer.mrmlScene)
         self._runner = Runner(shutil.which("PythonSlicer") or sys.executable)
         self._timer = qt.QTimer()
         self._timer.setInterval(20)
@@ -469,10 +472,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
 
 
 class DeepFLASHRegistrationTest(ScriptedLoadableModuleTest):
-    """What must hold in every Slicer, without a window and without torch. Testing/in_slicer tests the rest.
-    Uses ScriptedLoadableModuleTest base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
-    """
+    """What must hold in every Slicer, without a window and without torch. Testing/in_slicer tests the rest."""
 
     def setUp(self):
         """Do whatever is needed to reset the state - typically a scene clear will be enough."""

@@ -11,7 +11,7 @@ from DeepFLASHRegistrationLib.scene.display.jacobian import JacobianDisplay
 from DeepFLASHRegistrationLib.scene.hierarchy import hierarchyOf, parentOf, placeIn
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.labels import labelsFromNode
-from DeepFLASHRegistrationLib.scene.origins import markOutputs, resultOf
+from DeepFLASHRegistrationLib.scene.origins import markOutputs, resultOf, settledOutputs
 from DeepFLASHRegistrationLib.scene.outputs import NEW, OutputNodes, writeResult
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
 from scene_synthetic import Stretch, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
@@ -219,3 +219,31 @@ def test_the_result_of_a_pair_is_found_again(scene):
     assert found.transform is newest.transform
     assert found.warpedVolume == NEW  # not that of the other result
     assert resultOf(Inputs()) == OutputNodes()
+
+
+def test_outputs_of_another_pair_are_given_up_and_those_of_the_own_found_again(scene):
+    fixed, one, two = addImages(scene, "fixed", "one", "two")
+    first, other = Inputs(fixed, one), Inputs(fixed, two)
+    nodes = register(first)
+    chosen = dataclasses.replace(nodes, segmentation=NEW, markups=NEW, model=NEW, labelsTable=NEW)
+    # Another pair: everything new; back again before anything was run: the first result, not a second.
+    away = settledOutputs(chosen, other, pairChanged=True)
+    assert away == OutputNodes()
+    assert settledOutputs(away, first, pairChanged=True).transform is nodes.transform
+    # The user may want a second result of the pair, and keep the first as it is.
+    assert settledOutputs(OutputNodes(), first, pairChanged=False) == OutputNodes()
+    assert settledOutputs(chosen, first, pairChanged=False) == chosen
+    # Nor is one taken that other settings update, nor one made that is not wanted.
+    assert settledOutputs(away, first, pairChanged=True, taken=[nodes.warpedVolume]) == OutputNodes()
+    unwanted = settledOutputs(dataclasses.replace(away, warpedVolume=None), first, pairChanged=True)
+    assert (unwanted.warpedVolume, unwanted.transform) == (None, nodes.transform)
+
+
+def test_an_output_that_was_deleted_is_made_anew_in_its_folder(scene):
+    inputs = everyInput(scene)
+    nodes = register(inputs)
+    folder = parentOf(nodes.transform)
+    scene.RemoveNode(nodes.warpedVolume)
+    again = register(inputs, dataclasses.replace(nodes, warpedVolume=NEW))
+    assert again.warpedVolume.GetName() == "moving to fixed warped"
+    assert parentOf(again.warpedVolume) == folder

@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..scene.verdict_text import verdictOf
+from .result_table import ResultTable
 from .verdict_words import COLORS, longVerdict
 
 
@@ -18,13 +19,12 @@ class ReportPanel:
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
+        self._metrics, self._labels = ResultTable(ui.metricsTableView), ResultTable(ui.labelsTableView)
 
     def setTables(self, metrics: slicer.vtkMRMLTableNode | None, labels: slicer.vtkMRMLTableNode | None) -> None:
         """Shows these tables, and the verdict that the first one holds."""
-        for view, table in ((self._ui.metricsTableView, metrics), (self._ui.labelsTableView, labels)):
-            view.setMRMLTableNode(table)
-            view.visible = table is not None
-        self._hideVerdictRows(metrics)
+        self._metrics.setTable(metrics)
+        self._labels.setTable(labels)
         found = verdictOf(metrics)
         if found is None:
             self._ui.verdictLabel.text = _("There is no result yet.")
@@ -35,12 +35,3 @@ class ReportPanel:
             f"<b style='color: {COLORS.get(level, 'gray')}'>\u25cf {escape(longVerdict(level))}"
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
-
-    def _hideVerdictRows(self, metrics: slicer.vtkMRMLTableNode | None) -> None:
-        """The table begins with what is said above it."""
-        table = metrics.GetTable() if metrics is not None else None
-        quantity = table.GetColumnByName("Quantity") if table is not None else None
-        if quantity is None:
-            return
-        for row in range(table.GetNumberOfRows()):
-            self._ui.metricsTableView.setRowHidden(row, quantity.GetValue(row) in ("Verdict", "Reason"))

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import slicer
 
@@ -47,6 +49,23 @@ def resultOf(inputs: Inputs) -> OutputNodes:
                 setattr(found.setdefault(parentOf(node), OutputNodes()), name, node)
     folders = [item for item in found if isResult(inputs.fixedVolume.GetScene(), item)]
     return found[max(folders)] if folders else OutputNodes()
+
+
+def settledOutputs(outputs: OutputNodes, inputs: Inputs, pairChanged: bool, taken: Sequence[Any] = ()) -> OutputNodes:
+    """The outputs to write to after inputs were chosen.
+
+    Those of another pair become NEW; and when it is another pair than before, its newest result is updated by the next
+    run instead of piling up a second one. A result with a node that is `taken` is left alone.
+    """
+    changes: dict[str, Any] = dict.fromkeys(foreignOutputs(outputs, inputs), NEW)
+    if pairChanged:
+        known = resultOf(inputs)
+        nodes = [getattr(known, each.name) for each in fields(known) if getattr(known, each.name) != NEW]
+        if not any(node is other for node in nodes for other in taken):
+            for each in fields(known):
+                if (changes.get(each.name) or getattr(outputs, each.name)) == NEW:
+                    changes[each.name] = getattr(known, each.name)
+    return replace(outputs, **changes)
 
 
 def _pairs(nodes: OutputNodes, inputs: Inputs) -> list[tuple[str, slicer.vtkMRMLNode, slicer.vtkMRMLNode | None]]:

@@ -33,7 +33,9 @@ class Transaction:
 
     def create(self, className: str, name: str) -> slicer.vtkMRMLNode:
         """A new node of the scene; the name is made unique."""
-        node = self.scene.AddNewNodeByClass(className, self.scene.GenerateUniqueName(name))
+        # Slicer's own unique names count names up that were taken once, also if they are free again.
+        free = self.scene.GetFirstNodeByName(name) is None
+        node = self.scene.AddNewNodeByClass(className, name if free else self.scene.GenerateUniqueName(name))
         self.created.append(node)
         return node
 
