@@ -95,8 +95,9 @@ def test_another_pair_has_its_own_folder_and_names_of_its_own(scene):
     first = register(Inputs(fixed, one))
     second = register(Inputs(fixed, two))
     third = register(Inputs(one, two))
-    assert foldersOf(scene)[-3:] == ["one to fixed", "two to fixed", "two to one"]
-    names = [node.GetName() for nodes in (first, second, third) for node in made(nodes)]
+    fourth = register(Inputs(one, fixed))
+    assert foldersOf(scene)[-4:] == ["one to fixed", "two to fixed", "two to one", "fixed to one"]
+    names = [node.GetName() for nodes in (first, second, third, fourth) for node in made(nodes)]
     assert len(set(names)) == len(names)
     assert not [name for name in names if name.endswith(("_1", "_2"))]
 
@@ -109,6 +110,14 @@ def test_a_rerun_updates_the_result_and_what_it_did_not_hold_goes_into_the_same_
     assert second.transform is first.transform
     assert parentOf(second.warpedVolume) == folder
     assert foldersOf(scene) == folders
+
+
+def test_a_folder_is_called_as_its_pair_though_a_node_beside_it_is(scene):
+    fixed, moving = addImages(scene, "fixed", "moving")
+    (other,) = addImages(scene, "moving to fixed")
+    placeIn(other, parentOf(fixed))  # as Slicer's window does with every new node
+    nodes = register(Inputs(fixed, moving))
+    assert hierarchyOf(scene).GetItemName(parentOf(nodes.transform)) == "moving to fixed"
 
 
 def test_a_second_result_of_a_pair_does_not_mix_with_the_first(scene):

@@ -45,7 +45,7 @@ class ResultTable:
         self._titles, self._rows = titles, rows
         self._view.setSortingEnabled(False)
         self._model.clear()
-        self._model.setHorizontalHeaderLabels(titles)
+        self._model.setHorizontalHeaderLabels([title.replace(" ", "\n", 1) for title in titles])
         for number, row in enumerate(rows):
             for column, cell in enumerate(row):
                 item = qt.QStandardItem(cell.text)
@@ -56,9 +56,10 @@ class ResultTable:
                 item.setToolTip(cell.text)
                 self._model.setItem(number, column, item)
         header = self._view.horizontalHeader()
-        for column in range(len(titles)):
-            stretched = qt.QHeaderView.Stretch if column == 0 else qt.QHeaderView.ResizeToContents
-            header.setSectionResizeMode(column, stretched)
+        header.setSectionResizeMode(qt.QHeaderView.Stretch)  # what is too long is told by its tooltip
+        if len(titles) == 3:  # quantities are sentences, figures are not
+            for column in (1, 2):
+                header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.setSortIndicator(-1, qt.Qt.AscendingOrder)  # in the order of the table until a title is clicked
         self._view.setSortingEnabled(True)
         self._view.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)

@@ -43,8 +43,12 @@ def resultFolder(nodes: Iterable[slicer.vtkMRMLNode], neighbor: slicer.vtkMRMLNo
     beside = parentOf(neighbor)
     if hierarchy.HasItemAttribute(beside, _RESULT):  # the fixed image is itself a result
         beside = hierarchy.GetItemParent(beside)
+    siblings: list[int] = []
+    hierarchy.GetItemChildren(beside, siblings, False)
+    # Nodes may be called as they like, and a new transform is called as its pair.
+    taken = {hierarchy.GetItemName(item) for item in siblings if hierarchy.GetItemDataNode(item) is None}
     unique, count = name, 1
-    while hierarchy.GetItemChildWithName(beside, unique) != hierarchy.GetInvalidItemID():
+    while unique in taken:
         count += 1
         unique = f"{name} ({count})"
     folder = hierarchy.CreateFolderItem(beside, unique)

@@ -317,7 +317,7 @@ class _Writer:
         if choice is None:
             return None
         data = self.prepared.movingToFixed
-        node = self._node(choice, "vtkMRMLTransformNode", f"{self.fixed.GetName()} to {self.moving.GetName()}")
+        node = self._node(choice, "vtkMRMLTransformNode", f"{self.pair} inverse")
         _setTransform(node, data, self.moving, self.fixed)
         return node
 

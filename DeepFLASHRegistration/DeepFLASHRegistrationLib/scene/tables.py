@@ -107,15 +107,13 @@ def tableText(titles: list[str], rows: list[list[Cell]]) -> str:
     return "\n".join("\t".join(line) for line in [titles, *([cell.text for cell in row] for row in rows)])
 
 
-# Columns of labelRows: title, decimals, and what a number is divided by.
+# Columns of labelRows that fit the panel: title, decimals, and what a number is divided by.
 _SHOWN = {
     "Name": ("Label", 0, 1.0),
     "Dice before": ("Dice before", 3, 1.0),
     "Dice after": ("Dice after", 3, 1.0),
+    "Volume warped (mm3)": ("Volume (ml)", 2, 1000.0),
     "Volume change (%)": ("Change (%)", 1, 1.0),
-    "Volume fixed (mm3)": ("Fixed (ml)", 2, 1000.0),
-    "Volume warped (mm3)": ("Warped (ml)", 2, 1000.0),
-    "Volume moving (mm3)": ("Moving (ml)", 2, 1000.0),
 }
 
 
