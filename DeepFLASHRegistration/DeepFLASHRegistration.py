@@ -28,7 +28,8 @@ from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.origins import markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
-from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, SaveRun, runBatch
+from DeepFLASHRegistrationLib.scene.reports import reportRun
+from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, runBatch
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
 from slicer.i18n import tr as _
@@ -208,7 +209,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def _updateButtons(self) -> None:
         self.runPanel.update(self._missing())
-        self.ui.saveButton.enabled = not self.runPanel.busy and self._hasResult()
+        self.ui.saveButton.enabled = not self.runPanel.busy and self._saveRun() is not None
         self.ui.copyPythonButton.enabled = self._parameterNode is not None
         self.ui.keepButton.visible = (
             not self.runPanel.busy and self.registration is not None and self.registration.canBeKept
@@ -225,12 +226,10 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             return _("Fixed and moving volume are the same. Choose another one.")
         return self.form.problem() or " ".join(self.checks.errors)
 
-    def _hasResult(self) -> bool:
-        """Whether more can be computed of the result that is shown."""
-        done, node = self.registration, self._parameterNode
-        if not node or done is None or done.nodes is None:
-            return False
-        return done.inputs.fixedVolume is node.fixedVolume and done.inputs.movingVolume is node.movingVolume
+    def _saveRun(self, folder=""):
+        """What writes the files of the result that is shown; None if there is none."""
+        node = self._parameterNode
+        return reportRun(self.registration, node.inputs(), node.transform, folder) if node else None
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
@@ -301,7 +300,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Writes the files of the result into a folder, as the command line does."""
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("An empty folder for the report"))
         if folder:
-            self.runPanel.start(SaveRun(self.registration, folder))
+            self.runPanel.start(self._saveRun(folder))
             self._updateButtons()
 
     def onCopyPythonButton(self) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import qt
 import slicer
@@ -438,6 +439,14 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(self.widget.form.parameters().preset, "fast")
         self.assertEqual(self.ui.verdictLabel.text, verdict)
         self.assertFalse(slicer.util.getNodesByClass("vtkMRMLSequenceNode"))  # computed anew from the velocity
+        self.assertTrue(self.ui.saveButton.enabled)
+        folder = Path(slicer.util.tempDirectory())
+        dialog = mock.patch.object(qt.QFileDialog, "getExistingDirectory", lambda *_: str(folder), create=True)
+        with dialog:
+            click(self.ui.saveButton)
+        waitUntil(lambda: not self.widget.runPanel.busy)
+        self.assertEqual(self.current.state, "done", self.current.error)
+        self.assertTrue((folder / "report.html").is_file())
         for name in (
             "fade",
             "sideBySide",
