@@ -12,6 +12,7 @@ from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
+from DeepFLASHRegistrationLib.gui.node_selectors import keepFromJumping
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode, removeUnusedSettings
 from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
@@ -19,6 +20,7 @@ from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
 from DeepFLASHRegistrationLib.gui.telling import logFailure, told
+from DeepFLASHRegistrationLib.gui.tidying import Tidying
 from DeepFLASHRegistrationLib.gui.torch_installation import ensure_torch
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
@@ -26,9 +28,10 @@ from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
-from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
+from DeepFLASHRegistrationLib.scene.origins import markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
-from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, SaveRun, runBatch
+from DeepFLASHRegistrationLib.scene.reports import reportRun
+from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, runBatch
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
 from slicer.i18n import tr as _
@@ -42,10 +45,6 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 DOCUMENTATION = "https://github.com/deepflash-registration/SlicerDeepFLASH/blob/main/docs/tutorial.md"
-
-#
-# DeepFLASHRegistration
-#
 
 
 class DeepFLASHRegistration(ScriptedLoadableModule):
@@ -70,11 +69,6 @@ them. License: Apache 2.0. Patents: none known.
 """)
         slicer.app.connect("startupCompleted()", lambda: registerSampleData(self.resourcePath("Icons")))
         slicer.app.connect("startupCompleted()", lambda: addLayouts(slicer.mrmlScene))
-
-
-#
-# DeepFLASHRegistrationWidget
-#
 
 
 class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -115,6 +109,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         makeReachable(uiWidget)
+        keepFromJumping(uiWidget)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -157,7 +152,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def onSceneEndClose(self, caller, event) -> None:
         """Called just after the scene is closed."""
-        # If this module is shown while the scene is closed then recreate a new parameter node immediately
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -198,7 +192,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         node = self._parameterNode
         if node:
             if not self.runPanel.busy:
-                node.forgetOutputs(foreignOutputs(node.outputs(), node.inputs()))
+                node.settleOutputs()
             if node.values() != self.form.values():
                 self.form.setValues(node.values())
             self.runPanel.setSubject(node.parameterNode, node.fixedVolume, node.movingVolume)
@@ -215,7 +209,12 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.runPanel.update(missing, said=missing == "\n".join(self.checks.errors) != "")
         self.folds.update(self._parameterNode)
         self.displays.setBusy(self.runPanel.busy)
-        self.report.setActions(self.runPanel, self._parameterNode is not None)
+        self.report.setActions(self.runPanel.busy, self._saveRun() is not None, self._parameterNode is not None)
+
+    def _saveRun(self, folder=""):
+        """What writes the files of the result that is shown; None if there is none."""
+        node = self._parameterNode
+        return reportRun(self.runPanel.registration, node.inputs(), node.transform, folder) if node else None
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
@@ -299,7 +298,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def onSaveButton(self) -> None:
         """Writes the files of the result into a folder, as the command line does."""
         if folder := self.chooseFolder():
-            run = SaveRun(self.runPanel.registration, folder)
+            run = self._saveRun(folder)
             self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
 
     def chooseFolder(self) -> str:
@@ -312,11 +311,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         with told(_("The parameters cannot be used.")):
             slicer.app.clipboard().setText(pythonCall(node.inputs(), self.form.parameters(), node.outputs()))
             self.runPanel.status(_("The Python call is in the clipboard."))
-
-
-#
-# DeepFLASHRegistrationLogic
-#
 
 
 class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
@@ -332,6 +326,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.isSingletonParameterNode = False  # several settings per scene
         self.machine = Machine()
+        self.tidying = Tidying(slicer.mrmlScene)
         self._runner = Runner(shutil.which("PythonSlicer") or sys.executable)
         self._timer = qt.QTimer()
         self._timer.setInterval(20)
@@ -459,11 +454,6 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         elif isinstance(run, RegistrationRun) and run.state == "done":
             markOutputs(run.nodes, run.inputs)
             self.machine.learn(run.kind, run.ratios)
-
-
-#
-# DeepFLASHRegistrationTest
-#
 
 
 class DeepFLASHRegistrationTest(ScriptedLoadableModuleTest):

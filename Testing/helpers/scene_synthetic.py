@@ -193,6 +193,7 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
         warped=Volume(fixedGrid, image(there).astype(np.float32)),
         moving_affine=Volume(fixedGrid, image(here).astype(np.float32)),
         fixed_to_moving=(truth.fixedToMoving(pointsOf(fieldGrid)) - pointsOf(fieldGrid)).astype(np.float32),
+        displacement=(there - here).astype(np.float32),
         moving_to_fixed=(truth.movingToFixed(pointsOf(inverseGrid)) - pointsOf(inverseGrid)).astype(np.float32),
         log_jacobian=Volume(fixedGrid, logJacobian.astype(np.float32)),
         labels=None if labelsAt is None else Volume(fixedGrid, labelsAt(there).astype(np.int32)),

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import qt
 import slicer
@@ -217,6 +218,101 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(nodeNames(), before)
         print(f"warm run: {self.current.seconds_passed:.1f} s, of which child {self.current.seconds}")
 
+    def test_ADeletedNodeIsChosenNoMoreAndNoOtherInItsPlace(self):
+        self._needsTorch()
+        self._choose()
+        self._register()
+        nodes, kept = self.current.nodes, nodeNames()
+        click(self.ui.checkerboardButton)
+        for selector, node, buttons in (
+            (self.ui.warpedVolumeSelector, nodes.warpedVolume, ("fade", "sideBySide", "flicker", "checkerboard")),
+            (self.ui.logJacobianVolumeSelector, nodes.logJacobianVolume, ("jacobian",)),
+            (self.ui.transformSelector, nodes.transform, ("grid", "geodesic")),
+            (self.ui.inverseTransformSelector, nodes.inverseTransform, ()),
+            (self.ui.segmentationSelector, nodes.segmentation, ("outlines",)),
+            (self.ui.markupsSelector, nodes.markups, ()),
+        ):
+            self.assertIs(selector.currentNode(), node)
+            slicer.mrmlScene.RemoveNode(node)
+            spin(0.1)
+            self.assertIsNone(selector.currentNode(), selector.objectName)
+            for name in buttons:
+                button = getattr(self.ui, f"{name}Button")
+                self.assertFalse(button.enabled or button.checked, name)
+        self.assertFalse(
+            [node for node in slicer.util.getNodesByClass("vtkMRMLTextNode") if "velocity" in node.GetName()]
+        )
+        self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.pair[0])
+        self._register()  # they are made anew, as they were called, and what was left is updated
+        self.assertIs(self.current.nodes.metricsTable, nodes.metricsTable)
+        self.assertEqual(nodeNames(), kept)
+        slicer.mrmlScene.RemoveNode(self.pair[0])
+        spin(0.1)
+        self.assertIsNone(self.ui.fixedVolumeSelector.currentNode())
+        self.assertFalse(self.ui.registerButton.enabled)
+
+    def test_AResultIsAFolderThatIsDeletedAsAWhole(self):
+        self._needsTorch()
+        self._choose()
+        hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+        self._register()
+        first = self.current.nodes
+        click(self.ui.jacobianButton)
+        click(self.ui.jacobianButton)
+        click(self.ui.geodesicButton)
+        waitUntil(lambda: not self.widget.runPanel.busy)
+        folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(first.transform))
+        self.assertEqual(hierarchy.GetItemName(folder), "moving ball to fixed ball")
+        # The pair the other way round has a folder of its own; back again, the first result is there again.
+        self.ui.fixedVolumeSelector.setCurrentNode(self.pair[2])
+        self.ui.movingVolumeSelector.setCurrentNode(self.pair[0])
+        for name in ("movingSegmentation", "fixedSegmentation", "movingMarkups"):
+            getattr(self.ui, f"{name}Selector").setCurrentNode(None)
+        spin(0.2)
+        self.assertIsNone(self.ui.transformSelector.currentNode())
+        self._register()
+        self.assertIsNot(self.current.nodes.transform, first.transform)
+        self.assertFalse([name for name in nodeNames() if name.endswith(("_1", "_2"))])
+        second = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(self.current.nodes.transform))
+        self._choose()
+        self.assertIs(self.ui.transformSelector.currentNode(), first.transform)
+        for item in (folder, second):
+            hierarchy.RemoveItem(item, True, True)
+            spin(0.3)
+        self.assertIsNone(self.ui.transformSelector.currentNode())
+        names = [node.GetName() or "" for node in slicer.util.getNodesByClass("vtkMRMLNode")]
+        self.assertFalse([name for name in names if " to " in name or "DeepFLASH determinant" in name], names)
+        for kind in ("PlotSeries", "PlotChart", "Table", "Text", "TransformStorage", "Sequence", "SequenceBrowser"):
+            self.assertFalse(slicer.util.getNodesByClass(f"vtkMRML{kind}Node"), kind)
+
+    def test_TheTablesFitAreSortedAndCopied(self):
+        self._needsTorch()
+        self._choose()
+        self._register()
+        spin(0.3)
+        view = self.ui.metricsTableView
+        self.assertFalse(view.verticalHeader().visible)
+        for each in (view, self.ui.labelsTableView):
+            header = each.horizontalHeader()
+            widths = [header.sectionSize(column) for column in range(header.count())]
+            self.assertLessEqual(header.length(), each.viewport().width, widths)
+            self.assertEqual(each.model().headerData(0, qt.Qt.Horizontal)[:5], "Label" if each is not view else "Quant")
+        labels = self.ui.labelsTableView
+        self.assertEqual({labels.model().index(row, 0).data() for row in range(2)}, {"shell", "core"})
+        column = 2  # Dice after
+        labels.sortByColumn(column, qt.Qt.AscendingOrder)
+        dice = [float(labels.model().index(row, column).data()) for row in range(2)]
+        self.assertEqual(dice, sorted(dice))
+        labels.sortByColumn(column, qt.Qt.DescendingOrder)
+        self.assertEqual([float(labels.model().index(row, column).data()) for row in range(2)], dice[::-1])
+        labels.actions()[0].trigger()
+        lines = [line.split("\t") for line in slicer.app.clipboard().text().splitlines()]
+        self.assertEqual(lines[0][0], "Label")
+        self.assertEqual([float(line[column]) for line in lines[1:]], dice[::-1])
+        labels.selectRow(1)
+        labels.actions()[0].trigger()
+        self.assertEqual(len(slicer.app.clipboard().text().splitlines()), 2)
+
     def test_CancelThenKeepTheBest(self):
         self._needsTorch()
         self._choose()
@@ -375,6 +471,14 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(self.widget.form.parameters().preset, "fast")
         self.assertEqual(self.ui.verdictLabel.text, verdict)
         self.assertFalse(slicer.util.getNodesByClass("vtkMRMLSequenceNode"))  # computed anew from the velocity
+        self.assertTrue(self.ui.saveButton.enabled)
+        folder = Path(slicer.util.tempDirectory())
+        dialog = mock.patch.object(qt.QFileDialog, "getExistingDirectory", lambda *_: str(folder), create=True)
+        with dialog:
+            click(self.ui.saveButton)
+        waitUntil(lambda: not self.widget.runPanel.busy)
+        self.assertEqual(self.current.state, "done", self.current.error)
+        self.assertTrue((folder / "report.html").is_file())
         for name in (
             "fade",
             "sideBySide",

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from ..registration.verdict_words import sentence
 from ..scene.verdict_attribute import verdictOf
-from .run_panel import RunPanel
+from .result_table import ResultTable
 from .verdict_words import COLORS, longVerdict
 
 
@@ -20,12 +20,12 @@ class ReportPanel:
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
+        self._metrics, self._labels = ResultTable(ui.metricsTableView), ResultTable(ui.labelsTableView)
 
     def setTables(self, metrics: slicer.vtkMRMLTableNode | None, labels: slicer.vtkMRMLTableNode | None) -> None:
         """Shows these tables, and the verdict that the first one holds."""
-        for view, table in ((self._ui.metricsTableView, metrics), (self._ui.labelsTableView, labels)):
-            view.setMRMLTableNode(table)
-            view.visible = table is not None
+        self._metrics.setTable(metrics)
+        self._labels.setTable(labels)
         found = verdictOf(metrics)
         if found is None:
             self._ui.verdictLabel.text = _("There is no result yet.")
@@ -37,14 +37,14 @@ class ReportPanel:
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
 
-    def setActions(self, runPanel: RunPanel, hasSettings: bool) -> None:
+    def setActions(self, busy: bool, canBeSaved: bool, hasSettings: bool) -> None:
         """The buttons below the tables; one that cannot be pressed says why."""
         save, copy = self._ui.saveButton, self._ui.copyPythonButton
-        save.enabled, copy.enabled = runPanel.canBeSaved, hasSettings
-        if runPanel.canBeSaved:
+        save.enabled, copy.enabled = canBeSaved, hasSettings
+        if canBeSaved:
             save.toolTip = save.statusTip
-        elif runPanel.busy:
+        elif busy:
             save.toolTip = _("Something is being computed. Wait for its end.")
         else:
-            save.toolTip = _("The report is made of a registration of this pair in this session. Register first.")
+            save.toolTip = _("There is no result of this pair yet. Register first.")
         copy.toolTip = copy.statusTip if hasSettings else _("There are no settings. Choose two volumes.")

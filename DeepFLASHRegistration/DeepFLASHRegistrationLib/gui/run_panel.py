@@ -69,11 +69,6 @@ class RunPanel:
         return run.inputs.fixedVolume is self._subject[1] and run.inputs.movingVolume is self._subject[2]
 
     @property
-    def canBeSaved(self) -> bool:
-        """Whether more can be computed of the result that is shown."""
-        return not self.busy and self.isOfSubject(self.registration) and self.registration.nodes is not None
-
-    @property
     def canBeKept(self) -> bool:
         """Whether the best so far of what is chosen can be written."""
         return not self.busy and self.isOfSubject(self.registration) and self.registration.canBeKept

@@ -9,12 +9,13 @@ Torch is imported by the function, not by the module.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..alignment.affine import align
+from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem, comparable
@@ -89,6 +90,54 @@ def register(
     with torch_threads(threads):
         problem = run.posed(initial_affine, threads)
         return run.finished(problem, run.estimated(problem, initial_velocity), threads)
+
+
+def made_again(
+    fixed: Subject,
+    moving: Subject,
+    parameters: Parameters,
+    found: Estimated,
+    grids: tuple[Grid, Grid],
+    history: Mapping[str, Any],
+) -> Result:
+    """The Result of a velocity that was found before: its maps, images and figures, computed anew on the CPU.
+
+    Args:
+        fixed, moving: the subjects that were registered.
+        parameters: Result.parameters.
+        found: the velocity, the history and whether it was cancelled.
+        grids: Result.fixed_grid and moving_grid.
+        history: notes, timings and provenance of the registration.
+
+    Raises:
+        InputError: they are not the images that were registered.
+    """
+    require_torch()
+    from ..methods import registry
+
+    plan = registry.plan(parameters, fixed.ndim)
+    sides = [_placed(side, grid) for side, grid in zip((fixed, moving), grids, strict=True)]
+    one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
+    run = _Run(one, two, plan, "cpu", Progress(None, None), [])
+    result = run.finished(run.posed(found.velocity["affine"], None), found, None)
+    for name, side in (("fixed", fixed), ("moving", moving)):
+        key = f"{name}_sha256"
+        if result.provenance[key] != history["provenance"].get(key):
+            raise _changed(side)
+    return replace(result, **{name: history[name] for name in ("notes", "timings", "provenance")})
+
+
+def _placed(side: Subject, grid: Grid) -> Subject:
+    """The subject with its image on the very grid that it had: in a file that may have been rounded."""
+    if not side.image.grid.same_as(grid):
+        raise _changed(side)
+    return replace(side, images=(replace(side.image, grid=grid), *side.images[1:]))
+
+
+def _changed(side: Subject) -> InputError:
+    return InputError(
+        f"{side.image.name}: is not as it was when it was registered (its voxels, or where they lie). Register again."
+    )
 
 
 @dataclass

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The velocity of a result in the scene: from it the map can be computed again, at any time and on any grid.
 
-It is kept as a text node (a few hundred kB) that the transform refers to, saved with the scene like any other node. The
-text is that of the bytes of velocity.safetensors in a result folder, base64: one format, one reader, one checksum.
+It is kept as a text node (up to about a MB) that the transform refers to, saved with the scene like any other node. The
+text is that of the bytes of velocity.safetensors in a result folder, base64: one format, one reader, one checksum. It
+holds besides how the result came about, so that its report can be made again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def velocityText(result: Any) -> str:
     """The velocity of a registration.result.Result as text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / VELOCITY
-        write_velocity(path, result)
+        write_velocity(path, result, history=True)
         return base64.b64encode(path.read_bytes()).decode("ascii")
 
 

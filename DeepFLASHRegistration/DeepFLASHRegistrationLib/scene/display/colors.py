@@ -7,6 +7,8 @@ import math
 
 import slicer
 
+from ..companions import markCompanion
+
 _NAME = "DeepFLASH determinant"
 _STEPS = 32  # colors between two named ones
 _NAMED = 9
@@ -40,6 +42,7 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
         node.SetTypeToUser()
         node.SetAttribute("Category", "User Generated")
         node = scene.AddNode(node)
+        markCompanion(node)
     count = (_NAMED - 1) * _STEPS + 1
     modifying = node.StartModify()
     node.SetNumberOfColors(count)
