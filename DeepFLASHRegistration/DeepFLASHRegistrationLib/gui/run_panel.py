@@ -114,9 +114,8 @@ class RunPanel:
         self._ui.statusLabel.text = text
         self._ui.statusLabel.visible = bool(text)
 
-    def sayOutcome(self, line: str) -> None:
-        """Says what came of the run, and this."""
-        run = self.run
+    def sayOutcome(self, run: Run, line: str) -> None:
+        """Says what came of a run, and this."""
         before = [] if isinstance(run, RegistrationRun) or not self._before else [self._before]
         self.status("<br>".join([*before, *outcome(run), *map(escape, [line, *run.notes])]))
 
@@ -177,9 +176,9 @@ class RunPanel:
             kept = getattr(run, "canBeKept", False)
             self.status(_("Cancelled. The best so far can be kept.") if kept else _("Cancelled. Nothing was changed."))
         elif isinstance(run, SaveRun):
-            self.sayOutcome(_("Written: {path}").format(path=run.value))
+            self.sayOutcome(run, _("Written: {path}").format(path=run.value))
         else:
-            self.sayOutcome(_("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1)))
+            self.sayOutcome(run, _("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1)))
         if isinstance(run, RegistrationRun) and not self.isOfSubject(run):  # another pair was chosen meanwhile
             names = escape(" - ".join(node.GetName() for node in (run.inputs.fixedVolume, run.inputs.movingVolume)))
             self.status(f"{names}: {self._ui.statusLabel.text}")
