@@ -179,14 +179,19 @@ class RunPanel:
             self.sayOutcome(run, _("Written: {path}").format(path=run.value))
         else:
             self.sayOutcome(run, _("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1)))
-        if isinstance(run, RegistrationRun) and not self.isOfSubject(run):  # another pair was chosen meanwhile
-            names = escape(" - ".join(node.GetName() for node in (run.inputs.fixedVolume, run.inputs.movingVolume)))
-            self.status(f"{names}: {self._ui.statusLabel.text}")
-            self._plot.clear()
-            self._ui.convergenceLabel.hide()
+        if isinstance(run, RegistrationRun) and not self.isOfSubject(run):
+            self._ofSomethingElse(run)
         self._ended(run)
         if run.state == "failed":
             self._tell(run.error, run.log)
+
+    def _ofSomethingElse(self, run: RegistrationRun) -> None:
+        """Another pair or scene was chosen meanwhile: of this run only an outcome is of interest, with its name."""
+        text = self._ui.statusLabel.text
+        self._clear()
+        if run.state != "cancelled":
+            names = " - ".join(node.GetName() for node in (run.inputs.fixedVolume, run.inputs.movingVolume))
+            self.status(f"{escape(names)}: {text}")
 
     def _tell(self, error: BaseException, log: tuple[str, ...] = ()) -> None:
         """In a dialog, which opens when all has ended that is done here."""
