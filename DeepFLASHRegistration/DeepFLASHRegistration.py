@@ -279,7 +279,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         with told(_("Failed to write the result.")):
             self.logic.keep(run)
             self._take(run)
-            self.runPanel.sayOutcome(_("Cancelled; the best so far was kept."))
+            self.runPanel.sayOutcome(run, _("Cancelled; the best so far was kept."))
         self.update()
 
     def _start(self, run) -> bool:

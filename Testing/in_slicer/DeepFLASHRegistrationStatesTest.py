@@ -157,6 +157,13 @@ class DeepFLASHRegistrationStatesTest(unittest.TestCase):
         self._idle()
         self._showsNothing()
 
+    def test_NothingOfARunThatEndedWithItsScene(self):
+        run = self._long()
+        slicer.mrmlScene.Clear()
+        waitUntil(lambda: run.done)
+        self._idle()
+        self._showsNothing()
+
     def test_NothingOfOtherSettings(self):
         self._done()
         self._showsSomething()

@@ -14,6 +14,8 @@ _EVENTS = (
     slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
     slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
     slicer.vtkSegmentation.SourceRepresentationModified,
+    slicer.vtkSegmentation.SegmentAdded,
+    slicer.vtkSegmentation.SegmentRemoved,
 )
 
 

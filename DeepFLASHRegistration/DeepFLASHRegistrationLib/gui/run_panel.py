@@ -39,6 +39,7 @@ class RunPanel:
         self.registration: RegistrationRun | None = None
         self.settings: slicer.vtkMRMLScriptedModuleNode | None = None
         self._subject: tuple[Any, ...] = (None, None, None)
+        self._begunFor = self._subject
         self._before = ""  # what was said of a registration before more was made of it
         self._timer = qt.QTimer()
         self._timer.setInterval(_TICK_MSEC)
@@ -57,7 +58,7 @@ class RunPanel:
     def setSubject(self, settings: Any, fixed: Any, moving: Any) -> None:
         """What is chosen now. Of a run of something else nothing is shown any more, once it has ended."""
         subject = settings, fixed, moving
-        if any(one is not other for one, other in zip(subject, self._subject)):
+        if not _same(subject, self._subject):
             self._subject = subject
             if not self.busy:
                 self._clear()
@@ -86,7 +87,7 @@ class RunPanel:
         except (InputError, RuntimeError) as error:
             self._tell(error)
             return False
-        self.run = run
+        self.run, self._begunFor = run, self._subject
         if registers:
             self.registration, self.settings = run, self._subject[0]
         self._ui.progressBar.value = 0
@@ -110,9 +111,8 @@ class RunPanel:
         self._ui.statusLabel.text = text
         self._ui.statusLabel.visible = bool(text)
 
-    def sayOutcome(self, line: str) -> None:
-        """Says what came of the run, and this."""
-        run = self.run
+    def sayOutcome(self, run: Run, line: str) -> None:
+        """Says what came of a run, and this."""
         before = [] if isinstance(run, RegistrationRun) or not self._before else [self._before]
         self.status("<br>".join([*before, *outcome(run), *map(escape, [line, *run.notes])]))
 
@@ -174,17 +174,25 @@ class RunPanel:
             kept = getattr(run, "canBeKept", False)
             self.status(_("Cancelled. The best so far can be kept.") if kept else _("Cancelled. Nothing was changed."))
         elif isinstance(run, SaveRun):
-            self.sayOutcome(_("Written: {path}").format(path=run.value))
+            self.sayOutcome(run, _("Written: {path}").format(path=run.value))
         else:
-            self.sayOutcome(_("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1)))
-        if isinstance(run, RegistrationRun) and not self.isOfSubject(run):  # another pair was chosen meanwhile
-            names = escape(" - ".join(node.GetName() for node in (run.inputs.fixedVolume, run.inputs.movingVolume)))
-            self.status(f"{names}: {self._ui.statusLabel.text}")
-            self._plot.clear()
-            self._ui.convergenceLabel.hide()
+            self.sayOutcome(run, _("Done in {seconds} s.").format(seconds=round(run.seconds_passed, 1)))
+        if not _same(self._begunFor, self._subject):
+            self._ofSomethingElse(run)
         self._ended(run)
         if run.state == "failed":
             self._tell(run.error, run.log)
+
+    def _ofSomethingElse(self, run: Run) -> None:
+        """Another pair or scene was chosen meanwhile: of this run only an outcome is of interest, with its name."""
+        text = self._ui.statusLabel.text
+        self._clear()
+        if run.state == "cancelled":
+            return
+        if isinstance(run, RegistrationRun):
+            names = " - ".join(node.GetName() for node in (run.inputs.fixedVolume, run.inputs.movingVolume))
+            text = f"{escape(names)}: {text}"
+        self.status(text)
 
     def _tell(self, error: BaseException, log: tuple[str, ...] = ()) -> None:
         """In a dialog, which opens when all has ended that is done here."""
@@ -205,6 +213,10 @@ class RunPanel:
         self._ui.logTextEdit.visible = checked
         if checked:
             self._ui.logTextEdit.plainText = "\n".join(self._logic.log()) or _("(nothing was printed)")
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return all(first is second for first, second in zip(one, other))
 
 
 def outcome(run: Run) -> list[str]:

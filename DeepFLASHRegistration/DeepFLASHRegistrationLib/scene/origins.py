@@ -13,7 +13,7 @@ from .hierarchy import isResult, parentOf
 from .inputs import Inputs
 from .outputs import NEW, OutputNodes
 
-_FIXED, _SOURCE = "DeepFLASH.fixed", "DeepFLASH.source"
+_FIXED, _MOVING, _SOURCE = "DeepFLASH.fixed", "DeepFLASH.moving", "DeepFLASH.source"
 _OUTPUT = "DeepFLASH.output"  # which of OutputNodes
 # The input that an output is a version of, where that is not the moving volume.
 _SOURCES = {"segmentation": "movingSegmentation", "markups": "movingMarkups", "model": "movingModel"}
@@ -25,6 +25,7 @@ def markOutputs(nodes: OutputNodes, inputs: Inputs) -> None:
         if source is not None:
             node.SetAttribute(_OUTPUT, name)
             node.SetNodeReferenceID(_FIXED, inputs.fixedVolume.GetID())
+            node.SetNodeReferenceID(_MOVING, inputs.movingVolume.GetID())
             node.SetNodeReferenceID(_SOURCE, source.GetID())
 
 
@@ -32,8 +33,10 @@ def foreignOutputs(nodes: OutputNodes, inputs: Inputs) -> list[str]:
     """Names of the outputs that were made from other inputs: to write into them would lose another result."""
     found = []
     for name, node, source in _pairs(nodes, inputs):
-        own = (node.GetNodeReference(_FIXED), node.GetNodeReference(_SOURCE))
-        if node.GetNodeReferenceID(_SOURCE) is not None and (own[0] is not inputs.fixedVolume or own[1] is not source):
+        known = {_FIXED: inputs.fixedVolume, _MOVING: inputs.movingVolume, _SOURCE: source}
+        # A scene of an earlier version has fewer of these references.
+        made = [role for role in known if node.GetNodeReferenceID(role) is not None]
+        if any(node.GetNodeReference(role) is not known[role] for role in made):
             found.append(name)
     return found
 
