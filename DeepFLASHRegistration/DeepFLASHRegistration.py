@@ -6,7 +6,7 @@ import sys
 import qt
 import slicer
 import vtk
-from DeepFLASHRegistrationLib.gui.check_list import CheckList
+from DeepFLASHRegistrationLib.gui.check_list import CheckList, delayed
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
@@ -97,10 +97,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.folds = Folds(self.ui, self.form, self.logic.machine)
         self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
         # Inputs are looked at a moment after they were chosen, not at every step of a spin box.
-        self.checkTimer = qt.QTimer()
-        self.checkTimer.setSingleShot(True)
-        self.checkTimer.setInterval(250)
-        self.checkTimer.connect("timeout()", self.checkNow)
+        self.checkTimer = delayed(self.checkNow, msec=250)
+        self.pairTimer = delayed(lambda: (node := self._parameterNode) and node.chooseOnlyPair(slicer.mrmlScene), 250)
         self.watch = InputWatch(self.checkTimer.start)
         self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
@@ -114,6 +112,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, lambda *_event: self.pairTimer.start())
         self.ui.parameterNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onParameterNodeSelected)
         self.ui.registerButton.connect("clicked(bool)", self.onRegisterButton)
         self.ui.keepButton.connect("clicked(bool)", self.onKeepButton)
@@ -130,6 +129,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.displays.close()
         self.readout.close()
         self.checkTimer.stop()
+        self.pairTimer.stop()
         self.removeObservers()
 
     def enter(self) -> None:

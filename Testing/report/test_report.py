@@ -25,6 +25,7 @@ from DeepFLASHRegistrationLib.support.errors import InputError
 class SomeParameters:
     alpha: float = field(default=3.0, metadata={"help": "weight of smoothness", "unit": "mm²"})
     preset: str = field(default="default", metadata={"help": "where to start <from>"})
+    similarity: str = field(default="mi", metadata={"titles": {"mi": "Mutual information (MI)"}})
 
 
 def oblique(shape, spacing, turn=0.3):
@@ -224,7 +225,7 @@ def test_the_report_holds_everything_and_loads_nothing(example, tmp_path):
         "Difference before", "Difference after", "Checkerboard", "Deformation grid", "Jacobian determinant",
         "Label outlines", "Convergence", "dissimilarity, weighted", "Mean landmark error", "Labels (2)", "Parameters",
         "weight of smoothness", "Provenance", "optimize", "numpy", "3 NaN voxels", "fixed_to_moving.nii.gz",
-        "labels.nii.gz", "off the patient's",
+        "labels.nii.gz", "off the patient's", "mi: Mutual information (MI)",
     ):  # fmt: skip
         assert words in page.text, words
     # Three views of seven pictures, a color scale, and a slice of its own for the labels between the blobs.

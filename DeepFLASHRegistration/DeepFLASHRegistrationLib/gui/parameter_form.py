@@ -43,6 +43,9 @@ class ParameterForm:
         self.modelNote = qt.QLabel()
         self.modelNote.objectName = "modelNoteLabel"
         self.modelNote.wordWrap = True
+        narrow = qt.QSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # a sentence must not widen the panel
+        narrow.setHeightForWidth(True)
+        self.modelNote.setSizePolicy(narrow)
         self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
         for each in self._fields.values():
             self.widgets[each.name] = self._widget(each)
