@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import unittest
 from pathlib import Path
-from unittest import mock
 
 import qt
 import slicer
@@ -517,9 +516,8 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertFalse(slicer.util.getNodesByClass("vtkMRMLSequenceNode"))  # computed anew from the velocity
         self.assertTrue(self.ui.saveButton.enabled)
         folder = Path(slicer.util.tempDirectory())
-        dialog = mock.patch.object(qt.QFileDialog, "getExistingDirectory", lambda *_: str(folder), create=True)
-        with dialog:
-            click(self.ui.saveButton)
+        waitUntil(lambda: not self.widget.machinePanel.asking)
+        self.assertTrue(self.widget.runPanel.start(self.widget._saveRun(str(folder))))
         waitUntil(lambda: not self.widget.runPanel.busy)
         self.assertEqual(self.current.state, "done", self.current.error)
         self.assertTrue((folder / "report.html").is_file())
