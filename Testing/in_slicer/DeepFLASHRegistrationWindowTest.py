@@ -223,6 +223,16 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
                 self.assertAlmostEqual(node.GetSliceOffset(), offsets[usual], 3)
         display.hide()
 
+    def test_NoTextMakesThePanelWider(self):
+        sentence = "a sentence that is longer than the panel is wide, as those of a report are " * 3
+        for label in (self.ui.verdictLabel, self.ui.statusLabel, self.ui.missingLabel, self.ui.readoutLabel):
+            before = label.text
+            label.text = sentence
+            spin(0.2)
+            self.assertLess(self.ui.reportCollapsibleButton.sizeHint.width(), 450)
+            self.assertLess(self.ui.inputsCollapsibleButton.sizeHint.width(), 450)
+            label.text = before
+
     def test_ValuesAreReadAndPlacesAreShown(self):
         self._needsTorch()
         self._choose()

@@ -75,6 +75,7 @@ class CheckList:
         layout.addWidget(icon)
         text = qt.QLabel(check.text)
         text.wordWrap = True
+        text.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel, whatever it says
         text.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         layout.addWidget(text, 1)
         if check.changes:

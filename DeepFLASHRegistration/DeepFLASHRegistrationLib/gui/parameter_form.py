@@ -43,6 +43,7 @@ class ParameterForm:
         self.modelNote = qt.QLabel()
         self.modelNote.objectName = "modelNoteLabel"
         self.modelNote.wordWrap = True
+        self.modelNote.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel
         narrow = qt.QSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # a sentence must not widen the panel
         narrow.setHeightForWidth(True)
         self.modelNote.setSizePolicy(narrow)
