@@ -221,6 +221,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         node = self._parameterNode
         if not node or self.runPanel.busy:
             return
+        self.displays.setShown(node.shown(), hasVelocity(node.transform))
         if node.fixedVolume and node.movingVolume:
             self.machinePanel.ask()
         parameters = Parameters() if self.form.problem() else self.form.parameters()

@@ -285,12 +285,13 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
         asDone = False
         for name, greyed in DELETED.items():
             with self.subTest(deleted=name):
-                if not asDone:
+                if not asDone or name == "velocity":  # whose sequence has not been made yet
                     self.raised.clear()
                     self.told.clear()
                     self._reach("done")
                 asDone = False
-                self._delete(name, next((each for each in (*greyed, "grid") if self._button(each).checkable), "grid"))
+                shown = [each for each in greyed if self._button(each).checkable and each != "geodesic"]
+                self._delete(name, [*shown, "grid"][0])
                 for button in sorted(set(TABLE) - set(CHANGING)):
                     where = f"{name} deleted, {button}"
                     if button in greyed:

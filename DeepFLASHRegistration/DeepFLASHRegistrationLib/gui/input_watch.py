@@ -23,7 +23,7 @@ class InputWatch(VTKObservationMixin):
     """Observes the chosen nodes."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        """`changed` is called whenever one of them changes, which may be often."""
+        """`changed` is called whenever one of them changes or any is removed, which may be often."""
         super().__init__()
         self._changed, self._nodes = changed, []
 
@@ -37,6 +37,8 @@ class InputWatch(VTKObservationMixin):
         for node in {id(node): node for node in nodes}.values():
             for event in _EVENTS:
                 self.addObserver(node, event, self._onChanged)
+        if nodes:  # what comes with a result, such as its velocity, is not chosen but may be deleted
+            self.addObserver(nodes[0].GetScene(), slicer.vtkMRMLScene.NodeRemovedEvent, self._onChanged)
 
-    def _onChanged(self, caller: slicer.vtkMRMLNode, event: str) -> None:
+    def _onChanged(self, caller: vtk.vtkObject, event: str) -> None:
         self._changed()
