@@ -17,7 +17,7 @@ def parameterTexts() -> dict[str, tuple[str, str]]:
         "refinement": (_("Refinement"), _("Iterations of FLASH after the prediction, with DeepFLASH + FLASH.")),
         "initial_alignment": (_("Initial alignment"), _("Linear alignment before the deformation.")),
         "similarity": (_("Similarity"), _("What is compared: local correlation (also across contrasts), correlation, squared differences (same scanner and contrast), or mutual information (other modality).")),
-        "window_mm": (_("Correlation window"), _("Full width of the window of the local correlation at the finest level; at least five voxels at every level, and at most a quarter of the image. 0 lets it follow the size of the fixed object (8.75 mm for an adult's brain).")),
+        "window_mm": (_("Correlation window"), _("Full width of the window of the local correlation at the finest level; at least five voxels at every level, and at most a quarter of the image. 0 lets it follow the size of the fixed object (7 mm for an adult's brain).")),
         "symmetric": (_("Symmetric"), _("Compare the images in both directions, each resampled onto the other; takes longer.")),
         "sigma": (_("Sigma"), _("Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of the deformation. Smaller fits closer.")),
         "alpha": (_("Smoothness α"), _("Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain).")),

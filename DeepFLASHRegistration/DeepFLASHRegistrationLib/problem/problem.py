@@ -227,7 +227,7 @@ class Problem:
             alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
             step = float(edges.min()) if parameters.map == "band-limited" else None
             window = self.window_mm / self.unit_mm
-            radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
+            radius = tuple(max(2.0, float(window / v - 1) / 2) for v in voxel)
             wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
             map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
             levels.append(
