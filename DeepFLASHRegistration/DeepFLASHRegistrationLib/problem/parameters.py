@@ -120,7 +120,7 @@ class Parameters:
         "Correlation window",
         "Full width of the window of the local correlation at the finest level; at least "
         "five voxels at every level, and at most a quarter of the image. 0 lets it follow the size "
-        "of the fixed object (8.75 mm for an adult's brain).",
+        "of the fixed object (7 mm for an adult's brain).",
         unit="mm",
         limits=(0.0, 200.0),
     )
