@@ -22,6 +22,7 @@ from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, choose, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
 DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
+SECTIONS = ("carry", "method", "alignment", "outputs", "parameters")
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a
 # machine that does nothing else it is 0.06 s, as figures.py measures; busy ones took 0.44 s.
 LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "1.0"))
@@ -36,6 +37,8 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.pair = makePair()
         self.widget = slicer.modules.DeepFLASHRegistrationWidget
         self.ui = self.widget.ui
+        for name in SECTIONS:  # other tests open them, and that is remembered
+            getattr(self.ui, f"{name}CollapsibleButton").collapsed = True
         spin(0.3)
 
     def tearDown(self):
@@ -87,12 +90,15 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
     def test_TheShortPath(self):
         """Of a scene of two volumes all that is left to do is to press Register; the rest is closed, and says what it
         holds beside the defaults."""
+        qt.QSettings().remove("DeepFLASHRegistration/folds")
+        self.widget.onReload()
+        self.widget = slicer.modules.DeepFLASHRegistrationWidget
+        self.ui = self.widget.ui
         waitUntil(lambda: self.ui.movingVolumeSelector.currentNode() is not None, 5)  # they came while it was shown
         self.assertIs(self.ui.fixedVolumeSelector.currentNode(), self.pair[0])
         self.assertIs(self.ui.movingVolumeSelector.currentNode(), self.pair[2])
         waitUntil(lambda: self.ui.registerButton.enabled, 5)
-        names = ("carry", "method", "alignment", "outputs", "parameters")
-        sections = {name: getattr(self.ui, f"{name}CollapsibleButton") for name in names}
+        sections = {name: getattr(self.ui, f"{name}CollapsibleButton") for name in SECTIONS}
         usual = {name: section.text for name, section in sections.items()}
         for section in sections.values():
             self.assertTrue(section.collapsed)
@@ -146,6 +152,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         choose(self.widget.form, "model", "hippocampus")
         spin(0.1)
         self.assertEqual(self.widget.form.values()["model"], "hippocampus")
+        self.assertEqual(models.lineEdit().cursorPosition, 0)
         self.assertIn("share alike", self.widget.form.modelNote.text)
         sentences = [models.itemData(k, qt.Qt.ToolTipRole) for k in range(1, models.count)]
         self.assertIn(self.widget.form.modelNote.text, sentences)

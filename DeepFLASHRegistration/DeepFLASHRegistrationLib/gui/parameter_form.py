@@ -166,6 +166,8 @@ class ParameterForm:
                 widget.addItem(model_title(found.config), found.name)
                 widget.setItemData(widget.count - 1, model_sentence(found.config, _), qt.Qt.ToolTipRole)
         widget.connect("currentTextChanged(QString)", lambda text: self._set("model", self._modelNamed(text)))
+        # Its beginning is what is seen of a long title.
+        widget.connect("currentIndexChanged(int)", lambda index: widget.lineEdit().setCursorPosition(0))
         return widget
 
     def _modelNamed(self, text: str) -> str:
@@ -209,7 +211,6 @@ class ParameterForm:
                 elif each.type == "str":
                     index = widget.findData(value)
                     widget.setCurrentText(widget.itemText(index) if index >= 0 else value)
-                    widget.lineEdit().setCursorPosition(0)  # its beginning is what is seen of a long title
                 elif each.type == "bool":
                     widget.checked = value
                 elif each.type in ("int", "float"):

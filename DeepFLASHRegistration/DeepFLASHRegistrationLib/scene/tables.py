@@ -12,6 +12,8 @@ from typing import Any
 import slicer
 import vtk
 
+from .translation import tr as _
+
 
 def metricRows(result: Any) -> list[dict[str, Any]]:
     """Rows (quantity, before, after, unit) of what result.metrics holds."""
@@ -79,22 +81,20 @@ class Cell:
 
 
 def shownTable(node: slicer.vtkMRMLTableNode) -> tuple[list[str], list[list[Cell]]]:
-    """Titles and rows of a table that metricRows or labelRows was written to, as people read it: rounded, with units,
-    without what is said elsewhere."""
+    """Titles and rows of a table that metricRows or labelRows was written to, as people read it: rounded, with unit."""
     rows = _rowsOf(node)
     if rows and "Quantity" in rows[0]:
-        measured = [row for row in rows if row["Quantity"] not in ("Verdict", "Reason")]
-        return ["Quantity", "Before", "After"], [
+        return [_("Quantity"), _("Before"), _("After")], [
             [
                 Cell(row["Quantity"], row["Quantity"]),
                 _withUnit(row["Before"], row["Unit"]),
                 _withUnit(row["After"], row["Unit"]),
             ]
-            for row in measured
+            for row in rows
         ]
     titles = {title: _SHOWN[title] for title in (rows[0] if rows else ()) if title in _SHOWN}
     shown = [[_rounded(row[title], *how[1:]) for title, how in titles.items()] for row in rows]
-    return [how[0] for how in titles.values()], shown
+    return [how[0]() for how in titles.values()], shown
 
 
 def tableText(titles: list[str], rows: list[list[Cell]]) -> str:
@@ -104,11 +104,11 @@ def tableText(titles: list[str], rows: list[list[Cell]]) -> str:
 
 # Columns of labelRows that fit the panel: title, decimals, and what a number is divided by.
 _SHOWN = {
-    "Name": ("Label", 0, 1.0),
-    "Dice before": ("Dice before", 3, 1.0),
-    "Dice after": ("Dice after", 3, 1.0),
-    "Volume warped (mm3)": ("Volume (ml)", 2, 1000.0),
-    "Volume change (%)": ("Change (%)", 1, 1.0),
+    "Name": (lambda: _("Label"), 0, 1.0),
+    "Dice before": (lambda: _("Dice before"), 3, 1.0),
+    "Dice after": (lambda: _("Dice after"), 3, 1.0),
+    "Volume warped (mm3)": (lambda: _("Volume (ml)"), 2, 1000.0),
+    "Volume change (%)": (lambda: _("Change (%)"), 1, 1.0),
 }
 
 
