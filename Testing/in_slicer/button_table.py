@@ -73,14 +73,13 @@ TABLE = {
 CHANGING = ("keep", "register")
 
 # What can be deleted of a result and its inputs -> which buttons cannot be pressed then.
-_ALL_SHOWN = (
+_OF_THE_VOLUMES = (
     "fade",
     "sideBySide",
     "flicker",
     "checkerboard",
     "grid",
     "jacobian",
-    "outlines",
     "charts",
     "geodesic",
     "change",
@@ -101,8 +100,8 @@ DELETED = {
     "histogramChart": (),
     "velocity": ("geodesic",),
     "fixedSegmentation": ("outlines",),
-    "movingSegmentation": (),
+    "movingSegmentation": ("outlines", "worstLabel"),
     "movingMarkups": (),
-    "fixedVolume": (*_ALL_SHOWN, "register"),
-    "movingVolume": (*_ALL_SHOWN, "register"),
+    "fixedVolume": (*_OF_THE_VOLUMES, "register"),
+    "movingVolume": (*_OF_THE_VOLUMES, "register"),
 }
