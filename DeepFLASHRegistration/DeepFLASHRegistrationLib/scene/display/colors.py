@@ -51,7 +51,7 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
         logDeterminant = position * math.log(limit)
         node.SetColor(index, *colorAt(logDeterminant, limit), 1.0)
         named = index % _STEPS == 0
-        node.SetColorName(index, f"{math.exp(logDeterminant):.2g}" if named else "")
+        node.SetColorName(index, f"{round(math.exp(logDeterminant), 2):g}" if named else "")
         node.SetColorDefined(index, named)
     node.EndModify(modifying)
     return node
