@@ -279,9 +279,9 @@ def test_the_legend_shows_the_ends_of_the_colors(room, study):
         "0.71",
         "0.84",
         "1",
-        "1.2",
-        "1.4",
-        "1.7",
+        "1.19",
+        "1.41",
+        "1.68",
         "2",
     ]
 
