@@ -144,7 +144,9 @@ def main() -> None:
             )
             agreement["share"] = share(*pairs)
         found = verdict(row["metrics"])
-        row.update(due=due(row), verdict=found.level, reasons=found.reasons, half=numbers[row["family"]] % 2)
+        row.update(
+            due=due(row), verdict=found.level, reasons=[str(r) for r in found.reasons], half=numbers[row["family"]] % 2
+        )
         numbers[row["family"]] += 1
     for row in sorted(rows, key=lambda r: (r["half"], r["family"])):
         known = {"right": row["verdict"] == "good", "wrong": row["verdict"] != "good"}.get(row["due"], True)

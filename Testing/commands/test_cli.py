@@ -23,6 +23,8 @@ from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, write_affine, write_displacement_field
+from DeepFLASHRegistrationLib.registration.verdict import Verdict
+from DeepFLASHRegistrationLib.registration.verdict_words import sentence
 from DeepFLASHRegistrationLib.report import FILES
 from DeepFLASHRegistrationLib.version import __version__
 
@@ -91,7 +93,8 @@ def test_everything_at_once(pair: tuple[str, str], tmp_path: Path, capsys: pytes
     assert len(values["metrics"]["landmarks"]["after_mm"]) == 4
     assert values["metrics"]["mean_dice_after"] > values["metrics"]["mean_dice_before"]
     assert set(np.unique(read_labels(out / "labels.nii.gz").data)) == {0, 1, 2, 3, 4}
-    assert values["verdict"]["reasons"] == [line.strip() for line in lines[1:-1]]
+    reasons = Verdict.from_dict(values["verdict"]).reasons
+    assert [sentence(reason) for reason in reasons] == [line.strip() for line in lines[1:-1]]
 
 
 def test_the_initial_transform_may_be_a_file(pair: tuple[str, str], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -82,17 +84,24 @@ def test_global_correlation_agrees_with_itk(shape, masked):
     assert float(GlobalCorrelation(fixed, mask)(moving)) == pytest.approx(1 - squared, rel=1e-6)
 
 
-def test_local_correlation_agrees_with_a_loop(shape):
+def part_inside(shape, at, radius):
+    """Which part of every voxel lies inside a window of 2r + 1 voxels around one of them."""
+    parts = [np.clip(r + 1 - np.abs(np.arange(n) - i), 0, 1) for n, i, r in zip(shape, at, radius, strict=True)]
+    return functools.reduce(np.multiply, np.ix_(*parts))
+
+
+@pytest.mark.parametrize("radius", [(2, 1, 1), (2.25, 1.5, 0.9)])
+def test_local_correlation_agrees_with_a_loop(shape, radius):
     """Windows cut at the border of the image; fixed and moving weigh the same in every window."""
     fixed, moving, mask = texture(shape, 1), texture(shape, 2), some_mask(shape)
-    radius, guard = (2, 1, 1)[: len(shape)], 1e-2
+    radius, guard = radius[: len(shape)], 1e-2
     total = 0.0
     f, m, w = fixed.numpy(), moving.numpy(), mask.numpy()
     for at in np.ndindex(shape):
-        window = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(at, radius, strict=True))
-        a, b = f[window].ravel(), m[window].ravel()
-        covariance = np.mean((a - a.mean()) * (b - b.mean()))
-        total += w[at] * (1 - covariance**2 / ((a.var() + guard) * (b.var() + guard)))
+        inside = part_inside(shape, at, radius)
+        a, b = (x - np.average(x, weights=inside) for x in (f, m))
+        covariance, var_a, var_b = (np.average(x, weights=inside) for x in (a * b, a * a, b * b))
+        total += w[at] * (1 - covariance**2 / ((var_a + guard) * (var_b + guard)))
     assert float(LocalCorrelation(fixed, mask, radius, guard)(moving)) == pytest.approx(total / w.sum(), rel=1e-10)
 
 
@@ -145,11 +154,11 @@ def test_mutual_information_agrees_with_a_loop():
 
 def test_box_sums_agree_with_a_loop():
     x = noise((2, 5, 6, 4))
-    for radius in ((1, 2, 0), (0, 0, 0), (7, 1, 9)):
+    for radius in ((1, 2, 0), (0, 0, 0), (7, 1, 9), (0.3, 2.5, 3.9), (1 + 1e-12, 2 - 1e-12, 0)):
         got = box_sum(x, radius)
         for at in np.ndindex(5, 6, 4):
-            window = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(at, radius, strict=True))
-            torch.testing.assert_close(got[(slice(None), *at)], x[(slice(None), *window)].sum((1, 2, 3)))
+            inside = torch.from_numpy(part_inside((5, 6, 4), at, radius))
+            torch.testing.assert_close(got[(slice(None), *at)], (x * inside).sum((1, 2, 3)))
 
 
 # ---------------------------------------------------------------------------------------------------- their meaning

@@ -26,7 +26,7 @@ from DeepFLASHRegistrationLib.methods.trained_models import (
     ModelConfig,
     find_models,
     load_model,
-    model_notes,
+    model_config,
     read_card,
     save_model,
 )
@@ -108,7 +108,7 @@ def test_the_card_says_what_a_user_must_know(model: Path) -> None:
         assert text in card, text
     assert "Nobody \\| in particular" in card
     assert "## Limits\n\nIt has seen ellipsoids alone." in card
-    assert model_notes(model) == "Not for commercial use."
+    assert model_config(model).license_note == "Not for commercial use."
 
 
 def test_a_model_is_replaced_and_other_files_stay(model: Path) -> None:

@@ -279,9 +279,9 @@ def test_the_legend_shows_the_ends_of_the_colors(room, study):
         "0.71",
         "0.84",
         "1",
-        "1.2",
-        "1.4",
-        "1.7",
+        "1.19",
+        "1.41",
+        "1.68",
         "2",
     ]
 
@@ -432,9 +432,10 @@ def test_a_geodesic_whose_sequence_was_removed_is_told_and_can_be_made_again(roo
 
 def test_each_chart_gets_a_view_below_the_slices(room, study):
     charts = study.nodes.convergenceChart, study.nodes.histogramChart
-    toggle = ChartDisplay(*charts)
+    toggle = ChartDisplay(study.fixed, *charts)
     with shownThenAsBefore(room, toggle):
         assert room.shown() == list(USUAL)
+        assert {room.composite(name).GetBackgroundVolumeID() for name in USUAL} == {study.fixed.GetID()}
         views = {node.GetLayoutName(): node for node in nodesOfClass(room.scene, "vtkMRMLPlotViewNode")}
         assert [views[f"DeepFLASHPlot{number}"].GetPlotChartNodeID() for number in (1, 2)] == [
             chart.GetID() for chart in charts
@@ -443,7 +444,7 @@ def test_each_chart_gets_a_view_below_the_slices(room, study):
 
 
 def test_a_chart_that_is_missing_is_left_out(room, study):
-    toggle = ChartDisplay(None, study.nodes.histogramChart)
+    toggle = ChartDisplay(study.fixed, None, study.nodes.histogramChart)
     toggle.show()
     assert "DeepFLASHPlot2" not in room.layoutNode.GetCurrentLayoutDescription()
     toggle.hide()

@@ -4,15 +4,16 @@
 import numpy as np
 import pytest
 import slicer
-from DeepFLASHRegistrationLib.scene.display.changes import placementOf
+from DeepFLASHRegistrationLib.scene.display.changes import Changes, placementOf
 from DeepFLASHRegistrationLib.scene.display.deformation_grid import DeformationGrid
+from DeepFLASHRegistrationLib.scene.display.fade import Fade
 from DeepFLASHRegistrationLib.scene.display.flicker import Flicker
 from DeepFLASHRegistrationLib.scene.display.ground import Ground
 from DeepFLASHRegistrationLib.scene.display.jacobian import JacobianDisplay
 from DeepFLASHRegistrationLib.scene.display.outlines import Outlines
 from DeepFLASHRegistrationLib.scene.display.toggle import Displays
-from scene_study import GRID, USUAL, farStudy, makeStudy, shownThenAsBefore
-from scene_synthetic import addSegmentation
+from scene_study import GRID, USUAL, WINDOWS, farStudy, makeStudy, shownThenAsBefore
+from scene_synthetic import addSegmentation, addVolume
 
 
 @pytest.fixture
@@ -157,3 +158,28 @@ def test_outlines_are_covered_by_no_other_segmentation(room, study):
             red, green, blue = picture[row, column]
             assert red == green == blue  # the gray image alone
     assert moving.GetDisplayNode().GetVisibility()
+
+
+def test_no_label_map_covers_what_is_shown(room, study):
+    labels = addVolume(room.scene, GRID, np.ones(GRID.shape, np.int16), "labels", "vtkMRMLLabelMapVolumeNode")
+    room.composite("Red").SetLabelVolumeID(labels.GetID())
+    with shownThenAsBefore(room, Fade(study.fixed, study.nodes.warpedVolume)):
+        assert room.composite("Red").GetLabelVolumeID() is None
+    assert room.composite("Red").GetLabelVolumeID() == labels.GetID()
+
+
+def test_what_is_set_together_is_told_once(room, study):
+    changes, display, told = Changes(), study.fixed.GetDisplayNode(), []
+    display.AddObserver("ModifiedEvent", lambda *event: told.append(event))
+    with changes.together():
+        changes.set(display, "WindowLevel", 50.0, 10.0)
+        with changes.together():
+            changes.set(display, "Interpolate", 0)
+        assert not told
+    assert len(told) == 1
+    changes.giveBack()
+    assert len(told) == 2
+    assert ((display.GetWindow(), display.GetLevel()), display.GetInterpolate()) == (WINDOWS["fixed"], 1)
+    changes.set(display, "Interpolate", 0)
+    changes.giveBack(butNot=[display])  # a node that goes now
+    assert display.GetInterpolate() == 0

@@ -32,8 +32,8 @@ def test_displacement_and_determinant_at_a_point_are_those_of_the_map(scene, til
         found = read(point * FLIP, fixed, nodes.transform, nodes.logJacobianVolume)
         there = truth.fixedToMoving(point)
         aligned = truth.affine[:3, :3] @ point + truth.affine[:3, 3]
-        assert found.displacement == pytest.approx(np.linalg.norm(there - point), abs=1e-3)
-        assert found.deformation == pytest.approx(np.linalg.norm(there - aligned), abs=1e-3)
+        assert found.displacement == pytest.approx(np.linalg.norm(there - point), abs=0.06)  # 0.1 mm is shown
+        assert found.deformation == pytest.approx(np.linalg.norm(there - aligned), abs=0.06)
         assert found.determinant == pytest.approx(truth.determinant(point), rel=1e-4)
         assert found.segments is None
     assert read(np.array([500.0, 0, 0]), fixed, nodes.transform) is None

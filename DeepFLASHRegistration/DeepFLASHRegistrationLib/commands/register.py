@@ -144,7 +144,8 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             if _stamp(options.output) == before:
                 raise  # else it came too late: everything is in place
-        progress({"phase": "finish", "progress": 1.0, "message": "Done"})
+        last = {"phase": "finish", "progress": 1.0, "message": "Done"}
+        progress(last | {"verdict": result.verdict.to_dict(), "folder": options.output})
     if not options.json_progress:
         _summarize(result, Path(options.output) / ("report.html" if "report.html" in files else "result.json"))
     return 0
@@ -202,10 +203,12 @@ def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
 
 
 def _summarize(result: Any, shown: Path) -> None:
+    from ..registration.verdict_words import sentence
+
     metrics = result.metrics
     print(f"{result.verdict.level.upper()}")
     for reason in result.verdict.reasons:
-        print(f"  {reason}")
+        print(f"  {sentence(reason)}")
     if "truth_error_mm" in metrics:
         error = metrics["truth_error_mm"]
         print(
@@ -226,7 +229,10 @@ class _Bar:
         for note in event.get("notes", ()):
             self.note(note)
         if self.kind == "json":
-            print(json.dumps(event), flush=True)
+            from ..registration.result import FORMAT
+            from ..results.plain import plain
+
+            print(json.dumps(plain({"format": FORMAT, **event}), allow_nan=False), flush=True)
         elif self.kind == "bar":
             done = max(0.0, min(1.0, float(event.get("progress", 0.0))))
             text = f"[{'#' * round(30 * done):30}] {100 * done:3.0f} %  {time.monotonic() - self.started:5.1f} s  "

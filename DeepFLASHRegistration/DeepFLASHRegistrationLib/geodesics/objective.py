@@ -79,7 +79,7 @@ class Level:
     factors: tuple[int, ...]
     band: Band
     metric: Metric
-    radius: tuple[int, ...]
+    radius: tuple[float, ...]
     iterations: int
     map_step: float  # lattice of the map, in units of length
 
@@ -149,7 +149,7 @@ class _Side:
     ):
         dtype, device, cells, radius = still.dtype, still.device, objective.cells, objective.level.radius
         # The similarity sees only the box around the mask: half the voxels of a head, and none that do not count.
-        lower, upper = _box(mask > 0, tuple(r + 1 for r in radius))
+        lower, upper = _box(mask > 0, tuple(math.ceil(r) + 1 for r in radius))
         self.crop = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
         part = cells.box(lower, upper)
         self.direction = direction

@@ -10,6 +10,8 @@ of Gauss and Newton: how the dissimilarity grows about its minimum, with the par
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,19 +19,26 @@ from torch import Tensor
 _AGREEING = 0.1
 # Of a variance: below it the curvature of a window no longer grows (intensities in 0 … 1).
 _FLAT = 1e-5
+# Part of a voxel that is none: windows of whole voxels stay whole, whatever rounding makes of their width.
+_NO_PART = 1e-5
 
 
-def box_sum(x: Tensor, radius: tuple[int, ...]) -> Tensor:
-    """Sum over a centered window of 2r + 1 along each of the last axes; zero outside. Separable."""
+def box_sum(x: Tensor, radius: tuple[float, ...]) -> Tensor:
+    """Sum over a centered window of 2r + 1 voxels along each of the last axes; zero outside. Separable.
+
+    Of the outermost voxels of a window that ends within them, as much counts as lies inside: a window that is a little
+    wider differs a little.
+    """
     for axis, r in enumerate(radius):
         if r == 0:
             continue
         dim = x.ndim - len(radius) + axis
         n = x.shape[dim]
         out = x.clone()
-        for s in range(1, min(r, n - 1) + 1):
-            out.narrow(dim, 0, n - s).add_(x.narrow(dim, s, n - s))
-            out.narrow(dim, s, n - s).add_(x.narrow(dim, 0, n - s))
+        for s in range(1, min(math.ceil(r - _NO_PART), n - 1) + 1):
+            part = 1.0 if s <= r + _NO_PART else r - s + 1
+            out.narrow(dim, 0, n - s).add_(x.narrow(dim, s, n - s), alpha=part)
+            out.narrow(dim, s, n - s).add_(x.narrow(dim, 0, n - s), alpha=part)
         x = out
     return x
 
@@ -70,7 +79,7 @@ class LocalCorrelation:
     """
 
     def __init__(
-        self, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], guard: float = 1e-6, support: Tensor | None = None
+        self, fixed: Tensor, mask: Tensor, radius: tuple[float, ...], guard: float = 1e-6, support: Tensor | None = None
     ):
         """``support`` (0 or 1): which voxels windows may look at, all by default; ``mask``: where windows center."""
         self.support = support
@@ -185,7 +194,7 @@ MAKERS = {
 }
 
 
-def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], support: Tensor | None = None):
+def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[float, ...], support: Tensor | None = None):
     """The named dissimilarity for a fixed image (*shape), a mask of weights (*shape) and a window radius in voxels."""
     if name not in MAKERS:
         raise ValueError(f"Unknown similarity {name!r}; choose one of {', '.join(MAKERS)}.")

@@ -59,7 +59,7 @@ _NEEDS = {
         ("segmentation", "fixedSegmentation"),
         lambda: _("A propagated segmentation and one of the fixed volume are needed. Choose both and register."),
     ),
-    "charts": (("convergenceChart",), lambda: _("There are no charts yet. Register first.")),
+    "charts": (("fixedVolume", "convergenceChart"), lambda: _("There are no charts yet. Register first.")),
     "geodesic": (
         ("fixedVolume", "movingVolume", "browser"),
         lambda: _("There is no transform to follow yet. Register first."),
@@ -79,11 +79,15 @@ class DisplayPanel:
         whether it can be made, and `setShown` follows when it is."""
         self._ui, self._makeGeodesic = ui, makeGeodesic
         self._displays = Displays()
-        self._canMakeGeodesic = self._geodesicAwaited = False
+        self._canMakeGeodesic = self._geodesicAwaited = self._busy = False
         self.shown = Shown()
         self._timer = qt.QTimer()
         self._timer.setInterval(_FLICKER_MSEC)
         self._timer.connect("timeout()", self._onFlicker)
+        self._later = qt.QTimer()
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.connect("timeout()", self._showNew)
         for name in _NEEDS:
             self._button(name).connect("clicked(bool)", lambda checked, name=name: self._onButton(name, checked))
         ui.fadeSlider.connect("valueChanged(double)", self._onFade)
@@ -116,8 +120,15 @@ class DisplayPanel:
             self._show("geodesic")
         self._update()
 
+    def setBusy(self, busy: bool) -> None:
+        """While something is computed, no geodesic can be."""
+        if busy != self._busy:
+            self._busy = busy
+            self._update()
+
     def clear(self) -> None:
         """Takes everything away; the nodes may be gone already."""
+        self._later.stop()
         self.setShown(Shown(), False)
 
     def close(self) -> None:
@@ -126,7 +137,11 @@ class DisplayPanel:
         self._key.deleteLater()
 
     def showResult(self) -> None:
-        """Shows a new result as it is first looked at, unless something of it is shown already."""
+        """Shows a new result as it is first looked at, unless something of it is shown already: after what the window
+        has to do now, so that it does not stand still."""
+        self._later.start()
+
+    def _showNew(self) -> None:
         if self._ui.fadeButton.enabled and not any(map(self._isShown, _NEEDS)):
             self._show("fade")
             self._update()
@@ -164,7 +179,7 @@ class DisplayPanel:
             "grid": lambda: DeformationGrid(s.transform, s.fixedVolume, ui.gridSpacingSlider.value),
             "jacobian": lambda: JacobianDisplay(s.logJacobianVolume, s.fixedVolume, ui.jacobianOpacitySlider.value),
             "outlines": lambda: Outlines(s.segmentation, s.fixedSegmentation),
-            "charts": lambda: ChartDisplay(s.convergenceChart, s.histogramChart),
+            "charts": lambda: ChartDisplay(s.fixedVolume, s.convergenceChart, s.histogramChart),
             "geodesic": lambda: GeodesicDisplay(s.browser, s.fixedVolume, s.movingVolume),
         }[name]()
 
@@ -178,8 +193,11 @@ class DisplayPanel:
             missing = any(getattr(self.shown, each) is None for each in needed)
             if name == "geodesic" and self.shown.fixedVolume is not None and self._canMakeGeodesic:
                 missing = False
-            button.enabled = not missing
+            waits = name == "geodesic" and self._busy and self.shown.browser is None and not missing
+            button.enabled = not missing and not waits
             button.toolTip = reason() if missing else button.statusTip
+            if waits:
+                button.toolTip = _("Something is being computed. Wait for its end.")
             button.checked = self._isShown(name) or (name == "geodesic" and self._geodesicAwaited)
         if self._isShown("flicker"):
             self._timer.start()

@@ -49,13 +49,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimated:
-    """The arguments of a Deformation, one record per accepted step, notes for the user, and why each level of a search
-    ended (`geodesics.search.descent.Ending`)."""
+    """The arguments of a Deformation, one record per accepted step, what a trained model finds unlike its data
+    (prediction.Prediction), and why each level of a search ended (`geodesics.search.descent.Ending`)."""
 
     velocity: dict[str, Any]
     history: list[dict[str, Any]]
     cancelled: bool
-    unusual: tuple[str, ...] = ()
+    unusual: tuple[dict[str, Any], ...] = ()
     endings: tuple[str, ...] = ()
 
 

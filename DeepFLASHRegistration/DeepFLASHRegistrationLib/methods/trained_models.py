@@ -267,9 +267,9 @@ def user_folder() -> Path:
     return base / "deepflash" / "models"
 
 
-def model_notes(name: str | os.PathLike) -> str:
-    """The sentence on the license that whoever uses a model must see; empty if there is none to say."""
-    return _read_config(find_model(name))[0].license_note
+def model_config(name: str | os.PathLike) -> ModelConfig:
+    """What is known of a model, given by name or folder; InputError if it cannot be used. Weights are not read."""
+    return _read_config(find_model(name))[0]
 
 
 def read_card(name: str | os.PathLike) -> str:

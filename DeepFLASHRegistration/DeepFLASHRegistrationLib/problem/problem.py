@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +32,15 @@ _CUT = 0.03
 _MAP_POINTS = 3.2
 
 
-def scaled(subject: Subject, parameters: Parameters) -> Subject:
-    """A checked subject with intensities of about 0..1, and nothing left of what its mask excludes."""
+def scaled(subject: Subject, parameters: Parameters, ct: bool | None = None) -> Subject:
+    """A checked subject with intensities of about 0..1, and nothing left of what its mask excludes.
+
+    ``ct``: whether its values are scaled as those of CT; by default as they look, if the parameters leave it open.
+    """
     from ..imaging.intensities import foreground, is_ct, n4, normalize
 
-    ct = parameters.normalization == "auto" and is_ct(subject.image)
+    if ct is None:
+        ct = parameters.normalization == "auto" and is_ct(subject.image)
     window = (parameters.window_low, parameters.window_high) if ct or parameters.normalization == "window" else None
     inside = subject.inside
     result = normalize(subject.image, inside, window)
@@ -62,9 +65,8 @@ def comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple
     from ..imaging.intensities import is_ct, match_histogram
 
     # The window is what two CT images share; beside another contrast it but makes more of the noise of soft tissue.
-    if parameters.normalization == "auto" and not (is_ct(fixed.image) and is_ct(moving.image)):
-        parameters = replace(parameters, normalization="percentiles")
-    fixed, moving = scaled(fixed, parameters), scaled(moving, parameters)
+    ct = parameters.normalization == "auto" and is_ct(fixed.image) and is_ct(moving.image)
+    fixed, moving = scaled(fixed, parameters, ct), scaled(moving, parameters, ct)
     if parameters.histogram_matching:
         moving = moving.with_image(match_histogram(moving.image, fixed.image))
     return fixed, moving
@@ -227,7 +229,7 @@ class Problem:
             alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
             step = float(edges.min()) if parameters.map == "band-limited" else None
             window = self.window_mm / self.unit_mm
-            radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
+            radius = tuple(max(2.0, float(window / v - 1) / 2) for v in voxel)
             # Of what the band holds, which few voxels may leave narrower than was asked for.
             wavelength = 2 * self.lengths[longest] / max(modes[longest] - 1, 1)
             map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)

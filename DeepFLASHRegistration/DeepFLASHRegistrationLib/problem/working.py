@@ -17,7 +17,7 @@ from .parameters import Parameters
 
 # Of an adult's brain: the unit in which alpha and c mean what was published (voxels of 128^3 brains), the window of the
 # local correlation, and the margin.
-_UNIT_MM, _WINDOW_MM, _MARGIN_MM = 1.25, 8.75, 12.0
+_UNIT_MM, _WINDOW_MM, _MARGIN_MM = 1.25, 7.0, 12.0
 # A length of few voxels means nothing: the unit is at least 0.6 of them, and the others grow with it.
 _SMALLEST = 0.48  # times the finest spacing in mm
 

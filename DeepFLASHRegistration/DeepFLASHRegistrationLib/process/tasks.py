@@ -68,7 +68,7 @@ def save(control: Any, arguments: dict[str, Any]) -> str:
     """Writes a result folder (results.folder.save_result, the report among it); returns the report's path."""
     from ..results.folder import save_result
 
-    control.progress({"phase": "save", "progress": 0.1, "message": "Writing the files and the report"})
+    control.progress({"phase": "save", "progress": 0.5, "message": "Writing the files and the report"})
     folder = Path(arguments["folder"])
     save_result(
         arguments["result"],
@@ -78,6 +78,21 @@ def save(control: Any, arguments: dict[str, Any]) -> str:
         force=arguments.get("force", False),
     )
     return str(folder / "report.html")
+
+
+def save_again(control: Any, arguments: dict[str, Any]) -> str:
+    """As `save`, of a result of which only its velocity and history are left (registration.register.made_again)."""
+    from ..methods.registry import Estimated
+    from ..problem.parameters import Parameters
+    from ..registration.register import made_again
+
+    control.progress({"phase": "finish", "progress": 0.05, "message": "Computing the result again"})
+    history, sides = arguments["history"], (arguments["fixed"], arguments["moving"])
+    found = Estimated(
+        arguments["velocity"], history["history"], history["cancelled"], tuple(history.get("unusual") or ())
+    )
+    result = made_again(*sides, Parameters.from_dict(arguments["parameters"]), found, arguments["grids"], history)
+    return save(control, {**arguments, "result": result})
 
 
 def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -107,4 +122,5 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "phantom": phantom,
     "register": register,
     "save": save,
+    "save_again": save_again,
 }

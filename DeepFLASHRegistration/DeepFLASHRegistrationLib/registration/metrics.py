@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
+from ..imaging.volume import LARGEST_COUNTED_LABEL, label_values
 from ..support.errors import InputError
 
 # Voxels worked on at a time. The dozen temporaries of a slab then stay in a core's own cache, which makes the
 # passes over them several times faster than passes over whole volumes and keeps the extra memory near 2 MB.
 SLAB_VOXELS = 24_576
-
-# Labels up to this value are counted through a table as long as the largest label; beyond, through sorting.
-LARGEST_COUNTED_LABEL = 1 << 20
 
 
 # Similarity and overlap -------------------------------------------------------------------------------------
@@ -141,7 +139,7 @@ def _label_counts(maps: list[np.ndarray], pairs: list[tuple[int, int]]) -> tuple
     if low >= 0 and high <= LARGEST_COUNTED_LABEL:
         table = np.arange(high + 1)
     else:
-        table = np.unique(np.concatenate([np.unique(x) for x in flat]))
+        table = np.unique(np.concatenate([label_values(x) for x in flat]))
         flat = [np.searchsorted(table, x) for x in flat]
     counts = [np.zeros(table.size, dtype=np.int64) for _ in range(len(maps) + len(pairs))]
     step = max(SLAB_VOXELS, table.size)

@@ -18,6 +18,10 @@ from ..problem.parameters import Parameters
 from ..version import __version__
 from .verdict import Verdict
 
+# Of result.json and of the events of --json-progress, as docs/result.schema.json describes them: raised when something
+# that the schema promises changes or goes.
+FORMAT = 1
+
 
 @dataclass(eq=False)
 class Result:

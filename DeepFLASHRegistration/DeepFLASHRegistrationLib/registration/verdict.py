@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verdict on a registration: good, check or failed, each with its reasons.
 
+What was found is told by codes and figures, for programs and in all languages; `verdict_words` makes sentences of it.
 docs/verdict.md explains the limits in the user's words; keep it in step with the constants here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
+
+from .verdict_words import sentence
 
 
 class Limits(NamedTuple):
@@ -57,45 +60,99 @@ MEAN_DICE = Limits(0.40, 0.20)
 LABEL_DICE_LOSS = 0.10
 SMALLEST_LABEL_VOXELS = 50
 
-_LEVELS = ("good", "check", "failed")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a registration is worth. level: "good", "check" or "failed"; reasons: sentences, gravest first."""
-
-    level: str
-    reasons: list[str]
+LEVELS = ("good", "check", "failed")
+# What may be judged, in the order of the report, and what may be found of each.
+FINDINGS: dict[str, tuple[str, ...]] = {
+    "completion": ("cancelled",),
+    "similarity": ("agree", "alike", "unclear", "turned", "turned-in-plane", "too-little-seen"),
+    "mirror": ("mirrored",),
+    "overlap": ("met", "low", "low-but-alike"),
+    "pose": ("met", "turned", "scaled", "turned-and-scaled"),
+    "folds": ("none", "folded"),
+    "folds-strict": ("none", "folded"),
+    "smallest-determinant": ("met", "low", "folded"),
+    "inverse-error": ("met", "large"),
+    "field-of-view": ("all-seen", "part-unseen", "mask-cut", "labels-cut", "foreground-cut"),
+    "landmarks": ("met", "grew", "far"),
+    "landmark-pairs": ("met", "mispaired"),
+    "mean-dice": ("met", "lost", "low"),
+    "label-dice": ("met", "lost"),
+    "volume-change": ("met", "large"),
+    "training-data": ("other-size", "energy-left", "dropped"),
+}
+# Found of any of them: there is no figure, or it is no finite number.
+UNMEASURED = ("not-measured", "not-finite")
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One figure held against its limits: level as in Verdict, sentence the reason, limits in words."""
+    """What one criterion found. As a string it is an English sentence.
 
-    name: str
+    Attributes:
+        code: the criterion, a key of FINDINGS.
+        level: "good", "check" or "failed".
+        finding: what was found, one of FINDINGS[code] or of UNMEASURED.
+        arguments: the figures and names that the finding speaks of.
+        limits: the figures that it was held against.
+        outweighed: labels or landmarks speak against it, so it is one level less grave.
+    """
+
+    code: str
     level: str
-    sentence: str
-    limits: str
+    finding: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    outweighed: bool = False
+
+    def __str__(self) -> str:
+        return sentence(self)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a registration is worth: everything that was judged, in the order of the report."""
+
+    criteria: list[Criterion]
+
+    @property
+    def level(self) -> str:
+        """ "good", "check" or "failed": that of the worst criterion."""
+        return max((c.level for c in self.criteria), key=LEVELS.index)
+
+    @property
+    def reasons(self) -> list[Criterion]:
+        """Every criterion that is not good, gravest first; all of them if all are good."""
+        found = [c for level in ("failed", "check") for c in self.criteria if c.level == level]
+        return found or list(self.criteria)
+
+    def named(self, names: Mapping[int, str]) -> Verdict:
+        """The same with the names of labels beside their numbers, where they are known."""
+        return Verdict([_named(c, names) for c in self.criteria])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the level."""
+        return {"level": self.level, "criteria": [asdict(c) for c in self.criteria]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """Inverse of to_dict; also of one in which what is not finite became None."""
+        return cls([Criterion(**each) for each in values["criteria"]])
+
+
+def _named(criterion: Criterion, names: Mapping[int, str]) -> Criterion:
+    labels = criterion.arguments.get("labels")
+    if not labels:
+        return criterion
+    labels = [{**each, "name": names[each["label"]]} if each["label"] in names else each for each in labels]
+    return replace(criterion, arguments={**criterion.arguments, "labels": labels})
 
 
 def verdict(metrics: Mapping[str, Any], cancelled: bool = False) -> Verdict:
     """Judges the metrics of a result (registration.result.Result.metrics) by the limits above.
 
-    The level is that of the worst criterion. The reasons are those of every criterion that is not good,
-    gravest first, or, if all are good, those of all. voxel_mm (edge of a fixed voxel, geometric mean, default
-    1) and ndim (default 3) among the metrics turn millimeters into voxels.
-    """
-    found = criteria(metrics, cancelled)
-    level = max((c.level for c in found), key=_LEVELS.index)
-    reasons = [c.sentence for name in ("failed", "check") for c in found if c.level == name]
-    return Verdict(level, reasons or [c.sentence for c in found])
-
-
-def criteria(metrics: Mapping[str, Any], cancelled: bool = False) -> list[Criterion]:
-    """Every criterion of the verdict that the metrics allow, in the order of the report.
-
-    Labels and landmarks weigh more than intensities: where they find the result good, what intensities find is one
-    level less grave.
+    Every criterion that the metrics allow is judged. voxel_mm (edge of a fixed voxel, geometric mean, default 1) and
+    ndim (default 3) among the metrics turn millimeters into voxels. Labels and landmarks weigh more than intensities:
+    where they find the result good, what intensities find is one level less grave.
     """
     measure = _Measure(metrics)
     evidence = _given(
@@ -106,20 +163,21 @@ def criteria(metrics: Mapping[str, Any], cancelled: bool = False) -> list[Criter
         _volume_change(metrics),
     )
     intensities = _given(_similarity(metrics), _mirror(metrics), _overlap(metrics), _pose(metrics))
-    shown = {c.name: c.level for c in evidence}
-    if any(name in shown for name in ("Landmarks", "Mean Dice")) and set(shown.values()) == {"good"}:
+    shown = {c.code: c.level for c in evidence}
+    if any(code in shown for code in ("landmarks", "mean-dice")) and set(shown.values()) == {"good"}:
         intensities = [_lighter(c) for c in intensities]
-    return _given(
+    found = _given(
         _completion(cancelled),
         *intensities,
-        _folds(metrics.get("folds"), "Folds", "by central differences", FOLDED_PERCENT),
-        _folds(metrics.get("folds_strict"), "Folds, strict", "by all corner simplices", STRICT_FOLDED_PERCENT),
+        _folds(metrics.get("folds"), "folds", FOLDED_PERCENT),
+        _folds(metrics.get("folds_strict"), "folds-strict", STRICT_FOLDED_PERCENT),
         _smallest_determinant(metrics),
         _inverse_error(metrics, measure),
         _field_of_view(metrics),
         *evidence,
-        _unusual(metrics),
+        *_unlike_training(metrics),
     )
+    return Verdict(found)
 
 
 def _given(*found: Criterion | None) -> list[Criterion]:
@@ -130,9 +188,7 @@ def _lighter(criterion: Criterion) -> Criterion:
     """A finding of the intensities that labels or landmarks contradict."""
     if criterion.level == "good":
         return criterion
-    level = _LEVELS[_LEVELS.index(criterion.level) - 1]
-    sentence = f"{criterion.sentence} Labels or landmarks speak against it and weigh more."
-    return replace(criterion, level=level, sentence=sentence)
+    return replace(criterion, level=LEVELS[LEVELS.index(criterion.level) - 1], outweighed=True)
 
 
 class _Measure:
@@ -143,129 +199,92 @@ class _Measure:
         self.volume = self.edge ** int(metrics.get("ndim") or 3)
 
 
-def _graded(name: str, value: float, limits: Limits, sentence: str, allowed: str) -> Criterion:
-    """A criterion whose figure is the worse the larger it is."""
-    if not math.isfinite(value):
-        sentence = f"{name} could not be measured: the figure is not a finite number."
-        return Criterion(name, "failed", sentence, allowed)
-    level = "failed" if value > limits.failed else "check" if value > limits.check else "good"
-    return Criterion(name, level, sentence, allowed)
+def _level(value: float, limits: Limits, falling: bool = False) -> str:
+    """Of a figure that is the worse the larger it is, or, if `falling`, the smaller."""
+    beyond = (lambda limit: value < limit) if falling else (lambda limit: value > limit)
+    return "failed" if beyond(limits.failed) else "check" if beyond(limits.check) else "good"
 
 
-def _missing(name: str) -> Criterion:
-    return Criterion(name, "check", f"{name} was not measured.", "must be measured")
+def _unmeasured(code: str, value: Any = None) -> Criterion:
+    """Of a figure that is missing, or no finite number."""
+    return Criterion(code, "check", "not-measured") if value is None else Criterion(code, "failed", "not-finite")
 
 
 def _completion(cancelled: bool) -> Criterion | None:
-    if not cancelled:
-        return None
-    sentence = "The registration was cancelled; this is the best result up to then."
-    return Criterion("Completion", "check", sentence, "runs to its end")
+    return Criterion("completion", "check", "cancelled") if cancelled else None
 
 
 def _overlap(metrics: Mapping[str, Any]) -> Criterion:
-    value, name = metrics.get("overlap"), "Overlap"
-    if value is None:
-        return _missing(name)
-    sentence = f"Where both images see, the foregrounds overlap with a Dice of {value:.2f}"
-    sentence += f" (at least {OVERLAP.check:g} expected)."
-    allowed = f"≥ {OVERLAP.check:g}; failed below {OVERLAP.failed:g}"
-    found = _graded(name, -value, _reversed(OVERLAP), sentence, allowed)
-    if found.level == "failed" and math.isfinite(value) and _similarity(metrics).level == "good":
-        return replace(found, level="check")
-    if found.level != "good":
-        advice = " Look at the outlines; if they do not meet, try another initial alignment, or masks."
-        found = replace(found, sentence=found.sentence + advice)
-    return found
+    value, code = metrics.get("overlap"), "overlap"
+    if value is None or not math.isfinite(value):
+        return _unmeasured(code, value)
+    level = _level(value, OVERLAP, falling=True)
+    finding = "met" if level == "good" else "low"
+    if level == "failed" and _similarity(metrics).level == "good":
+        level, finding = "check", "low-but-alike"
+    return Criterion(code, level, finding, {"dice": value}, OVERLAP._asdict())
 
 
 def _similarity(metrics: Mapping[str, Any]) -> Criterion:
-    found, name = metrics.get("agreement"), "Similarity"
+    found, code, limits = metrics.get("agreement"), "similarity", AGREEMENT._asdict()
     if found is None:
-        return _missing(name)
-    allowed = f"≥ {AGREEMENT.check:g} of the possible; failed below {_signed(AGREEMENT.failed)}"
+        return _unmeasured(code)
     if not found:
-        sentence = "Too little is seen of both images to tell whether they agree: look at the pictures."
-        return Criterion(name, "check", sentence, allowed)
-    share, reached, floor = found["share"], found["reached"], found["floor"]
-    sentence = (
-        f"Inside, the images agree to {reached:.2f}; turned by half, where nothing can lie right, to {floor:.2f}."
-    )
-    sentence += f" That is {_signed(100 * share, '.0f')} % of what is possible"
-    sentence += f" ({100 * AGREEMENT.check:.0f} % expected)."
-    graded = _graded(name, -share, _reversed(AGREEMENT), sentence, allowed)
-    if graded.level == "good" or (reached >= AGREEMENT_ENOUGH and math.isfinite(share)):
-        return replace(graded, level="good")
-    about = f" about the {found['turned']} axis" if found.get("turned") else ""
-    advice = (
-        f" Turned by half{about} they agree better: the alignment went astray, or a header is wrong. Compare the "
-        "orientation, and try another initial alignment."
-        if graded.level == "failed"
-        else " They may show different things, or lie wrongly on each other: compare them in the checkerboard, and try "
-        "another initial alignment, similarity, or masks."
-    )
-    return replace(graded, sentence=sentence + advice)
+        return Criterion(code, "check", "too-little-seen", {}, limits)
+    share = found["share"]
+    if not math.isfinite(share):
+        return _unmeasured(code, share)
+    level = _level(share, AGREEMENT, falling=True)
+    arguments = {name: found[name] for name in ("share", "reached", "floor")}
+    if level != "good" and found["reached"] >= AGREEMENT_ENOUGH:
+        return Criterion(code, "good", "alike", arguments, {**limits, "enough": AGREEMENT_ENOUGH})
+    finding = {"good": "agree", "check": "unclear", "failed": "turned-in-plane"}[level]
+    if level == "failed" and found.get("turned"):
+        finding, arguments = "turned", {**arguments, "axis": found["turned"]}
+    return Criterion(code, level, finding, arguments, limits)
 
 
 def _mirror(metrics: Mapping[str, Any]) -> Criterion | None:
     axis = (metrics.get("agreement") or {}).get("mirrored")
-    if not axis:
-        return None
-    sentence = f"Mirrored along the {axis} axis, the moving image agrees better: a header may be mirrored. Check on "
-    return Criterion(
-        "Mirror image", "check", sentence + "which side the organs lie in both.", "no better when mirrored"
-    )
+    return Criterion("mirror", "check", "mirrored", {"axis": axis}) if axis else None
 
 
 def _pose(metrics: Mapping[str, Any]) -> Criterion | None:
     turn, scale = metrics.get("turn_degrees"), metrics.get("scale")
     if turn is None or scale is None:
         return None
-    found = []
-    if turn > TURN_DEGREES:
-        found.append(f"The alignment turns the image by {turn:.0f}° against its header")
-    if scale > SCALE_FACTOR:
-        found.append(f"{'it' if found else 'The alignment'} scales lengths by a factor of {scale:.2f}")
-    sentence = f"The alignment turns by {turn:.0f}° and scales by {scale:.2f} against the headers."
-    if found:
-        sentence = f"{' and '.join(found)} (up to {TURN_DEGREES:g}° and {SCALE_FACTOR:g} expected): compare both "
-        sentence += "images' orientation and voxel size in the pictures."
-    allowed = f"≤ {TURN_DEGREES:g}°, factor ≤ {SCALE_FACTOR:g}"
-    return Criterion("Pose", "check" if found else "good", sentence, allowed)
+    found = [name for name, beyond in (("turned", turn > TURN_DEGREES), ("scaled", scale > SCALE_FACTOR)) if beyond]
+    limits = {"most_degrees": TURN_DEGREES, "most_factor": SCALE_FACTOR}
+    finding = "-and-".join(found) or "met"
+    return Criterion("pose", "check" if found else "good", finding, {"degrees": turn, "factor": scale}, limits)
 
 
-def _folds(folds: Mapping[str, Any] | None, name: str, how: str, limits: Limits) -> Criterion:
-    if folds is None:
-        return _missing(name)
-    count, percent = folds["count"], folds["percent"]
-    sentence = f"No voxel is folded, {how}."
-    if count:
-        sentence = f"{count} voxels ({percent:.3g} %) are folded, {how} (none expected): "
-        sentence += "the map is not one-to-one there."
-    return _graded(name, percent, limits, sentence, f"0; failed above {limits.failed:g} % of voxels")
+def _folds(folds: Mapping[str, Any] | None, code: str, limits: Limits) -> Criterion:
+    if folds is None or not math.isfinite(folds["percent"]):
+        return _unmeasured(code, folds)
+    finding = "folded" if folds["count"] else "none"
+    arguments = {"count": folds["count"], "percent": folds["percent"]}
+    return Criterion(code, _level(folds["percent"], limits), finding, arguments, limits._asdict())
 
 
 def _smallest_determinant(metrics: Mapping[str, Any]) -> Criterion:
-    value, name, least = (
-        metrics.get("smallest_determinant"),
-        "Smallest determinant",
-        SMALLEST_DETERMINANT.check,
-    )
-    if value is None:
-        return _missing(name)
-    sentence = f"The smallest Jacobian determinant is {value:.3g} ({least:g} or more expected)."
-    return _graded(name, -value, _reversed(SMALLEST_DETERMINANT), sentence, f"≥ {least:g}")
+    value, code, limits = metrics.get("smallest_determinant"), "smallest-determinant", SMALLEST_DETERMINANT
+    if value is None or not math.isfinite(value):
+        return _unmeasured(code, value)
+    level = _level(value, limits, falling=True)
+    finding = "met" if level == "good" else "low" if value > 0 else "folded"
+    return Criterion(code, level, finding, {"determinant": value}, {"check": limits.check})
 
 
 def _inverse_error(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion:
-    error, name, limits = metrics.get("inverse_error_mm"), "Inverse error", INVERSE_ERROR_VOXELS
-    if error is None:
-        return _missing(name)
-    check, failed = limits.check * voxel.edge, limits.failed * voxel.edge
-    sentence = f"There and back, 95 % of points return to within {error['p95']:.3g} mm"
-    sentence += f" ({limits.check:g} voxel = {check:.3g} mm expected)."
-    allowed = f"95 % within {check:.3g} mm; failed above {failed:.3g} mm"
-    return _graded(name, error["p95"] / voxel.edge, limits, sentence, allowed)
+    error, code, limits = metrics.get("inverse_error_mm"), "inverse-error", INVERSE_ERROR_VOXELS
+    value = None if error is None else error["p95"]
+    if value is None or not math.isfinite(value):
+        return _unmeasured(code, value)
+    level = _level(value / voxel.edge, limits)
+    arguments = {"p95_mm": value, "voxel_mm": voxel.edge}
+    allowed = {"check_mm": limits.check * voxel.edge, "failed_mm": limits.failed * voxel.edge}
+    return Criterion(code, level, "met" if level == "good" else "large", arguments, allowed)
 
 
 def _field_of_view(metrics: Mapping[str, Any]) -> Criterion | None:
@@ -274,18 +293,10 @@ def _field_of_view(metrics: Mapping[str, Any]) -> Criterion | None:
         return None
     what, part = cut["what"], cut["part"]
     most = CUT_FOREGROUND if what == "foreground" else CUT_PART
-    sentence = f"{100 * hits:.2g} % of the fixed foreground lies outside the moving image's field of view"
-    sentence += " and was left out of the judgement." if hits else "."
-    allowed = f"of {what}, ≤ {100 * most:g} % outside"
-    level = "good"
-    if not part <= most:
-        level = "check"
-        subject = "Most of the foreground is" if what == "foreground" else f"{100 * part:.0f} % of the {what} are"
-        if what == "mask":
-            subject = f"{100 * part:.0f} % of the mask is"
-        sentence = f"{subject} outside the other image's field of view: there the map is continued smoothly, and "
-        sentence += "carries no information."
-    return Criterion("Field of view", level, sentence, allowed)
+    cut_off = not part <= most
+    finding = f"{what}-cut" if cut_off else "part-unseen" if hits else "all-seen"
+    arguments = {"outside": hits, "of": what, "part": part}
+    return Criterion("field-of-view", "check" if cut_off else "good", finding, arguments, {"most": most})
 
 
 def _volume_change(metrics: Mapping[str, Any]) -> Criterion | None:
@@ -294,60 +305,54 @@ def _volume_change(metrics: Mapping[str, Any]) -> Criterion | None:
         return None
     factors = {label: _factor(percent) for label, percent in changes.items()}
     outliers = sorted((k for k in factors if factors[k] > most), key=lambda k: -factors[k])
-    sentence = f"No label's volume changed by more than a factor of {most:g}."
-    if outliers:
-        text = _listed(f"{label} ({change(changes[label])})" for label in outliers)
-        sentence = f"The volume changed by more than a factor of {most:g} for {text}."
-    return Criterion("Volume change", "check" if outliers else "good", sentence, f"factor ≤ {most:g} per label")
+    finding = "large" if outliers else "met"
+    labels = [{"label": label, "percent": changes[label]} for label in outliers]
+    level = "check" if outliers else "good"
+    return Criterion("volume-change", level, finding, {"labels": labels}, {"factor": most})
 
 
 def _landmarks(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None:
-    landmarks, limits = metrics.get("landmarks"), LANDMARK_RATIO
+    landmarks, code, size = metrics.get("landmarks"), "landmarks", metrics.get("object_mm")
     if not landmarks or not len(landmarks["after_mm"]):
         return None
     before, after = mean(landmarks["before_mm"]), mean(landmarks["after_mm"])
-    sentence = f"The mean landmark error went from {before:.2f} to {after:.2f} mm (it must not grow)."
-    allowed = f"× ≤ {limits.check:g}; failed above × {limits.failed:g}"
-    size = metrics.get("object_mm")
+    arguments = {"before_mm": before, "after_mm": after}
+    limits = {"check_ratio": LANDMARK_RATIO.check, "failed_ratio": LANDMARK_RATIO.failed}
+    if not math.isfinite(before) or not math.isfinite(after):
+        return _unmeasured(code, after)
+    grew = after - before > LANDMARK_SLACK_VOXELS * voxel.edge
+    level = _level(after / max(before, 1e-9), LANDMARK_RATIO) if grew else "good"
     if size:
         share = after / size
-        allowed += f"; ≤ {LANDMARK_ERROR.check * size:.3g} mm; failed above {LANDMARK_ERROR.failed * size:.3g} mm"
-        if not share <= LANDMARK_ERROR.check:
-            sentence += f" It is {100 * share:.0f} % of the object's size: check the pairs, and the alignment."
-            found = _graded("Landmarks", share, LANDMARK_ERROR, sentence, allowed)
-            if found.level == "failed" or not after - before > LANDMARK_SLACK_VOXELS * voxel.edge:
-                return found
-    if after - before <= LANDMARK_SLACK_VOXELS * voxel.edge:
-        return Criterion("Landmarks", "good", sentence, allowed)
-    return _graded("Landmarks", after / max(before, 1e-9), limits, sentence, allowed)
+        limits |= {"check_mm": LANDMARK_ERROR.check * size, "failed_mm": LANDMARK_ERROR.failed * size}
+        far = _level(share, LANDMARK_ERROR)
+        if far != "good" and LEVELS.index(far) >= LEVELS.index(level):
+            return Criterion(code, far, "far", {**arguments, "part_of_object": share}, limits)
+    return Criterion(code, level, "met" if level == "good" else "grew", arguments, limits)
 
 
 def _landmark_pairs(metrics: Mapping[str, Any]) -> Criterion | None:
-    part = (metrics.get("landmarks") or {}).get("nearer_another")
+    part, code = (metrics.get("landmarks") or {}).get("nearer_another"), "landmark-pairs"
     if part is None:
         return None
-    sentence = "Each landmark ends nearest to its own partner."
-    if part > LANDMARKS_MISPAIRED.check:
-        sentence = f"{100 * part:.0f} % of the landmarks end at another's partner: are they paired in the right order?"
-    allowed = f"0; failed above {100 * LANDMARKS_MISPAIRED.failed:g} %"
-    return _graded("Landmark pairs", part, LANDMARKS_MISPAIRED, sentence, allowed)
+    if not math.isfinite(part):
+        return _unmeasured(code, part)
+    level = _level(part, LANDMARKS_MISPAIRED)
+    finding = "met" if level == "good" else "mispaired"
+    return Criterion(code, level, finding, {"part": part}, LANDMARKS_MISPAIRED._asdict())
 
 
 def _mean_dice(metrics: Mapping[str, Any]) -> Criterion | None:
-    before, after = metrics.get("mean_dice_before"), metrics.get("mean_dice_after")
+    before, after, code = metrics.get("mean_dice_before"), metrics.get("mean_dice_after"), "mean-dice"
     if before is None or after is None:
         return None
-    sentence = f"The mean Dice of the labels went from {before:.3f} to {after:.3f} (it must not fall, and "
-    sentence += f"{MEAN_DICE.check:g} is expected)."
-    allowed = f"loss ≤ {MEAN_DICE_LOSS.check:g}, failed above {MEAN_DICE_LOSS.failed:g}; "
-    allowed += f"≥ {MEAN_DICE.check:g}, failed below {MEAN_DICE.failed:g}"
-    lost = _graded("Mean Dice", before - after, MEAN_DICE_LOSS, sentence, allowed)
-    low = _graded("Mean Dice", -after, _reversed(MEAN_DICE), sentence, allowed)
-    found = max(lost, low, key=lambda c: _LEVELS.index(c.level))
-    if low.level != "good" and math.isfinite(after):
-        advice = " Check that the same numbers mean the same structures on both sides, and the alignment."
-        found = replace(found, sentence=sentence + advice)
-    return found
+    if not math.isfinite(before) or not math.isfinite(after):
+        return _unmeasured(code, after)
+    lost, low = _level(before - after, MEAN_DICE_LOSS), _level(after, MEAN_DICE, falling=True)
+    level = max(lost, low, key=LEVELS.index)
+    finding = "low" if low != "good" else "lost" if lost != "good" else "met"
+    limits = {"check_loss": MEAN_DICE_LOSS.check, "failed_loss": MEAN_DICE_LOSS.failed, **MEAN_DICE._asdict()}
+    return Criterion(code, level, finding, {"before": before, "after": after}, limits)
 
 
 def _label_dice(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None:
@@ -361,23 +366,15 @@ def _label_dice(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None
         if row["after"] is not None and row["volume_fixed_mm3"] >= smallest
     }
     losers = sorted((k for k in losses if losses[k] > most), key=lambda k: -losses[k])
-    sentence = f"No label lost more than {most:g} in Dice."
-    if losers:
-        text = _listed(f"{label} ({_signed(-losses[label], '.2f')})" for label in losers)
-        sentence = f"A loss of more than {most:g} in Dice: {text}."
-    return Criterion("Dice per label", "check" if losers else "good", sentence, f"loss ≤ {most:g} each")
+    labels = [{"label": label, "change": -losses[label]} for label in losers]
+    level, finding = ("check", "lost") if losers else ("good", "met")
+    return Criterion("label-dice", level, finding, {"labels": labels}, {"loss": most})
 
 
-def _unusual(metrics: Mapping[str, Any]) -> Criterion | None:
-    reasons = metrics.get("unusual")
-    if not reasons:
-        return None
-    return Criterion("Training data", "check", " ".join(reasons), "like the images the model was trained on")
-
-
-def _reversed(limits: Limits) -> Limits:
-    """Limits of a figure that is the worse the smaller it is, for its negative."""
-    return Limits(-limits.check, -limits.failed)
+def _unlike_training(metrics: Mapping[str, Any]) -> list[Criterion]:
+    """What a trained model found unlike what it was trained on (methods.prediction)."""
+    found = [dict(each) for each in metrics.get("unusual") or ()]
+    return [Criterion("training-data", "check", each.pop("finding"), each) for each in found]
 
 
 def mean(values: Sequence[float | None]) -> float:
@@ -389,18 +386,3 @@ def mean(values: Sequence[float | None]) -> float:
 def _factor(percent: float) -> float:
     ratio = 1.0 + percent / 100.0
     return max(ratio, 1.0 / ratio) if ratio > 0 else math.inf
-
-
-def change(percent: float) -> str:
-    """A volume change in words."""
-    return "vanished" if percent <= -100.0 else f"{_signed(percent, '.0f')} %"
-
-
-def _signed(value: float, form: str = "g") -> str:
-    return f"{value:+{form}}".replace("-", "−")
-
-
-def _listed(items: Iterable[str], most: int = 6) -> str:
-    items = list(items)
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ("label " if len(items) == 1 else "labels ") + ", ".join(items[:most]) + rest

@@ -15,7 +15,8 @@ from ..imaging.files import atomic
 from ..imaging.intensities import without_padding
 from ..imaging.volume import Volume
 from ..problem.subject import Subject
-from ..registration.verdict import criteria, mean
+from ..registration import verdict_words as words
+from ..registration.verdict import mean
 from .charts import Series, line_chart, log_histogram
 from .pictures import Pictures
 from .style import STYLE
@@ -98,7 +99,9 @@ def render(result: Result, fixed: Subject, moving: Subject, files: Collection[st
         _charts(result, shown),
         label_section(metrics.get("dice"), metrics.get("volume_change"), result.fixed_grid.ndim),
         landmark_section(metrics.get("landmarks")),
-        collapsible("All metrics", table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks")))),
+        collapsible(
+            "All metrics", table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks", "unusual")))
+        ),
         collapsible("Parameters", parameter_table(result.parameters)),
         collapsible("Provenance and timings", provenance(result, fixed.image, moving.image)),
         _notes([*result.notes, *fixed.notes, *moving.notes]),
@@ -140,11 +143,11 @@ def _summary_line(result: Result, fixed: Volume) -> str:
 
 def _verdict_section(result: Result) -> str:
     word, advice = _HEADLINES[result.verdict.level]
-    found = criteria(result.metrics, result.cancelled)
-    reasons = "".join(f"<li>{escaped(reason)}</li>" for reason in result.verdict.reasons)
+    found = result.verdict.criteria
+    reasons = "".join(f"<li>{escaped(words.sentence(reason))}</li>" for reason in result.verdict.reasons)
     rows = "".join(
-        f'<tr class="{c.level}"><td>{_symbol(c.level)}</td><th scope="row">{escaped(c.name)}</th>'
-        f"<td>{escaped(c.sentence)}</td><td>{escaped(c.limits)}</td></tr>"
+        f'<tr class="{c.level}"><td>{_symbol(c.level)}</td><th scope="row">{escaped(words.title(c))}</th>'
+        f"<td>{escaped(words.sentence(c))}</td><td>{escaped(words.limits(c))}</td></tr>"
         for c in found
     )
     head = "<thead><tr><td></td><th>Criterion</th><th>Finding</th><th>Limits</th></tr></thead>"

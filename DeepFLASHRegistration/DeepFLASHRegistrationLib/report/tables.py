@@ -14,7 +14,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..registration.verdict import change
+from ..registration.verdict_words import change
 
 if TYPE_CHECKING:
     from ..problem.parameters import Parameters
@@ -139,7 +139,9 @@ def parameter_table(parameters: Parameters) -> str:
     for field in dataclasses.fields(parameters):
         unit = field.metadata.get("unit") or ""
         value = _plain(getattr(parameters, field.name))
-        rows.append((field.name, f"{value} {unit}".strip(), field.metadata.get("help") or ""))
+        title = (field.metadata.get("titles") or {}).get(value)
+        shown = f"{value}: {title}" if title else f"{value} {unit}".strip()
+        rows.append((field.name, shown, field.metadata.get("help") or ""))
     return table_of(rows)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..imaging.segmentation import Segmentation, write_segmentation
 from ..imaging.volume import Volume
 from ..problem.subject import Subject, subjects
-from ..registration.result import Result
+from ..registration.result import FORMAT, Result
 from ..registration.warping import warp_segmentation
 from ..report import FILES, write_report
 from ..support.output_folder import whole_folder
@@ -105,7 +105,8 @@ def summary(result: Result, files: Collection[str], changes: Mapping[str, float]
     """
     return plain(
         {
-            "verdict": {"level": result.verdict.level, "reasons": result.verdict.reasons},
+            "format": FORMAT,
+            "verdict": result.verdict.to_dict(),
             "cancelled": result.cancelled,
             "metrics": result.metrics,
             "notes": result.notes,

@@ -10,11 +10,12 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.volume import Volume, checked_labels, checked_mask
+from ..imaging.volume import Volume, checked_labels, checked_mask, label_values
 from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromIjkToRas, gridFromVolume, ijkToWorld, toWorld
 from .reslice import Placement, placementOfImage, placementOfVolume, resliced
+from .translation import tr as _
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,12 @@ def labelsFromNode(
         return _fromSegmentation(node, referenceVolume, like)
     if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _fromLabelMap(node, referenceVolume, like)
+    if node is None:
+        raise InputError(_("Labels must be a segmentation or a label map volume. Choose one."))
     raise InputError(
-        "Labels must be a segmentation or a label map volume"
-        + (f", {node.GetName()} is a {node.GetClassName()}." if node is not None else ". Choose one.")
+        _("Labels must be a segmentation or a label map volume, {name} is a {kind}.").format(
+            name=node.GetName(), kind=node.GetClassName()
+        )
     )
 
 
@@ -74,6 +78,31 @@ def maskFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolume
     return checked_mask(volume)
 
 
+def insideOf(mask: slicer.vtkMRMLNode) -> float | None:
+    """mm^3 that a mask covers, told in no time; None if that is not known without computing. Parents do not count."""
+    if mask.IsA("vtkMRMLSegmentationNode"):
+        segmentation = mask.GetSegmentation()
+        name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        found, total = False, 0.0
+        for identifier in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(identifier)
+            image = segment.GetRepresentation(name)
+            if image is not None:
+                found = True
+                total += _covered(image, segment.GetLabelValue())
+        return total if found or segmentation.GetNumberOfSegments() == 0 else None
+    image = mask.GetImageData()
+    return 0.0 if image is None else _covered(image, None, mask.GetSpacing())
+
+
+def _covered(image: vtk.vtkImageData, label: int | None, spacing: tuple[float, ...] | None = None) -> float:
+    """What the voxels of this label, or all but 0, cover."""
+    if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        return 0.0
+    data = arrayFromImage(image)
+    return float(np.count_nonzero(data if label is None else data == label) * np.prod(spacing or image.GetSpacing()))
+
+
 def _fromLabelMap(
     node: slicer.vtkMRMLLabelMapVolumeNode, referenceVolume: slicer.vtkMRMLVolumeNode | None, like: Labels | None
 ) -> Labels:
@@ -83,7 +112,7 @@ def _fromLabelMap(
         grid = gridFromVolume(referenceVolume)
         data = resliced(node.GetImageData(), ijkToWorld(node), placementOfVolume(referenceVolume))
     volume = checked_labels(Volume(grid, data.reshape(grid.shape).copy(), node.GetName()))
-    values = [int(value) for value in np.unique(volume.data) if value]
+    values = [int(value) for value in label_values(volume.data) if value]
     names = [nameOfLabel(node, value) for value in values]
     if like is not None and like.segments:
         renumbered = np.zeros_like(volume.data)
@@ -134,13 +163,14 @@ def _fromSegmentation(
         if mask is not None:
             _paint(data, mask, identifier, labelOf, names, like)
 
-    overlaps = [" and ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
+    overlaps = [" + ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
     notes = ()
     if overlaps:
-        notes = (
-            f"{node.GetName()} has overlapping segments ({'; '.join(overlaps)}): "
-            "each overlap is carried as a label of its own, then given to all its segments",
+        note = _(
+            "{name} has overlapping segments ({overlaps}): each overlap is carried as a label of its own, then given "
+            "to all its segments"
         )
+        notes = (note.format(name=node.GetName(), overlaps="; ".join(overlaps)),)
     volume = checked_labels(Volume(grid, data.reshape(grid.shape), node.GetName(), notes))
     return Labels(
         volume,
@@ -165,7 +195,7 @@ def _paint(
     idsOf = {label: ids for ids, label in labelOf.items()}
     present = data[mask]
     result = np.full_like(present, labelOf[(identifier,)])
-    for label in np.unique(present[present != 0]):
+    for label in label_values(present[present != 0]):
         combination = (*idsOf[int(label)], identifier)
         if combination not in labelOf:
             name = _combinedName(combination, names)
@@ -193,7 +223,9 @@ def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentati
     """The node's segmentation, or, if it holds no label maps, a copy that does: the node keeps its representations."""
     segmentation = node.GetSegmentation()
     if segmentation is None or segmentation.GetNumberOfSegments() == 0:
-        raise InputError(f"{node.GetName()} has no segment. Add one, or choose another segmentation.")
+        raise InputError(
+            _("{name} has no segment. Add one, or choose another segmentation.").format(name=node.GetName())
+        )
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     if segmentation.ContainsRepresentation(name):
         return segmentation
@@ -201,8 +233,10 @@ def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentati
     copy.DeepCopy(segmentation)
     if not copy.CreateRepresentation(name):
         raise InputError(
-            f"{node.GetName()} cannot be turned into label maps. "
-            "Create its binary labelmap representation in the Segmentations module."
+            _(
+                "{name} cannot be turned into label maps. Create its binary labelmap representation in the "
+                "Segmentations module."
+            ).format(name=node.GetName())
         )
     return copy
 

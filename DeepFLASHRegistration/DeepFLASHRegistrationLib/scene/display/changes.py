@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import slicer
@@ -46,6 +47,25 @@ class Changes:
 
     def __init__(self) -> None:
         self._changes: dict[tuple[str, str], _Change] = {}
+        self._held: dict[slicer.vtkMRMLNode, int] | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is set inside is told once for each node, at the end: views draw anew only then, not at each change."""
+        if self._held is not None:  # within another one
+            yield
+            return
+        self._held = {}
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for node, modifying in held.items():
+                node.EndModify(modifying)
+
+    def _hold(self, node: slicer.vtkMRMLNode) -> None:
+        if self._held is not None and node not in self._held:
+            self._held[node] = node.StartModify()
 
     def set(self, node: slicer.vtkMRMLNode, name: str, *value: Any, key: Any = ()) -> None:
         """Calls node.Set<name>(*key, *value), remembering node.Get<name>(*key) from before the first such call.
@@ -65,19 +85,22 @@ class Changes:
         identity = (node.GetID(), f"{name}{key}")
         known = self._changes.get(identity)
         before = known.before if known is not None else _plain(get())
+        self._hold(node)
         put(*value)
         self._changes[identity] = _Change(node, get, put, before, _plain(get()))
 
-    def giveBack(self) -> None:
-        """Restores everything, the newest first."""
-        for change in reversed(list(self._changes.values())):
-            scene = change.node.GetScene()
-            if scene is None or _plain(change.get()) != change.after:
-                continue
-            before = change.before
-            if isinstance(before, str) and before.startswith("vtkMRML") and scene.GetNodeByID(before) is None:
-                before = None  # the node that was shown is gone
-            change.put(*before if isinstance(before, tuple) else (before,))
+    def giveBack(self, butNot: Sequence[slicer.vtkMRMLNode] = ()) -> None:
+        """Restores everything, the newest first. `butNot`: nodes that go now, so that it would be in vain."""
+        with self.together():
+            for change in reversed(list(self._changes.values())):
+                scene = change.node.GetScene()
+                if scene is None or change.node in butNot or _plain(change.get()) != change.after:
+                    continue
+                before = change.before
+                if isinstance(before, str) and before.startswith("vtkMRML") and scene.GetNodeByID(before) is None:
+                    before = None  # the node that was shown is gone
+                self._hold(change.node)
+                change.put(*before if isinstance(before, tuple) else (before,))
         self._changes.clear()
 
 

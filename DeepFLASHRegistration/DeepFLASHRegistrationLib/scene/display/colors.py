@@ -7,6 +7,8 @@ import math
 
 import slicer
 
+from ..companions import markCompanion
+
 _NAME = "DeepFLASH determinant"
 _STEPS = 32  # colors between two named ones
 _NAMED = 9
@@ -40,6 +42,7 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
         node.SetTypeToUser()
         node.SetAttribute("Category", "User Generated")
         node = scene.AddNode(node)
+        markCompanion(node)
     count = (_NAMED - 1) * _STEPS + 1
     modifying = node.StartModify()
     node.SetNumberOfColors(count)
@@ -48,7 +51,7 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
         logDeterminant = position * math.log(limit)
         node.SetColor(index, *colorAt(logDeterminant, limit), 1.0)
         named = index % _STEPS == 0
-        node.SetColorName(index, f"{math.exp(logDeterminant):.2g}" if named else "")
+        node.SetColorName(index, f"{round(math.exp(logDeterminant), 2):g}" if named else "")
         node.SetColorDefined(index, named)
     node.EndModify(modifying)
     return node

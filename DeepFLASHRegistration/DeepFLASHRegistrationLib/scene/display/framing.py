@@ -28,17 +28,19 @@ def showInSlices(
 ) -> None:
     """Shows volumes in all slice views of the user, and brings the background into view (see `frame`).
 
-    Filled segments would cover them, so that only outlines stay.
+    Filled segments and label maps would cover them: of segments the outlines stay, label maps go.
     """
-    for composite in userComposites(scene):
-        changes.set(composite, "BackgroundVolumeID", background.GetID())
-        changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
-        changes.set(composite, "ForegroundOpacity", foregroundOpacity)
-        changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
-    for segments in nodesOfClass(scene, "vtkMRMLSegmentationDisplayNode"):
-        if segments.GetVisibility():
-            changes.set(segments, "Visibility2DFill", 0)
-    frame(changes, scene, background, beside)
+    with changes.together():
+        for composite in userComposites(scene):
+            changes.set(composite, "BackgroundVolumeID", background.GetID())
+            changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
+            changes.set(composite, "LabelVolumeID", None)
+            changes.set(composite, "ForegroundOpacity", foregroundOpacity)
+            changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
+        for segments in nodesOfClass(scene, "vtkMRMLSegmentationDisplayNode"):
+            if segments.GetVisibility():
+                changes.set(segments, "Visibility2DFill", 0)
+        frame(changes, scene, background, beside)
 
 
 def frame(changes: Changes, scene: slicer.vtkMRMLScene, volume: slicer.vtkMRMLVolumeNode, beside: float = 0.0) -> None:

@@ -10,6 +10,7 @@ import slicer
 
 from ...report.views import thinned
 from ..arrays import arrayFromImage, imageFromArray
+from ..translation import tr as _
 from .colors import FOLD_COLOR, determinantColors, limitFor
 from .framing import showInSlices
 from .toggle import Toggle
@@ -77,10 +78,11 @@ class JacobianDisplay(Toggle):
         legend = known or slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(self.volume)
         if known is None:
             self.keepTemporary(legend)
-        self.changes.set(legend, "TitleText", "Determinant")
-        self.changes.set(legend, "UseColorNamesForLabels", True)
-        self.changes.set(legend, "LabelFormat", legend.GetDefaultTextLabelFormat())  # VTK 9.6 writes it otherwise
-        self.changes.set(legend, "Visibility", 1)
+        with self.changes.together():  # names with a format for numbers would be complained of
+            self.changes.set(legend, "TitleText", _("Determinant"))
+            self.changes.set(legend, "UseColorNamesForLabels", True)
+            self.changes.set(legend, "LabelFormat", legend.GetDefaultTextLabelFormat())  # VTK 9.6 writes it otherwise
+            self.changes.set(legend, "Visibility", 1)
         legend.Modified()
 
     def _showFolds(self, folded: np.ndarray) -> None:

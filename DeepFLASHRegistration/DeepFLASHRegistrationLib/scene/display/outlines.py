@@ -32,6 +32,10 @@ class Outlines(Toggle):
 
     def _show(self) -> None:
         propagated, fixed = self._segmentation(self.propagated), self._segmentation(self.fixed)
+        with self.changes.together():  # each change of a display would draw all its segments anew
+            self._outlineBoth(propagated, fixed)
+
+    def _outlineBoth(self, propagated: slicer.vtkMRMLSegmentationNode, fixed: slicer.vtkMRMLSegmentationNode) -> None:
         # All others, the moving one above all, would cover these or be taken for them.
         for other in nodesOfClass(self.scene, "vtkMRMLSegmentationDisplayNode"):
             if other not in (propagated.GetDisplayNode(), fixed.GetDisplayNode()) and other.GetVisibility():
@@ -50,8 +54,8 @@ class Outlines(Toggle):
         labels = labelsFromNode(node)
         colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() is not None else None
         copy = self.temporary("vtkMRMLSegmentationNode", f"{node.GetName()} outlines")
+        copy.CreateDefaultDisplayNodes()  # first: it looks for each segment's color when that is added
         copy.SetAndObserveSegmentation(segmentationOfLabels(labels, colors))
-        copy.CreateDefaultDisplayNodes()
         return copy
 
     def _outline(self, node: slicer.vtkMRMLSegmentationNode, width: int) -> None:

@@ -31,21 +31,28 @@ class SideBySide(Toggle):
 
     def _show(self) -> None:
         showLayout(self.changes, self.scene, *layout(self.orientations))
-        for side, volume in self.volumes.items():
-            for orientation in self.orientations:
-                name = f"{OWN_VIEW}{side}{orientation}"
+        views = {
+            f"{OWN_VIEW}{side}{orientation}": (volume, orientation)
+            for side, volume in self.volumes.items()
+            for orientation in self.orientations
+        }
+        with self.changes.together():
+            for name, (volume, _) in views.items():
                 composite = _composite(self.scene, name)
                 self.changes.set(composite, "BackgroundVolumeID", volume.GetID())
                 self.changes.set(composite, "ForegroundVolumeID", None)
                 self.changes.set(composite, "LabelVolumeID", None)
                 self.changes.set(composite, "LinkedControl", 1)
                 self.changes.set(composite, "HotLinkedControl", 1)
-                for sliceNode in nodesOfClass(self.scene, "vtkMRMLSliceNode"):
-                    if sliceNode.GetLayoutName() == name:
-                        self._place(sliceNode, orientation)
+        # Afterwards: a view that gets its first volume moves to where that lies.
+        slices = {node.GetLayoutName(): node for node in nodesOfClass(self.scene, "vtkMRMLSliceNode")}
+        for name, (_, orientation) in views.items():
+            if name in slices:
+                self._place(slices[name], orientation)
 
     def _place(self, sliceNode: slicer.vtkMRMLSliceNode, orientation: str) -> None:
         """Shows what the user's view of that orientation shows, or else the middle of the fixed image."""
+        modifying = sliceNode.StartModify()
         sliceNode.SetOrientation(orientation)
         width, height = (max(size, 1) for size in sliceNode.GetDimensions()[:2])
         for like in userSliceNodes(self.scene):
@@ -63,6 +70,7 @@ class SideBySide(Toggle):
         sliceNode.SetFieldOfView(scale * width, scale * height, sliceNode.GetFieldOfView()[2])
         sliceNode.SetXYZOrigin(0, 0, 0)
         sliceNode.UpdateMatrices()
+        sliceNode.EndModify(modifying)
 
 
 def layout(orientations: tuple[str, ...] = _ORIENTATIONS) -> tuple[int, str]:

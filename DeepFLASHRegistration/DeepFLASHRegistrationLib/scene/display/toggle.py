@@ -33,16 +33,21 @@ class Toggle:
         except BaseException:
             self.hide()
             raise
-        for node in self._temporary:
-            for display in _displayNodes(node):
-                display.SetSaveWithScene(False)
+        for display in self._temporaryDisplays():
+            modifying = display.GetDisableModifiedEvent()
+            display.SetDisableModifiedEvent(True)  # the views, which would draw it anew, have nothing to see of this
+            display.SetSaveWithScene(False)
+            display.SetDisableModifiedEvent(modifying)
+
+    def _temporaryDisplays(self) -> list[slicer.vtkMRMLDisplayNode]:
+        return [display for node in self._temporary for display in _displayNodes(node)]
 
     def hide(self) -> None:
         """Takes it away and restores what was there before; safe when the scene has been closed since."""
         if not self.isShown:
             return
         self.isShown = False
-        self.changes.giveBack()
+        self.changes.giveBack(butNot=[*self._temporary, *self._temporaryDisplays()])
         for node in reversed(self._temporary):
             for display in reversed(_displayNodes(node)):
                 self._remove(display)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import slicer
 
+from ..translation import tr as _
 from .changes import Changes
 
 OWN_VIEW = "DeepFLASH"  # layout names of the views made here begin with it
@@ -47,10 +48,16 @@ def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, descri
     """
     layout = addLayout(scene, number, description)
     if layout is None:
-        raise RuntimeError("There are no views to show this in.")
+        raise RuntimeError(_("There are no views to show this in."))
     if layout.GetViewArrangement() == number:  # from a scene that was saved while this was shown: not the user's own
         layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
     changes.set(layout, "ViewArrangement", number)
+    application = getattr(slicer, "app", None)  # none in scripts that have no window
+    if application is not None:
+        import qt
+
+        # A slice view that is new moves to the offset 0 in the first turn of the event loop: before it is placed.
+        application.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
 
 def addLayout(scene: slicer.vtkMRMLScene, number: int, description: str) -> slicer.vtkMRMLLayoutNode | None:
