@@ -103,7 +103,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
         self.displays = DisplayPanel(self.ui, self.makeGeodesic)
-        self.readout = ReadoutPanel(self.ui)
+        self.readout = ReadoutPanel(self.ui, self.displays.showResult)
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         makeReachable(uiWidget)

@@ -264,10 +264,13 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
             (self.ui.squeezeButton, "volume"),
             (self.ui.worstLabelButton, "Dice"),
         ):
+            if self.ui.fadeButton.checked:
+                click(self.ui.fadeButton)
             red.SetSliceOffset(70.0)
             click(button)
             self.assertIn(words, self.ui.readoutLabel.text)
             self.assertNotEqual(red.GetSliceOffset(), 70.0)
+            self.assertTrue(self.ui.fadeButton.checked)  # over other volumes the place would say nothing
 
     def test_ARerunUpdatesTheSameNodes(self):
         self._needsTorch()
