@@ -73,20 +73,6 @@ TABLE = {
 CHANGING = ("keep", "register")
 
 # What can be deleted of a result and its inputs -> which buttons cannot be pressed then.
-_OF_THE_VOLUMES = (
-    "fade",
-    "sideBySide",
-    "flicker",
-    "checkerboard",
-    "grid",
-    "jacobian",
-    "charts",
-    "geodesic",
-    "change",
-    "squeeze",
-    "worstLabel",
-    "save",
-)
 DELETED = {
     "warpedVolume": ("fade", "sideBySide", "flicker", "checkerboard"),
     "transform": ("grid", "geodesic"),
@@ -102,6 +88,9 @@ DELETED = {
     "fixedSegmentation": ("outlines",),
     "movingSegmentation": ("outlines", "worstLabel"),
     "movingMarkups": (),
-    "fixedVolume": (*_OF_THE_VOLUMES, "register"),
-    "movingVolume": (*_OF_THE_VOLUMES, "register"),
+    "fixedVolume": (
+        *("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "charts", "geodesic"),
+        *("change", "squeeze", "worstLabel", "save", "register"),
+    ),
+    "movingVolume": ("geodesic", "save", "register"),  # what it became is still there to be looked at
 }

@@ -191,7 +191,11 @@ class DisplayPanel:
         for name, (needed, reason) in _NEEDS.items():
             button = self._button(name)
             missing = any(getattr(self.shown, each) is None for each in needed)
-            if name == "geodesic" and self.shown.fixedVolume is not None and self._canMakeGeodesic:
+            if (
+                name == "geodesic"
+                and self._canMakeGeodesic
+                and None not in (self.shown.fixedVolume, self.shown.movingVolume)
+            ):
                 missing = False
             waits = name == "geodesic" and self._busy and self.shown.browser is None and not missing
             button.enabled = not missing and not waits

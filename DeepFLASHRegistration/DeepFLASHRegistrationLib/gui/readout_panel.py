@@ -47,7 +47,7 @@ class ReadoutPanel(VTKObservationMixin):
             self._say(None)
         self._shown, self._labelsTable = shown, labelsTable
         jacobian = shown.fixedVolume is not None and shown.logJacobianVolume is not None
-        labels = labelsTable is not None and shown.segmentation is not None
+        labels = None not in (shown.fixedVolume, labelsTable, shown.segmentation)
         for button, there, missing in (
             (self._ui.changeButton, jacobian, _("There is no Jacobian volume yet. Register first.")),
             (self._ui.squeezeButton, jacobian, _("There is no Jacobian volume yet. Register first.")),
