@@ -65,7 +65,8 @@ TABLE = {
     "save": {
         **dict.fromkeys(STATES, Greyed("Register")),
         **dict.fromkeys(BUSY, Greyed("computed")),
-        "done": PRESSED,
+        # Of a result that is in the scene, whatever came after it.
+        **dict.fromkeys(("done", "failed again", "reloaded later"), PRESSED),
     },
     "copyPython": dict.fromkeys(STATES, PRESSED),
 }
