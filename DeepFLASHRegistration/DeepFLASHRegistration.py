@@ -6,7 +6,8 @@ import sys
 import qt
 import slicer
 import vtk
-from DeepFLASHRegistrationLib.gui.check_list import CheckList, delayed
+from DeepFLASHRegistrationLib.gui.check_list import CheckList
+from DeepFLASHRegistrationLib.gui.delayed import delayed
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
