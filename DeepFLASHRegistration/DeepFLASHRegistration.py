@@ -6,7 +6,8 @@ import sys
 import qt
 import slicer
 import vtk
-from DeepFLASHRegistrationLib.gui.check_list import CheckList, delayed
+from DeepFLASHRegistrationLib.gui.check_list import CheckList
+from DeepFLASHRegistrationLib.gui.delayed import delayed
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
@@ -103,7 +104,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
         self.displays = DisplayPanel(self.ui, self.makeGeodesic)
-        self.readout = ReadoutPanel(self.ui)
+        self.readout = ReadoutPanel(self.ui, self.displays.showResult)
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         makeReachable(uiWidget)

@@ -14,7 +14,7 @@ import vtk
 from button_table import CHANGING, DELETED, HIDDEN, PRESSED, STATES, TABLE, Greyed
 from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE
-from window_driver import click, makePair, spin, start, waitUntil
+from window_driver import choosePair, click, makePair, spin, start, waitUntil
 
 SHORT = {"preset": "fast", "iterations": [3, 2]}
 LONG = {"preset": "fast", "iterations": [9000, 9000], "tolerance": 0.0}
@@ -86,13 +86,8 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
         self.ui.movingVolumeSelector.setCurrentNode(self.ui.fixedVolumeSelector.currentNode())
 
     def _pair(self):
-        fixed, fixedSegmentation, moving, movingSegmentation, markups = self.nodes = makePair((20, 23, 20), 8.0)
-        ui = self.ui
-        ui.fixedVolumeSelector.setCurrentNode(fixed)
-        ui.movingVolumeSelector.setCurrentNode(moving)
-        ui.movingSegmentationSelector.setCurrentNode(movingSegmentation)
-        ui.fixedSegmentationSelector.setCurrentNode(fixedSegmentation)
-        ui.movingMarkupsSelector.setCurrentNode(markups)
+        self.nodes = makePair((20, 23, 20), 8.0)
+        choosePair(self.ui, self.nodes)
         self._set(SHORT)
         self._idle()
 

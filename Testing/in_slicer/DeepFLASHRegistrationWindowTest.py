@@ -19,7 +19,7 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import folders
 from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
 from DeepFLASHRegistrationLib.support import memory
-from window_driver import Turns, choose, click, letterOf, makePair, nodeNames, spin, start, waitUntil
+from window_driver import Turns, choose, choosePair, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
 DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
 SECTIONS = ("carry", "method", "alignment", "outputs", "parameters")
@@ -49,13 +49,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         return self.widget.runPanel.run
 
     def _choose(self, preset="fast"):
-        fixed, fixedSegmentation, moving, movingSegmentation, markups = self.pair
-        ui = self.ui
-        ui.fixedVolumeSelector.setCurrentNode(fixed)
-        ui.movingVolumeSelector.setCurrentNode(moving)
-        ui.movingSegmentationSelector.setCurrentNode(movingSegmentation)
-        ui.fixedSegmentationSelector.setCurrentNode(fixedSegmentation)
-        ui.movingMarkupsSelector.setCurrentNode(markups)
+        choosePair(self.ui, self.pair)
         choose(self.widget.form, "preset", preset)
         spin(0.5)
 
@@ -264,10 +258,13 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
             (self.ui.squeezeButton, "volume"),
             (self.ui.worstLabelButton, "Dice"),
         ):
+            if self.ui.fadeButton.checked:
+                click(self.ui.fadeButton)
             red.SetSliceOffset(70.0)
             click(button)
             self.assertIn(words, self.ui.readoutLabel.text)
             self.assertNotEqual(red.GetSliceOffset(), 70.0)
+            self.assertTrue(self.ui.fadeButton.checked)  # over other volumes the place would say nothing
 
     def test_ARerunUpdatesTheSameNodes(self):
         self._needsTorch()

@@ -65,7 +65,8 @@ TABLE = {
     "save": {
         **dict.fromkeys(STATES, Greyed("Register")),
         **dict.fromkeys(BUSY, Greyed("computed")),
-        "done": PRESSED,
+        # Of a result that is in the scene, whatever came after it.
+        **dict.fromkeys(("done", "failed again", "reloaded later"), PRESSED),
     },
     "copyPython": dict.fromkeys(STATES, PRESSED),
 }
@@ -73,20 +74,6 @@ TABLE = {
 CHANGING = ("keep", "register")
 
 # What can be deleted of a result and its inputs -> which buttons cannot be pressed then.
-_OF_THE_VOLUMES = (
-    "fade",
-    "sideBySide",
-    "flicker",
-    "checkerboard",
-    "grid",
-    "jacobian",
-    "charts",
-    "geodesic",
-    "change",
-    "squeeze",
-    "worstLabel",
-    "save",
-)
 DELETED = {
     "warpedVolume": ("fade", "sideBySide", "flicker", "checkerboard"),
     "transform": ("grid", "geodesic"),
@@ -102,6 +89,9 @@ DELETED = {
     "fixedSegmentation": ("outlines",),
     "movingSegmentation": ("outlines", "worstLabel"),
     "movingMarkups": (),
-    "fixedVolume": (*_OF_THE_VOLUMES, "register"),
-    "movingVolume": (*_OF_THE_VOLUMES, "register"),
+    "fixedVolume": (
+        *("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "charts", "geodesic"),
+        *("change", "squeeze", "worstLabel", "save", "register"),
+    ),
+    "movingVolume": ("geodesic", "save", "register"),  # what it became is still there to be looked at
 }

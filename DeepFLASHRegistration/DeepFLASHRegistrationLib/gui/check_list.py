@@ -12,15 +12,6 @@ from slicer.i18n import tr as _
 from ..scene.checks import ERROR, Check
 
 
-def delayed(action: Callable[[], None], msec: int) -> qt.QTimer:
-    """A timer that, some time after it was last started, does something once."""
-    timer = qt.QTimer()
-    timer.setSingleShot(True)
-    timer.setInterval(msec)
-    timer.connect("timeout()", action)
-    return timer
-
-
 class CheckList:
     """Rows of text and button in a frame, which is hidden while there is nothing to say."""
 

@@ -23,6 +23,7 @@ from ..scene.display.outlines import Outlines
 from ..scene.display.side_by_side import SideBySide
 from ..scene.display.toggle import Displays, Toggle
 from ..support.errors import InputError
+from .delayed import delayed
 
 _FLICKER_MSEC = 600
 
@@ -84,10 +85,7 @@ class DisplayPanel:
         self._timer = qt.QTimer()
         self._timer.setInterval(_FLICKER_MSEC)
         self._timer.connect("timeout()", self._onFlicker)
-        self._later = qt.QTimer()
-        self._later.setSingleShot(True)
-        self._later.setInterval(0)
-        self._later.connect("timeout()", self._showNew)
+        self._later = delayed(self._showNew, msec=0)
         for name in _NEEDS:
             self._button(name).connect("clicked(bool)", lambda checked, name=name: self._onButton(name, checked))
         ui.fadeSlider.connect("valueChanged(double)", self._onFade)
@@ -190,9 +188,8 @@ class DisplayPanel:
         """Buttons follow what is shown: showing one may have hidden another."""
         for name, (needed, reason) in _NEEDS.items():
             button = self._button(name)
-            missing = any(getattr(self.shown, each) is None for each in needed)
-            if name == "geodesic" and self.shown.fixedVolume is not None and self._canMakeGeodesic:
-                missing = False
+            absent = [each for each in needed if getattr(self.shown, each) is None]
+            missing = bool(absent) and not (absent == ["browser"] and self._canMakeGeodesic)
             waits = name == "geodesic" and self._busy and self.shown.browser is None and not missing
             button.enabled = not missing and not waits
             button.toolTip = reason() if missing else button.statusTip

@@ -28,9 +28,10 @@ _BESIDE_POINTER = "DeepFLASH/ValuesBesidePointer"  # in Slicer's settings
 class ReadoutPanel(VTKObservationMixin):
     """The label with the values, and the buttons below the displays."""
 
-    def __init__(self, ui: Any) -> None:
+    def __init__(self, ui: Any, reveal: Callable[[], None]) -> None:
+        """`reveal` shows the result if nothing is shown of it: a place of it says nothing over other volumes."""
         super().__init__()
-        self._ui, self._shown = ui, Shown()
+        self._ui, self._shown, self._reveal = ui, Shown(), reveal
         self._labelsTable: slicer.vtkMRMLTableNode | None = None
         self._probe = ProbeLine()
         ui.besidePointerCheckBox.checked = slicer.util.settingsValue(_BESIDE_POINTER, True, slicer.util.toBool)
@@ -46,7 +47,7 @@ class ReadoutPanel(VTKObservationMixin):
             self._say(None)
         self._shown, self._labelsTable = shown, labelsTable
         jacobian = shown.fixedVolume is not None and shown.logJacobianVolume is not None
-        labels = labelsTable is not None and shown.segmentation is not None
+        labels = None not in (shown.fixedVolume, labelsTable, shown.segmentation)
         for button, there, missing in (
             (self._ui.changeButton, jacobian, _("There is no Jacobian volume yet. Register first.")),
             (self._ui.squeezeButton, jacobian, _("There is no Jacobian volume yet. Register first.")),
@@ -91,6 +92,7 @@ class ReadoutPanel(VTKObservationMixin):
             place = find(self._shown.logJacobianVolume, self._shown.fixedVolume)
             if place is not None:
                 places.jump(slicer.mrmlScene, place)
+                self._reveal()
                 self._ui.readoutLabel.text = determinantText(place.value)
 
     def _goToWorstLabel(self) -> None:
@@ -99,6 +101,7 @@ class ReadoutPanel(VTKObservationMixin):
             if place is None:
                 raise InputError(_("No label was compared with one of the fixed volume."))
             places.jump(slicer.mrmlScene, place)
+            self._reveal()
             self._ui.readoutLabel.text = _("{name}: Dice {dice}").format(name=place.name, dice=f"{place.value:.2f}")
 
 

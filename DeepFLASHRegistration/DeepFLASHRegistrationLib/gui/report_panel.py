@@ -40,8 +40,8 @@ class ReportPanel:
     def setActions(self, busy: bool, canBeSaved: bool, hasSettings: bool) -> None:
         """The buttons below the tables; one that cannot be pressed says why."""
         save, copy = self._ui.saveButton, self._ui.copyPythonButton
-        save.enabled, copy.enabled = canBeSaved, hasSettings
-        if canBeSaved:
+        save.enabled, copy.enabled = canBeSaved and not busy, hasSettings
+        if save.enabled:
             save.toolTip = save.statusTip
         elif busy:
             save.toolTip = _("Something is being computed. Wait for its end.")

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import qt
 import slicer
 
 from ..scene.companions import removeOrphans
+from .delayed import delayed
 
 
 class Tidying:
@@ -15,11 +15,7 @@ class Tidying:
     def __init__(self, scene: slicer.vtkMRMLScene) -> None:
         self._scene = scene
         # Not at once: Slicer may be in the middle of removing a whole folder.
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(0)
-        self._timer.connect("timeout()", self._tidy)
-        timer = self._timer
+        self._timer = timer = delayed(self._tidy, msec=0)
         self._tag = scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, lambda *_: timer.start())
 
     def close(self) -> None:
