@@ -16,7 +16,7 @@ from .lbfgs import LBFGS, Memory
 
 # Of the dissimilarity's curvature, what counts beside the whole of the metric's. A step of Gauss and Newton that is
 # damped in the metric (Levenberg, Marquardt): the similarity is far from quadratic over the steps that pay.
-_DATA_PART = 0.1
+_DATA_PART = 0.03
 # Of each solution: more products, or a closer solution, lower no energy faster on brains.
 _PRODUCTS, _CLOSE = 10, 0.05
 # In voxels: a curvature serves until the steps since have moved something so far.
