@@ -102,6 +102,12 @@ def test_there_and_back(model: Path) -> None:
     found.check_shapes({"first.weight": (4, 3, 3), "steps": (2,)})
 
 
+def test_a_model_saved_before_searches_could_be_chosen_keeps_the_one_there_was(model: Path) -> None:
+    assert load_model(model).config.parameters.search == Parameters().search
+    rewrite(model, lambda values: values["parameters"].pop("search"))
+    assert load_model(model).config.parameters == dataclasses.replace(SETTINGS["parameters"], search="lbfgs")
+
+
 def test_the_card_says_what_a_user_must_know(model: Path) -> None:
     card = read_card(model)
     for text in ("# test-model", "**Not for commercial use.**", "CC BY-SA 4.0", "| Dice | 0.7512 |", "38 weights"):

@@ -368,7 +368,8 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
             raise ValueError(f"its entry {other[0][:40]!r} is missing or unknown")
         for name in ("extent_mm", "energy"):
             values[name] = tuple(values[name])
-        values["parameters"] = Parameters.from_dict(values["parameters"])
+        # The figures of models that name no search were measured when there was but one.
+        values["parameters"] = Parameters.from_dict({"search": "lbfgs", **values["parameters"]})
         return ModelConfig(**values), checksums
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error

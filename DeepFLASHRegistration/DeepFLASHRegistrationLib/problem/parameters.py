@@ -140,13 +140,13 @@ class Parameters:
         limits=(1e-3, 10.0),
     )
     alpha: float = _setting(
-        6.0,
+        14.0,
         "Smoothness α",
         "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. "
         "Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain).",
         limits=(0.0, 1e4),
     )
-    power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
+    power: float = _setting(1.5, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
     gamma: float = _setting(1.0, "γ", "Weight of the displacement itself in the metric.", limits=(1e-3, 1e3))
     alpha_growth: float = _setting(
         3.0,
@@ -267,7 +267,7 @@ class Parameters:
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (6, 6), "tolerance": 1e-3},
+    "fast": {"alpha": 18.0, "resolutions": (4, 2), "bands": (15, 31), "iterations": (6, 8), "tolerance": 1e-3},
     "default": {},
     "fine": {
         "resolutions": (4, 2, 1),
