@@ -349,7 +349,8 @@ def test_a_weight_that_is_no_number_is_hopeless_and_moves_nothing(name):
 
 
 @pytest.mark.parametrize("similarity", MAKERS)
-def test_an_object_of_one_voxel_is_survived(similarity):
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_an_object_of_one_voxel_is_survived(name, similarity):
     fixed, moving = torch.zeros(14, 12), torch.zeros(14, 12)
     fixed[6, 5], moving[7, 5] = 1, 1
     pair = dataclasses.replace(
@@ -362,9 +363,48 @@ def test_an_object_of_one_voxel_is_survived(similarity):
     )
     level = dataclasses.replace(SHIFTS["2d"].level(5), band=Band((5, 5), (14.0, 12.0)))
     reports = []
-    found = ended(pair, level, Settings(similarity), report=reports.append)
+    found = ended(pair, level, Settings(similarity, search=name), report=reports.append)
     assert bool(torch.isfinite(found.velocity).all())
     assert reports[-1].energy <= reports[0].energy
+
+
+@pytest.mark.parametrize("similarity", MAKERS)
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_a_moving_image_of_one_value_gives_a_singular_level_that_moves_nothing(name, similarity):
+    pair = SHIFTS["2d"].pair()
+    pair = dataclasses.replace(pair, moving=torch.full_like(pair.moving, 0.5))
+    found = ended(pair, SHIFTS["2d"].level(), Settings(similarity, search=name))
+    assert found.endings[0] in (Ending.STUCK, Ending.CONVERGED)
+    assert float(found.velocity.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("stalled", [math.nan, 0.0, -1.0], ids=str)
+def test_conjugate_gradients_that_stall_leave_a_direction_in_which_the_energy_falls(shift, stalled, monkeypatch):
+    monkeypatch.setattr(Curvature, "product", lambda self, change, part=1.0: stalled * change)
+    reports = []
+    found = ended(shift.pair(), shift.level(10), Settings("ssd", sigma=0.005), report=reports.append)
+    assert reports[-1].energy < 0.5 * reports[0].energy
+    assert bool(torch.isfinite(found.velocity).all())
+
+
+@pytest.mark.parametrize("energy", [math.inf, 1e9], ids=["infinite", "higher"])
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_an_energy_that_no_longer_falls_ends_with_the_best_so_far(shift, name, energy, monkeypatch):
+    evaluated, calls = Objective.__call__, []
+
+    def worse(self, at):
+        calls.append(at)
+        result, known = evaluated(self, at), any(torch.equal(at, earlier) for earlier in calls[:3])
+        return result if known else dataclasses.replace(result, energy=energy)
+
+    monkeypatch.setattr(Objective, "__call__", worse)
+    reports = []
+    found = ended(shift.pair(), shift.level(), Settings("ssd", tolerance=0, search=name), report=reports.append)
+    assert found.endings[0] in (Ending.STUCK, Ending.BOUND)
+    assert 2 <= len(reports) <= 3
+    monkeypatch.undo()
+    kept = Objective(shift.pair(), shift.level(), Settings("ssd", search=name), None, found.velocity)
+    assert kept(found.velocity).energy == pytest.approx(reports[-1].energy, rel=1e-3)
 
 
 def test_a_direction_that_is_no_number_ends_with_the_best_so_far(shift, monkeypatch):
