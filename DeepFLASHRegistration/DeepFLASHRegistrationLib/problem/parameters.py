@@ -272,8 +272,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "fine": {
         "resolutions": (4, 2, 1),
         "bands": (15, 31, 47),
-        "iterations": (15, 15, 40),
-        "sigma": 0.045,
+        "iterations": (8, 10, 25),
+        "sigma": 0.04,
         "symmetric": True,
     },
     # DeepFLASH (Wang & Zhang, CVPR 2020), section 4, and the released FLASH settings.
