@@ -529,6 +529,21 @@ def test_what_the_user_changed_meanwhile_stays(room, study):
     assert room.composite("Red").GetForegroundOpacity() == 0.25
 
 
+def test_a_volume_whose_colors_were_deleted_meanwhile_has_those_of_any(room, study):
+    display = study.nodes.logJacobianVolume.GetDisplayNode()
+    colors = slicer.vtkMRMLColorTableNode()
+    colors.SetTypeToWarm1()
+    room.scene.AddNode(colors)
+    display.SetAndObserveColorNodeID(colors.GetID())
+    toggle = JacobianDisplay(study.nodes.logJacobianVolume, study.fixed)
+    toggle.show()
+    room.scene.RemoveNode(colors)
+    toggle.hide()
+    usual = slicer.vtkMRMLScalarVolumeDisplayNode()
+    usual.SetDefaultColorMap()
+    assert display.GetColorNodeID() == usual.GetColorNodeID()
+
+
 def test_changes_keep_the_first_value(room, study):
     changes = Changes()
     display = study.fixed.GetDisplayNode()
