@@ -282,7 +282,8 @@ class DeepFLASHRegistrationStatesTest(unittest.TestCase):
         self.addCleanup(slicer.app.setPalette, usual)
 
         def luminance(color):
-            linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (color.redF(), color.greenF(), color.blueF())]
+            channels = color.redF(), color.greenF(), color.blueF()
+            linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
             return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear))
 
         for background in ("#efefef", "#353535"):

@@ -72,6 +72,18 @@ def test_side_by_side_views_are_linked_and_leave_the_others_alone(room, study):
         assert room.views["Red"].get_view_node().GetSliceOffset() == 2.0
 
 
+@pytest.mark.parametrize("hot", [0, 1])
+def test_views_that_were_linked_hot_or_not_are_so_again(room, study, hot):
+    for name in USUAL:
+        room.composite(name).SetHotLinkedControl(hot)
+    toggle = SideBySide(study.fixed, study.nodes.warpedVolume)
+    toggle.show()
+    shown = nodesOfClass(room.scene, "vtkMRMLSliceCompositeNode")
+    assert {node.GetHotLinkedControl() for node in shown} == {1}  # one switch for all
+    toggle.hide()
+    assert [room.composite(name).GetHotLinkedControl() for name in USUAL] == [hot] * 3
+
+
 def test_a_layout_that_the_user_chose_meanwhile_stays(room, study):
     toggle = SideBySide(study.fixed, study.nodes.warpedVolume)
     toggle.show()
