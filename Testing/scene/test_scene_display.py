@@ -9,7 +9,7 @@ from DeepFLASHRegistrationLib.scene.display import chart_view, side_by_side
 from DeepFLASHRegistrationLib.scene.display.changes import Changes
 from DeepFLASHRegistrationLib.scene.display.chart_view import ChartDisplay
 from DeepFLASHRegistrationLib.scene.display.checkerboard import Checkerboard
-from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt
+from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt, completeColors, determinantColors
 from DeepFLASHRegistrationLib.scene.display.deformation_grid import DeformationGrid
 from DeepFLASHRegistrationLib.scene.display.fade import Fade
 from DeepFLASHRegistrationLib.scene.display.flicker import Flicker
@@ -296,6 +296,20 @@ def test_the_legend_shows_the_ends_of_the_colors(room, study):
         "1.68",
         "2",
     ]
+
+
+def test_the_colors_of_a_loaded_scene_are_made_whole_again(scene, tmp_path):
+    count = determinantColors(scene, 4.0).GetNumberOfColors()
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    scene.Clear(False)
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    completeColors(scene)
+    (node,) = [node for node in nodesOfClass(scene, "vtkMRMLColorTableNode") if "determinant" in node.GetName()]
+    for index in (0, 5, count // 2, count - 7, count - 1):
+        color = [0.0] * 4
+        node.GetColor(index, color)
+        logDeterminant = (2 * index / (count - 1) - 1) * math.log(4.0)
+        assert color == pytest.approx([*colorAt(logDeterminant, 4.0), 1.0], abs=0.01)
 
 
 def test_shrinking_and_growing_by_the_same_factor_are_equally_far_from_white():
