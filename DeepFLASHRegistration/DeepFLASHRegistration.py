@@ -27,6 +27,7 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
+from DeepFLASHRegistrationLib.scene.display.colors import completeColors
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.origins import markOutputs
@@ -159,6 +160,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def onSceneEndImport(self, caller, event) -> None:
         """Called just after a scene was loaded: its settings take the place of settings that were never used."""
         self.setParameterNode(None)
+        completeColors(slicer.mrmlScene)
         removeUnusedSettings(self.logic.getAllParameterNodes())
         if self.parent.isEntered:
             self.initializeParameterNode()

@@ -133,7 +133,9 @@ def _of_labels(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> dic
     if own is not None:
         there = resample(own, fixed.grid, nearest=True)
         found["dice"] = m.label_table(there, parts["labels_before"].data, parts["labels"].data, voxel, volumes)
-        found["mean_dice_before"], found["mean_dice_after"] = m.mean_dice(found["dice"])
+        before, after = m.mean_dice(found["dice"])
+        if np.isfinite(after):  # else no label is in both, which says nothing of the registration
+            found["mean_dice_before"], found["mean_dice_after"] = before, after
     return found
 
 

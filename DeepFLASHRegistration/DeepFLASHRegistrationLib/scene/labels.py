@@ -78,6 +78,15 @@ def maskFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolume
     return checked_mask(volume)
 
 
+def checkLabels(node: slicer.vtkMRMLNode) -> None:
+    """InputError if a segmentation or label map cannot be used, as far as that is told in no time."""
+    toWorld(node)
+    if node.IsA("vtkMRMLSegmentationNode"):
+        _segmentationOf(node)
+    else:
+        gridFromVolume(node)
+
+
 def insideOf(mask: slicer.vtkMRMLNode) -> float | None:
     """mm^3 that a mask covers, told in no time; None if that is not known without computing. Parents do not count."""
     if mask.IsA("vtkMRMLSegmentationNode"):
@@ -249,13 +258,18 @@ def _maskOfSegment(
     return cache[key] == segment.GetLabelValue()
 
 
-def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
-    """The node's segmentation, or, if it holds no label maps, a copy that does: the node keeps its representations."""
+def _segmentationOf(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
     segmentation = node.GetSegmentation()
     if segmentation is None or segmentation.GetNumberOfSegments() == 0:
         raise InputError(
             _("{name} has no segment. Add one, or choose another segmentation.").format(name=node.GetName())
         )
+    return segmentation
+
+
+def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
+    """The node's segmentation, or, if it holds no label maps, a copy that does: the node keeps its representations."""
+    segmentation = _segmentationOf(node)
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     if segmentation.ContainsRepresentation(name):
         return segmentation
