@@ -53,12 +53,12 @@ def warp_labels(labels: Volume, grid: Grid, displacement: np.ndarray) -> np.ndar
     """The label map at x + u(x): at each point the label of largest linear-interpolation weight; 0 outside."""
     import torch
 
-    from ..geodesics.sampling import sample_labels
+    from ..geodesics.sampling import LabelSampler
 
-    data = torch.tensor(labels.data)
+    label_at = LabelSampler(torch.tensor(labels.data))
     result = np.empty(grid.shape, dtype=labels.data.dtype)
     for part, index in _indices(labels.grid, grid, displacement):
-        result[part] = sample_labels(data, torch.from_numpy(index)).numpy().reshape(result[part].shape)
+        result[part] = label_at(torch.from_numpy(index)).numpy().reshape(result[part].shape)
     return result
 
 
