@@ -27,12 +27,14 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
+from DeepFLASHRegistrationLib.scene.display.colors import completeColors
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.origins import markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.reports import reportRun
 from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, runBatch
+from DeepFLASHRegistrationLib.scene.stamps import Stamps
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
 from slicer.i18n import tr as _
@@ -69,7 +71,14 @@ Implements FLASH (M. Zhang, P. T. Fletcher, IJCV 127, 2019) and DeepFLASH (J. Wa
 them. License: Apache 2.0. Patents: none known.
 """)
         slicer.app.connect("startupCompleted()", lambda: registerSampleData(self.resourcePath("Icons")))
-        slicer.app.connect("startupCompleted()", lambda: addLayouts(slicer.mrmlScene))
+        slicer.app.connect("startupCompleted()", self._onStartupCompleted)
+
+    @staticmethod
+    def _onStartupCompleted():
+        """Scenes that were saved while something of ours was shown are loaded as they were, module opened or not."""
+        addLayouts(slicer.mrmlScene)
+        loaded = slicer.vtkMRMLScene.EndImportEvent
+        slicer.mrmlScene.AddObserver(loaded, lambda scene, event: completeColors(scene))
 
 
 class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -101,6 +110,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.checkTimer = delayed(self.checkNow, msec=250)
         self.pairTimer = delayed(lambda: (node := self._parameterNode) and node.chooseOnlyPair(slicer.mrmlScene), 250)
         self.watch = InputWatch(self.checkTimer.start)
+        self.stamps = Stamps()
         self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
         self.displays = DisplayPanel(self.ui, self.makeGeodesic)
@@ -227,7 +237,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.machinePanel.ask()
         parameters = Parameters() if self.form.problem() else self.form.parameters()
         device, free = self.logic.machine.memory()
-        self.checks.show(checkInputs(node.inputs(), parameters, device, freeDevice=free))
+        found = checkInputs(node.inputs(), parameters, device, freeDevice=free)
+        self.checks.show([*found, *self.stamps.changed(node.transform)])
         self._updateButtons()
 
     def onRemedy(self, changes) -> None:

@@ -27,9 +27,9 @@ from DeepFLASHRegistrationLib.alignment.affine import align
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.io import read_volume
-from DeepFLASHRegistrationLib.imaging.resampling import resample
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.imaging.working_grid import working_grid
+from DeepFLASHRegistrationLib.problem.resampling import linear
 
 
 def random_turn(rng: np.random.Generator, center: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ def turned_resampled(volume: Volume, turn: np.ndarray) -> Volume:
     index = volume.grid.physical_to_index(corners)
     low = np.floor(index.min(0)).astype(int)
     grid = volume.grid.padded(-low, np.ceil(index.max(0)).astype(int) - np.array(volume.grid.shape) + 1)
-    return replace(volume, grid=grid, data=resample(volume, grid, np.linalg.inv(turn)))
+    return replace(volume, grid=grid, data=linear(volume, grid, np.linalg.inv(turn)))
 
 
 def main() -> None:

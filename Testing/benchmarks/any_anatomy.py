@@ -103,9 +103,9 @@ def mean_dice(case: Case, matrix: np.ndarray) -> float:
     """Mean Dice of the labels where the moving image sees at all, as the best map says."""
     factor = [max(1, round(n / 90)) for n in case.fixed_labels.grid.shape]
     grid = case.fixed_labels.grid.resampled(factor=factor)
-    fixed = resample(case.fixed_labels, grid, nearest=True)
-    moving = resample(case.moving_labels, grid, matrix, nearest=True)
-    seen = resample(case.moving_labels.with_data(np.ones(case.moving_labels.grid.shape, np.uint8)), grid, case.best)
+    fixed = nearest(case.fixed_labels, grid)
+    moving = nearest(case.moving_labels, grid, matrix)
+    seen = nearest(case.moving_labels.with_data(np.ones(case.moving_labels.grid.shape, np.uint8)), grid, case.best)
     found = []
     for label in np.unique(fixed):
         a, b = (fixed == label) & (seen > 0.5), moving == label
@@ -288,7 +288,7 @@ sys.path[:0] = [str(parser.parse_known_args()[0].library), str(_ROOT / "Testing"
 from DeepFLASHRegistrationLib.alignment.affine import align
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume
-from DeepFLASHRegistrationLib.imaging.resampling import resample
+from DeepFLASHRegistrationLib.imaging.resampling import nearest
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import scaled

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "DeepFLASHRegistration"), str(ROOT / "Testing" / "helpers")]
 
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
-from DeepFLASHRegistrationLib.imaging.resampling import resample
+from DeepFLASHRegistrationLib.imaging.resampling import nearest
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration import metrics as m
 from DeepFLASHRegistrationLib.registration.agreement import share
@@ -76,11 +76,9 @@ def judged(case: Case, result: Any) -> dict[str, float]:
     if case.labels is not None:
         own, theirs = case.labels
         maps = on_fixed_grid(grid, {"fixed_to_moving": result.fixed_to_moving, "field_grid": result.field_grid})
-        before = resample(theirs, grid, result.affine, nearest=True)
+        before = nearest(theirs, grid, result.affine)
         volumes = m.label_volumes(theirs.data, theirs.grid.voxel_volume)
-        table = m.label_table(
-            resample(own, grid, nearest=True), before, warp_labels(theirs, grid, maps), grid.voxel_volume, volumes
-        )
+        table = m.label_table(nearest(own, grid), before, warp_labels(theirs, grid, maps), grid.voxel_volume, volumes)
         found["dice_before"], found["dice"] = m.mean_dice(table)
     return found
 

@@ -14,11 +14,11 @@ import torch
 from DeepFLASHRegistrationLib.geodesics import sampling
 from DeepFLASHRegistrationLib.geodesics.band import Lattice, Upsampler
 from DeepFLASHRegistrationLib.geodesics.sampling import (
+    LabelSampler,
     NonFiniteField,
     Sampler,
     require_finite,
     sample_cubic,
-    sample_labels,
     sample_linear,
     sample_nearest,
 )
@@ -27,6 +27,10 @@ from scipy.ndimage import map_coordinates
 
 DOUBLE = torch.float64
 SHAPES = [(6, 5), (5, 4, 7), (1, 6), (4, 1, 3)]
+
+
+def sample_labels(labels, index):
+    return LabelSampler(labels)(index)
 
 
 def noise(shape, seed=0):

@@ -10,6 +10,7 @@ from unittest import mock
 import qt
 import slicer
 from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
+from DeepFLASHRegistrationLib.gui.verdict_words import colorOf
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from window_driver import click, makePair, spin, start, waitUntil
 
@@ -275,6 +276,24 @@ class DeepFLASHRegistrationStatesTest(unittest.TestCase):
             self._idle()
         self.assertEqual(told, [])
         self._done()
+
+    def test_TheVerdictIsReadOnTheLightAndOnTheDarkTheme(self):
+        usual = qt.QPalette(slicer.app.palette())
+        self.addCleanup(slicer.app.setPalette, usual)
+
+        def luminance(color):
+            channels = color.redF(), color.greenF(), color.blueF()
+            linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+            return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear))
+
+        for background in ("#efefef", "#353535"):
+            palette = qt.QPalette(usual)
+            palette.setColor(qt.QPalette.Window, qt.QColor(background))
+            slicer.app.setPalette(palette)
+            there = luminance(qt.QColor(background))
+            for level in ("good", "check", "failed"):
+                low, high = sorted((there, luminance(qt.QColor(colorOf(level)))))
+                self.assertGreater((high + 0.05) / (low + 0.05), 4.5, (level, background))  # WCAG 2, level AA
 
     def test_AFailureNobodyWaitsForIsLogged(self):
         errors = Errors()

@@ -17,6 +17,7 @@ from DeepFLASHRegistrationLib.gui.keyboard import takesKeys
 from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import folders
+from DeepFLASHRegistrationLib.scene.display.changes import placementOf
 from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
 from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, choose, choosePair, click, letterOf, makePair, nodeNames, spin, start, waitUntil
@@ -202,6 +203,37 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertIsNone(self.pair[2].GetParentTransformNode())
         click(self.ui.geodesicButton)
         self.assertFalse(self.ui.geodesicButton.checked)
+
+    def test_ViewsThatWereZoomedAndLinkedComeBackFromEveryLayout(self):
+        self._needsTorch()
+        self._choose()
+        self._register()
+        click(self.ui.fadeButton)
+        manager = slicer.app.layoutManager()
+        logics = [manager.sliceWidget(name).sliceLogic() for name in ("Red", "Green", "Yellow")]
+
+        def state():
+            composites = [logic.GetSliceCompositeNode() for logic in logics]
+            linked = [(node.GetLinkedControl(), node.GetHotLinkedControl()) for node in composites]
+            return linked, [placementOf(logic.GetSliceNode()) for logic in logics]
+
+        red = logics[0].GetSliceNode()
+        red.SetFieldOfView(*(size / 3 for size in red.GetFieldOfView()[:2]), red.GetFieldOfView()[2])
+        for hot in (1, 0):
+            for logic in logics:
+                logic.GetSliceCompositeNode().SetLinkedControl(1)
+                logic.GetSliceCompositeNode().SetHotLinkedControl(hot)
+            spin(0.3)
+            before = state()
+            for names in (("charts",), ("sideBySide",), ("charts", "grid"), ("sideBySide", "charts", "jacobian")):
+                for name in names:
+                    click(getattr(self.ui, f"{name}Button"))
+                    spin(0.2)
+                for name in DISPLAYS:
+                    if getattr(self.ui, f"{name}Button").checked:
+                        click(getattr(self.ui, f"{name}Button"))
+                spin(0.3)
+                self.assertEqual(state(), before, names)
 
     def test_SideBySideShowsAPairThatLiesFarFromTheOrigin(self):
         fixed, moving = self.pair[0], self.pair[2]

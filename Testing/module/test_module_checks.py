@@ -116,6 +116,7 @@ def test_a_transform_that_became_nonlinear_meanwhile(scene, which):
         node = parent
     elif which == "movingMarkups":
         node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+        node.AddControlPoint(0, 0, 0)
     else:
         node = inputs.fixedSegmentation if which == "fixedMask" else inputs.movingSegmentation
     if node is not parent:
@@ -127,6 +128,27 @@ def test_a_transform_that_became_nonlinear_meanwhile(scene, which):
     assert (found.level, "linear" in found.text) == (ERROR, True)
     with pytest.raises(InputError, match="linear"):  # as the registration would say it
         RegistrationRun(inputs).arguments()
+
+
+@pytest.mark.parametrize(
+    ("role", "kind"),
+    [
+        ("movingSegmentation", "vtkMRMLSegmentationNode"),
+        ("movingSegmentation", "vtkMRMLLabelMapVolumeNode"),
+        ("fixedSegmentation", "vtkMRMLLabelMapVolumeNode"),
+        ("movingMarkups", "vtkMRMLMarkupsFiducialNode"),
+        ("movingModel", "vtkMRMLModelNode"),
+    ],
+)
+def test_what_is_to_be_carried_but_holds_nothing_is_named_as_the_registration_would(scene, role, kind):
+    inputs = addPair(scene)
+    setattr(inputs, role, scene.AddNewNodeByClass(kind, "still to be made"))
+    (found,) = _checks(inputs)
+    assert found.level == ERROR
+    assert "still to be made" in found.text
+    with pytest.raises(InputError) as refused:
+        RegistrationRun(inputs).arguments()
+    assert str(refused.value) == found.text
 
 
 def _cube(grid, edge, corner=20):

@@ -393,6 +393,20 @@ def test_labels_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     assert (result.labels.data == truth).mean() > 0.95
 
 
+def test_labels_of_other_structures_are_a_note_and_no_failure(tiny: tuple[Volume, Volume], plain: Result) -> None:
+    fixed, moving = tiny
+    labels = pairs.moving_labels(moving.grid)
+    others = pairs.fixed_labels(fixed.grid)
+    others = others.with_data(np.where(others.data > 0, others.data + 40, 0))
+    result = register(fixed, moving, TINY, threads=1, moving_labels=labels, fixed_labels=others)
+    assert result.verdict.level == plain.verdict.level == "good"
+    assert not any(code in {c.code for c in result.verdict.criteria} for code in ("mean-dice", "label-dice"))
+    assert sum("no label in common" in note for note in result.notes) == 1
+    assert all(row["after"] is None for row in result.metrics["dice"].values())
+    same = register(fixed, moving, TINY, threads=1, moving_labels=labels, fixed_labels=pairs.fixed_labels(fixed.grid))
+    assert not any("in common" in note for note in same.notes)
+
+
 def test_landmarks_are_measured_not_fitted(tiny: tuple[Volume, Volume], plain: Result) -> None:
     points = object_points(12.0)
     result = register(*tiny, TINY, threads=1, fixed_points=points, moving_points=pairs.bend(points))

@@ -112,6 +112,7 @@ CASES = [
     ({"mean_dice_before": 0.02, "mean_dice_after": 0.04}, "failed", "0.040"),
     ({"mean_dice_before": 0.5, "mean_dice_after": 0.49}, "check", "0.490"),
     ({"mean_dice_before": 0.5, "mean_dice_after": 0.4}, "failed", "0.400"),
+    ({"dice": dice(0.6, 0.8)}, "good", ""),
     ({"dice": dice(0.8, 0.6)}, "check", "label 7 (−0.20)"),
     ({"dice": dice(0.8, 0.6, fixed=20.0)}, "good", ""),
     ({"dice": dice(None, None)}, "good", ""),

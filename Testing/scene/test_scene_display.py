@@ -9,7 +9,7 @@ from DeepFLASHRegistrationLib.scene.display import chart_view, side_by_side
 from DeepFLASHRegistrationLib.scene.display.changes import Changes
 from DeepFLASHRegistrationLib.scene.display.chart_view import ChartDisplay
 from DeepFLASHRegistrationLib.scene.display.checkerboard import Checkerboard
-from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt
+from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt, completeColors, determinantColors
 from DeepFLASHRegistrationLib.scene.display.deformation_grid import DeformationGrid
 from DeepFLASHRegistrationLib.scene.display.fade import Fade
 from DeepFLASHRegistrationLib.scene.display.flicker import Flicker
@@ -70,6 +70,18 @@ def test_side_by_side_views_are_linked_and_leave_the_others_alone(room, study):
         logic.EndSliceNodeInteraction()
         assert room.views["DeepFLASHWarpedAxial"].get_view_node().GetSliceOffset() == 10.0
         assert room.views["Red"].get_view_node().GetSliceOffset() == 2.0
+
+
+@pytest.mark.parametrize("hot", [0, 1])
+def test_views_that_were_linked_hot_or_not_are_so_again(room, study, hot):
+    for name in USUAL:
+        room.composite(name).SetHotLinkedControl(hot)
+    toggle = SideBySide(study.fixed, study.nodes.warpedVolume)
+    toggle.show()
+    shown = nodesOfClass(room.scene, "vtkMRMLSliceCompositeNode")
+    assert {node.GetHotLinkedControl() for node in shown} == {1}  # one switch for all
+    toggle.hide()
+    assert [room.composite(name).GetHotLinkedControl() for name in USUAL] == [hot] * 3
 
 
 def test_a_layout_that_the_user_chose_meanwhile_stays(room, study):
@@ -284,6 +296,20 @@ def test_the_legend_shows_the_ends_of_the_colors(room, study):
         "1.68",
         "2",
     ]
+
+
+def test_the_colors_of_a_loaded_scene_are_made_whole_again(scene, tmp_path):
+    count = determinantColors(scene, 4.0).GetNumberOfColors()
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    scene.Clear(False)
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    completeColors(scene)
+    (node,) = [node for node in nodesOfClass(scene, "vtkMRMLColorTableNode") if "determinant" in node.GetName()]
+    for index in (0, 5, count // 2, count - 7, count - 1):
+        color = [0.0] * 4
+        node.GetColor(index, color)
+        logDeterminant = (2 * index / (count - 1) - 1) * math.log(4.0)
+        assert color == pytest.approx([*colorAt(logDeterminant, 4.0), 1.0], abs=0.01)
 
 
 def test_shrinking_and_growing_by_the_same_factor_are_equally_far_from_white():
@@ -527,6 +553,21 @@ def test_what_the_user_changed_meanwhile_stays(room, study):
     assert room.composite("Red").GetBackgroundVolumeID() == study.nodes.logJacobianVolume.GetID()
     assert room.composite("Green").GetBackgroundVolumeID() is None  # what it showed is gone
     assert room.composite("Red").GetForegroundOpacity() == 0.25
+
+
+def test_a_volume_whose_colors_were_deleted_meanwhile_has_those_of_any(room, study):
+    display = study.nodes.logJacobianVolume.GetDisplayNode()
+    colors = slicer.vtkMRMLColorTableNode()
+    colors.SetTypeToWarm1()
+    room.scene.AddNode(colors)
+    display.SetAndObserveColorNodeID(colors.GetID())
+    toggle = JacobianDisplay(study.nodes.logJacobianVolume, study.fixed)
+    toggle.show()
+    room.scene.RemoveNode(colors)
+    toggle.hide()
+    usual = slicer.vtkMRMLScalarVolumeDisplayNode()
+    usual.SetDefaultColorMap()
+    assert display.GetColorNodeID() == usual.GetColorNodeID()
 
 
 def test_changes_keep_the_first_value(room, study):

@@ -64,6 +64,26 @@ def test_a_view_that_was_zoomed_into_the_volume_stays(room, study):
     toggle.hide()
 
 
+@pytest.mark.parametrize("backFirst", [False, True])
+def test_a_view_that_was_resized_meanwhile_comes_back_as_it_was(room, study, backFirst):
+    """As when another layout is shown: Slicer then changes the width of the field of view by itself."""
+    node, logic = room.views["Red"].get_view_node(), room.views["Red"]._logic
+    width, height = node.GetDimensions()[:2]
+    matrix = node.GetSliceToRAS()
+    matrix.SetElement(0, 3, matrix.GetElement(0, 3) + 400)
+    node.UpdateMatrices()
+    before, extent = placementOf(node), node.GetFieldOfView()
+    toggle = Flicker(study.fixed, study.nodes.warpedVolume)
+    toggle.show()
+    logic.ResizeSliceNode(width // 2, height - 20)
+    if backFirst:
+        logic.ResizeSliceNode(width, height)
+    toggle.hide()
+    logic.ResizeSliceNode(width, height)
+    assert placementOf(node) == before
+    assert node.GetFieldOfView() == pytest.approx(extent)
+
+
 def test_a_view_far_away_of_tiny_volumes_or_slices_beside_them_come_back(room, study):
     node = room.views["Red"].get_view_node()
     node.SetFieldOfView(2000, 2000, 1)

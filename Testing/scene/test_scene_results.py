@@ -204,6 +204,22 @@ def test_nothing_goes_that_is_still_of_use(scene):
     assert hasVelocity(nodes.transform)
 
 
+def test_the_colors_of_what_is_shown_stay(scene):
+    inputs = everyInput(scene)
+    before = idsOf(scene)
+    nodes = register(inputs)
+    toggle = JacobianDisplay(nodes.logJacobianVolume, inputs.fixedVolume)
+    toggle.show()
+    colors = nodes.logJacobianVolume.GetDisplayNode().GetColorNode()
+    assert colors.GetID() not in before
+    removeOrphans(scene)
+    assert colors.GetScene() is scene
+    assert nodes.logJacobianVolume.GetDisplayNode().GetColorNode() is colors
+    toggle.hide()
+    removeOrphans(scene)
+    assert colors.GetScene() is None
+
+
 def test_a_failure_leaves_no_folder(scene, monkeypatch):
     inputs = everyInput(scene)
     hierarchyOf(scene)

@@ -130,61 +130,67 @@ def compose(first: Tensor, second: Tensor, sample: Sampler) -> Tensor:
     return first + sample(second, first)
 
 
-def sample_labels(labels: Tensor, index: Tensor) -> Tensor:
+class LabelSampler:
     """Label of largest linear-interpolation weight at voxel coordinates: smooth borders, no label invented.
 
-    Args:
-        labels: (*shape) integers.
-        index: (n, d) coordinates in voxels; outside the array every neighbor counts as 0.
-
-    Returns:
-        (n,) labels, of the same type; of equal weights the smaller label wins.
+    What is prepared once takes as long as some ten million points: many points may come in parts.
     """
-    if labels.is_floating_point() or labels.is_complex():
-        raise TypeError(f"Labels must be integers, not {labels.dtype}.")
-    require_finite(index)
-    kind, d = labels.dtype, labels.ndim
-    # Small and unsigned types lack operations, and room for the mark.
-    labels = labels.to(torch.int32 if kind.itemsize < 4 or kind == torch.int32 else torch.int64)
-    padded = F.pad(labels, (1, 1) * d)
-    strides = _strides(padded.shape)
-    # By cell, that is between neighboring voxels: the label on which all its corners agree, else a mark.
-    lowest = highest = padded
-    for axis in range(d):
-        n = padded.shape[axis] - 1
-        lowest = torch.minimum(lowest.narrow(axis, 0, n), lowest.narrow(axis, 1, n))
-        highest = torch.maximum(highest.narrow(axis, 0, n), highest.narrow(axis, 1, n))
-    mark = torch.iinfo(labels.dtype).min
-    cells = torch.where(lowest == highest, lowest, mark)
-    cell_strides = _strides(cells.shape)
-    cells, padded = cells.reshape(-1), padded.reshape(-1)
-    corners = list(itertools.product((0, 1), repeat=d))
-    result = torch.empty(len(index), dtype=labels.dtype, device=labels.device)
-    for start in range(0, len(index), _CHUNK):
-        bases, parts, cell = [], [], 0
-        for axis, n in enumerate(labels.shape):
-            position = index[start : start + _CHUNK, axis].clamp(-1, n) + 1
-            bases.append(position.long().clamp_(max=n))
-            parts.append(position - bases[axis])
-            cell = bases[axis] * cell_strides[axis] + cell
-        chosen = cells.index_select(0, cell)
-        mixed = (chosen == mark).nonzero().flatten()
-        if len(mixed):
-            first = sum(base.index_select(0, mixed) * stride for base, stride in zip(bases, strides, strict=True))
-            parts = [part.index_select(0, mixed) for part in parts]
-            found, weights = [], []
-            for corner in corners:
-                offset = sum(c * s for c, s in zip(corner, strides, strict=True))
-                found.append(padded.index_select(0, first + offset))
-                weights.append(math.prod(part if c else 1 - part for c, part in zip(corner, parts, strict=True)))
-            best, most = found[0], torch.zeros_like(weights[0])
-            for candidate in found:
-                support = sum(w * (other == candidate) for w, other in zip(weights, found, strict=True))
-                better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
-                best, most = torch.where(better, candidate, best), torch.where(better, support, most)
-            chosen.index_copy_(0, mixed, best)
-        result[start : start + _CHUNK] = chosen
-    return result.to(kind)
+
+    def __init__(self, labels: Tensor) -> None:
+        """`labels`: (*shape) integers."""
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"Labels must be integers, not {labels.dtype}.")
+        self.shape, self._kind, d = labels.shape, labels.dtype, labels.ndim
+        # Small and unsigned types lack operations, and room for the mark.
+        labels = labels.to(torch.int32 if labels.dtype.itemsize < 4 or labels.dtype == torch.int32 else torch.int64)
+        padded = F.pad(labels, (1, 1) * d)
+        # By cell, that is between neighboring voxels: the label on which all its corners agree, else a mark.
+        lowest = highest = padded
+        for axis in range(d):
+            n = padded.shape[axis] - 1
+            lowest = torch.minimum(lowest.narrow(axis, 0, n), lowest.narrow(axis, 1, n))
+            highest = torch.maximum(highest.narrow(axis, 0, n), highest.narrow(axis, 1, n))
+        self._mark = torch.iinfo(labels.dtype).min
+        cells = torch.where(lowest == highest, lowest, self._mark)
+        self._strides, self._cell_strides = _strides(padded.shape), _strides(cells.shape)
+        self._cells, self._padded = cells.reshape(-1), padded.reshape(-1)
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Labels (n,), of the same type, at coordinates (n, d) in voxels; outside the array every neighbor counts as 0,
+        and of equal weights the smaller label wins."""
+        require_finite(index)
+        result = torch.empty(len(index), dtype=self._cells.dtype, device=self._cells.device)
+        for start in range(0, len(index), _CHUNK):
+            bases, parts, cell = [], [], 0
+            for axis, n in enumerate(self.shape):
+                position = index[start : start + _CHUNK, axis].clamp(-1, n) + 1
+                bases.append(position.long().clamp_(max=n))
+                parts.append(position - bases[axis])
+                cell = bases[axis] * self._cell_strides[axis] + cell
+            chosen = self._cells.index_select(0, cell)
+            mixed = (chosen == self._mark).nonzero().flatten()
+            if len(mixed):
+                first = sum(
+                    base.index_select(0, mixed) * stride for base, stride in zip(bases, self._strides, strict=True)
+                )
+                chosen.index_copy_(0, mixed, self._strongest(first, [part.index_select(0, mixed) for part in parts]))
+            result[start : start + _CHUNK] = chosen
+        return result.to(self._kind)
+
+    def _strongest(self, first: Tensor, parts: list[Tensor]) -> Tensor:
+        """The labels of the cells whose first corners are these, at parts (n,) of the way along each axis."""
+        corners = list(itertools.product((0, 1), repeat=len(parts)))
+        found, weights = [], []
+        for corner in corners:
+            offset = sum(c * s for c, s in zip(corner, self._strides, strict=True))
+            found.append(self._padded.index_select(0, first + offset))
+            weights.append(math.prod(part if c else 1 - part for c, part in zip(corner, parts, strict=True)))
+        best, most = found[0], torch.zeros_like(weights[0])
+        for candidate in found:
+            support = sum(w * (other == candidate) for w, other in zip(weights, found, strict=True))
+            better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
+            best, most = torch.where(better, candidate, best), torch.where(better, support, most)
+        return best
 
 
 def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -40,7 +40,7 @@ class ConvergencePlot:
         self._label.setPixmap(pixmap)
         last = history[-1]
         self._label.toolTip = _(
-            "Energy {energy}, similarity part {similarity}, smallest Jacobian determinant {determinant}"
+            "Energy {energy}, mismatch of the images {similarity}, smallest Jacobian determinant {determinant}"
         ).format(
             energy=f"{last['energy']:.4g}",
             similarity=f"{last['similarity']:.4g}",
@@ -74,8 +74,8 @@ class ConvergencePlot:
         x, last = _MARGIN, history[-1]
         for color, label in (
             (_ENERGY, _("energy {value}").format(value=f"{last['energy']:.4g}")),
-            (_SIMILARITY, _("similarity part {value}").format(value=f"{last['similarity']:.4g}")),
-            (text, _("smallest determinant {value}").format(value=f"{last['smallest_determinant']:.2g}")),
+            (_SIMILARITY, _("mismatch {value}").format(value=f"{last['similarity']:.4g}")),
+            (text, _("smallest det. {value}").format(value=f"{last['smallest_determinant']:.2g}")),
         ):
             painter.setPen(qt.QColor(color))
             # What does not fit any more is cut with an ellipsis; all of it is in the tooltip.

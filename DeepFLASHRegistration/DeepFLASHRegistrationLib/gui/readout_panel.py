@@ -150,4 +150,5 @@ def determinantText(determinant: float) -> str:
     """A volume change in percent."""
     if math.isnan(determinant):
         return _("folded")
-    return _("volume {percent} % in the moving image").format(percent=f"{100 * (determinant - 1):+.0f}")
+    percent = round(100 * (determinant - 1)) + 0  # an integer: no "-0"
+    return _("volume {percent} % in the moving image").format(percent=f"{percent:+d}")

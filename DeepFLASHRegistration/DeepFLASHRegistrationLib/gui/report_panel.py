@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from ..registration.verdict_words import sentence
 from ..scene.verdict_attribute import verdictOf
 from .result_table import ResultTable
-from .verdict_words import COLORS, longVerdict
+from .verdict_words import colorOf, longVerdict
 
 
 class ReportPanel:
@@ -33,7 +33,7 @@ class ReportPanel:
         level = found.level
         points = "".join(f"<li>{escape(sentence(reason, _))}</li>" for reason in found.reasons)
         self._ui.verdictLabel.text = (
-            f"<b style='color: {COLORS.get(level, 'gray')}'>\u25cf {escape(longVerdict(level))}"
+            f"<b style='color: {colorOf(level)}'>\u25cf {escape(longVerdict(level))}"
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
 

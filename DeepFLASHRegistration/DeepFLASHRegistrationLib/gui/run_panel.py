@@ -17,7 +17,7 @@ from ..registration.verdict_words import sentence
 from ..scene.runs import RegistrationRun, SaveRun
 from ..support.errors import Cancelled, InputError
 from .convergence_plot import ConvergencePlot
-from .verdict_words import COLORS, shortVerdict
+from .verdict_words import colorOf, shortVerdict
 
 _TICK_MSEC = 500
 
@@ -169,7 +169,7 @@ class RunPanel:
         self._timer.stop()
         if run.state == "failed":
             word = escape(shortVerdict("failed"))
-            self.status(f"<b style='color: {COLORS['failed']}'>{word}</b>: {escape(str(run.error))}")
+            self.status(f"<b style='color: {colorOf('failed')}'>{word}</b>: {escape(str(run.error))}")
         elif run.state == "cancelled":
             kept = getattr(run, "canBeKept", False)
             self.status(_("Cancelled. The best so far can be kept.") if kept else _("Cancelled. Nothing was changed."))
@@ -224,7 +224,7 @@ def outcome(run: Run) -> list[str]:
     verdict = getattr(run, "verdict", None)
     if verdict is None:
         return []
-    line = f"<b style='color: {COLORS.get(verdict.level, 'gray')}'>{escape(shortVerdict(verdict.level))}</b>"
+    line = f"<b style='color: {colorOf(verdict.level)}'>{escape(shortVerdict(verdict.level))}</b>"
     if verdict.level != "good" and verdict.reasons:
         line += f": {escape(sentence(verdict.reasons[0], _))}"
     way = escape(_("Report"))

@@ -12,6 +12,7 @@ from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .deformation import border_window
 from .parameters import Parameters
+from .resampling import blurred, linear
 from .subject import Subject
 from .working import chosen_lengths, level_factors, level_modes, problem_grid
 
@@ -75,14 +76,11 @@ def comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple
 def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
     """The volume with what lies outside the mask replaced by an average of what lies inside, nearby: windows and
     interpolation reach across the mask's border, and must find nothing there that the user has excluded."""
-    import SimpleITK as sitk
-
     grid = volume.grid
-    sigma = [float(min(max(sigma_mm, h), h * n / 8)) for h, n in zip(grid.spacing, grid.shape, strict=True)]
+    sigma = [float(min(max(sigma_mm, h), h * n / 8)) / h for h, n in zip(grid.spacing, grid.shape, strict=True)]
 
     def smooth(values: np.ndarray) -> np.ndarray:
-        image = grid.apply_to(sitk.GetImageFromArray(values.astype(np.float32)))
-        return sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [s * s for s in sigma[::-1]], 128, 0.01))
+        return blurred(values.astype(np.float32), sigma)
 
     weight = smooth(inside)
     mean = float(volume.data[inside].mean())
@@ -114,7 +112,6 @@ class Problem:
         """Subjects as `comparable` returns them; ``unit_mm``: the unit of length, chosen by default;
         ``multiple``: of what every level has a multiple of voxels along each axis."""
         from ..imaging.intensities import background_value
-        from ..imaging.resampling import resample
 
         self.affine = affine
         self.foreground = _object_voxels(fixed)
@@ -129,8 +126,8 @@ class Problem:
             else float(np.percentile(v.data[(slice(None, None, 4),) * v.ndim], 5))
             for v in (fixed.image, moving.image)
         ]
-        self.fixed = resample(fixed.image, self.grid, outside=outside[0])
-        self.moving = resample(moving.image, self.grid, affine, outside=outside[1])
+        self.fixed = linear(fixed.image, self.grid, outside=outside[0])
+        self.moving = linear(moving.image, self.grid, affine, outside[1])
         self._compare_fixed(fixed)
         self._compare_moving(moving, fixed.image.name)
 
@@ -176,9 +173,8 @@ class Problem:
 
     def _covered(self, grid: Grid, inside: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
         """Which part of each voxel of the working grid is inside, 0..1."""
-        from ..imaging.resampling import resample
 
-        return resample(Volume(grid, inside.astype(np.float32)), self.grid, affine)
+        return linear(Volume(grid, inside.astype(np.float32)), self.grid, affine)
 
     def pair(self, device: str = "cpu") -> Pair:
         """The images as tensors."""

@@ -124,20 +124,19 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
 
 def outputs(fixed: Subject, moving: Subject, maps: Maps) -> dict[str, Any]:
     """The images and fields of a Result."""
-    from ..imaging.resampling import resample
+    from ..imaging.resampling import nearest
+    from ..problem.resampling import linear
     from . import warping
 
     affine, image, moving_labels = maps.deformation.affine, moving.image, moving.label_map
     on_fixed = maps.fixed_to_moving[_inner(fixed.grid, maps.field_grid)]
     background = float(image.data.min())
     warped = warping.warp(image, fixed.grid, on_fixed, outside=background)
-    before = resample(image, fixed.grid, affine, outside=background)
+    before = linear(image, fixed.grid, affine, background)
     labels = labels_before = None
     if moving_labels is not None:
         labels = Volume(fixed.grid, warping.warp_labels(moving_labels, fixed.grid, on_fixed), moving_labels.name)
-        labels_before = Volume(
-            fixed.grid, resample(moving_labels, fixed.grid, affine, nearest=True), moving_labels.name
-        )
+        labels_before = Volume(fixed.grid, nearest(moving_labels, fixed.grid, affine), moving_labels.name)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = np.where(maps.determinant > 0, np.log(maps.determinant), -np.inf).astype(np.float32)
     return {

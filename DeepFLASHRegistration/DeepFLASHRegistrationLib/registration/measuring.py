@@ -10,7 +10,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.intensities import foreground
-from ..imaging.resampling import resample
+from ..imaging.resampling import nearest
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem
@@ -131,9 +131,11 @@ def _of_labels(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> dic
     smallest = SMALLEST_LABEL_VOXELS * labels.grid.voxel_volume
     found: dict[str, Any] = {"volume_change": m.volume_change(volumes, warped_volumes, smallest)}
     if own is not None:
-        there = resample(own, fixed.grid, nearest=True)
+        there = nearest(own, fixed.grid)
         found["dice"] = m.label_table(there, parts["labels_before"].data, parts["labels"].data, voxel, volumes)
-        found["mean_dice_before"], found["mean_dice_after"] = m.mean_dice(found["dice"])
+        before, after = m.mean_dice(found["dice"])
+        if np.isfinite(after):  # else no label is in both, which says nothing of the registration
+            found["mean_dice_before"], found["mean_dice_after"] = before, after
     return found
 
 

@@ -43,7 +43,8 @@ def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
             x, y = x[inside], y[inside]
         x = x.astype(np.float64).reshape(-1) - shift_a
         y = y.astype(np.float64).reshape(-1) - shift_b
-        sums += x.sum(), y.sum(), x @ x, y @ y, x @ y
+        # Not x @ x: BLAS would have its threads wait for each other at each of these short products.
+        sums += x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()
         count += x.size
     if count == 0:
         return float("nan")

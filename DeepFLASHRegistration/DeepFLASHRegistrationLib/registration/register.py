@@ -19,7 +19,7 @@ from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem, comparable
-from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects
+from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
 from ..support.errors import InputError
 from ..support.torch_device import is_out_of_memory, require_torch, resolve_device, torch_threads
 from .maps import outputs, unfolded
@@ -84,7 +84,7 @@ def register(
     # One image and at most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
-    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ())]
+    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two)]
     run = _Run(one, two, plan, resolve_device(device), watch, list(dict.fromkeys(notes)))
     watch.note(run.notes)
     with torch_threads(threads):

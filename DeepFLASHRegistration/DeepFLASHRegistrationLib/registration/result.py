@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,12 +68,12 @@ class Result:
 
 def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) -> dict[str, Any]:
     """Versions, device, date and hashes of the images."""
-    import SimpleITK as sitk
     import torch
 
     title = (
         torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
     )
+    sitk = sys.modules.get("SimpleITK")  # what is not loaded had no part in it
     return {
         "program": f"deepflash-registration {__version__}",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -81,7 +82,7 @@ def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) 
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": str(torch.__version__),
-        "SimpleITK": sitk.Version.VersionString(),
+        "SimpleITK": sitk.Version.VersionString() if sitk is not None else None,
         "platform": platform.platform(),
         "fixed_sha256": _hash(fixed),
         "moving_sha256": _hash(moving),

@@ -365,6 +365,8 @@ def _label_dice(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None
         for label, row in rows.items()
         if row["after"] is not None and row["volume_fixed_mm3"] >= smallest
     }
+    if not losses:
+        return None
     losers = sorted((k for k in losses if losses[k] > most), key=lambda k: -losses[k])
     labels = [{"label": label, "change": -losses[label]} for label in losers]
     level, finding = ("check", "lost") if losers else ("good", "met")

@@ -18,9 +18,11 @@ from ..registration import needs
 from ..support import memory
 from ..support.errors import InputError
 from .arrays import arrayFromImage
+from .carry import meshOf
+from .conversion import landmarksFromNode
 from .geometry import checkLinear, gridFromVolume, toWorld
 from .inputs import Inputs
-from .labels import insideOf
+from .labels import checkLabels, insideOf
 from .translation import tr as _
 
 ERROR, WARNING = "error", "warning"
@@ -132,18 +134,23 @@ def _thinned(node: Any) -> Volume:
 
 
 def _places(inputs: Inputs) -> list[Check]:
-    """Transforms that cannot be used; volumes have been looked at."""
+    """Nodes beside the volumes that hold nothing or lie where they cannot be used; masks: only where (see _masks)."""
+    look = {
+        "initialTransform": checkLinear,
+        "movingSegmentation": checkLabels,
+        "fixedSegmentation": checkLabels,
+        "movingMarkups": landmarksFromNode,
+        "fixedMarkups": landmarksFromNode,
+        "movingModel": meshOf,
+    }
     found = []
     for name, node in inputs.nodes().items():
         if name in ("fixedVolume", "movingVolume"):
             continue
         try:
-            if name == "initialTransform":
-                checkLinear(node)
-            else:
-                toWorld(node)
+            look.get(name, toWorld)(node)
         except InputError as error:
-            found.append(Check("transform", ERROR, str(error)))
+            found.append(Check("node", ERROR, str(error)))
     return list({check.text: check for check in found}.values())  # one node may be of use twice
 
 

@@ -55,4 +55,6 @@ def _referenced(nodes: list[slicer.vtkMRMLNode]) -> set[str]:
         for role in roles:
             for index in range(node.GetNumberOfNodeReferences(role)):
                 found.add(node.GetNthNodeReferenceID(role, index))
+        if node.IsA("vtkMRMLDisplayNode"):  # the one reference to a companion that has no role
+            found.add(node.GetColorNodeID())
     return found

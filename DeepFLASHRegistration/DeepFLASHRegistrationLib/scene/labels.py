@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.volume import Volume, checked_labels, checked_mask, label_values
+from ..imaging.volume import LARGEST_COUNTED_LABEL, Volume, checked_labels, checked_mask, label_values
 from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromIjkToRas, gridFromVolume, ijkToWorld, toWorld
@@ -76,6 +76,15 @@ def maskFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolume
         data = resliced(node.GetImageData(), ijkToWorld(node), placementOfVolume(referenceVolume))
         volume = Volume(grid, data.reshape(grid.shape), node.GetName())
     return checked_mask(volume)
+
+
+def checkLabels(node: slicer.vtkMRMLNode) -> None:
+    """InputError if a segmentation or label map cannot be used, as far as that is told in no time."""
+    toWorld(node)
+    if node.IsA("vtkMRMLSegmentationNode"):
+        _segmentationOf(node)
+    else:
+        gridFromVolume(node)
 
 
 def insideOf(mask: slicer.vtkMRMLNode) -> float | None:
@@ -156,12 +165,14 @@ def _fromSegmentation(
     segments = {identifier: segmentation.GetSegment(identifier) for identifier in segmentation.GetSegmentIDs()}
     names = {identifier: segment.GetName() for identifier, segment in segments.items()}
     labelOf = {(identifier,): label for identifier, label in zip(names, _labelsFor(names.values(), like), strict=True)}
-    data = np.zeros(reference.dimensions[::-1], np.int32)
-    cache: dict[str, np.ndarray] = {}
-    for identifier, segment in segments.items():
-        mask = _maskOfSegment(segment, world, reference, cache)
-        if mask is not None:
-            _paint(data, mask, identifier, labelOf, names, like)
+    data = _ofOneLabelMap(segments, labelOf, world, reference)
+    if data is None:
+        data = np.zeros(reference.dimensions[::-1], np.int32)
+        cache: dict[str, np.ndarray] = {}
+        for identifier, segment in segments.items():
+            mask = _maskOfSegment(segment, world, reference, cache)
+            if mask is not None:
+                _paint(data, mask, identifier, labelOf, names, like)
 
     overlaps = [" + ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
     notes = ()
@@ -206,12 +217,40 @@ def _paint(
     data[mask] = result
 
 
+def _ofOneLabelMap(
+    segments: dict[str, slicer.vtkSegment],
+    labelOf: dict[tuple[str, ...], int],
+    world: np.ndarray,
+    reference: Placement,
+) -> np.ndarray | None:
+    """All labels at once, if all segments share a label map, and so cannot overlap; else None."""
+    images = [_labelMapOf(segment) for segment in segments.values()]
+    if images[0] is None or any(image is not images[0] for image in images):
+        return None
+    values = resliced(images[0], placementOfImage(images[0], world, shifted=False).ijkToWorld, reference)
+    labels = {segment.GetLabelValue(): labelOf[(identifier,)] for identifier, segment in segments.items()}
+    highest = max(*labels, int(values.max()))
+    counted = values.dtype.kind in "iu" and min(*labels, int(values.min()) + 1) > 0 and highest <= LARGEST_COUNTED_LABEL
+    if not counted or len(labels) < len(segments):  # segments of one value are the same voxels: they do overlap
+        return None
+    table = np.zeros(highest + 1, np.int32)
+    table[list(labels)] = list(labels.values())
+    return table[values]
+
+
+def _labelMapOf(segment: slicer.vtkSegment) -> slicer.vtkOrientedImageData | None:
+    """The label map that a segment is in, None if there is none or an empty one."""
+    image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
+    empty = image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None
+    return None if empty else image
+
+
 def _maskOfSegment(
     segment: slicer.vtkSegment, world: np.ndarray, reference: Placement, cache: dict[str, np.ndarray]
 ) -> np.ndarray | None:
     """Where a segment is; `cache` keeps the label maps that segments share, so that each is resliced once."""
-    image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
-    if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+    image = _labelMapOf(segment)
+    if image is None:
         return None
     key = image.GetAddressAsString("")
     if key not in cache:
@@ -219,13 +258,18 @@ def _maskOfSegment(
     return cache[key] == segment.GetLabelValue()
 
 
-def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
-    """The node's segmentation, or, if it holds no label maps, a copy that does: the node keeps its representations."""
+def _segmentationOf(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
     segmentation = node.GetSegmentation()
     if segmentation is None or segmentation.GetNumberOfSegments() == 0:
         raise InputError(
             _("{name} has no segment. Add one, or choose another segmentation.").format(name=node.GetName())
         )
+    return segmentation
+
+
+def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
+    """The node's segmentation, or, if it holds no label maps, a copy that does: the node keeps its representations."""
+    segmentation = _segmentationOf(node)
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     if segmentation.ContainsRepresentation(name):
         return segmentation

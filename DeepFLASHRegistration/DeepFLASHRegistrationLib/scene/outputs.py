@@ -28,6 +28,7 @@ from .inputs import Inputs
 from .labels import Labels
 from .lean_fields import leanField
 from .propagation import propagatedSegmentation
+from .stamps import Stamps, keepStamps
 from .tables import labelRows, metricRows, writeTable
 from .transaction import Transaction
 from .translation import tr as _
@@ -139,6 +140,7 @@ def writeResult(
     *,
     movingLabels: Labels | None = None,
     prepared: PreparedResult | None = None,
+    stamps: tuple[dict[str, object], dict[str, object]] | None = None,
 ) -> OutputNodes:
     """Writes a result into the scene of its inputs, all or nothing.
 
@@ -152,6 +154,7 @@ def writeResult(
         outputs: what is wanted and where; default everything in new nodes.
         movingLabels: what labelsFromNode gave for the moving segmentation.
         prepared: the result's contents, if they were converted beforehand.
+        stamps: of the fixed and the moving image, as they were registered; by default as they are.
 
     Returns:
         The nodes; None for what was not wanted or is not in the result.
@@ -168,6 +171,8 @@ def writeResult(
         writer = _Writer(transaction, result, fixedVolume, movingVolume, prepared)
         nodes = replace(outputs, **{each.name: None for each in fields(outputs)})
         nodes.transform = writer.transform(outputs.transform)
+        if nodes.transform is not None:
+            keepStamps(nodes.transform, *(stamps or map(Stamps().of, (fixedVolume, movingVolume))))
         nodes.inverseTransform = writer.inverse(outputs.inverseTransform)
         if nodes.transform is not None and nodes.inverseTransform is not None:
             nodes.transform.SetNodeReferenceID(INVERSE_ROLE, nodes.inverseTransform.GetID())

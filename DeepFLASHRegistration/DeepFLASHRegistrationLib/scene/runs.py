@@ -32,6 +32,7 @@ from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
 from .samples import addSample
 from .sequence import geodesicTransforms, writeGeodesicSequence
+from .stamps import Stamps
 from .translation import tr as _
 from .velocity import savedResult
 
@@ -73,6 +74,7 @@ class RegistrationRun(Run):
         self._machine = {"device": device, "threads": threads or None}
         self._movingLabels: Labels | None = None
         self._prepared: PreparedResult | None = None
+        self._stamps: tuple[dict[str, object], dict[str, object]] | None = None
 
     @property
     def result(self) -> Any:
@@ -106,6 +108,8 @@ class RegistrationRun(Run):
             raise InputError(_("Fixed and moving volume are the same. Choose another one."))
         checkOutputs(self.outputs, list(inputs.nodes().values()), inputs.movingSegmentation)
         images = volumeFromNode(inputs.fixedVolume), volumeFromNode(inputs.movingVolume)
+        stamps = Stamps()
+        self._stamps = stamps.of(inputs.fixedVolume), stamps.of(inputs.movingVolume)
         labels = self._labels(images[0].ndim)
         masks = [
             None if mask is None else maskFromNode(mask, volume)
@@ -194,7 +198,12 @@ class RegistrationRun(Run):
                     )
                 )
         self.nodes = writeResult(
-            self.value, self.inputs, self.outputs, movingLabels=self._movingLabels, prepared=self._prepared
+            self.value,
+            self.inputs,
+            self.outputs,
+            movingLabels=self._movingLabels,
+            prepared=self._prepared,
+            stamps=self._stamps,
         )
         self._prepared = None  # the nodes hold them now
 

@@ -11,29 +11,40 @@ import slicer
 
 from ..geometry import arrayFromVtkMatrix
 
-_SETTERS = {
-    "TransformNodeID": "SetAndObserveTransformNodeID",
-    "ColorNodeID": "SetAndObserveColorNodeID",
-}
+_SETTERS = {"TransformNodeID": "SetAndObserveTransformNodeID"}
 
 
 def placementOf(sliceNode: slicer.vtkMRMLSliceNode) -> tuple[float, ...]:
-    """Where a slice view looks: the 16 elements of its matrix, its field of view (3) and its origin (3)."""
+    """Where a slice view looks: the 16 elements of its matrix, the height of its field of view and its origin (3).
+
+    The width follows from the height and the pixels of the view: Slicer changes it whenever the view is resized, as it
+    is when another layout is chosen, so that it says nothing of what someone wants to see.
+    """
     matrix = arrayFromVtkMatrix(sliceNode.GetSliceToRAS())
-    return (*matrix.ravel().tolist(), *sliceNode.GetFieldOfView(), *sliceNode.GetXYZOrigin())
+    return (*matrix.ravel().tolist(), sliceNode.GetFieldOfView()[1], *sliceNode.GetXYZOrigin())
 
 
 def _place(sliceNode: slicer.vtkMRMLSliceNode, *placement: float) -> None:
     modifying = sliceNode.StartModify()
     sliceNode.GetSliceToRAS().DeepCopy(placement[:16])
-    sliceNode.SetFieldOfView(*placement[16:19])
-    sliceNode.SetXYZOrigin(*placement[19:])
+    width, height = (max(size, 1) for size in sliceNode.GetDimensions()[:2])
+    extent = placement[16]
+    sliceNode.SetFieldOfView(extent * width / height, extent, sliceNode.GetFieldOfView()[2])
+    sliceNode.SetXYZOrigin(*placement[17:])
     sliceNode.UpdateMatrices()
     sliceNode.EndModify(modifying)
 
 
+def _color(display: slicer.vtkMRMLDisplayNode, identifier: str | None) -> None:
+    if identifier:
+        display.SetAndObserveColorNodeID(identifier)
+    else:  # what it had is gone, and without any it cannot be shown
+        display.SetDefaultColorMap()
+
+
 # What no single Get and Set of a node covers.
 _COMPOUND = {
+    "ColorNodeID": (lambda node: node.GetColorNodeID(), _color),
     "WindowLevel": (lambda node: (node.GetWindow(), node.GetLevel()), lambda node, *value: node.SetWindowLevel(*value)),
     "Placement": (placementOf, _place),
 }

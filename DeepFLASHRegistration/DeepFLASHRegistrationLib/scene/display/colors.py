@@ -55,3 +55,15 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
         node.SetColorDefined(index, named)
     node.EndModify(modifying)
     return node
+
+
+def completeColors(scene: slicer.vtkMRMLScene) -> None:
+    """Makes the table of a loaded scene whole again: Slicer's files keep but the named colors, the others are clear."""
+    node = scene.GetFirstNode(_NAME, "vtkMRMLColorTableNode")
+    if node is not None and node.GetNumberOfColors():
+        try:
+            limit = float(node.GetColorName(node.GetNumberOfColors() - 1))
+        except ValueError:  # no table of this version
+            return
+        if limit > 1:
+            determinantColors(scene, limit)

@@ -87,8 +87,7 @@ def _frameSlice(
     if met:
         center[2] = 0
     matrix[:3, 3] += matrix[:3, :3] @ center
-    depth = sliceNode.GetFieldOfView()[2]
-    changes.set(sliceNode, "Placement", *matrix.ravel().tolist(), *(scale * pixels).tolist(), depth, 0.0, 0.0, 0.0)
+    changes.set(sliceNode, "Placement", *matrix.ravel().tolist(), float(scale * pixels[1]), 0.0, 0.0, 0.0)
 
 
 def _frameCamera(changes: Changes, camera: slicer.vtkMRMLCameraNode, low: np.ndarray, high: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import slicer
 
 from ..geometry import arrayFromVtkMatrix
 from .toggle import Toggle
-from .views import OWN_VIEW, nodesOfClass, showLayout, userSliceNodes
+from .views import OWN_VIEW, nodesOfClass, showLayout, userComposites, userSliceNodes
 
 _LAYOUT = 63851  # any number that no other layout has
 _VIEW_GROUP = 63851  # linked views move together with those of their group only
@@ -36,6 +36,9 @@ class SideBySide(Toggle):
             for side, volume in self.volumes.items()
             for orientation in self.orientations
         }
+        # Hot linking is one switch of Slicer's for all views: taken back on the user's, it goes back on these as well.
+        for composite in userComposites(self.scene):
+            self.changes.set(composite, "HotLinkedControl", 1)
         with self.changes.together():
             for name, (volume, _) in views.items():
                 composite = _composite(self.scene, name)
@@ -43,7 +46,7 @@ class SideBySide(Toggle):
                 self.changes.set(composite, "ForegroundVolumeID", None)
                 self.changes.set(composite, "LabelVolumeID", None)
                 self.changes.set(composite, "LinkedControl", 1)
-                self.changes.set(composite, "HotLinkedControl", 1)
+                composite.SetHotLinkedControl(1)
         # Afterwards: a view that gets its first volume moves to where that lies.
         slices = {node.GetLayoutName(): node for node in nodesOfClass(self.scene, "vtkMRMLSliceNode")}
         for name, (_, orientation) in views.items():

@@ -49,9 +49,10 @@ class Toggle:
         self.isShown = False
         self.changes.giveBack(butNot=[*self._temporary, *self._temporaryDisplays()])
         for node in reversed(self._temporary):
-            for display in reversed(_displayNodes(node)):
+            displays = _displayNodes(node)
+            self._remove(node)  # first: without it, its displays would be gone through part by part
+            for display in displays:
                 self._remove(display)
-            self._remove(node)
         self._temporary.clear()
 
     def temporary(self, className: str, name: str) -> slicer.vtkMRMLNode:
