@@ -140,7 +140,7 @@ class Parameters:
         limits=(1e-3, 10.0),
     )
     alpha: float = _setting(
-        14.0,
+        15.0,
         "Smoothness α",
         "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. "
         "Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain).",
@@ -164,7 +164,9 @@ class Parameters:
         "get proportionally fewer).",
         limits=(3, 255),
     )
-    iterations: tuple[int, ...] = _setting((6, 8, 4), "Iterations", "Most iterations of each level.", limits=(0, 10000))
+    iterations: tuple[int, ...] = _setting(
+        (8, 10, 5), "Iterations", "Most iterations of each level.", limits=(0, 10000)
+    )
     tolerance: float = _setting(
         1e-4,
         "Tolerance",
