@@ -82,6 +82,7 @@ class _Child:
     def run(self, message: dict[str, Any]) -> None:
         job, folder = message["job"], Path(message["folder"])
         partial = folder / "partial"
+        sending = False
         try:
             arguments = transfer.read(folder / "arguments")
             self.tell(event="started", job=job)
@@ -91,6 +92,7 @@ class _Child:
             began = time.monotonic()
             value = task(self.control(job), arguments)
             seconds = time.monotonic() - began
+            sending = True
             transfer.write(partial, value)
             os.replace(partial, folder / "result")
         except BaseException as error:  # an exit asked for by a library is a failure of the job too
@@ -99,8 +101,9 @@ class _Child:
                 event="failed",
                 job=job,
                 kind=_kind(error),
-                message=str(error)[:_TEXT_LIMIT],
+                message=_words(error)[:_TEXT_LIMIT],
                 traceback=traceback.format_exc()[-_TEXT_LIMIT:],
+                sending=sending,
             )
         else:
             self.tell(event="done", job=job, seconds=seconds)
@@ -203,6 +206,13 @@ def _take_over_pipes() -> tuple[int, int]:
 def _plain(value: Any) -> Any:
     """Numbers of numpy and torch as Python's, anything else as text."""
     return value.item() if getattr(value, "ndim", None) == 0 else str(value)
+
+
+def _words(error: BaseException) -> str:
+    """What an error says; of the system's not the number, where somebody has put it in words."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)
 
 
 def _kind(error: BaseException) -> str:
