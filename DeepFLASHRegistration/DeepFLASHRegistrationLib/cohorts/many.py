@@ -75,8 +75,8 @@ class Many:
         """
         self.pairs = pairs
         self.settings = settings
-        self.ledger = Ledger(out, force)
         given, decisive = _plain(settings)
+        self.ledger = Ledger(out, force)
         given["disk"] = str(self.ledger.folder.absolute())
         digests = self.ledger.digests()
         self._jobs = {pair.name: _job(pair, given, decisive, digests) for pair in pairs.rows}

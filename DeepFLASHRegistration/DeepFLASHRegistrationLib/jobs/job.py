@@ -55,7 +55,7 @@ def key_of(values: Any) -> str:
 
 class Digests:
     """SHA-256 of files and folders. What was read once is remembered, also from one run to the next, as long as file
-    system, size, date and number of a file stay the same. May be used by several threads and processes."""
+    system, size, dates and number of a file stay the same. May be used by several threads and processes."""
 
     def __init__(self, memory: Path | None = None) -> None:
         """`memory`: a file to remember by; made if needed."""
@@ -84,7 +84,8 @@ class Digests:
 
     def _of_file(self, path: Path) -> str:
         found = path.stat()
-        stamp = key_of([os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns])
+        dates = found.st_mtime_ns, found.st_ctime_ns
+        stamp = key_of([os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, *dates])
         with self._lock:
             if stamp in self._known:
                 return self._known[stamp]
@@ -93,7 +94,7 @@ class Digests:
             while block := file.read(_BLOCK):
                 digest.update(block)
         value = digest.hexdigest()
-        if time.time_ns() - found.st_mtime_ns > _SETTLED_NANOSECONDS:
+        if time.time_ns() - max(dates) > _SETTLED_NANOSECONDS:
             self._remember(stamp, value)
         return value
 

@@ -6,6 +6,7 @@
     OUT/.jobs/<id>.json     a job that is not done: how it was tried, and why it failed
     OUT/.jobs/<id>.lock     held by the process that works on it; dropped by the system when that ends
     OUT/.jobs/<id>.work/    where the result is made
+    OUT/.jobs/<id>.old/     a result of the same name that is being replaced
 
 Several processes may work in one folder, also on several computers if the file system between them knows locks.
 """
@@ -106,7 +107,7 @@ class Ledger:
                     raise InputError(f"{folder}: is a file. Give the name of a folder.")
                 if any(self.folder.iterdir()):
                     raise InputError(
-                        f"{folder}: exists and holds something else than such results. Choose another folder."
+                        f"{folder}: exists and holds something else. Choose a new folder, or an empty one."
                     )
             self._state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,6 +115,7 @@ class Ledger:
                 f"{folder}: cannot be written ({error.strerror or error}). Choose another folder, or change its "
                 "permissions."
             ) from error
+        self._sweep()
 
     def digests(self) -> Digests:
         """Of input files, remembered in this folder."""
@@ -182,7 +184,7 @@ class Ledger:
                 state = _State(job.name, job.key)
             if state.count >= most:
                 return self._give_up(
-                    state, "The whole run ended while this was worked on, as often as it may be tried."
+                    state, f"The whole run ended while it worked on this ({state.count} of {most} tries)."
                 )
             began = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             state.tries.append({"began": began, "host": socket.gethostname(), "process": os.getpid()})
@@ -195,6 +197,23 @@ class Ledger:
         finally:
             if claim is None:
                 lock.release()
+
+    def _sweep(self) -> None:
+        """Puts away what processes left that were killed."""
+        for state in self._state.glob("*.json"):
+            lock = try_lock(state.with_suffix(".lock"))
+            if lock is None:
+                continue
+            with contextlib.suppress(OSError):
+                shutil.rmtree(state.with_suffix(".work"), ignore_errors=True)
+                name = (_read(state) or {}).get("name")
+                old = state.with_suffix(".old")
+                if name and old.is_dir() and not os.path.lexists(self.folder / name):
+                    os.replace(old, self.folder / name)  # the new result had not taken its place yet
+                shutil.rmtree(old, ignore_errors=True)
+                if name and self.done(name) is not None:
+                    state.unlink()
+            lock.release()
 
     def _give_up(self, state: _State, message: str, log: Sequence[str] = ()) -> Failed:
         state.failed, state.log = message, list(log)
