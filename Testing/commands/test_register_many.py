@@ -29,8 +29,7 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-SETTINGS = pairs.TINY_OPTIONS[:8]  # all but the threads
-LONG = [*SETTINGS[:5], "4000", *SETTINGS[6:], "--tolerance", "1e-12"]
+LONG = [*pairs.TINY_OPTIONS[:5], "4000", *pairs.TINY_OPTIONS[6:], "--tolerance", "1e-12"]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
 
 
@@ -51,7 +50,7 @@ def table(folder: Path, *lines: str, columns: str = "fixed,moving,output") -> Pa
 
 def many(path: Path, *more: Any) -> int:
     """The exit code of `deepflash register-many`, into the folder out beside the table's folder."""
-    return run("register-many", path, "-o", path.parent.parent / "out", *SETTINGS, *more)
+    return run("register-many", path, "-o", path.parent.parent / "out", *pairs.TINY_OPTIONS, *more)
 
 
 def summary(out: Path) -> list[dict[str, str]]:
@@ -178,7 +177,7 @@ def test_inputs_or_settings_that_changed(folder: Path, capsys: pytest.CaptureFix
     moved = folder.parent / "moved"
     shutil.copytree(folder, moved)
     capsys.readouterr()
-    assert many(moved / "pairs.csv", "--outputs", "none", "--threads", 1, "--workers", 3) == 0
+    assert many(moved / "pairs.csv", "--outputs", "none", "--threads", 2, "--workers", 3) == 0
     assert capsys.readouterr().out.startswith("1 of 1 pairs were done before.")
     assert many(path, "--outputs", "none", "--sigma", "0.3") == 2
     assert "pairs.csv, line 2, column output: " in (error := capsys.readouterr().err)
@@ -214,7 +213,7 @@ def test_a_killed_process_is_replaced_and_a_killed_command_goes_on(folder: Path)
     """SIGKILL for the child first, then for the command itself."""
     out = folder.parent / "out"
     path = table(folder, "fixed.nii.gz,moving.nii.gz,a", "moving.nii.gz,fixed.nii.gz,b")
-    options = ["--json-progress", "--outputs", "none", "--threads", "1"]
+    options = ["--json-progress", "--outputs", "none"]
     with started(path, *LONG, *options) as process:
         events_until(process, lambda event: event.get("iteration", 0) >= 2)
         (child,) = children(process.pid)
@@ -238,7 +237,7 @@ def test_a_killed_process_is_replaced_and_a_killed_command_goes_on(folder: Path)
 def test_an_interrupt_says_how_to_go_on(folder: Path) -> None:
     out = folder.parent / "out"
     path = table(folder, "fixed.nii.gz,moving.nii.gz,a", "moving.nii.gz,fixed.nii.gz,b")
-    with started(path, *LONG, "--json-progress", "--workers", "2", "--threads", "2") as process:
+    with started(path, *LONG, "--json-progress", "--workers", "2") as process:
         seen: set[str] = set()
 
         def both(event: dict[str, Any]) -> bool:
