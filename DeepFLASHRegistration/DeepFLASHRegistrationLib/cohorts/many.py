@@ -31,7 +31,7 @@ from .pairs import NamedPair, Pairs
 TASK = "register_files"
 # Headers looked at to tell how much memory the largest pair takes.
 _LOOKED_AT = 64
-_COARSE = 16  # voxels along an axis
+_COARSE = 64  # voxels along an axis
 # Where the drivers of GPUs that torch can use show themselves: without any of them it need not be asked.
 _GPU_SIGNS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 # As the command itself does (commands.main): glibc keeps freed blocks, whose pages are else cleared anew at every step.

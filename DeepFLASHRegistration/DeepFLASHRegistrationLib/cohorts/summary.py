@@ -113,6 +113,7 @@ _MORE_STYLE = """
 .pairs .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .pairs .level { white-space: nowrap } .pairs .level .symbol { display: inline-block; margin: 0 6px -2px 0 }
 .pairs td.why { color: var(--soft); overflow-wrap: anywhere } .pairs th { overflow-wrap: anywhere }
+.pairs a { color: var(--s1) }
 .none th, .none .level { color: var(--failed) } .open th { color: var(--soft); font-weight: 400 }
 """
 _TITLES = ("Pair", "Verdict", "First reason", "Dice before", "Dice after", "Folds", "Time")
