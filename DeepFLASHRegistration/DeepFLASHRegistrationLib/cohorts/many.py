@@ -19,7 +19,7 @@ from ..imaging.volume import Volume
 from ..jobs.job import Digests, Job, key_of
 from ..jobs.ledger import Ledger, Place
 from ..jobs.pool import Ended, Pool
-from ..methods.trained_models import load_model, stages
+from ..methods.trained_models import find_models, load_model, stages
 from ..problem.parameters import Parameters
 from ..process import RegistrationProcess
 from ..registration.needs import sizes
@@ -146,7 +146,9 @@ def _plain(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
         # The model itself decides, not what it is called or where it lies.
         model = load_model(settings.parameters.model)
         decisive["parameters"]["model"] = model.checksum
-        parameters["model"] = str(model.folder.absolute())
+        if parameters["model"] not in {found.name for found in find_models()}:
+            # A folder, and the process has another current one.
+            parameters["model"] = str(model.folder.absolute())
     return {"parameters": parameters, "outputs": outputs}, decisive
 
 
