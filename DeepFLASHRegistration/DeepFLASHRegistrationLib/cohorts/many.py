@@ -34,8 +34,6 @@ _LOOKED_AT = 64
 _COARSE = 64  # voxels along an axis
 # Where the drivers of GPUs that torch can use show themselves: without any of them it need not be asked.
 _GPU_SIGNS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-# As the command itself does (commands.main): glibc keeps freed blocks, whose pages are else cleared anew at every step.
-_REUSED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ class _Processes:
     def next(self) -> RegistrationProcess:
         """A process, warm if there is one."""
         found, self.first = self.first, None
-        return found or RegistrationProcess(environment=_REUSED_MEMORY)
+        return found or RegistrationProcess()
 
 
 @contextlib.contextmanager

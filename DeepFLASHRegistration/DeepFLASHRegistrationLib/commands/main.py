@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import math
 import os
 import signal
@@ -20,6 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from ..support.errors import Cancelled, InputError
+from ..support.memory import keep_freed_memory
 from ..support.processors import share_processors
 from ..version import __version__
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    _reuse_memory()
+    keep_freed_memory()
     share_processors()
     options = None
     try:
@@ -154,13 +154,3 @@ def _in_words(error: BaseException) -> str:
         f"unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it, with what "
         "--traceback shows."
     )
-
-
-def _reuse_memory() -> None:
-    """Lets glibc keep freed blocks: large tensors otherwise go back to the system, and their pages are cleared anew, at
-    every step (a tenth of the time of a registration)."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for large ones
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -31,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..support import memory
 from ..support.processors import share_processors
 from . import folders, transfer
 from .errors import is_no_room
@@ -230,9 +230,7 @@ def _give_back_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    memory.give_back_memory()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -243,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", metavar="MODULE", help="a module whose TASKS are added")
     options = parser.parse_args(arguments)
     share_processors()
+    memory.keep_freed_memory()
     faulthandler.enable()
     child = _Child(options)
     if options.tasks:

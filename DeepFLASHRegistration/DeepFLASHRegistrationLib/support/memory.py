@@ -113,6 +113,23 @@ def free_bytes() -> int | None:
         return None
 
 
+def keep_freed_memory() -> None:
+    """Lets glibc keep freed blocks: large tensors otherwise go back to the system, and their pages are cleared anew, at
+    every step (a tenth to a quarter of the time of a registration)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for large ones
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def give_back_memory() -> None:
+    """Returns to the system what is free, kept or not."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def resident_bytes() -> int:
     """Memory that this process has; 0 where the system does not say."""
     try:
