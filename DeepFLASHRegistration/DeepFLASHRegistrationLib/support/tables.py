@@ -40,7 +40,9 @@ def read_table(path: Path) -> Table:
         # As it stands in the file, so that the reader sees all kinds of line ends, also within quotes.
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
         numbered = [(lines.line_num, [cell.strip() for cell in cells]) for cells in lines]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
     filled = [(number, cells) for number, cells in numbered if any(cells)]
     titles = tuple(title.lower() for title in filled[0][1]) if filled else ()
