@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from DeepFLASHRegistrationLib.cohorts import many as many_module
 from DeepFLASHRegistrationLib.cohorts.many import Many, Settings
 from DeepFLASHRegistrationLib.cohorts.pairs import read_pairs
 from DeepFLASHRegistrationLib.imaging.grid import Grid
@@ -57,3 +58,16 @@ def test_the_largest_pair_decides_how_many_the_memory_lasts_for(many: Many, monk
         assert many._shares("cpu")[0] == workers
     monkeypatch.setattr(memory, "free_bytes", lambda: None)
     assert many._shares("cpu") == (4, 1)
+
+
+def test_where_there_may_be_a_gpu_a_process_is_asked_that_then_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(many_module, "_GPU_SIGNS", (__file__,))
+    with many_module._processes() as processes:
+        assert many_module._resolved("cuda:1", processes) == "cuda:1"
+        assert processes.first is None
+        assert many_module._resolved("auto", processes) == ("cuda" if torch.cuda.is_available() else "cpu")
+        process = processes.next()
+        assert process.pid is not None
+        assert processes.next().pid is None  # a new one
+        process.close()

@@ -40,15 +40,19 @@ class Outcome:
     @property
     def level(self) -> str:
         """Of the verdict on the result; "" if there is none."""
-        return self._value.get("verdict", {}).get("level", "")
+        level = (self._value.get("verdict") or {}).get("level")
+        return level if level in LEVELS else ""
 
     @property
     def reason(self) -> str:
         """The verdict's first and gravest reason, or why there is no result."""
         if isinstance(self.result, Failed):
             return self.result.message
-        reasons = Verdict.from_dict(self._value["verdict"]).reasons if self.level else []
-        return sentence(reasons[0]) if reasons else ""
+        try:
+            reasons = Verdict.from_dict(self._value["verdict"]).reasons if self.level else []
+            return sentence(reasons[0]) if reasons else ""
+        except (LookupError, TypeError, ValueError, AttributeError):  # as another version wrote it
+            return ""
 
     @property
     def dice(self) -> tuple[float | None, float | None]:
@@ -62,7 +66,8 @@ class Outcome:
 
     @property
     def _value(self) -> Mapping[str, Any]:
-        return self.result.value if isinstance(self.result, Done) else {}
+        value = self.result.value if isinstance(self.result, Done) else None
+        return value if isinstance(value, dict) else {}
 
 
 def outcomes(pairs: Pairs, ledger: Ledger, failed: Mapping[str, Failed] | None = None) -> list[Outcome]:

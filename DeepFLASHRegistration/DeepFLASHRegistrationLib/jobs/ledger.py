@@ -148,7 +148,7 @@ class Ledger:
     def done(self, name: str) -> Done | None:
         """What is known of the result of this name; None if there is none."""
         record = _read(self.folder / name / RECORD)
-        return None if record is None else Done(record["value"], record["seconds"], record["tries"])
+        return None if record is None else Done(record.get("value"), record.get("seconds", 0.0), record.get("tries", 1))
 
     def failed(self, name: str) -> Failed | None:
         """Why the job of this name has no result, if it was given up."""
