@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -15,15 +15,17 @@ from ..imaging.files import ITK_TRANSFORMS, POINTS, TRANSFORMS
 from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
 from ..support.errors import InputError
 from .field_options import add_fields, given_fields
-from .options import IMAGE, common_options
+from .options import IMAGE, common_options, result_options, say_event
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..imaging.grid import Grid
-    from ..imaging.segmentation import Segmentation
     from ..problem.subject import Subject
 
+
+# Nobody minds less on a disk.
+_WORTH_SAYING = 10_000_000
 
 DESCRIPTION = "Register MOVING to FIXED and write images, transforms, velocity and a report to a folder."
 
@@ -54,57 +56,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", metavar="FILE", help="true fixed-to-moving displacement field: the error against it is reported"
     )
-    parser.add_argument(
-        "--json-progress",
-        action="store_true",
-        help="one JSON object per event on standard output instead of a progress bar",
-    )
-    parser.add_argument(
-        "--outputs",
-        type=_names,
-        metavar="NAME,…",
-        help="write only these files beside the velocity and result.json: warped, fixed_to_moving, moving_to_fixed, "
-        "affine, log_jacobian, labels, segmentation, report; none for none of them (default: all)",
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    result_options(parser)
     common_options(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
     add_fields(group, Parameters, ("preset", "initial_alignment"))
 
 
-def _names(text: str) -> list[str]:
-    return [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
-
-
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     parameters, transform = _parameters(options)
-    from ..imaging.segmentation import is_segmentation, read_segmentation
+    from ..problem.reading import PairFiles
     from ..registration.register import register
     from ..report import FILES
+    from ..results.before import check_needs
     from ..results.folder import save_result
     from ..results.outputs import chosen_files
     from ..support.memory import free_bytes
     from ..support.output_folder import check_output
-    from .before import check_needs
 
-    labels = options.moving_labels
-    segmented = labels is not None and is_segmentation(labels)
-    files = chosen_files(options.outputs, labels is not None, segmented)
+    pair = PairFiles(**{field.name: getattr(options, field.name) for field in dataclasses.fields(PairFiles)})
+    labelled = pair.moving_labels is not None
+    files = chosen_files(options.outputs, labelled, pair.segmented)
     for output, there, what in (
-        ("labels", labels, "labels"),
-        ("segmentation", segmented, "a segmentation (.seg.nrrd)"),
+        ("labels", labelled, "labels"),
+        ("segmentation", pair.segmented, "a segmentation (.seg.nrrd)"),
     ):
         if output in (options.outputs or ()) and not there:
             raise InputError(f"--outputs {output}: needs {what} to carry over. Pass them with --moving-labels.")
     check_output(options.output, FILES, options.force)
     free = free_bytes()
-    # Segments of the same name are the same label on both sides; label maps have but their numbers.
-    named = [is_segmentation(each) for each in (options.fixed_labels, options.moving_labels) if each is not None]
-    numbers: dict[str, int] | None = {} if named and all(named) else None
-    fixed = _subject(options, "fixed", options.fixed_labels, numbers)
-    segmentation = read_segmentation(labels) if segmented else None
-    moving = _subject(options, "moving", segmentation or labels, numbers)
+    fixed, moving, segmentation = pair.read()
     affine = None
     if transform is not None:
         from ..imaging.transforms import read_affine_with_notes
@@ -112,7 +93,10 @@ def run(options: argparse.Namespace) -> int:
         affine, notes = read_affine_with_notes(transform, fixed.ndim, fixed.grid, moving.grid)
         fixed = fixed.with_image(fixed.image.noted(*notes))
     truth = _truth(options, fixed)
-    need = check_needs(options, files, (fixed, moving), parameters, affine, free)
+    need = check_needs(options.output, files, (fixed, moving), parameters, affine, options.device, free)
+    if need.disk >= _WORTH_SAYING and not options.json_progress:
+        with contextlib.suppress(OSError):
+            print(f"{need.message} to {options.output} (--outputs chooses less).", file=sys.stderr)
     with _bar(options) as progress:
         first = {"phase": "prepare", "progress": 0.0, "message": need.message, "bytes_to_write": need.disk}
         progress(first | ({"notes": list(need.notes)} if need.notes else {}))
@@ -149,15 +133,6 @@ def run(options: argparse.Namespace) -> int:
     if not options.json_progress:
         _summarize(result, Path(options.output) / ("report.html" if "report.html" in files else "result.json"))
     return 0
-
-
-def _subject(
-    options: argparse.Namespace, side: str, labels: str | Segmentation | None, numbers: dict[str, int] | None
-) -> Subject:
-    from ..problem.reading import read_subject
-
-    mask, points = (getattr(options, f"{side}_{what}") for what in ("mask", "points"))
-    return read_subject(getattr(options, side), labels, mask, points, numbers=numbers)
 
 
 def _truth(options: argparse.Namespace, fixed: Subject) -> tuple[Grid, np.ndarray] | None:
@@ -229,10 +204,7 @@ class _Bar:
         for note in event.get("notes", ()):
             self.note(note)
         if self.kind == "json":
-            from ..registration.result import FORMAT
-            from ..results.plain import plain
-
-            print(json.dumps(plain({"format": FORMAT, **event}), allow_nan=False), flush=True)
+            say_event(event)
         elif self.kind == "bar":
             done = max(0.0, min(1.0, float(event.get("progress", 0.0))))
             text = f"[{'#' * round(30 * done):30}] {100 * done:3.0f} %  {time.monotonic() - self.started:5.1f} s  "

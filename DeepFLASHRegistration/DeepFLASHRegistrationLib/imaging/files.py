@@ -12,12 +12,19 @@ from pathlib import Path
 
 from ..support.errors import InputError
 
+IMAGES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
 ITK_TRANSFORMS = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 # A .mat is ITK's or FSL FLIRT's; which one, its content says.
 TRANSFORMS = (*ITK_TRANSFORMS, ".xfm", ".lta")
 POINT_TABLES = (".csv", ".tsv", ".txt", ".pts")
 POINTS = (".fcsv", ".mrk.json", *POINT_TABLES)
 SURFACES = (".gii", ".obj", ".vtk", ".vtp", ".ply", ".stl")
+
+
+def stem(path: Path) -> str:
+    """The name of an image file without its suffix."""
+    lower = path.name.lower()
+    return next((path.name[: -len(s)] for s in IMAGES if lower.endswith(s) and len(lower) > len(s)), path.name)
 
 
 def is_folder(path: Path) -> bool:

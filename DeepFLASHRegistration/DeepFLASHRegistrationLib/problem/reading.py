@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subject from files."""
+"""A subject, or a pair of them, from files."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from .subject import Subject
 
@@ -45,3 +46,49 @@ def read_subject(
         None if points is None else read_landmarks(points),
         name,
     )
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """A pair as files: the images (or DICOM folders), and what belongs to each where there is any."""
+
+    fixed: str
+    moving: str
+    fixed_labels: str | None = None
+    moving_labels: str | None = None
+    fixed_mask: str | None = None
+    moving_mask: str | None = None
+    fixed_points: str | None = None
+    moving_points: str | None = None
+
+    @property
+    def segmented(self) -> bool:
+        """Whether the moving labels are a segmentation of Slicer."""
+        from ..imaging.segmentation import is_segmentation
+
+        return self.moving_labels is not None and is_segmentation(self.moving_labels)
+
+    def read(self) -> Pair:
+        """The volumes.
+
+        Raises:
+            InputError: a file is missing, damaged, or of the wrong kind.
+        """
+        from ..imaging.segmentation import is_segmentation, read_segmentation
+
+        # Segments of the same name are the same label on both sides; label maps have but their numbers.
+        named = [is_segmentation(each) for each in (self.fixed_labels, self.moving_labels) if each is not None]
+        numbers: dict[str, int] | None = {} if named and all(named) else None
+        fixed = read_subject(self.fixed, self.fixed_labels, self.fixed_mask, self.fixed_points, numbers=numbers)
+        segmentation = read_segmentation(self.moving_labels) if self.segmented else None
+        labels = segmentation or self.moving_labels
+        moving = read_subject(self.moving, labels, self.moving_mask, self.moving_points, numbers=numbers)
+        return Pair(fixed, moving, segmentation)
+
+
+class Pair(NamedTuple):
+    """What was read of a pair; ``segmentation`` is the moving one, if its labels are one."""
+
+    fixed: Subject
+    moving: Subject
+    segmentation: Segmentation | None

@@ -12,6 +12,10 @@ import numpy as np
 
 from ..support import memory
 from ..support.errors import Cancelled
+from .ahead import Ahead
+
+# Pairs of files, read while the one before is registered.
+_AHEAD: Ahead[Any, Any] = Ahead(lambda files: files.read())
 
 
 def register(control: Any, arguments: dict[str, Any]) -> Any:
@@ -19,6 +23,62 @@ def register(control: Any, arguments: dict[str, Any]) -> Any:
     from ..registration.register import register as run
 
     return run(**arguments, progress=control.progress, cancel=control.cancelled)
+
+
+def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A pair of files registered, and its result written to a folder, as `deepflash register` does.
+
+    Args:
+        arguments: "pair" (a dict of problem.reading.PairFiles), "parameters" (of Parameters), "outputs" (as for
+            results.folder.save_result), "device", "threads", "folder"; "disk", a folder on the disk that is written to,
+            for messages; and "next", the arguments of the next pair, which is read meanwhile, or None.
+
+    Returns:
+        The figures of a summary: verdict, dice (before and after, of those with labels on both sides), folds,
+        folds_strict, seconds, notes.
+
+    Raises:
+        InputError: also if the disk does not suffice.
+        MemoryError: the memory that is free does not suffice.
+    """
+    from ..problem.parameters import Parameters
+    from ..problem.reading import PairFiles
+    from ..registration.register import register as run
+    from ..results.before import TooLittleMemory, check_needs
+    from ..results.folder import save_result
+    from ..results.outputs import chosen_files
+    from ..results.plain import plain
+
+    free = memory.free_bytes()
+    if free is not None:
+        free += memory.resident_bytes()  # what earlier jobs left is used again
+    files, following = PairFiles(**arguments["pair"]), arguments["next"]
+    fixed, moving, segmentation = _AHEAD.take(files)
+    if following is not None:
+        _AHEAD.begin(PairFiles(**following["pair"]))
+    parameters, outputs = Parameters.from_dict(arguments["parameters"]), arguments["outputs"]
+    names = chosen_files(outputs, files.moving_labels is not None, files.segmented)
+    device, disk = arguments["device"], arguments["disk"]
+    try:
+        need = check_needs(disk, names, (fixed, moving), parameters, None, device, free)
+    except TooLittleMemory as error:
+        raise MemoryError(str(error)) from error
+    if need.notes:
+        control.progress({"phase": "prepare", "progress": 0.0, "message": need.message, "notes": list(need.notes)})
+    result = run(fixed, moving, parameters, device=device, threads=arguments["threads"], progress=control.progress)
+    control.progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
+    save_result(result, arguments["folder"], fixed, moving, outputs=outputs, segmentation=segmentation)
+    figures = result.metrics
+    dice = [figures.get(f"mean_dice_{when}") for when in ("before", "after")]
+    return plain(
+        {
+            "verdict": result.verdict.to_dict(),
+            "dice": None if dice[1] is None else dice,
+            **{name: (figures.get(name) or {}).get("count") for name in ("folds", "folds_strict")},
+            "seconds": result.timings["total"],
+            "notes": list(dict.fromkeys([*need.notes, *result.notes])),
+        }
+    )
 
 
 def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +181,7 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "geodesic": geodesic,
     "phantom": phantom,
     "register": register,
+    "register_files": register_files,
     "save": save,
     "save_again": save_again,
 }

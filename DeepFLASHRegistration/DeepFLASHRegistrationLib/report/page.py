@@ -146,7 +146,7 @@ def _verdict_section(result: Result) -> str:
     found = result.verdict.criteria
     reasons = "".join(f"<li>{escaped(words.sentence(reason))}</li>" for reason in result.verdict.reasons)
     rows = "".join(
-        f'<tr class="{c.level}"><td>{_symbol(c.level)}</td><th scope="row">{escaped(words.title(c))}</th>'
+        f'<tr class="{c.level}"><td>{symbol(c.level)}</td><th scope="row">{escaped(words.title(c))}</th>'
         f"<td>{escaped(words.sentence(c))}</td><td>{escaped(words.limits(c))}</td></tr>"
         for c in found
     )
@@ -155,13 +155,14 @@ def _verdict_section(result: Result) -> str:
     lists = f"<ul>{reasons}</ul>" if result.verdict.level != "good" else ""
     count = f"{sum(c.level == 'good' for c in found)} of {len(found)} criteria met"
     return (
-        f'<section class="verdict {result.verdict.level}"><div class="head">{_symbol(result.verdict.level)}'
+        f'<section class="verdict {result.verdict.level}"><div class="head">{symbol(result.verdict.level)}'
         f"<div><h2>{word}</h2><p>{advice}</p></div></div>{lists}"
         f"<details><summary>{count}</summary>{table}</details></section>"
     )
 
 
-def _symbol(level: str) -> str:
+def symbol(level: str) -> str:
+    """The sign of a level of the verdict."""
     head = f'<svg class="symbol {level}" viewBox="0 0 24 24" role="img" aria-label="{level}">'
     return f"{head}{_SYMBOLS[level]}</svg>"
 
