@@ -39,6 +39,18 @@ def test_a_result_of_other_inputs_is_refused_and_replaced_by_force(tmp_path: Pat
     assert (tmp_path / "out" / "a" / "text.txt").read_text() == "other"
 
 
+def test_a_result_that_something_else_has_replaced_is_the_job_s_no_more(tmp_path: Path) -> None:
+    completed(Ledger(tmp_path / "out"), job())
+    result = tmp_path / "out" / "a"
+    (result / "notes.txt").write_text("mine")
+    (result / "text.txt").touch()
+    assert Ledger(tmp_path / "out").place(job()) is Place.DONE
+    (result / "text.txt").write_text("another text")
+    assert Ledger(tmp_path / "out").place(job()) is Place.OTHER
+    (result / "text.txt").unlink()  # to save room
+    assert Ledger(tmp_path / "out").place(job()) is Place.DONE
+
+
 def test_a_result_that_was_just_being_replaced_when_all_ended_is_there_again(tmp_path: Path) -> None:
     completed(Ledger(tmp_path / "out"), job())
     claim = Ledger(tmp_path / "out", force=True).claim(job(key="two"), 3)

@@ -2,7 +2,8 @@
 """What is known on disk of the jobs of a folder: which are done, who works on which, and how often each was tried.
 
     OUT/<name>/             the result of a job, renamed to this place when it is whole
-    OUT/<name>/job.json     its key, with it: a folder with the key of a job is that job, done
+    OUT/<name>/job.json     its key and the sizes of its files: a folder with the key of a job is that job, done, unless
+                            another program has replaced files of it since (what was deleted or added does not count)
     OUT/.jobs/<id>.json     a job that is not done: how it was tried, and why it failed
     OUT/.jobs/<id>.lock     held by the process that works on it; dropped by the system when that ends
     OUT/.jobs/<id>.work/    where the result is made
@@ -131,7 +132,9 @@ class Ledger:
         record = _read(target / RECORD)
         if record is None:
             return Place.FOREIGN if any(target.iterdir()) else Place.FREE
-        return Place.DONE if record["key"] == job.key else Place.OTHER
+        sizes = _sizes(target)
+        replaced = any(sizes.get(name, size) != size for name, size in record.get("files", {}).items())
+        return Place.DONE if record["key"] == job.key and not replaced else Place.OTHER
 
     def check(self, job: Job, place: Place) -> None:
         """InputError if the job's result must not be put where this lies."""
@@ -265,7 +268,7 @@ class Claim:
         done = Done(value, round(seconds, 3), self.tries)
         _write(
             self.result / RECORD,
-            {"format": _FORMAT, "name": self.job.name, "key": self.job.key, **vars(done)},
+            {"format": _FORMAT, "name": self.job.name, "key": self.job.key, **vars(done), "files": _sizes(self.result)},
         )
         target.parent.mkdir(parents=True, exist_ok=True)
         place = ledger.place(self.job)
@@ -312,6 +315,12 @@ class Claim:
     def _leave(self) -> None:
         shutil.rmtree(self._work, ignore_errors=True)
         self._lock.release()
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files in a folder but for the record, by name."""
+    with os.scandir(folder) as entries:
+        return {each.name: each.stat().st_size for each in entries if each.is_file() and each.name != RECORD}
 
 
 def _read(path: Path) -> dict[str, Any] | None:
