@@ -12,7 +12,7 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration import metrics as m
 from DeepFLASHRegistrationLib.registration.register import register
-from verdict_cases import LEFT, UP, Case, body, turn, unrelated
+from verdict_cases import LEFT, UP, Case, body, made, turn, unrelated
 
 pytest.importorskip("torch")
 
@@ -51,6 +51,14 @@ def test_an_image_turned_by_half_is_found_out(axis: tuple[int, ...], name: str) 
         r.arguments["axis"] for r in result.verdict.reasons if r.finding == "turned" and r.code == "similarity"
     ] == [name]
     assert any(r.code == "pose" for r in result.verdict.reasons)
+
+
+def test_a_mirrored_picture_is_said() -> None:
+    """Of planes, the axes have names of their own."""
+    case = next(make for make in made() if make.args[0] == "fundus of the other eye")()
+    found = result_of(case)
+    assert found.metrics["agreement"]["mirrored"] == "horizontal"
+    assert any("Mirrored along the horizontal axis" in str(reason) for reason in found.verdict.reasons)
 
 
 @pytest.mark.parametrize("shape", [(40, 42, 38), (90, 96)])

@@ -73,6 +73,8 @@ CASES = [
     # A round object looks the same turned by half.
     ({"agreement": agreeing(-0.2, reached=0.97)}, "good", ""),
     ({"agreement": {**GOOD["agreement"], "mirrored": "left-right"}}, "check", "Mirrored along the left-right axis"),
+    ({"agreement": {**GOOD["agreement"], "mirrored": "vertical"}}, "check", "Mirrored along the vertical axis"),
+    ({"agreement": {**GOOD["agreement"], "mirrored": "horizontal"}}, "check", "Mirrored along the horizontal axis"),
     ({"agreement": {}}, "check", "Too little is seen of both images"),
     ({"agreement": None}, "check", "not measured"),
     # That the plain correlation moved proves nothing, in either direction.

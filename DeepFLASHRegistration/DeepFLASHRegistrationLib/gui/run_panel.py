@@ -169,7 +169,8 @@ class RunPanel:
         self._timer.stop()
         if run.state == "failed":
             word = escape(shortVerdict("failed"))
-            self.status(f"<b style='color: {colorOf('failed')}'>{word}</b>: {escape(str(run.error))}")
+            color = colorOf(run.state)
+            self.status(f"<b style='color: {color}'>{word}</b>: {escape(str(run.error))}")
         elif run.state == "cancelled":
             kept = getattr(run, "canBeKept", False)
             self.status(_("Cancelled. The best so far can be kept.") if kept else _("Cancelled. Nothing was changed."))

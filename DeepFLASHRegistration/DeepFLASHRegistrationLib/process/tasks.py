@@ -149,7 +149,10 @@ def save_again(control: Any, arguments: dict[str, Any]) -> str:
     control.progress({"phase": "finish", "progress": 0.05, "message": "Computing the result again"})
     history, sides = arguments["history"], (arguments["fixed"], arguments["moving"])
     found = Estimated(
-        arguments["velocity"], history["history"], history["cancelled"], tuple(history.get("unusual") or ())
+        arguments["velocity"],
+        history["history"],
+        history["cancelled"],
+        *(tuple(history.get(name) or ()) for name in ("unusual", "levels_ended")),
     )
     result = made_again(*sides, Parameters.from_dict(arguments["parameters"]), found, arguments["grids"], history)
     return save(control, {**arguments, "result": result})

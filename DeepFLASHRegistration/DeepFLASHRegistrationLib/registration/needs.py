@@ -21,10 +21,12 @@ from .maps import field_grids
 # By how much the box around a field that is turned into the moving image is larger: 1.2 times for two brains, 1.5 times
 # for the phantom.
 TURNED = 1.3
-# Seconds of one thread of a computer of 2024, without its waiting, over pairs of 1 mm brains with the presets fast and
-# default; each computer learns its own ratio to them (process.remaining.learned).
+# Seconds of one thread of a computer of 2024, without its waiting, over pairs of 1 mm brains with the presets fast,
+# default and fine (whose map may be damped, and is then computed twice); each computer learns its own ratio to them
+# (process.remaining.learned).
 _START, _PER_IMAGE_VOXEL, _ALIGNING = 1.0, 0.02e-6, 1.2
-_PER_CELL, _PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 0.45e-6, 5.7e-6, 0.14e-6, 0.05e-6
+_PER_WORKING_VOXEL, _PER_CELL = 1.1e-6, 0.255e-6
+_PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 3.0e-6, 0.18e-6, 0.05e-6
 _PER_ITERATION, _PER_PHASE = 0.02, 0.05  # however small the images
 _COARSER = [step / 4 for step in range(5, 33)]
 
@@ -70,7 +72,7 @@ def seconds(found: memory.Sizes, stages: Sequence[Parameters]) -> dict[str, floa
         "start": _START,
         "prepare": _PER_PHASE + _PER_IMAGE_VOXEL * found.images,
         "affine": _ALIGNING if stages[0].initial_alignment in ("rigid", "affine") else 0.0,
-        "level": _PER_ITERATION * sum(iterations) + _PER_CELL * cells,
+        "level": _PER_ITERATION * sum(iterations) + _PER_WORKING_VOXEL * found.working + _PER_CELL * cells,
         "finish": _PER_PHASE + _PER_POINT * found.points + _PER_FIELD_VOXEL * found.fields,
         "write": _PER_PHASE + _PER_VOXEL_WRITTEN * found.fields,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib.metadata
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -73,7 +74,6 @@ def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) 
     title = (
         torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
     )
-    sitk = sys.modules.get("SimpleITK")  # what is not loaded had no part in it
     return {
         "program": f"deepflash-registration {__version__}",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -82,11 +82,19 @@ def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) 
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": str(torch.__version__),
-        "SimpleITK": sitk.Version.VersionString() if sitk is not None else None,
+        "SimpleITK": _version("SimpleITK"),
         "platform": platform.platform(),
         "fixed_sha256": _hash(fixed),
         "moving_sha256": _hash(moving),
     }
+
+
+def _version(package: str) -> str | None:
+    """Of a package that is installed, whether it had a part in this or not; None without it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # some programs come with packages that are not told of
+        return getattr(sys.modules.get(package), "__version__", None)
 
 
 def _hash(volume: Volume) -> str:

@@ -71,6 +71,8 @@ _AXES = {
     "left-right": lambda _: _("left-right"),
     "front-back": lambda _: _("front-back"),
     "head-foot": lambda _: _("head-foot"),
+    "horizontal": lambda _: _("horizontal"),  # of a picture
+    "vertical": lambda _: _("vertical"),
 }
 _PARTS = {
     "mask": lambda _: _("the mask"),

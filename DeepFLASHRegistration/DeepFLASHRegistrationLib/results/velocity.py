@@ -61,7 +61,7 @@ def write_velocity(path: Path, result: Result, history: bool = False) -> None:
 
 def _history(result: Result) -> dict[str, Any]:
     values = {name: getattr(result, name) for name in ("history", "cancelled", "timings", "provenance", "notes")}
-    return {**values, "unusual": result.metrics.get("unusual", ())}
+    return {**values, **{name: result.metrics.get(name, ()) for name in ("unusual", "levels_ended")}}
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
