@@ -260,6 +260,21 @@ class DeepFLASHRegistrationStatesTest(unittest.TestCase):
         spin(1.5)
         self.assertEqual(looked, [])
 
+    def test_AResultOfAnImageThatChangedSaysSo(self):
+        self._done()
+        self.assertFalse(self._saysThatItChanged())
+        voxels = slicer.util.arrayFromVolume(self.moving)
+        before = float(voxels[5, 5, 5])
+        for value, says in ((before + 1, True), (before, False)):
+            voxels[5, 5, 5] = value
+            slicer.util.arrayFromVolumeModified(self.moving)
+            self._idle()
+            self.assertEqual(self._saysThatItChanged(), says)
+
+    def _saysThatItChanged(self):
+        texts = [label.text for label in slicer.util.findChildren(self.ui.checksFrame, className="QLabel")]
+        return any(f"{self.moving.GetName()} is not as it was" in text for text in texts)
+
     def test_WhileTheConsoleComputesTheWindowSaysSo(self):
         told = []
         with mock.patch.object(slicer.util, "errorDisplay", lambda text, **_: told.append(text)):
