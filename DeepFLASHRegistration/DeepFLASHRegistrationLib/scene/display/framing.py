@@ -38,7 +38,7 @@ def showInSlices(
             changes.set(composite, "ForegroundOpacity", foregroundOpacity)
             changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
         for segments in nodesOfClass(scene, "vtkMRMLSegmentationDisplayNode"):
-            if segments.GetVisibility():
+            if segments.GetVisibility() and segments.GetVisibility2DFill():
                 changes.set(segments, "Visibility2DFill", 0)
         frame(changes, scene, background, beside)
 
