@@ -227,7 +227,7 @@ def _ofOneLabelMap(
     images = [_labelMapOf(segment) for segment in segments.values()]
     if images[0] is None or any(image is not images[0] for image in images):
         return None
-    values = resliced(images[0], placementOfImage(images[0], world, shifted=False).ijkToWorld, reference)
+    values = _onReference(images[0], world, reference)
     labels = {segment.GetLabelValue(): labelOf[(identifier,)] for identifier, segment in segments.items()}
     highest = max(*labels, int(values.max()))
     counted = values.dtype.kind in "iu" and min(*labels, int(values.min()) + 1) > 0 and highest <= LARGEST_COUNTED_LABEL
@@ -245,6 +245,11 @@ def _labelMapOf(segment: slicer.vtkSegment) -> slicer.vtkOrientedImageData | Non
     return None if empty else image
 
 
+def _onReference(image: slicer.vtkOrientedImageData, world: np.ndarray, reference: Placement) -> np.ndarray:
+    """The values of a label map of a segmentation at the reference's voxels."""
+    return resliced(image, placementOfImage(image, world, shifted=False).ijkToWorld, reference)
+
+
 def _maskOfSegment(
     segment: slicer.vtkSegment, world: np.ndarray, reference: Placement, cache: dict[str, np.ndarray]
 ) -> np.ndarray | None:
@@ -254,7 +259,7 @@ def _maskOfSegment(
         return None
     key = image.GetAddressAsString("")
     if key not in cache:
-        cache[key] = resliced(image, placementOfImage(image, world, shifted=False).ijkToWorld, reference)
+        cache[key] = _onReference(image, world, reference)
     return cache[key] == segment.GetLabelValue()
 
 
