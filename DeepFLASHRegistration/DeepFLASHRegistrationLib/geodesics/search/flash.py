@@ -80,7 +80,7 @@ def minimize(
         modes = level.band.modes
         zero = torch.zeros(len(modes), *modes, dtype=pair.fixed.dtype, device=pair.fixed.device)
         velocity = zero if velocity is None else fit_modes(velocity, modes).to(zero).contiguous()
-        objective = Objective(pair, level, settings, window, velocity)
+        objective = Objective(pair, level, settings, window, velocity, often=True)
         for state in descend(objective, velocity, initial is not None, cancelled or (lambda: False)):
             velocity, ending, evaluation = state.velocity, state.ending, state.evaluation
             if state.accepted and report is not None:
