@@ -242,6 +242,12 @@ class Objective:
         self.metric_weight = 0.5 / self.sides[0].covered
         self.voxel = max(self.cells.step)
         self.evaluation, self.product = Captured(often), Captured(often)
+        # A recording reads them where they are.
+        self._held = [
+            level.band.derivation(axis, step, dtype, device)
+            for axis in range(level.band.ndim)
+            for step in (None, level.metric.step)
+        ]
 
     def chosen_steps(self, velocity: Tensor) -> int:
         """The time steps that are prescribed, or else suffice for a velocity."""
