@@ -50,13 +50,15 @@ class Plan:
 @dataclass(frozen=True)
 class Estimated:
     """The arguments of a Deformation, one record per accepted step, what a trained model finds unlike its data
-    (prediction.Prediction), and why each level of a search ended (`geodesics.search.descent.Ending`)."""
+    (prediction.Prediction), why each level of a search ended (`geodesics.search.descent.Ending`), and what a user
+    should know besides."""
 
     velocity: dict[str, Any]
     history: list[dict[str, Any]]
     cancelled: bool
     unusual: tuple[dict[str, Any], ...] = ()
     endings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def plan(parameters: Parameters, ndim: int) -> Plan:
