@@ -175,15 +175,18 @@ class _Run:
         return self.plan.problem(fixed, moving, affine)
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
-        found = align(
-            fixed.image.upright(),
-            moving.image.upright(),
-            self.plan.parameters.initial_alignment,
-            fixed_mask=fixed.mask,
-            moving_mask=moving.mask,
-            progress=lambda p: self.watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
-            cancelled=self.watch.cancel,
-            threads=threads,
+        found = self._computed(
+            lambda device: align(
+                fixed.image.upright(),
+                moving.image.upright(),
+                self.plan.parameters.initial_alignment,
+                fixed_mask=fixed.mask,
+                moving_mask=moving.mask,
+                progress=lambda p: self.watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
+                cancelled=self.watch.cancel,
+                threads=threads,
+                device=device,
+            )
         )
         self._note(*found.notes)
         return found.matrix
