@@ -20,6 +20,7 @@ import numpy as np
 
 from ..imaging.volume import Volume
 from ..support.errors import InputError
+from ..support.torch_device import is_cuda
 from .comparison import Comparing, Comparison, Points
 from .pyramid import BINS, LEVELS_MM, Pyramid
 from .starts import mirrored_along, mirrored_starts, size_ratio, turned_by, turned_starts, upright_starts
@@ -27,7 +28,6 @@ from .steps import basis, composed, correlation, correlation_ratio, explained_by
 
 KINDS = ("none", "centers", "rigid", "affine")
 
-COMPARED_ON = ("cuda",)  # kinds of torch devices; others lack double precision
 _STARTS, _UPRIGHT, _REFINED = 6, 3, 3  # how many starts are climbed from, and how many of these to affine
 _MIN_OVERLAP = 0.2
 _SAME = 0.15  # in radii: maps nearer to each other are one
@@ -100,8 +100,7 @@ def align(
     start = time.perf_counter()
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
         search = _Search(
-            Pyramid(fixed, fixed_mask),
-            Pyramid(moving, moving_mask),
+            *pool.map(Pyramid, (fixed, moving), (fixed_mask, moving_mask)),
             _comparing(device, pool),
             progress or (lambda fraction: None),
             cancelled or (lambda: False),
@@ -112,7 +111,7 @@ def align(
 
 def _comparing(device: str, pool: ThreadPoolExecutor) -> Callable[[Points, Pyramid, int], Comparing]:
     """What compares two images at a level: a GPU, or the CPU, which is faster without torch."""
-    if device.partition(":")[0] not in COMPARED_ON:
+    if not is_cuda(device):
         return lambda points, moving, level: Comparison(points, moving, level, pool)
     from .device_comparison import DeviceComparison
 

@@ -172,7 +172,7 @@ class _Run:
             affine = self._aligned(fixed, moving, threads)
         watch.stop_if_cancelled()
         watch.phase("level", "Preparing the levels")
-        return self.plan.problem(fixed, moving, affine)
+        return self._computed(lambda device: self.plan.problem(fixed, moving, affine, device))
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
         found = self._computed(

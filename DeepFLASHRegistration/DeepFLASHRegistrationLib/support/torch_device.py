@@ -81,6 +81,11 @@ def _trouble(name: str) -> str:
     return ""
 
 
+def is_cuda(device: str) -> bool:
+    """Whether a torch device is a CUDA GPU: one that knows double precision, and whose work can be recorded."""
+    return device.partition(":")[0] == "cuda"
+
+
 def free_device_bytes(device: str) -> int:
     """Free memory of a GPU; 0 for the CPU and for what shares its memory."""
     import torch
