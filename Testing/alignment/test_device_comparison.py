@@ -63,6 +63,9 @@ def test_the_sums_are_those_of_the_cpu(kind, level):
                 assert (sums is None) == (sums_there is None) == (measure == "correlation")
                 if sums is not None:
                     assert (np.abs(sums - sums_there).max(0) / np.abs(sums_there).sum(0)).max() < 2e-4
+            (gram, sums), (gram_there, sums_there) = ours.many(maps)[1], theirs.many(maps)[1]
+            assert np.allclose(gram, gram_there, rtol=0, atol=2e-4 * len(points.values))
+            assert np.allclose(sums, sums_there, rtol=0, atol=2e-4 * len(points.values))
             (values, valid), (values_there, valid_there) = ours.sampled(found), theirs.sampled(found)
             both = valid & valid_there
             assert np.count_nonzero(valid != valid_there) <= 1e-4 * len(valid)

@@ -253,7 +253,7 @@ class _Search:
         rigid = kind == "rigid"
         upright = upright_starts(self.fixed, self.moving, rigid)
         turned = turned_starts(self.fixed, self.moving, rigid)
-        scores = np.array([self._scores(s) for s in upright + turned])
+        scores = np.array([self._scored(*sums) for sums in self.compared.many(upright + turned)])
         found = self._candidates(kind, "correlation", upright, turned, scores[:, 0])
         best = found[0]
         if self._scores(best.map)[1] >= scores[:, 1].max() and self._same_contrast(best.map, _PLAINLY):
@@ -331,7 +331,9 @@ class _Search:
 
     def _scores(self, found: np.ndarray) -> tuple[float, float]:
         """Correlation, and root of the correlation ratio."""
-        gram, sums = self.compared.products(found, "ratio", False)
+        return self._scored(*self.compared.products(found, "ratio", False))
+
+    def _scored(self, gram: np.ndarray, sums: np.ndarray) -> tuple[float, float]:
         if gram[0, 0] < _MIN_OVERLAP * self.count:
             return -np.inf, -np.inf
         fits = correlation(gram), correlation_ratio(gram, sums)

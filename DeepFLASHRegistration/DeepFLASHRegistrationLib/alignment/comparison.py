@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -40,6 +41,9 @@ class Comparing(Protocol):
         row (if asked for), moving value; over the points that the moving image shows. Float64.
         """
 
+    def many(self, maps: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`products` for the ratio, without derivatives, at many maps."""
+
     def sampled(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The moving values at the points (n,), and where they are known."""
 
@@ -58,6 +62,9 @@ class Comparison:
             )
         )
         return sum(b[0] for b in blocks), None if measure == "correlation" else sum(b[1] for b in blocks)
+
+    def many(self, maps: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [self.products(found, "ratio", False) for found in maps]
 
     def sampled(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, valid = self.sampler(mapped(found, self.points.places), False)

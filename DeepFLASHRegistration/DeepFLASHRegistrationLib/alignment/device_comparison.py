@@ -7,6 +7,7 @@ The same sums as `comparison` takes, of the same points, in double precision.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from ..geodesics.captured import Captured
 from .comparison import Points
 from .pyramid import BINS, Pyramid, half
+
+_POINTS = 1 << 20  # looked at in one go
 
 
 class DeviceComparison:
@@ -55,25 +58,37 @@ class DeviceComparison:
 
     def products(self, found: np.ndarray, measure: str, derivatives: bool) -> tuple[np.ndarray, np.ndarray | None]:
         ratio = measure != "correlation"
-        if ratio and self._classes is None:
-            self._classes = F.one_hot(self.bins, BINS).t().double()
+        self._prepare(ratio)
         summed = self._calls[ratio, derivatives](
-            lambda change: self._summed(change, ratio, derivatives), self._tensor(found.astype(np.float32))
+            lambda maps: self._summed(maps, ratio, derivatives), self._tensor(found[None].astype(np.float32))
         )
-        sums = summed.cpu().numpy()
+        sums = summed[0].cpu().numpy()
         rows = sums.shape[1]
         return sums[:rows], sums[rows:] if ratio else None
 
+    def many(self, maps: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        self._prepare(True)
+        found, most = [], max(1, _POINTS // self.places.shape[1])
+        for first in range(0, len(maps), most):
+            part = self._tensor(np.stack(maps[first : first + most]).astype(np.float32))
+            sums = self._summed(part, True, False).cpu().numpy()
+            found += [(each[: each.shape[1]], each[each.shape[1] :]) for each in sums]
+        return found
+
     def sampled(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, valid = self._sampled(self._mapped(self._tensor(found.astype(np.float32))), False)
+        values, valid = self._sampled(self._mapped(self._tensor(found[None].astype(np.float32))), False)
         return values[0].cpu().numpy(), valid.cpu().numpy()
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, device=self.device)
 
-    def _mapped(self, found: Tensor) -> Tensor:
-        """The points (d, n) under a map."""
-        return found[:, :-1] @ self.places + found[:, -1:]
+    def _prepare(self, ratio: bool) -> None:
+        if ratio and self._classes is None:
+            self._classes = F.one_hot(self.bins, BINS).t().double()
+
+    def _mapped(self, maps: Tensor) -> Tensor:
+        """The points (d, maps * n) under maps (maps, d, d+1), one after the other."""
+        return (maps[..., :-1] @ self.places + maps[..., -1:]).transpose(0, 1).flatten(1)
 
     def _sampled(self, places: Tensor, slopes: bool) -> tuple[Tensor, Tensor]:
         """At places (d, n): values, below them their slopes in LPS if asked for; where they are known (n,)."""
@@ -91,16 +106,17 @@ class DeviceComparison:
             valid = valid & self.mask[base + ((fraction > 0.5) * self.strides).sum(0)]
         return values, valid
 
-    def _summed(self, found: Tensor, ratio: bool, derivatives: bool) -> Tensor:
-        """The products of the rows, (rows, rows); for the ratio, below them their sums per bin, (bins, rows)."""
-        places = self._mapped(found)
+    def _summed(self, maps: Tensor, ratio: bool, derivatives: bool) -> Tensor:
+        """At each map the products of the rows, (maps, rows, rows); for the ratio, below them their sums per bin,
+        (maps, bins, rows)."""
+        places = self._mapped(maps)
         values, valid = self._sampled(places, derivatives)
         values = values * valid
-        rows = [valid[None], (self.values * valid)[None], values[:1]]
+        rows = [valid[None], (self.values.repeat(len(maps)) * valid)[None], values[:1]]
         if derivatives:
             # d/d(change) of value(point + change @ (point, 1)), row by row of change.
             extended = torch.cat([places, torch.ones_like(places[:1])])
             rows.insert(2, (values[1:, None] * extended).flatten(0, 1))
-        rows = torch.cat([row.double() for row in rows])
-        gram = rows @ rows.t()
-        return torch.cat([gram, self._classes @ rows.t()]) if ratio else gram
+        rows = torch.cat([row.double() for row in rows]).unflatten(1, (len(maps), -1)).transpose(0, 1)
+        gram = rows @ rows.transpose(1, 2)
+        return torch.cat([gram, self._classes @ rows.transpose(1, 2)], 1) if ratio else gram

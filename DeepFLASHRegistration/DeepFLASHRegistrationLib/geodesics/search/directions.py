@@ -77,6 +77,7 @@ class GaussNewton:
     def __init__(self, objective: Objective, remember: bool = True):
         self.objective, self.curvature = objective, Curvature(objective)
         self.diagonal = self.curvature.metric.clone()
+        objective.product.forget()  # what was recorded of another's curvature
         self.memory = Memory() if remember else None
         self.moved = _MOVED
 
