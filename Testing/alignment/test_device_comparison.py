@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from DeepFLASHRegistrationLib.alignment.device_comparison import DeviceComparison  # noqa: E402
 from DeepFLASHRegistrationLib.geodesics import captured  # noqa: E402
-from recordings import Again, Traced  # noqa: E402
+from recordings import Again, OneDevice, Traced  # noqa: E402
 
 TRUTH = matrix_of(rotation((1, 2, -1), 12), np.diag([1.06, 0.96, 1.02]), (12, -9, 6))
 
@@ -120,3 +120,22 @@ def test_a_map_that_is_no_number_reads_nowhere():
     for value in (np.nan, np.inf, -np.inf, 1e30):
         gram, _ = compared.products(np.full((3, 4), value), "ratio", False)
         assert gram.shape == (3, 3)
+
+
+@pytest.mark.parametrize("kind", ["whole", "masked", "plane"])
+def test_all_that_is_summed_on_a_device_lies_on_it(kind):
+    """The device "meta" has no numbers, and cannot be read."""
+    fixed, moving = pair(kind)
+    points = Points.of(fixed, 0)
+    d = len(points.places)
+    compared = DeviceComparison(points, moving, 0, "meta")
+    compared._prepare(True)
+    maps = torch.zeros(5, d, d + 1, device="meta")
+    with OneDevice("meta"):
+        for derivatives in (False, True):
+            sums = compared._summed(maps, True, derivatives)
+            rows = 3 + derivatives * d * (d + 1)
+            assert tuple(sums.shape) == (5, rows + 32, rows)
+        compared._sampled(compared._mapped(maps[:1]), False)
+    with pytest.raises(RuntimeError, match="device cpu"), OneDevice("meta"):
+        compared._summed(torch.zeros(5, d, d + 1), True, False)

@@ -13,9 +13,10 @@ from DeepFLASHRegistrationLib.geodesics import captured
 from DeepFLASHRegistrationLib.geodesics.captured import Captured, require
 from DeepFLASHRegistrationLib.geodesics.objective import Objective, Settings
 from DeepFLASHRegistrationLib.geodesics.search.conjugate_gradients import solved
+from DeepFLASHRegistrationLib.geodesics.search.curvature import Curvature
 from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
 from geodesic_fields import velocity
-from recordings import Again, HostRead, NoReads, Traced
+from recordings import Again, HostRead, NoReads, OneDevice, Traced
 from test_flash import make_level, shifted, window
 
 
@@ -96,6 +97,49 @@ def test_no_evaluation_reads_a_tensor_on_the_host():
     # And the guard sees what it is for.
     with pytest.raises(HostRead), NoReads():
         plain._values(v)
+
+
+def moved(value, device, seen=None):
+    """All tensors that an object holds, moved in place; their number."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or not hasattr(value, "__dict__"):
+        return 0
+    seen.add(id(value))
+
+    def one(x):
+        if isinstance(x, torch.Tensor):
+            return x.to(device), 1
+        if type(x) in (list, tuple):
+            parts = [one(y) for y in x]
+            return type(x)(y for y, _ in parts), sum(n for _, n in parts)
+        return x, moved(x, device, seen) if type(x).__module__.startswith("DeepFLASHRegistrationLib") else 0
+
+    count = 0
+    for name, held in list(vars(value).items()):
+        found, number = one(held)
+        count += number
+        if found is not held:
+            object.__setattr__(value, name, found)
+    return count
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_evaluation_and_a_product_make_no_tensor_on_another_device(case):
+    """What would be copied from the host cannot be recorded. The device "meta" has no numbers, and cannot be read."""
+    objective, _, v = objectives(**case)
+    curvature = Curvature(objective)
+    curvature.look(objective(v))
+    assert moved(objective, "meta") > 20
+    assert moved(curvature, "meta") > 5
+    at = v.to("meta")
+    with captured._later():
+        objective._values(at)  # the first call, which is never recorded, makes tables
+    with captured._later(), OneDevice("meta"):
+        values = objective._values(at)
+        product = curvature.product(at)
+    assert values.gradient.shape == product.shape == v.shape
+    with pytest.raises(RuntimeError, match="device cpu"), captured._later(), OneDevice("meta"):
+        objective._values(v)
 
 
 def test_what_a_geodesic_must_keep_is_asked_after_the_replay(recording):

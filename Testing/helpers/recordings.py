@@ -34,6 +34,21 @@ class NoReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class OneDevice(TorchDispatchMode):
+    """Refuses every operation on, or result of, another device than this: what is recorded may copy nothing to it."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves((args, kwargs, result)):
+            if isinstance(x, torch.Tensor) and x.device.type != self.device:
+                raise RuntimeError(f"{func} works on the device {x.device} too.")
+        return result
+
+
 class Traced:
     """The operations on tensors as they were done the first time, and nothing else, are done again."""
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+from DeepFLASHRegistrationLib.geodesics import captured
+from DeepFLASHRegistrationLib.geodesics.sampling import sample_linear
 from DeepFLASHRegistrationLib.imaging.resampling import nearest
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem import resampling
@@ -66,6 +69,18 @@ def test_a_gpu_samples_where_the_cpu_does(ndim, points, monkeypatch) -> None:
     here = linear(volume, grid, matrix, -3.0, "cpu")
     assert (there == -3).any()
     assert np.abs(here - there).max() < 1e-5
+
+
+def test_what_a_device_samples_lies_on_it() -> None:
+    """The device "meta" has no numbers, and cannot be read."""
+    source, grid = centered_grid((20, 17, 23), (1.5, 2, 1)), centered_grid((25, 24, 22), (1, 1.5, 1.2))
+    device = torch.device("meta")
+    with captured._later() as conditions:
+        (part, index), *others = resampling._slabs_on(device, source, grid, turned())
+        assert (part, others) == (slice(0, 25), [])
+        values = sample_linear(torch.zeros(source.shape, device=device), index, -3.0)
+    assert values.device == conditions[0][0].device == device
+    assert tuple(values.shape) == (grid.size,)
 
 
 @pytest.mark.parametrize("kind", ["linear", "nearest"])

@@ -67,6 +67,9 @@ class CudaGraph:
     def __init__(self, function: Callable[..., Any], inputs: Sequence[Tensor]):
         self.inputs = [x.detach().clone() for x in inputs]
         self.device = self.inputs[0].device
+        # A recording has memory of its own, for which torch does not give back what it keeps for others meanwhile.
+        if torch.cuda.mem_get_info(self.device)[0] < torch.cuda.memory_reserved(self.device):
+            torch.cuda.empty_cache()
         self.graph = torch.cuda.CUDAGraph()
         # Destroying what still waits for the garbage collector would spoil the recording.
         collecting = gc.isenabled()
