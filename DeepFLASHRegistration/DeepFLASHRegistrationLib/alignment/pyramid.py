@@ -10,7 +10,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, dilated, foreground, normalize
 from ..imaging.resampling import mask_on_grid
-from ..imaging.size import radius_mm, scale
+from ..imaging.size import BRAIN_RADIUS_MM, radius_mm
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 
@@ -50,7 +50,7 @@ class Pyramid:
             channels = [scaled.data * limits, channels[1], limits.astype(np.float32)]
         grid = volume.grid
         self.radius = radius_mm(grid, inside)
-        self.scale = scale(grid, inside)
+        self.scale = self.radius / BRAIN_RADIUS_MM
         self.levels: list[tuple[Grid, list[np.ndarray]]] = []
         for size in (self.scale * level for level in reversed(LEVELS_MM)):
             # Whole factors only; no axis below 4 voxels.
