@@ -11,6 +11,8 @@ import threading
 import numpy as np
 import pytest
 import registration_pairs as pairs
+from DeepFLASHRegistrationLib.alignment import affine
+from DeepFLASHRegistrationLib.problem import resampling
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support import torch_device
@@ -107,6 +109,26 @@ def test_out_of_memory_in_a_recorded_evaluation_changes_nothing_and_is_told(tiny
         "could not record the evaluations (CUDA out of memory" in note and "the same result" in note
         for note in result.notes
     )
+
+
+def test_all_that_a_gpu_does_gives_what_the_cpu_gives(monkeypatch):
+    """Aligned, resampled and searched as on CUDA, with recordings, from labels to measures."""
+    whole = pairs.fixed_image(pairs.box((32, 30, 34), 3.0)), pairs.moving_image(pairs.box((33, 32, 31), 3.1))
+    labels = {"moving_labels": pairs.moving_labels(whole[1].grid)}
+    parameters = pairs.quick(initial_alignment="affine")
+    there = register(*whole, parameters, device="cpu", threads=1, **labels)
+    for module in (affine, resampling):
+        monkeypatch.setattr(module, "is_cuda", lambda device: device == "cpu:0")
+    monkeypatch.setitem(captured.RECORDINGS, "cpu", Again)
+    monkeypatch.setattr(Again, "replayed", 0)
+    here = register(*whole, parameters, device="cpu:0", threads=1, **labels)
+    assert Again.replayed > 100
+    assert here.notes == there.notes
+    apart = np.linalg.norm(here.fixed_to_moving - there.fixed_to_moving, axis=-1)
+    assert apart.mean() < 0.005
+    assert apart.max() < 0.1
+    assert np.count_nonzero(here.labels.data != there.labels.data) <= 1e-3 * here.labels.data.size
+    assert here.verdict.level == there.verdict.level
 
 
 def test_a_gpu_left_aside_is_told(tiny, plain, monkeypatch):
