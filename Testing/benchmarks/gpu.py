@@ -84,7 +84,7 @@ def prepare(target: Path, files: Sequence[Path], spacing: float | None) -> None:
             volume = Volume(grid, (nearest if labels else linear)(volume, grid), volume.name)
         key = f"{number // len(_PARTS)}/{part}"
         arrays |= {key: volume.data, f"{key}/affine": volume.grid.affine}
-    np.savez(target, **arrays)
+    np.savez_compressed(target, **arrays)
 
 
 def read(path: Path) -> list[Pair]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import inspect
 import threading
 import weakref
 
@@ -281,3 +283,80 @@ def test_a_level_is_given_back_as_soon_as_it_ended(recording):
         assert [ref() for ref in gone] == [None] * 3
     finally:
         gc.enable()
+
+
+class _Driver:
+    """What CudaGraph asks of torch.cuda, written down; the function itself runs on the CPU."""
+
+    def __init__(self, monkeypatch, free=8 << 30, kept=1 << 30):
+        self.done, driver = [], self
+
+        class Stream:
+            def __init__(self, device=None):
+                driver.done.append("stream")
+
+            def wait_stream(self, other):
+                driver.done.append("wait")
+
+        class Graph:
+            def capture_begin(self, pool=None, capture_error_mode="global"):
+                assert not gc.isenabled()
+                driver.done.append(f"begin {capture_error_mode}")
+
+            def capture_end(self):
+                driver.done.append("end")
+
+            def replay(self):
+                driver.done.append("replay")
+
+        usual = Stream()
+        for name, value in {
+            "Stream": Stream,
+            "CUDAGraph": Graph,
+            "stream": lambda stream: contextlib.nullcontext(),
+            "device": lambda device: contextlib.nullcontext(),
+            "current_device": lambda: 0,
+            "current_stream": lambda device: usual,
+            "mem_get_info": lambda device: (free, 16 << 30),
+            "memory_reserved": lambda device: kept,
+            "empty_cache": lambda: self.done.append("empty"),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(captured._thread, "streams", {}, raising=False)
+        monkeypatch.setitem(captured.RECORDINGS, "cpu", captured.CudaGraph)
+        self.done.clear()
+
+
+def test_cuda_records_the_second_call_on_a_stream_of_its_own_and_replays(monkeypatch):
+    driver, calls = _Driver(monkeypatch), Captured()
+    for _ in range(3):
+        calls(lambda x: 2 * x, torch.ones(2))
+    apart = ["stream", "wait", "wait"], ["wait", "begin thread_local", "end", "wait"]
+    assert driver.done == [*apart[0], *apart[1], "replay", "replay"]
+    assert gc.isenabled()
+
+
+def test_cuda_that_fills_up_while_recording_ends_the_recording(monkeypatch):
+    driver, calls, runs = _Driver(monkeypatch, free=1 << 20), Captured(), []
+
+    def function(x):
+        runs.append(1)
+        if len(runs) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return x + 1
+
+    for value in (1.0, 2.0, 3.0):
+        assert float(calls(function, torch.tensor(value))) == value + 1
+    assert driver.done.count("empty") == 1  # what torch kept for others was given back first
+    assert driver.done.count("end") == 1
+    assert "replay" not in driver.done
+    assert (len(runs), calls.trouble) == (4, "CUDA out of memory.")
+    assert gc.isenabled()
+
+
+def test_torch_has_what_a_recording_asks_of_it():
+    """The names and arguments, of the torch that is installed."""
+    signature = inspect.signature(torch.cuda.CUDAGraph.capture_begin)
+    signature.bind(None, capture_error_mode="thread_local")
+    for name in ("Stream", "stream", "current_stream", "current_device", "mem_get_info", "memory_reserved"):
+        assert callable(getattr(torch.cuda, name))

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+_one_at_a_time = threading.Lock()
 _thread = threading.local()  # conditions: what `require` was told since; streams: of this thread, by device
 
 
@@ -39,6 +40,18 @@ def _later() -> Iterator[list[tuple[Tensor, Exception]]]:
         yield found
     finally:
         _thread.conditions = before
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within it Python collects no garbage: destroying what a GPU holds would spoil what is being recorded."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class Recording(Protocol):
@@ -71,23 +84,16 @@ class CudaGraph:
         if torch.cuda.mem_get_info(self.device)[0] < torch.cuda.memory_reserved(self.device):
             torch.cuda.empty_cache()
         self.graph = torch.cuda.CUDAGraph()
-        # Destroying what still waits for the garbage collector would spoil the recording.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            with self.apart(self.device):
-                # Other threads may go on meanwhile, with a registration of their own.
-                self.graph.capture_begin(capture_error_mode="thread_local")
-                try:
-                    self.outputs = function(*self.inputs)
-                except BaseException:
-                    with contextlib.suppress(RuntimeError):  # the first error says why
-                        self.graph.capture_end()
-                    raise
-                self.graph.capture_end()
-        finally:
-            if collecting:
-                gc.enable()
+        with _one_at_a_time, _uncollected(), self.apart(self.device):
+            # Other threads may go on meanwhile, with a registration of their own.
+            self.graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self.outputs = function(*self.inputs)
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # the first error says why
+                    self.graph.capture_end()
+                raise
+            self.graph.capture_end()
 
     def replay(self) -> None:
         with torch.cuda.device(self.device):
