@@ -58,7 +58,7 @@ def installed(tmp_path_factory) -> Path:
 
 
 # Rooms that need torch to be loaded.
-_COMPUTING = ("geodesics", "learning", "training", "methods.prediction")
+_COMPUTING = ("geodesics", "learning", "training", "methods.prediction", "alignment.device_comparison")
 
 
 def _library_modules() -> dict[str, str]:
