@@ -56,7 +56,8 @@ def test_no_value_leaves_the_range_of_the_image():
     for shape in ((6, 10, 7), (24, 20, 28), (3, 5, 14)):
         found = resized(edge, shape)
         assert found.shape == shape
-        assert 0 <= found.min() and found.max() <= 1
+        assert found.min() >= 0
+        assert found.max() <= 1
 
 
 def test_the_order_of_the_axes_does_not_matter():
