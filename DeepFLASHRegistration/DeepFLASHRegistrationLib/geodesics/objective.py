@@ -154,7 +154,7 @@ class _Side:
         self.direction = direction
         self.upsample = Upsampler(objective.flow.lattice, part, dtype, device)
         # Between coarse cells the image is smooth: it is continued to the finest ones, and linear between those.
-        self.lying, self.warped = warped[self.crop], resized(warped, objective.finest.shape)[None]
+        self.warped = resized(warped, objective.finest.shape)[None]
         self.sample = Sampler(part, objective.finest, dtype, device)
         mask = mask[self.crop]
         support = None if own_view is None else own_view[self.crop]
@@ -172,6 +172,12 @@ class _Side:
         name = objective.settings.similarity
         self.similarity = make_similarity(name, still[self.crop].contiguous(), mask, radius, support)
         self.covered = float(mask.sum()) / math.prod(cells.shape)
+
+    def at_rest(self) -> Tensor:
+        """Dissimilarity of the images as they lie."""
+        lattice = self.sample.lattice
+        still = self.warped.new_zeros(lattice.ndim, *lattice.shape)
+        return self.similarity(self.sample(self.warped, still)[0])
 
     def __call__(self, displacement: Tensor) -> tuple[Tensor, Sight]:
         """Dissimilarity, and what was seen in the box ``crop``, for a map (d, *map lattice) minus the identity."""
@@ -258,7 +264,7 @@ class Objective:
 
     def at_rest(self) -> float:
         """E where v0 is zero: the images as they lie."""
-        terms = [float(side.similarity(side.lying)) for side in self.sides]
+        terms = [float(side.at_rest()) for side in self.sides]
         return self.data_weight * sum(terms) / len(terms)
 
     def evaluate_safely(self, velocity: Tensor, refinements: float = math.inf) -> Evaluation:
