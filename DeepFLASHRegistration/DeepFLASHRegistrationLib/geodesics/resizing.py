@@ -19,6 +19,8 @@ def resized(image: Tensor, shape: Sequence[int]) -> Tensor:
 
     On coarser cells the kernel is as much wider, so that nothing aliases. An axis that keeps its cells is not touched.
     """
+    if image.device.type == "mps":  # torch may lack the kernel there
+        return resized(image.cpu(), shape).to(image.device)
     result = image
     for axis, n in enumerate(shape):
         own = result.shape
