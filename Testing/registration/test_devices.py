@@ -52,7 +52,7 @@ def failing(monkeypatch, kind, name, error, at=1, times=1):
     def method(self, *arguments, **named):
         calls.append(1)
         if at <= len(calls) < at + times:
-            raise error
+            raise type(error)(*error.args)
         return whole(self, *arguments, **named)
 
     monkeypatch.setattr(kind, name, method)

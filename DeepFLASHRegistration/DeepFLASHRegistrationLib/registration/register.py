@@ -231,20 +231,21 @@ class _Run:
         self.notes += notes
         self.watch.note(notes)
 
-    def _mapped(self, problem: Problem, found: Estimated, device: str) -> tuple[Maps, dict[str, Any]]:
+    def _measured(self, problem: Problem, found: Estimated, device: str) -> tuple[Maps, dict[str, Any], dict[str, Any]]:
+        """The maps, what they make of images and labels, and the figures."""
+        from .measuring import measured
+
         maps = unfolded(self.fixed.grid, found.velocity, problem.foreground, device)
-        return maps, outputs(self.fixed, self.moving, maps)
+        parts = outputs(self.fixed, self.moving, maps)
+        self.watch.tell(phase="finish", progress=0.95, message="Measuring")
+        return maps, parts, measured(self.fixed, self.moving, parts, maps, problem, self.plan.parameters)
 
     def finished(self, problem: Problem, found: Estimated, threads: int | None) -> Result:
         """Maps, images and figures of the geodesic."""
-        from .measuring import measured
-
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
         self.watch.phase("finish", "Computing the maps")
-        maps, parts = self._computed(lambda device: self._mapped(problem, found, device))
+        maps, parts, metrics = self._computed(lambda device: self._measured(problem, found, device))
         self.notes += maps.notes
-        self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = measured(fixed, moving, parts, maps, problem, parameters)
         if found.endings:
             metrics["levels_ended"] = list(found.endings)
         if found.unusual:
