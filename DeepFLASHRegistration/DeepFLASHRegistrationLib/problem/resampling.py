@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.resampling import slabs
+from ..imaging.resampling import Look, sampled
 from ..imaging.volume import Volume
+from ..support.torch_device import as_tensor
 
 _BLUR_RADIUS = 3  # standard deviations, beyond which a Gaussian counts as 0
 
@@ -27,17 +28,19 @@ def linear(volume: Volume, grid: Grid, matrix: np.ndarray | None = None, outside
     Returns:
         float32 of grid.shape; the volume's own array where nothing changes.
     """
+    if matrix is None and volume.grid.same_as(grid, 1e-6):
+        return volume.data
+    return sampled(volume.grid, grid, *linear_values(volume, outside), matrix)
+
+
+def linear_values(volume: Volume, outside: float = 0.0) -> Look:
+    """What `sampled` needs to interpolate an image linearly; ``outside``: value beyond it."""
     import torch
 
     from ..geodesics.sampling import sample_linear
 
-    if matrix is None and volume.grid.same_as(grid, 1e-6):
-        return volume.data
-    data = torch.tensor(volume.data, dtype=torch.float32)
-    result = np.empty(grid.shape, dtype=np.float32)
-    for part, index in slabs(volume.grid, grid, matrix):
-        result[part] = sample_linear(data, torch.from_numpy(index), outside).numpy().reshape(result[part].shape)
-    return result
+    data = as_tensor(volume.data).float()
+    return lambda index: sample_linear(data, torch.from_numpy(index), outside).numpy(), np.float32
 
 
 def blurred(values: np.ndarray, sigma: Sequence[float]) -> np.ndarray:

@@ -22,7 +22,7 @@ from ..problem.problem import Problem, comparable
 from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
 from ..support.errors import InputError
 from ..support.torch_device import is_out_of_memory, require_torch, resolve_device, torch_threads
-from .maps import outputs, unfolded
+from .maps import log_jacobian, outputs, unfolded
 from .progress import Progress
 from .result import Result, provenance
 from .verdict import verdict
@@ -206,9 +206,9 @@ class _Run:
         self.watch.phase("finish", "Computing the maps")
         maps = unfolded(fixed.grid, found.velocity, problem.foreground, self.device)
         self.notes += maps.notes
-        parts = outputs(fixed, moving, maps)
+        parts, carried = outputs(fixed, moving, maps)
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = measured(fixed, moving, parts, maps, problem, parameters)
+        metrics = measured(fixed, moving, parts, carried, maps, problem, parameters)
         if found.endings:
             metrics["levels_ended"] = list(found.endings)
         if found.unusual:
@@ -228,6 +228,7 @@ class _Run:
             verdict=verdict(metrics, found.cancelled),
             cancelled=found.cancelled,
             notes=list(dict.fromkeys(self.notes)),
+            log_jacobian=log_jacobian(fixed.grid, maps),
             **parts,
         )
 
