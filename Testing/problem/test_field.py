@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -84,3 +85,11 @@ def test_a_small_field_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(field, Field)
     assert np.shares_memory(np.asarray(field), field[4:9])
     assert np.shares_memory(np.asarray(field.inner(grid.padded(-2))), np.asarray(field))
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_what_both_directions_share_changes_no_bit(d: int) -> None:
+    grid = pairs.box((29, 40, 37)[:d], 2.0)
+    alone, both = deformation(d), dataclasses.replace(deformation(d), both=True)
+    for direction in (*DIRECTIONS, *reversed(DIRECTIONS)):
+        assert np.array_equal(both.displacement(grid, direction), alone.displacement(grid, direction))

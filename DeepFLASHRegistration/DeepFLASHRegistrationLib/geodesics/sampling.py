@@ -201,8 +201,8 @@ def _roomy(labels: Tensor) -> torch.dtype:
         return torch.int64
     kind = torch.int32 if labels.dtype.itemsize < 4 or labels.dtype == torch.int32 else torch.int64
     low, high = map(int, labels.to(kind).aminmax())
-    short = torch.iinfo(torch.int16)
-    return torch.int16 if short.min < low and high <= short.max else kind
+    fitting = (t for t in (torch.int8, torch.int16) if torch.iinfo(t).min < low and high <= torch.iinfo(t).max)
+    return next(fitting, kind)
 
 
 def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -40,6 +40,7 @@ class Deformation:
         margin_mm: width of the border of the domain over which the velocity fades out.
         band_limited: whether the displacement is kept in the band (FLASH's own map).
         integrator, steps: time stepping; 0 steps chooses them from the velocity.
+        both: whether maps of both directions will be asked for: then what they share is computed once.
     """
 
     domain: Grid
@@ -55,6 +56,7 @@ class Deformation:
     integrator: str = "rk4"
     steps: int = 0
     device: str = "cpu"
+    both: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, device: str) -> Deformation:
@@ -175,8 +177,20 @@ class Deformation:
         if key not in self._kept:
             flow, trajectory = self._flow(t)
             with torch.no_grad():
-                self._kept[key] = getattr(flow, direction)(trajectory)
+                if self.both and not self.band_limited:
+                    self._kept[key] = flow.composed(reversed(self._steps(direction, t)))
+                else:
+                    self._kept[key] = getattr(flow, direction)(trajectory)
         return self._kept[key]
+
+    def _steps(self, direction: str, t: float) -> list[torch.Tensor]:
+        """Of the way in one direction; those of the other are kept until they are asked for."""
+        key = ("steps", direction, t)
+        if key not in self._kept:
+            flow, trajectory = self._flow(t)
+            for name, steps in zip(("fixed_to_moving", "moving_to_fixed"), flow.steps_of_both(trajectory), strict=True):
+                self._kept["steps", name, t] = steps
+        return self._kept.pop(key)
 
     def _interpolated(
         self, grid: Grid, to_index: np.ndarray, turn: np.ndarray, direction: str, t: float
@@ -257,9 +271,9 @@ def _shortest_wavelength(modes: Sequence[int], lengths: Sequence[float]) -> floa
     return min(2 * length / max(n - 1, 1) for n, length in zip(modes, lengths, strict=True))
 
 
-def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation:
+def deformation_from(values: Mapping[str, Any], device: str = "cpu", both: bool = False) -> Deformation:
     """The Deformation of Result.velocity."""
-    return Deformation(**{**values, "device": device})
+    return Deformation(**{**values, "device": device, "both": both})
 
 
 def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, device: str = "cpu") -> torch.Tensor:

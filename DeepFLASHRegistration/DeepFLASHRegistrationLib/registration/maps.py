@@ -63,7 +63,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     field_grid, inverse_grid = field_grids(fixed, velocity["affine"])
     damped = 0
     for attempt in range(_UNFOLDING + 1):
-        deformation = deformation_from(velocity, device)
+        deformation = deformation_from(velocity, device, both=True)
         forward = deformation.field(field_grid, "fixed_to_moving")
         folded, determinant = _folds(fixed, forward)
         folded &= inside
@@ -162,6 +162,7 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
         shown[moving.inside] |= INSIDE
     look = linear_values(image, background)
     after, first = [look, nearest_values(Volume(image.grid, shown))], [look]
+    del shown
     # Labels lie on the image's voxels nearly always: then the places are computed once for both.
     together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
     if together:

@@ -21,6 +21,7 @@ from ..problem.parameters import Parameters
 from ..problem.problem import Problem, comparable
 from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
 from ..support.errors import InputError
+from ..support.memory import give_back_memory
 from ..support.torch_device import is_out_of_memory, require_torch, resolve_device, torch_threads
 from .maps import log_jacobian, outputs, unfolded
 from .progress import Progress
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..methods.registry import Estimated, Plan
+
+_LARGE = 40_000_000  # voxels, of which each array takes 160 MB
 
 
 def register(
@@ -198,15 +201,23 @@ class _Run:
             torch.cuda.empty_cache()
             return estimate(problem, self.plan, self.device, initial_velocity, self.watch)
 
+    def _made_room(self) -> None:
+        """Of large images, what was freed and kept for the next arrays is more than these will need."""
+        if self.fixed.grid.size > _LARGE:
+            give_back_memory()
+
     def finished(self, problem: Problem, found: Estimated, threads: int | None) -> Result:
         """Maps, images and figures of the geodesic."""
         from .measuring import measured
 
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
         self.watch.phase("finish", "Computing the maps")
+        self._made_room()
         maps = unfolded(fixed.grid, found.velocity, problem.foreground, self.device)
         self.notes += maps.notes
+        self._made_room()
         parts, carried = outputs(fixed, moving, maps)
+        self._made_room()
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
         metrics = measured(fixed, moving, parts, carried, maps, problem, parameters)
         if found.endings:
