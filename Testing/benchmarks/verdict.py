@@ -32,7 +32,6 @@ from DeepFLASHRegistrationLib.imaging.resampling import nearest
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration import metrics as m
 from DeepFLASHRegistrationLib.registration.agreement import share
-from DeepFLASHRegistrationLib.registration.maps import on_fixed_grid
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.verdict import verdict
 from DeepFLASHRegistrationLib.registration.warping import warp_labels
@@ -75,7 +74,7 @@ def judged(case: Case, result: Any) -> dict[str, float]:
         found.update(error_before=before["mean"] / size, error=after["mean"] / size)
     if case.labels is not None:
         own, theirs = case.labels
-        maps = on_fixed_grid(grid, {"fixed_to_moving": result.fixed_to_moving, "field_grid": result.field_grid})
+        maps = result.displacement
         before = nearest(theirs, grid, result.affine)
         volumes = m.label_volumes(theirs.data, theirs.grid.voxel_volume)
         table = m.label_table(nearest(own, grid), before, warp_labels(theirs, grid, maps), grid.voxel_volume, volumes)

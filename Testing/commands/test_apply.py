@@ -346,7 +346,7 @@ def test_the_input_may_be_replaced(saved: Saved, moving: Path) -> None:
         "results.velocity.read_tensors",
         "problem.deformation.Deformation.displacement",
         "results.carrying.warp",
-        "imaging.image_files.nifti._write_gzip",
+        "imaging.image_files.nifti.write_gzip",
     ],
 )
 def test_an_interrupt_leaves_nothing(

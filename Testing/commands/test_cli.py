@@ -380,7 +380,7 @@ STAGES = [
     "registration.warping.warp",
     "results.folder.write_velocity",
     "results.folder.write_report",
-    "imaging.image_files.nifti._write_gzip",
+    "imaging.image_files.nifti.write_gzip",
 ]
 
 

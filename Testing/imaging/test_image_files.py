@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging import files, io, transforms
 from DeepFLASHRegistrationLib.imaging.grid import Grid
-from DeepFLASHRegistrationLib.imaging.image_files import nifti
+from DeepFLASHRegistrationLib.imaging.image_files import gzip_blocks
 from DeepFLASHRegistrationLib.imaging.volume import Volume, checked_image
 from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, image, noise, oblique, rotation, storages
@@ -305,7 +305,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     io.write_volume(path, Volume(oblique(), noise(oblique())))
     before = path.read_bytes()
     if where == "compress":
-        monkeypatch.setattr(nifti.zlib, "crc32", Broken(error))
+        monkeypatch.setattr(gzip_blocks.zlib, "crc32", Broken(error))
     else:
         monkeypatch.setattr(files.os, "replace", Broken(error))
     for write in (

@@ -158,3 +158,21 @@ def test_size_counts_every_array() -> None:
     volume = Volume(grid, np.zeros(grid.shape, "f4"))
     size = transfer.size_of({"a": [volume, (np.zeros(5), "x")], "b": None})
     assert 440 <= size <= 440 + 2 * 9 * 8
+
+
+def test_a_field_that_is_not_in_memory_arrives_as_the_array_it_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from DeepFLASHRegistrationLib.problem import field
+    from DeepFLASHRegistrationLib.problem.on_grid import OnGrid
+
+    monkeypatch.setattr(field, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(transfer, "_CHUNK_BYTES", 5000)
+    grid = Grid((9, 10, 11), np.diag([2.0, 3.0, 4.0, 1.0]))
+    linear = field.Field(grid, OnGrid(np.arange(9.0).reshape(3, 3), np.array([0.5, -1.0, 2.0]), None))
+    index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
+    expected = (index @ np.arange(9.0).reshape(3, 3).T + [0.5, -1.0, 2.0]).astype(np.float32)
+    assert transfer.size_of({"field": linear}) == expected.nbytes
+    found = there_and_back(tmp_path, {"field": linear})["field"]
+    assert isinstance(found, np.ndarray)
+    assert np.array_equal(found, expected)

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import registration_pairs as pairs
 import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, read_displacement_field
+from DeepFLASHRegistrationLib.problem import field
 from DeepFLASHRegistrationLib.registration.verdict import Verdict
 from DeepFLASHRegistrationLib.report import FILES as ALL
 from DeepFLASHRegistrationLib.results import folder as folder_module
@@ -441,7 +443,7 @@ def test_a_failure_leaves_everything_as_it_was(
     elif where == "disk":
         from DeepFLASHRegistrationLib.imaging.image_files import nifti
 
-        monkeypatch.setattr(nifti, "_write_gzip", fail)
+        monkeypatch.setattr(nifti, "write_gzip", fail)
     else:
         monkeypatch.setattr(folder_module, where, fail)
     if isinstance(what, OSError):
@@ -522,3 +524,19 @@ def test_grids_of_every_kind_survive(tmp_path: Path) -> None:
         assert (again.plane is None) == (grid.plane is None)
         if grid.plane is not None:
             assert again.lifted().same_as(grid.lifted(), 0)
+
+
+def test_a_result_too_large_to_keep_its_fields_is_written_as_any_other(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fields are computed for whatever looks at them, a few slices at a time: the same files, byte by byte."""
+    monkeypatch.setattr(field, "_KEPT_BYTES", 0)
+    large = pairs.registered()
+    files = ["warped.nii.gz", "labels.nii.gz", "log_jacobian.nii.gz", "affine.tfm", "velocity.safetensors"]
+    files += ["fixed_to_moving.nii.gz", "moving_to_fixed.nii.gz"]
+    save_result(large.result, tmp_path / "out", large.fixed, large.moving, large.fixed_labels)
+    for name in files:
+        assert (tmp_path / "out" / name).read_bytes() == (saved.folder / name).read_bytes(), name
+    first, second = (json.loads((each / "result.json").read_text()) for each in (saved.folder, tmp_path / "out"))
+    assert first["metrics"] == second["metrics"]
+    assert first["verdict"] == second["verdict"]

@@ -202,7 +202,11 @@ def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: st
         # What is wrong with a pair is told when its turn comes.
         with contextlib.suppress(InputError, OSError, ValueError):
             fixed, moving = read_grid(pair.files.fixed), read_grid(pair.files.moving)
-            found = sizes(fixed, moving, _whole(fixed), effective)
+            labels = [
+                grid.size if file is not None else 0
+                for grid, file in ((fixed, pair.files.fixed_labels), (moving, pair.files.moving_labels))
+            ]
+            found = sizes(fixed, moving, _whole(fixed), effective, tuple(labels))
             largest = max(largest, memory.needed_bytes(found, device)[0])
     return largest
 

@@ -202,7 +202,8 @@ class Upsampler:
         self, source: Lattice, target: Lattice, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
     ):
         self._matrices = [
-            _cubic_weights(source, target, axis).to(device=device, dtype=dtype) for axis in range(source.ndim)
+            cubic_matrix(source, axis, target.positions(axis)).to(device=device, dtype=dtype)
+            for axis in range(source.ndim)
         ]
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -210,19 +211,25 @@ class Upsampler:
         return separable(values, self._matrices)
 
 
-def _cubic_weights(source: Lattice, target: Lattice, axis: int) -> Tensor:
+def cubic_weights(source: Lattice, axis: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a lattice's points along an axis, the four between which each position lies, and their weights: (n, 4) each.
+
+    positions: (n,) float64, in units of length.
+    """
     n = source.shape[axis]
-    position = ((target.positions(axis) - source.origin[axis]) / source.step[axis]).clamp(0, n - 1)
+    position = ((positions - source.origin[axis]) / source.step[axis]).clamp(0, n - 1)
     base = position.floor()
-    t = position - base
-    weights = torch.zeros(len(position), n, dtype=torch.float64)
-    rows = torch.arange(len(position))
-    for offset in (-1, 0, 1, 2):
-        x = (t - offset).abs()
-        w = torch.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2)
-        column = (base.long() + offset).clamp(0, n - 1)
-        weights.index_put_((rows, column), torch.where(x < 2, w, torch.zeros_like(w)), accumulate=True)
-    return weights
+    offsets = torch.arange(-1, 3)
+    x = ((position - base)[:, None] - offsets).abs()
+    weights = torch.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2)
+    return (base.long()[:, None] + offsets).clamp(0, n - 1), torch.where(x < 2, weights, torch.zeros_like(weights))
+
+
+def cubic_matrix(source: Lattice, axis: int, positions: Tensor) -> Tensor:
+    """The same as a matrix (n, source.shape[axis]), float64."""
+    columns, weights = cubic_weights(source, axis, positions)
+    matrix = torch.zeros(len(positions), source.shape[axis], dtype=torch.float64)
+    return matrix.scatter_add_(1, columns, weights)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -41,11 +43,30 @@ class Flow:
 
     def step_displacement(self, v: Tensor, dt: float) -> Tensor:
         """b of one step on the lattice, (d, *lattice.shape)."""
+        return self._step(*self._values(v), dt)
+
+    def steps_of_both(self, trajectory: Trajectory) -> tuple[list[Tensor], list[Tensor]]:
+        """b of all steps of `fixed_to_moving` and of `moving_to_fixed`, each in the order of its velocities.
+
+        They follow the same velocities, one with the other sign, so that each is evaluated once.
+        """
+        dt = 1.0 / trajectory.steps
+        there, back = [], []
+        for v in trajectory.middles:
+            vx, along = self._values(v)
+            there.append(self._step(vx, along, dt))
+            back.append(self._step(vx, along, -dt))
+        return there, back[::-1]
+
+    def _values(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """v and (Dv)v on the lattice."""
         d = self.band.ndim
         fields = torch.cat([v, torch.stack([self.band.derivative(v, j) for j in range(d)]).flatten(0, 1)])
         values = self.evaluate(fields)
         vx, dv = values[:d], values[d:].unflatten(0, (d, d))  # dv[j, i] = ∂_j v_i
-        along = (dv * vx[:, None]).sum(0)
+        return vx, (dv * vx[:, None]).sum(0)
+
+    def _step(self, vx: Tensor, along: Tensor, dt: float) -> Tensor:
         if self.window is None:
             return -dt * vx + (0.5 * dt * dt) * along
         # The same for the damped velocity wv, whose derivative is w·Dv + v⊗∇w.
@@ -54,9 +75,12 @@ class Flow:
 
     def displacement(self, velocities: list[Tensor], dt: float) -> Tensor:
         """ψ − id on the lattice after following the velocities, given in order, each for dt; (d, *lattice.shape)."""
+        return self.composed(self.step_displacement(v, dt) for v in reversed(velocities))
+
+    def composed(self, steps: Iterable[Tensor]) -> Tensor:
+        """ψ − id of b of all steps, the last step first."""
         u = None
-        for v in reversed(velocities):
-            back = self.step_displacement(v, dt)
+        for back in steps:
             u = back if u is None else compose(u, back, self.sample)
         return u
 

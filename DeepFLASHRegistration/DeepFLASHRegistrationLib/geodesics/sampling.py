@@ -26,6 +26,7 @@ class NonFiniteField(ArithmeticError):
 
 # Far beyond any image, and far below where a coordinate computed from it in single precision could overflow.
 _LARGEST = 1e12
+_LABEL_ROWS = 8  # slices of a label map looked at together
 _CHUNK = 1 << 14  # points worked on at a time: what they need stays in the caches, and no thread waits for another
 _WORTHWHILE = 1 << 16  # coordinates of points below which sampling is not divided
 _PARTS = {False: 4, True: 2}  # by whether the array has a gradient, of which each part needs its own
@@ -142,17 +143,18 @@ class LabelSampler:
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"Labels must be integers, not {labels.dtype}.")
         self.shape, self._kind, d = labels.shape, labels.dtype, labels.ndim
-        # Small and unsigned types lack operations, and room for the mark.
-        labels = labels.to(torch.int32 if labels.dtype.itemsize < 4 or labels.dtype == torch.int32 else torch.int64)
+        labels = labels.to(_roomy(labels))
         padded = F.pad(labels, (1, 1) * d)
         # By cell, that is between neighboring voxels: the label on which all its corners agree, else a mark.
-        lowest = highest = padded
-        for axis in range(d):
-            n = padded.shape[axis] - 1
-            lowest = torch.minimum(lowest.narrow(axis, 0, n), lowest.narrow(axis, 1, n))
-            highest = torch.maximum(highest.narrow(axis, 0, n), highest.narrow(axis, 1, n))
         self._mark = torch.iinfo(labels.dtype).min
-        cells = torch.where(lowest == highest, lowest, self._mark)
+        cells = labels.new_empty([n - 1 for n in padded.shape])
+        for start in range(0, len(cells), _LABEL_ROWS):
+            lowest = highest = padded[start : start + _LABEL_ROWS + 1]
+            for axis in range(d):
+                n = lowest.shape[axis] - 1
+                lowest = torch.minimum(lowest.narrow(axis, 0, n), lowest.narrow(axis, 1, n))
+                highest = torch.maximum(highest.narrow(axis, 0, n), highest.narrow(axis, 1, n))
+            cells[start : start + _LABEL_ROWS] = torch.where(lowest == highest, lowest, self._mark)
         self._strides, self._cell_strides = _strides(padded.shape), _strides(cells.shape)
         self._cells, self._padded = cells.reshape(-1), padded.reshape(-1)
 
@@ -192,6 +194,16 @@ class LabelSampler:
             better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
             best, most = torch.where(better, candidate, best), torch.where(better, support, most)
         return best
+
+
+def _roomy(labels: Tensor) -> torch.dtype:
+    """The smallest type with all operations that holds these labels and, below them, a mark."""
+    if not labels.numel():
+        return torch.int64
+    kind = torch.int32 if labels.dtype.itemsize < 4 or labels.dtype == torch.int32 else torch.int64
+    low, high = map(int, labels.to(kind).aminmax())
+    fitting = (t for t in (torch.int8, torch.int16) if torch.iinfo(t).min < low and high <= torch.iinfo(t).max)
+    return next(fitting, kind)
 
 
 def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -210,7 +210,7 @@ def write_volume(path: str | os.PathLike, volume: Volume) -> None:
     grid, data = in_space(volume.grid, _storable(path, volume.data))
     if is_nifti(path):
         with atomic(path) as temporary:
-            write_nifti(temporary, grid, data, 0)
+            write_nifti(temporary, grid, data)
         return
     write_image(path, grid, data, vector=False)
 

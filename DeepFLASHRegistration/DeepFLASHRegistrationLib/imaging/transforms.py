@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..support.errors import InputError
+from ..support.side_by_side import side_by_side
 from .files import ITK_TRANSFORMS, TRANSFORMS, atomic, is_folder, quiet, read_bytes, unwritable
 from .grid import Grid
 from .image_files.itk_isolated import read_isolated
-from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
+from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_vectors
 from .image_files.nifti_reading import read_vectors
 from .io import named, write_image
 from .transform_files.flirt import is_text_matrix, read_flirt
@@ -24,6 +24,7 @@ from .transform_files.lta import read_lta
 from .transform_files.xfm import read_xfm
 
 _LARGEST_TRANSFORM = 64 << 20
+_ROWS = 8  # slices of a field that are written together
 
 
 def write_displacement_field(
@@ -41,7 +42,7 @@ def write_displacement_field(
     Args:
         path: .nii.gz, .nii, or another format of SimpleITK (.nrrd, .mha).
         grid: where the displacements are given.
-        displacement: (*grid.shape, d) in LPS mm (x, y[, z]).
+        displacement: (*grid.shape, d) in LPS mm (x, y[, z]), of which a few slices are taken at a time.
         target: for a 2-D grid with a plane: the grid whose plane the displaced points lie in (default: the same
             plane). The file is then 3-D with one slice and 3-D vectors, so that it also leads from slice to slice.
         step_mm: components are rounded to multiples of it; of a power of two, NIfTI shrinks to a third.
@@ -50,7 +51,6 @@ def write_displacement_field(
         InputError: unknown suffix, or a folder that does not exist or may not be written.
         ValueError: if the shapes disagree.
     """
-    displacement = np.asarray(displacement)
     if displacement.shape != (*grid.shape, grid.ndim):
         raise ValueError(
             f"A field on a grid of shape {grid.shape} has shape {(*grid.shape, grid.ndim)}, not {displacement.shape}."
@@ -62,29 +62,33 @@ def write_displacement_field(
         displacement = np.expand_dims(lifted - grid.lift(points), grid.slice_axis)
         grid = grid.lifted()
     if not is_nifti(path):
-        displacement = displacement.astype(np.float32, copy=False)
+        displacement = np.asarray(displacement, dtype=np.float32)
         write_image(path, grid, displacement if step_mm is None else rounded(displacement, step_mm), vector=True)
         return
     if grid.ndim == 3 and grid.shape[0] == 1:
         # ITK drops trailing axes of one slice from vector images, and with them the position of the slice.
-        displacement = np.moveaxis(displacement, 0, 2)
+        displacement = np.moveaxis(displacement[:], 0, 2)
         order = [1, 2, 0, 3]
         grid = Grid(tuple(grid.shape[a] for a in order[:3]), grid.affine[:, order])
-    planes = np.empty((grid.ndim, *grid.shape), dtype=np.float32)
-
-    def fill(part: int) -> None:
-        for axis in range(grid.ndim):
-            values = displacement[part, ..., axis]
-            if step_mm is not None:
-                values = rounded(values, step_mm)
-            # In RAS the first two components have the other sign; 0 is without one in what was rounded.
-            planes[axis, part] = np.float32(0) - values if grid.ndim == 3 and axis < 2 else values
-
-    # Slice by slice, which stays in a processor's cache, and side by side.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(fill, range(grid.shape[0])))
+    slabs = side_by_side(
+        lambda start: _components(displacement[start : start + _ROWS], step_mm), range(0, grid.shape[0], _ROWS)
+    )
     with atomic(path) as temporary:
-        write_nifti(temporary, grid, planes, INTENT_DISPLACEMENT if grid.ndim == 3 else INTENT_VECTOR)
+        write_vectors(temporary, grid, slabs, INTENT_DISPLACEMENT if grid.ndim == 3 else INTENT_VECTOR)
+
+
+def _components(displacement: np.ndarray, step_mm: float | None) -> np.ndarray:
+    """Slices (rows, ..., d) of a field by component, (d, rows, ...), as they lie in NIfTI."""
+    d = displacement.shape[-1]
+    planes = np.empty((d, *displacement.shape[:-1]), dtype=np.float32)
+    for row, values in enumerate(displacement):  # slice by slice, which stays in a processor's cache
+        for axis in range(d):
+            component = values[..., axis]
+            if step_mm is not None:
+                component = rounded(component, step_mm)
+            # In RAS the first two components have the other sign; 0 is without one in what was rounded.
+            planes[axis, row] = np.float32(0) - component if d == 3 and axis < 2 else component
+    return planes
 
 
 def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:

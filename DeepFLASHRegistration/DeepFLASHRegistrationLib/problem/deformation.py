@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..imaging.grid import Grid, over_indices, stored
+from ..imaging.grid import Grid
+from .field import Field
+from .on_grid import FAR, Across, Along, Interpolated, OnGrid, finer, parallel
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +25,6 @@ _POINTS_PER_WAVELENGTH = 5.5
 _PER_STEP, _FEWEST_STEPS = 0.27, 6
 # Largest relative change of ⟨Lv, v⟩ along the final geodesic.
 _DRIFT, _MOST_STEPS = 0.02, 200
-# Normalized coordinates beyond it lie outside any lattice, and overflow nothing.
-_FAR = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class Deformation:
         margin_mm: width of the border of the domain over which the velocity fades out.
         band_limited: whether the displacement is kept in the band (FLASH's own map).
         integrator, steps: time stepping; 0 steps chooses them from the velocity.
+        both: whether maps of both directions will be asked for: then what they share is computed once.
     """
 
     domain: Grid
@@ -55,6 +56,7 @@ class Deformation:
     integrator: str = "rk4"
     steps: int = 0
     device: str = "cpu"
+    both: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, device: str) -> Deformation:
@@ -88,30 +90,24 @@ class Deformation:
         Returns:
             float32 (*grid.shape, d), LPS mm.
         """
+        return np.asarray(self.field(grid, direction, t))
+
+    def field(self, grid: Grid, direction: str, t: float = 1.0) -> Field:
+        """The same, computed where it is looked at."""
         d = grid.ndim
-        result = np.empty((*grid.shape, d), dtype=np.float32)
         matrix, offset = self.affine[:d, :d], self.affine[:d, d]
         if direction == "fixed_to_moving":
             # x -> A(x + u): (A − I)x + b + A u, with u read on a grid parallel to the domain or point by point.
-            linear, shift, turn = matrix - np.eye(d), offset, matrix
-            u = self._on_grid(grid, direction, t)
+            linear, shift, turn, before = matrix - np.eye(d), offset, matrix, np.eye(d + 1)
         else:
             # y -> z + w(z), z = A⁻¹y
-            inverse = np.linalg.inv(self.affine)
-            linear, shift, turn = inverse[:d, :d] - np.eye(d), inverse[:d, d], np.eye(d)
-            u = self._on_grid(grid, direction, t, inverse)
-        to_mm = (turn @ self.domain.direction * self.unit_mm).astype(np.float32)
+            before = np.linalg.inv(self.affine)
+            linear, shift, turn = before[:d, :d] - np.eye(d), before[:d, d], np.eye(d)
         slope, base = linear @ grid.affine[:d, :d], linear @ grid.affine[:d, d] + shift
-        rest = [np.arange(n) for n in grid.shape[1:]]
-        for k in range(grid.shape[0]):  # slice by slice, which stays in the processor's cache
-            for i, part in enumerate(over_indices(slope, base, [np.array([k]), *rest])):
-                total = part[0].astype(np.float32)
-                if u is not None:
-                    for a in range(d):
-                        if to_mm[i, a] != 0:
-                            total += to_mm[i, a] * u[a][k]
-                result[k, ..., i] = total
-        return result
+        rest = None
+        if self.velocity.any() and t != 0:
+            rest = self._interpolated(grid, self.domain.inverse_affine @ before @ grid.affine, turn, direction, t)
+        return Field(grid, OnGrid(slope, base, rest))
 
     def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
         """Moves points (N, d), LPS mm, followed through the geodesic one by one; (N, d) float64 LPS mm."""
@@ -181,72 +177,47 @@ class Deformation:
         if key not in self._kept:
             flow, trajectory = self._flow(t)
             with torch.no_grad():
-                self._kept[key] = getattr(flow, direction)(trajectory)
+                if self.both and not self.band_limited:
+                    self._kept[key] = flow.composed(reversed(self._steps(direction, t)))
+                else:
+                    self._kept[key] = getattr(flow, direction)(trajectory)
         return self._kept[key]
 
-    def _on_grid(self, grid: Grid, direction: str, t: float, before: np.ndarray | None = None) -> np.ndarray | None:
-        """u in units along the domain's axes at the points of a grid (mapped by ``before``), (d, *grid.shape)."""
+    def _steps(self, direction: str, t: float) -> list[torch.Tensor]:
+        """Of the way in one direction; those of the other are kept until they are asked for."""
+        key = ("steps", direction, t)
+        if key not in self._kept:
+            flow, trajectory = self._flow(t)
+            for name, steps in zip(("fixed_to_moving", "moving_to_fixed"), flow.steps_of_both(trajectory), strict=True):
+                self._kept["steps", name, t] = steps
+        return self._kept.pop(key)
+
+    def _interpolated(
+        self, grid: Grid, to_index: np.ndarray, turn: np.ndarray, direction: str, t: float
+    ) -> Interpolated:
+        """u in mm, turned, at the voxels of a grid, which ``to_index`` takes to the domain's."""
         import torch
 
-        from ..geodesics.band import Lattice, Upsampler
-        from ..geodesics.sampling import Sampler
-
-        if not self.velocity.any() or t == 0:
-            return None
         d = grid.ndim
-        source, _ = self._flow(t)
+        lattice = self._flow(t)[0].lattice
         u = self._on_lattice(direction, t)
-        to_index = self.domain.inverse_affine @ (np.eye(d + 1) if before is None else before) @ grid.affine
-        ratio = to_index[:d, :d]
-        order = np.abs(ratio).argmax(1)
-        along = ratio[np.arange(d), order]
-        parallel = len(set(order)) == d and np.abs(ratio).sum() - np.abs(along).sum() < 1e-6
-        if parallel and ((order != np.arange(d)).any() or along.min() < 0):
-            # Stored in another order or direction: what lies at a point does not depend on that.
-            values = self._on_grid(stored(grid, order, along < 0), direction, t, before)
-            if values is None:
-                return None
-            values = np.flip(values, tuple(int(a) + 1 for a in np.flatnonzero(along < 0)))
-            return values.transpose(0, *(1 + np.argsort(order)))
-        if parallel:
-            # Axes parallel to the domain's: interpolation is one matrix product per axis. Outside the domain is rest.
-            step = tuple(np.diag(ratio) * self.cell)
-            origin = tuple((to_index[:d, d] + 0.5) * self.cell)
-            lattice = Lattice(grid.shape, step, origin)
-            lower, upper = [], []
-            for a in range(d):
-                x = origin[a] + step[a] * np.arange(grid.shape[a])
-                inside = np.flatnonzero((x >= 0) & (x <= self.lengths[a]))
-                if not len(inside):
-                    return None
-                lower.append(int(inside[0]))
-                upper.append(int(inside[-1]) + 1)
-            part = lattice.box(tuple(lower), tuple(upper))
-            values = Upsampler(source.lattice, part, torch.float32, self.device)(u).cpu().numpy()
-            if part.shape == grid.shape:
-                return values
-            result = np.zeros((d, *grid.shape), dtype=np.float32)
-            result[(slice(None), *(slice(a, b) for a, b in zip(lower, upper, strict=True)))] = values
-            return result
-        # Here interpolation is linear, so that the lattice must first become as fine as what is wanted.
-        lattice = source.lattice
-        wanted = [math.ceil(length * self.unit_mm / grid.spacing.min() - 1e-6) for length in self.lengths]
-        shape = tuple(min(2 * n, max(n, m)) for n, m in zip(lattice.shape, wanted, strict=True))
-        if shape != lattice.shape:
-            lattice = Lattice.cells(shape, self.lengths)
-            u = Upsampler(source.lattice, lattice, torch.float32, self.device)(u)
-        sampler = Sampler(lattice, lattice, torch.float32, self.device)
-        result = np.empty((d, *grid.shape), dtype=np.float32)
-        slope, base = self._normalizing(lattice)
-        matrix, offset = slope[:, None] * to_index[:d, :d], slope * to_index[:d, d] + base
-        rest = [np.arange(n) for n in grid.shape[1:]]
-        for k in range(grid.shape[0]):
-            points = np.empty((1, 1, *grid.shape[1:], d), dtype=np.float32)
-            for a, part in enumerate(over_indices(matrix, offset, [np.array([k]), *rest])):
-                points[0, ..., d - 1 - a] = part
-            near = torch.from_numpy(points.clip(-_FAR, _FAR, out=points)).to(self.device)
-            result[:, k] = sampler.at(u, near, padding="zeros").cpu().numpy()[:, 0]
-        return result
+        to_mm = torch.as_tensor(turn @ self.domain.direction * self.unit_mm).to(u)
+        u = (to_mm @ u.flatten(1)).view_as(u)
+        found = parallel(to_index[:d, :d])
+        if found is not None:
+            axes, along = found
+            start = (to_index[:d, d] + 0.5) * self.cell
+            positions = [
+                start[axis] + along[a] * self.cell[axis] * np.arange(grid.shape[a]) for a, axis in enumerate(axes)
+            ]
+            return Along(u, lattice, positions, axes)
+
+        def to_lattice(lattice: Any) -> tuple[np.ndarray, np.ndarray]:
+            scale, base = self._normalizing(lattice)
+            return scale[:, None] * to_index[:d, :d], scale * to_index[:d, d] + base
+
+        wanted = finer([length * self.unit_mm for length in self.lengths], float(grid.spacing.min()))
+        return Across(u, lattice, wanted, to_lattice)
 
     def _normalizing(self, lattice: Any) -> tuple[np.ndarray, np.ndarray]:
         """(slope, base): domain indices times slope plus base are normalized coordinates of a lattice; (d,) each."""
@@ -259,7 +230,7 @@ class Deformation:
         import torch
 
         slope, base = (torch.as_tensor(x, device=index.device) for x in self._normalizing(lattice))
-        return (index * slope + base).clamp(-_FAR, _FAR).flip(-1).float()[None]
+        return (index * slope + base).clamp(-FAR, FAR).flip(-1).float()[None]
 
     def _follow(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
         """Displacements (d, N) in units of domain indices (N, d)."""
@@ -300,9 +271,9 @@ def _shortest_wavelength(modes: Sequence[int], lengths: Sequence[float]) -> floa
     return min(2 * length / max(n - 1, 1) for n, length in zip(modes, lengths, strict=True))
 
 
-def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation:
+def deformation_from(values: Mapping[str, Any], device: str = "cpu", both: bool = False) -> Deformation:
     """The Deformation of Result.velocity."""
-    return Deformation(**{**values, "device": device})
+    return Deformation(**{**values, "device": device, "both": both})
 
 
 def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, device: str = "cpu") -> torch.Tensor:

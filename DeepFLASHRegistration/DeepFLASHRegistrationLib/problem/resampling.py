@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.resampling import slabs
+from ..imaging.resampling import Look, sampled
 from ..imaging.volume import Volume
-from ..support.torch_device import is_cuda
+from ..support.torch_device import as_tensor, is_cuda
 
 if TYPE_CHECKING:
     import torch
@@ -36,19 +36,34 @@ def linear(
     Returns:
         float32 of grid.shape; the volume's own array where nothing changes.
     """
+    if matrix is None and volume.grid.same_as(grid, 1e-6):
+        return volume.data
+    if is_cuda(device):
+        return _linear_on(device, volume, grid, matrix, outside)
+    return sampled(volume.grid, grid, *linear_values(volume, outside), matrix)
+
+
+def linear_values(volume: Volume, outside: float = 0.0) -> Look:
+    """What `sampled` needs to interpolate an image linearly; ``outside``: value beyond it."""
     import torch
 
     from ..geodesics.sampling import sample_linear
 
-    if matrix is None and volume.grid.same_as(grid, 1e-6):
-        return volume.data
-    place = torch.device(device if is_cuda(device) else "cpu")
-    data = torch.tensor(volume.data, dtype=torch.float32, device=place)
+    data = as_tensor(volume.data).float()
+    return lambda index: sample_linear(data, torch.from_numpy(index), outside).numpy(), np.float32
+
+
+def _linear_on(device: str, volume: Volume, grid: Grid, matrix: np.ndarray | None, outside: float) -> np.ndarray:
+    """`linear` on a GPU."""
+    import torch
+
+    from ..geodesics.sampling import sample_linear
+
+    place = torch.device(device)
+    data = as_tensor(volume.data).to(place, torch.float32)
     result = np.empty(grid.shape, dtype=np.float32)
-    parts = _slabs_on(place, volume.grid, grid, matrix) if is_cuda(device) else slabs(volume.grid, grid, matrix)
-    for part, index in parts:
-        values = sample_linear(data, torch.as_tensor(index), outside)
-        result[part] = values.cpu().numpy().reshape(result[part].shape)
+    for part, index in _slabs_on(place, volume.grid, grid, matrix):
+        result[part] = sample_linear(data, index, outside).cpu().numpy().reshape(result[part].shape)
     return result
 
 

@@ -13,15 +13,19 @@ import base64
 import dataclasses
 import importlib
 import io
+import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..problem.field import Field
+from ..support.side_by_side import side_by_side
 
 _PACKAGE = __package__.rpartition(".")[0]
 
@@ -53,8 +57,8 @@ def write(folder: Path, value: Any, stop: Callable[[], bool] | None = None) -> N
 
     Args:
         folder: created by this function; its parent exists.
-        value: None, numbers, strings, paths, arrays of numbers, objects of the package's own classes in `_CLASSES`,
-            and lists, tuples and mappings of these.
+        value: None, numbers, strings, paths, arrays of numbers, objects of the package's own classes in `_CLASSES`, and
+            lists, tuples and mappings of these. A Field is computed as it is written, and arrives as an array.
         stop: asked about every 16 MB; true gives up.
 
     Raises:
@@ -80,7 +84,7 @@ def read(folder: Path) -> Any:
 
 def size_of(value: Any) -> int:
     """Bytes of the arrays in a value, the part of it that takes room on disk."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, Field)):
         return value.nbytes
     if isinstance(value, Mapping):
         return sum(map(size_of, value.values()))
@@ -104,7 +108,7 @@ class _Writer:
             return value
         if isinstance(value, float):
             return value if math.isfinite(value) else {"$float": repr(value)}
-        if isinstance(value, np.ndarray):
+        if isinstance(value, (np.ndarray, Field)):
             return {"$array": self.array(value)}
         if isinstance(value, tuple):
             return {"$tuple": [self.encode(item) for item in value]}
@@ -121,21 +125,33 @@ class _Writer:
             return {"$object": [name, self.encode(_fields(value))]}
         raise TypeError(f"A {type(value).__module__}.{name} cannot be passed to the child process.")
 
-    def array(self, value: np.ndarray) -> Any:
+    def array(self, value: np.ndarray | Field) -> Any:
         if value.dtype.kind not in "biufc":
             raise TypeError(f"An array of {value.dtype} cannot be passed to the child process.")
         if value.nbytes <= _INLINE_BYTES:
-            text = base64.b64encode(value.tobytes()).decode("ascii")
+            text = base64.b64encode(np.asarray(value).tobytes()).decode("ascii")
             return [value.dtype.str, list(value.shape), text]
         name = f"{self.count}.npy"
         self.count += 1
-        value = np.ascontiguousarray(value)
+        if isinstance(value, np.ndarray):
+            value = np.ascontiguousarray(value)
         header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(value))
-        data = memoryview(value.reshape(-1).view(np.uint8))
-        chunks = (data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES))
-        _write_bytes(self.folder / name, [header.getvalue(), *chunks], self.stop)
+        description = {"descr": value.dtype.str, "fortran_order": False, "shape": value.shape}
+        np.lib.format.write_array_header_1_0(header, description)
+        _write_bytes(self.folder / name, itertools.chain([header.getvalue()], _chunks(value)), self.stop)
         return name
+
+
+def _chunks(value: np.ndarray | Field) -> Iterator[memoryview]:
+    """The bytes of an array in portions; of a field that is not in memory, each is computed when its turn comes."""
+    if isinstance(value, np.ndarray):
+        parts: Iterable[np.ndarray] = [value]
+    else:
+        rows = max(1, _CHUNK_BYTES * len(value) // value.nbytes)
+        parts = side_by_side(lambda start: value[start : start + rows], range(0, len(value), rows))
+    for part in parts:
+        data = memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+        yield from (data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES))
 
 
 class _Reader:
@@ -189,7 +205,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
 
 
-def _write_bytes(path: Path, chunks: list[Any], stop: Callable[[], bool] | None = None) -> None:
+def _write_bytes(path: Path, chunks: Iterable[Any], stop: Callable[[], bool] | None = None) -> None:
     # Unbuffered, since a buffer tells of a full disk only when it is closed; and written rather than mapped,
     # since a write to a mapped file on a full disk is a signal that ends the process.
     with open(path, "xb", buffering=0) as file:

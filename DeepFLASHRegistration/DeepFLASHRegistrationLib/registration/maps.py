@@ -12,13 +12,16 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.deformation import Deformation, deformation_from
+from ..problem.field import Field
 from ..problem.subject import Subject
+from ..support.side_by_side import side_by_side
 from .verdict import SMALLEST_DETERMINANT
 
 # Attempts to mend folds of the sampled map by damping the velocity around them.
 _UNFOLDING = 6
 # The written fields reach beyond the fixed image by this part of its longest edge.
 _FIELD_MARGIN = 1 / 20
+_ROWS = 16  # slices looked through for folds together
 
 
 def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
@@ -36,18 +39,6 @@ def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
     return grid, grid.padded(-lower, upper - (np.array(grid.shape) - 1))
 
 
-def _inner(grid: Grid, field_grid: Grid, ring: int = 0) -> tuple[slice, ...]:
-    """Where a grid lies in the field grid around it, with ``ring`` more voxels on each side."""
-    return tuple(
-        slice((n - m) // 2 - ring, (n - m) // 2 + m + ring) for n, m in zip(field_grid.shape, grid.shape, strict=True)
-    )
-
-
-def on_fixed_grid(fixed: Grid, parts: Mapping[str, Any]) -> np.ndarray:
-    """The displacement at the voxels of the fixed grid, of `outputs`."""
-    return parts["fixed_to_moving"][_inner(fixed, parts["field_grid"])]
-
-
 @dataclass(frozen=True)
 class Maps:
     """The final geodesic: its arguments, what computes its maps, and on the fixed grid where it folds and by how much
@@ -55,9 +46,8 @@ class Maps:
 
     velocity: dict[str, Any]
     deformation: Deformation
-    field_grid: Grid
-    inverse_grid: Grid
-    fixed_to_moving: np.ndarray
+    fixed_to_moving: Field
+    moving_to_fixed: Field
     folded: np.ndarray
     determinant: np.ndarray
     notes: list[str]
@@ -70,33 +60,60 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     show (or nearly so: a determinant below the verdict's limit). There, and only there, the velocity's detail is
     damped: a few millimeters around a few voxels.
     """
-    from .metrics import folded_voxels, jacobian_determinant
-
     field_grid, inverse_grid = field_grids(fixed, velocity["affine"])
-    # One voxel of the margin makes the differences central everywhere on the fixed grid.
-    ring, crop = _inner(fixed, field_grid, 1), (slice(1, -1),) * fixed.ndim
     damped = 0
     for attempt in range(_UNFOLDING + 1):
-        deformation = deformation_from(velocity, device)
-        forward = deformation.displacement(field_grid, "fixed_to_moving")
-        folded = folded_voxels(forward[ring], fixed.padded(1))[crop] & inside
-        determinant = jacobian_determinant(forward[ring], fixed.padded(1))[crop]
-        count = int(np.count_nonzero(folded | (inside & (determinant < SMALLEST_DETERMINANT.check))))
+        deformation = deformation_from(velocity, device, both=True)
+        forward = deformation.field(field_grid, "fixed_to_moving")
+        folded, determinant = _folds(fixed, forward)
+        folded &= inside
+        steep = _below(determinant, inside, SMALLEST_DETERMINANT.check)
+        steep |= folded
+        count = int(np.count_nonzero(steep))
         # FLASH's own map folds by truncation, which damping cannot mend; a field that folds widely is no slip.
         if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * np.count_nonzero(inside):
             break
         damped += count
-        steep = folded | (inside & (determinant < 1.6 * SMALLEST_DETERMINANT.check))
-        at = fixed.index_to_physical(np.argwhere(steep))
-        velocity = _damped(velocity, deformation, at + forward[_inner(fixed, field_grid)][steep])
-        forward = None  # room for the next
+        steep = folded | _below(determinant, inside, 1.6 * SMALLEST_DETERMINANT.check)
+        index = np.argwhere(steep)
+        velocity = _damped(velocity, deformation, fixed.index_to_physical(index) + forward.inner(fixed).at(index))
+        forward = folded = determinant = steep = None  # room for the next
     notes = []
     if damped:
         notes.append(
             f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
             "voxels can show."
         )
-    return Maps(dict(velocity), deformation, field_grid, inverse_grid, forward, folded, determinant, notes)
+    inverse = deformation.field(inverse_grid, "moving_to_fixed")
+    return Maps(dict(velocity), deformation, forward, inverse, folded, determinant, notes)
+
+
+def _folds(fixed: Grid, forward: Field) -> tuple[np.ndarray, np.ndarray]:
+    """Which voxels of the fixed grid fold, by the strict criterion, and the determinants there; slab by slab."""
+    from .metrics import folded_voxels, jacobian_determinant
+
+    # One voxel of the margin makes the differences central everywhere on the fixed grid.
+    around = fixed.padded(1)
+    field, crop = forward.inner(around), (slice(1, -1),) * fixed.ndim
+    folded, determinant = np.empty(fixed.shape, dtype=bool), np.empty(fixed.shape, dtype=np.float32)
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + _ROWS)
+        part = field[start : start + _ROWS + 2]
+        grid = Grid(part.shape[:-1], around.affine)
+        folded[rows] = folded_voxels(part, grid)[crop]
+        determinant[rows] = jacobian_determinant(part, grid)[crop]
+
+    for _ in side_by_side(fill, range(0, fixed.shape[0], _ROWS)):
+        pass
+    return folded, determinant
+
+
+def _below(values: np.ndarray, inside: np.ndarray, limit: float) -> np.ndarray:
+    """Where values inside are below a limit."""
+    found = values < limit
+    found &= inside
+    return found
 
 
 def _damped(velocity: Mapping[str, Any], deformation: Deformation, at: np.ndarray) -> dict[str, Any]:
@@ -122,31 +139,59 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
     return points[np.sort(first)]
 
 
-def outputs(fixed: Subject, moving: Subject, maps: Maps) -> dict[str, Any]:
-    """The images and fields of a Result."""
-    from ..imaging.resampling import nearest
-    from ..problem.resampling import linear
-    from . import warping
+# What `outputs` finds of the moving image on the fixed grid, as bits: that it is there, that it shows the object, and
+# that it lies inside the mask.
+SEEN, OBJECT, INSIDE = 1, 2, 4
+
+
+def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any], np.ndarray]:
+    """The images and fields of a Result but for the determinants; and what the fixed grid sees of the moving image,
+    uint8 of SEEN, OBJECT and INSIDE."""
+    from ..imaging.intensities import foreground
+    from ..imaging.resampling import nearest, nearest_values, sampled_together
+    from ..problem.resampling import linear_values
+    from .warping import strongest_labels, warp_labels
 
     affine, image, moving_labels = maps.deformation.affine, moving.image, moving.label_map
-    on_fixed = maps.fixed_to_moving[_inner(fixed.grid, maps.field_grid)]
+    on_fixed = maps.fixed_to_moving.inner(fixed.grid)
     background = float(image.data.min())
-    warped = warping.warp(image, fixed.grid, on_fixed, outside=background)
-    before = linear(image, fixed.grid, affine, background)
-    labels = labels_before = None
-    if moving_labels is not None:
-        labels = Volume(fixed.grid, warping.warp_labels(moving_labels, fixed.grid, on_fixed), moving_labels.name)
-        labels_before = Volume(fixed.grid, nearest(moving_labels, fixed.grid, affine), moving_labels.name)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logarithm = np.where(maps.determinant > 0, np.log(maps.determinant), -np.inf).astype(np.float32)
-    return {
-        "field_grid": maps.field_grid,
-        "inverse_grid": maps.inverse_grid,
+    shown = foreground(image).astype(np.uint8)
+    shown *= OBJECT
+    shown |= SEEN
+    if moving.inside is not None:
+        shown[moving.inside] |= INSIDE
+    look = linear_values(image, background)
+    after, first = [look, nearest_values(Volume(image.grid, shown))], [look]
+    del shown
+    # Labels lie on the image's voxels nearly always: then the places are computed once for both.
+    together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
+    if together:
+        after.append(strongest_labels(moving_labels))
+        first.append(nearest_values(moving_labels))
+    warped, carried, *after = sampled_together(image.grid, fixed.grid, after, displacement=on_fixed)
+    before, *first = sampled_together(image.grid, fixed.grid, first, affine)
+    if moving_labels is not None and not together:
+        after = [warp_labels(moving_labels, fixed.grid, on_fixed)]
+        first = [nearest(moving_labels, fixed.grid, affine)]
+    labels, labels_before = (
+        (Volume(fixed.grid, each[0], moving_labels.name) if each else None) for each in (after, first)
+    )
+    parts = {
+        "field_grid": maps.fixed_to_moving.grid,
+        "inverse_grid": maps.moving_to_fixed.grid,
         "fixed_to_moving": maps.fixed_to_moving,
-        "moving_to_fixed": maps.deformation.displacement(maps.inverse_grid, "moving_to_fixed"),
+        "moving_to_fixed": maps.moving_to_fixed,
         "warped": Volume(fixed.grid, warped, image.name),
         "moving_affine": Volume(fixed.grid, before, image.name),
-        "log_jacobian": Volume(fixed.grid, logarithm, "log Jacobian determinant"),
         "labels": labels,
         "labels_before": labels_before,
     }
+    return parts, carried
+
+
+def log_jacobian(fixed: Grid, maps: Maps) -> Volume:
+    """The logarithm of the determinants, whose place it takes; minus infinity where they are not positive."""
+    values, regular = maps.determinant, maps.determinant > 0  # false for nan
+    np.log(values, out=values, where=regular)
+    values[~regular] = -np.inf
+    return Volume(fixed, values, "log Jacobian determinant")

@@ -17,19 +17,24 @@ from ..problem.problem import Problem
 from ..problem.subject import Subject, corresponding
 from . import metrics as m
 from .agreement import agreement
-from .maps import Maps, on_fixed_grid
+from .maps import INSIDE, OBJECT, SEEN, Maps
 from .verdict import SMALLEST_LABEL_VOXELS
-from .warping import warp
 
 
 def measured(
-    fixed: Subject, moving: Subject, parts: Mapping[str, Any], maps: Maps, problem: Problem, parameters: Parameters
+    fixed: Subject,
+    moving: Subject,
+    parts: Mapping[str, Any],
+    carried: np.ndarray,
+    maps: Maps,
+    problem: Problem,
+    parameters: Parameters,
 ) -> dict[str, Any]:
     """Result.metrics. What the moving image does not show counts in none of them but in the share of it.
 
     Args:
         fixed, moving: checked subjects.
-        parts: images and fields, as `maps.outputs` returns them.
+        parts, carried: images and fields, and what is seen of the moving image, as `maps.outputs` returns them.
         maps: where they come from.
         problem, parameters: what was solved, and how.
     """
@@ -37,7 +42,7 @@ def measured(
     probes = m.grid_points(grid, object_)
     mapped = m.map_points(probes, parts["fixed_to_moving"], parts["field_grid"])
     hits = m.border_hits(mapped, moving.grid)
-    seen = _seen(fixed, moving, parts) if hits else np.ones(grid.shape, dtype=bool)
+    seen = carried & SEEN != 0 if hits else np.ones(grid.shape, dtype=bool)
     inside = object_ & seen
     if not inside.any():
         inside, seen = object_, np.ones(grid.shape, dtype=bool)
@@ -62,21 +67,10 @@ def measured(
     found["border_hits"] = hits
     found["cut"] = _cut(fixed, moving, parts, hits)
     found["largest_displacement_mm"] = float(np.sqrt(np.square(mapped - probes).sum(-1).max()))
-    found["overlap"] = _overlap(fixed, moving, parts, seen)
+    found["overlap"] = _overlap(fixed, moving, carried, seen)
     found.update(_of_labels(fixed, moving, parts))
     found.update(_of_landmarks(fixed, moving, parts, maps.deformation.affine, 0.02 * found["object_mm"]))
     return found
-
-
-def _seen(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> np.ndarray:
-    """Voxels of the fixed image that map into the moving image's field of view."""
-    return _carried(np.ones(moving.grid.shape, dtype=bool), fixed, moving, parts)
-
-
-def _carried(there: np.ndarray, fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> np.ndarray:
-    """Voxels of the moving image (bool) on the fixed grid; none beyond it."""
-    volume = Volume(moving.grid, there.astype(np.uint8))
-    return warp(volume, fixed.grid, on_fixed_grid(fixed.grid, parts), interpolation="nearest") != 0
 
 
 def _pose(affine: np.ndarray) -> dict[str, float]:
@@ -108,11 +102,11 @@ def _cut(fixed: Subject, moving: Subject, parts: Mapping[str, Any], hits: float)
     return {"what": "foreground", "part": hits}
 
 
-def _overlap(fixed: Subject, moving: Subject, parts: Mapping[str, Any], seen: np.ndarray) -> float:
+def _overlap(fixed: Subject, moving: Subject, carried: np.ndarray, seen: np.ndarray) -> float:
     """Dice of both foregrounds where both are seen; inside the masks where there are any. A mask of one side only
     holds for both."""
-    first, second = foreground(fixed.image), _carried(foreground(moving.image), fixed, moving, parts)
-    masks = [fixed.inside, None if moving.inside is None else _carried(moving.inside, fixed, moving, parts)]
+    first, second = foreground(fixed.image), carried & OBJECT != 0
+    masks = [fixed.inside, None if moving.inside is None else carried & INSIDE != 0]
     own = [mask if mask is not None else other for mask, other in zip(masks, reversed(masks), strict=True)]
     for object_, mask in zip((first, second), own, strict=True):
         object_ &= seen

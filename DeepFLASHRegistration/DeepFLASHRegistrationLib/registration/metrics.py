@@ -8,6 +8,7 @@ components are LPS millimeters x, y[, z]; points are (N, d) LPS millimeters. Not
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.volume import LARGEST_COUNTED_LABEL, label_values
+from ..problem.field import Field
 from ..support.errors import InputError
 
 # Voxels worked on at a time. The dozen temporaries of a slab then stay in a core's own cache, which makes the
@@ -187,17 +189,30 @@ def determinant_statistics(determinant: np.ndarray, mask: np.ndarray | None = No
     Returns folds {count, percent}, smallest_determinant, largest_determinant, and sd_log_determinant (over
     the voxels that are not folded; nan if there is none). A value that is not a number counts as a fold.
     """
-    values = determinant[mask] if mask is not None else determinant.reshape(-1)
-    if values.size == 0:
+    size = int(np.count_nonzero(mask)) if mask is not None else determinant.size
+    if size == 0:
         raise ValueError("no voxel to measure: the mask is empty")
-    regular = values > 0
-    count = int(values.size - np.count_nonzero(regular))
-    logs = np.log(values[regular] if count else values)
+
+    def slabs() -> Iterator[np.ndarray]:
+        for part in _slabs(determinant.shape):
+            values = determinant[part][mask[part]] if mask is not None else determinant[part].reshape(-1)
+            if values.size:
+                yield values
+
+    def logs() -> Iterator[np.ndarray]:
+        for values in slabs():
+            yield np.log(values[values > 0]).astype(np.float64)
+
+    regular = sum(int(np.count_nonzero(values > 0)) for values in slabs())
+    sd = float("nan")
+    if regular:
+        mean = sum(float(values.sum()) for values in logs()) / regular
+        sd = math.sqrt(sum(float(np.square(values - mean).sum()) for values in logs()) / regular)
     return {
-        "folds": {"count": count, "percent": 100.0 * count / values.size},
-        "smallest_determinant": float(values.min()),
-        "largest_determinant": float(values.max()),
-        "sd_log_determinant": float(np.std(logs, dtype=np.float64)) if logs.size else float("nan"),
+        "folds": {"count": size - regular, "percent": 100.0 * (size - regular) / size},
+        "smallest_determinant": float(np.min([values.min() for values in slabs()])),
+        "largest_determinant": float(np.max([values.max() for values in slabs()])),
+        "sd_log_determinant": sd,
     }
 
 
@@ -350,14 +365,22 @@ def grid_points(grid: Grid, mask: np.ndarray | None = None, limit: int | None = 
     """
     if mask is not None and mask.shape != tuple(grid.shape):
         raise ValueError(f"a mask on a grid of shape {grid.shape} cannot have shape {mask.shape}")
-    flat = np.flatnonzero(mask) if mask is not None else np.arange(int(np.prod(grid.shape)))
-    if limit is not None and flat.size > limit:
-        flat = flat[:: -(-flat.size // limit) | 1]
+    size = int(np.count_nonzero(mask)) if mask is not None else int(np.prod(grid.shape))
+    step = -(-size // limit) | 1 if limit is not None and size > limit else 1
+    if mask is None:
+        flat = np.arange(0, size, step)
+    else:
+        found, before, stride = [np.empty(0, dtype=np.intp)], 0, int(np.prod(grid.shape[1:]))
+        for (part,) in _slabs(grid.shape):
+            inside = np.flatnonzero(mask[part])
+            found.append(inside[-before % step :: step] + part.start * stride)
+            before += len(inside)
+        flat = np.concatenate(found)
     index = np.stack(np.unravel_index(flat, grid.shape), axis=-1)
     return grid.index_to_physical(index.astype(np.float64))
 
 
-def sample(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+def sample(values: np.ndarray | Field, grid: Grid, points: np.ndarray) -> np.ndarray:
     """Linear interpolation of `values` (*grid.shape[, c]) at `points` (N, d) LPS mm: float64 (N[, c]).
 
     nan where a point lies outside the box of voxel centers (by more than a thousandth of a voxel) or is not
@@ -370,17 +393,19 @@ def sample(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
     index = np.clip(np.where(inside[:, None], index, 0.0), 0.0, shape - 1)
     base = np.minimum(index.astype(np.intp), np.maximum(shape - 2, 0))
     fraction = index - base
-    flat = values.reshape(int(np.prod(shape)), -1)
+    lazy = isinstance(values, Field)
+    flat = None if lazy else values.reshape(int(np.prod(shape)), -1)
     strides = np.append(np.cumprod(shape[:0:-1])[::-1], 1)
     start = base @ strides
-    result = np.zeros((len(index), flat.shape[1]))
+    result = np.zeros((len(index), d if lazy else flat.shape[1]))
     for corner in itertools.product((0, 1), repeat=d):
         if any(c and n < 2 for c, n in zip(corner, shape)):
             continue
         weight = np.ones(len(index))
         for axis, c in enumerate(corner):
             weight *= fraction[:, axis] if c else 1.0 - fraction[:, axis]
-        result += flat[start + int(np.dot(corner, strides))] * weight[:, None]
+        there = values.at(base + corner) if lazy else flat[start + int(np.dot(corner, strides))]
+        result += there * weight[:, None]
     result[~inside] = np.nan
     return result if values.ndim > d else result[:, 0]
 

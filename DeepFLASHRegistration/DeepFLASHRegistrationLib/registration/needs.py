@@ -31,13 +31,16 @@ _PER_ITERATION, _PER_PHASE = 0.02, 0.05  # however small the images
 _COARSER = [step / 4 for step in range(5, 33)]
 
 
-def sizes(fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters]) -> memory.Sizes:
+def sizes(
+    fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters], labels: tuple[int, int] = (0, 0)
+) -> memory.Sizes:
     """What the memory depends on.
 
     Args:
         fixed, moving: the images' grids.
         inside: the fixed object, as a mask on any grid; a coarse one will do.
         stages: the parameters in effect, one after the other (see `methods.trained_models.stages`).
+        labels: voxels of the fixed and of the moving label map; 0 without.
 
     Raises:
         InputError: the working grid would have too many voxels.
@@ -53,7 +56,16 @@ def sizes(fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters
     aligned = stages[0].initial_alignment in ("rigid", "affine")
     field = field_grids(fixed, np.eye(fixed.ndim + 1))[0].size
     fields = round(field * (1 + (TURNED if aligned else 1.0)) * fixed.ndim / 3)
-    return memory.Sizes(fixed.size + moving.size, fields, work.size, tuple(levels), points)
+    return memory.Sizes(
+        images=fixed.size + moving.size,
+        fields=fields,
+        working=work.size,
+        levels=tuple(levels),
+        points=points,
+        fixed=fixed.size,
+        labels=sum(labels),
+        carried=2 * fixed.size if labels[1] else 0,
+    )
 
 
 def seconds(found: memory.Sizes, stages: Sequence[Parameters]) -> dict[str, float]:
@@ -79,7 +91,13 @@ def seconds(found: memory.Sizes, stages: Sequence[Parameters]) -> dict[str, floa
 
 
 def fitting_spacing(
-    fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters], need: memory.Need, device: str
+    fixed: Grid,
+    moving: Grid,
+    inside: Volume,
+    stages: Sequence[Parameters],
+    need: memory.Need,
+    device: str,
+    labels: tuple[int, int] = (0, 0),
 ) -> float | None:
     """The smallest working voxel in mm (in steps of a quarter of the present one) that lets a run fit; None if none
     does, or if it must stay as it is."""
@@ -89,7 +107,7 @@ def fitting_spacing(
     for factor in _COARSER:
         spacing = float(f"{present * factor:.3g}")  # three digits, whatever its size
         try:
-            found = sizes(fixed, moving, inside, [replace(stages[0], spacing_mm=spacing)])
+            found = sizes(fixed, moving, inside, [replace(stages[0], spacing_mm=spacing)], labels)
         except (InputError, ValueError):
             return None
         host, on_device = memory.needed_bytes(found, device)

@@ -21,6 +21,7 @@ from ..problem.parameters import Parameters
 from ..problem.problem import Problem, comparable
 from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
 from ..support.errors import InputError
+from ..support.memory import give_back_memory
 from ..support.torch_device import (
     chosen_device,
     device_failure,
@@ -29,7 +30,7 @@ from ..support.torch_device import (
     require_torch,
     torch_threads,
 )
-from .maps import Maps, outputs, unfolded
+from .maps import Maps, log_jacobian, outputs, unfolded
 from .progress import Progress
 from .result import Result, provenance
 from .verdict import verdict
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..methods.registry import Estimated, Plan
+
+_LARGE = 40_000_000  # voxels, of which each array takes 160 MB
 
 
 def register(
@@ -235,10 +238,18 @@ class _Run:
         """The maps, what they make of images and labels, and the figures."""
         from .measuring import measured
 
+        self._made_room()
         maps = unfolded(self.fixed.grid, found.velocity, problem.foreground, device)
-        parts = outputs(self.fixed, self.moving, maps)
+        self._made_room()
+        parts, carried = outputs(self.fixed, self.moving, maps)
+        self._made_room()
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        return maps, parts, measured(self.fixed, self.moving, parts, maps, problem, self.plan.parameters)
+        return maps, parts, measured(self.fixed, self.moving, parts, carried, maps, problem, self.plan.parameters)
+
+    def _made_room(self) -> None:
+        """Of large images, what was freed and kept for the next arrays is more than these will need."""
+        if self.fixed.grid.size > _LARGE:
+            give_back_memory()
 
     def finished(self, problem: Problem, found: Estimated, threads: int | None) -> Result:
         """Maps, images and figures of the geodesic."""
@@ -265,6 +276,7 @@ class _Run:
             verdict=verdict(metrics, found.cancelled),
             cancelled=found.cancelled,
             notes=list(dict.fromkeys(self.notes)),
+            log_jacobian=log_jacobian(fixed.grid, maps),
             **parts,
         )
 

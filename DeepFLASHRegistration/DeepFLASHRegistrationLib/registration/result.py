@@ -16,6 +16,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.deformation import Deformation, deformation_from
+from ..problem.field import Field
 from ..problem.parameters import Parameters
 from ..version import __version__
 from .verdict import Verdict
@@ -29,7 +30,9 @@ FORMAT = 1
 class Result:
     """Everything a registration yields; NumPy only.
 
-    Fields of displacements are float32 (*grid.shape, d) in LPS mm, affine included; determinants include it too.
+    Fields of displacements are float32 (*grid.shape, d) in LPS mm, affine included; determinants include it too. They
+    are arrays, or computed when asked (problem.field.Field): ``result.fixed_to_moving[a:b]`` are some slices of one,
+    ``np.asarray(result.fixed_to_moving)`` is the whole, which of large images fills gigabytes.
     """
 
     parameters: Parameters
@@ -40,8 +43,8 @@ class Result:
     warped: Volume
     moving_affine: Volume
     affine: np.ndarray
-    fixed_to_moving: np.ndarray
-    moving_to_fixed: np.ndarray
+    fixed_to_moving: np.ndarray | Field
+    moving_to_fixed: np.ndarray | Field
     log_jacobian: Volume
     labels: Volume | None
     labels_before: Volume | None
@@ -55,8 +58,10 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def displacement(self) -> np.ndarray:
+    def displacement(self) -> np.ndarray | Field:
         """fixed_to_moving on the fixed image's own grid, without the margin of its field's."""
+        if isinstance(self.fixed_to_moving, Field):
+            return self.fixed_to_moving.inner(self.fixed_grid)
         margin = [(n - m) // 2 for n, m in zip(self.field_grid.shape, self.fixed_grid.shape, strict=True)]
         inner = tuple(slice(a, a + m) for a, m in zip(margin, self.fixed_grid.shape, strict=True))
         return self.fixed_to_moving[inner]

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.resampling import slabs
+from ..imaging.resampling import Look, sampled
 from ..imaging.volume import Volume
+from ..problem.resampling import linear_values
+from ..support.torch_device import as_tensor
 
 if TYPE_CHECKING:
     from ..imaging.segmentation import Segmentation
@@ -23,7 +25,7 @@ def warp(
     Args:
         volume: the moving image, in any units.
         grid: the fixed grid.
-        displacement: float32 (*grid.shape, d), LPS mm, fixed -> moving, affine included.
+        displacement: float32 (*grid.shape, d), LPS mm, fixed -> moving, affine included; an array or a Field.
         outside: value beyond the volume.
         interpolation: "linear", "cubic" (Keys) or "nearest".
 
@@ -32,32 +34,34 @@ def warp(
     """
     import torch
 
-    from ..geodesics.sampling import sample_cubic, sample_linear, sample_nearest
+    from ..geodesics.sampling import sample_cubic, sample_nearest
 
-    samplers = {"linear": sample_linear, "cubic": sample_cubic, "nearest": sample_nearest}
-    if interpolation not in samplers:
-        raise ValueError(f"Unknown interpolation {interpolation!r}; choose one of {', '.join(samplers)}.")
-    data = torch.tensor(volume.data)
-    if interpolation != "nearest":
-        data = data.float()
-    result = np.empty(grid.shape, dtype=volume.data.dtype if interpolation == "nearest" else np.float32)
-    for part, index in slabs(volume.grid, grid, displacement=displacement):
-        values = samplers[interpolation](data, torch.from_numpy(index), outside)
-        result[part] = values.numpy().reshape(result[part].shape)
-    return result
+    if interpolation == "linear":
+        look = linear_values(volume, outside)
+    elif interpolation == "cubic":
+        data = as_tensor(volume.data).float()
+        look = lambda index: sample_cubic(data, torch.from_numpy(index), outside).numpy(), np.float32
+    elif interpolation == "nearest":
+        data = as_tensor(volume.data)
+        look = lambda index: sample_nearest(data, torch.from_numpy(index), outside).numpy(), volume.data.dtype
+    else:
+        raise ValueError(f"Unknown interpolation {interpolation!r}; choose one of linear, cubic, nearest.")
+    return sampled(volume.grid, grid, *look, displacement=displacement)
 
 
 def warp_labels(labels: Volume, grid: Grid, displacement: np.ndarray) -> np.ndarray:
     """The label map at x + u(x): at each point the label of largest linear-interpolation weight; 0 outside."""
+    return sampled(labels.grid, grid, *strongest_labels(labels), displacement=displacement)
+
+
+def strongest_labels(labels: Volume) -> Look:
+    """What `sampled` needs to find the label of largest linear-interpolation weight; 0 outside."""
     import torch
 
     from ..geodesics.sampling import LabelSampler
 
-    label_at = LabelSampler(torch.tensor(labels.data))
-    result = np.empty(grid.shape, dtype=labels.data.dtype)
-    for part, index in slabs(labels.grid, grid, displacement=displacement):
-        result[part] = label_at(torch.from_numpy(index)).numpy().reshape(result[part].shape)
-    return result
+    label_at = LabelSampler(as_tensor(labels.data))
+    return lambda index: label_at(torch.from_numpy(index)).numpy(), labels.data.dtype
 
 
 def warp_segmentation(segmentation: Segmentation, grid: Grid, displacement: np.ndarray) -> Segmentation:

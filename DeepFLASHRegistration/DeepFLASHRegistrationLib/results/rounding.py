@@ -12,6 +12,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.image_files.nifti import rounded
+from ..problem.field import Field
 from ..registration.metrics import folded_voxels
 from ..registration.result import Result
 
@@ -30,7 +31,8 @@ def squeezed(result: Result) -> tuple[np.ndarray, np.ndarray]:
     fixed_to_moving, and points of the moving image for its inverse, which squeezes what the other stretches."""
     logarithm, grid = result.log_jacobian.data, result.fixed_grid
     low, high = np.argwhere(logarithm < math.log(_SAFE)), np.argwhere(logarithm > -math.log(_SAFE))
-    moved = result.displacement[tuple(high.T)]
+    field = result.displacement
+    moved = field.at(high) if isinstance(field, Field) else field[tuple(high.T)]
     return grid.index_to_physical(low), grid.index_to_physical(high) + moved
 
 

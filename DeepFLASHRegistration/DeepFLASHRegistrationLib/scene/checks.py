@@ -104,7 +104,8 @@ def checkInputs(
     found += _voxelSize(*grids, fixed.name, moving.name, parameters)
     found += _stripped((fixed, inputs.fixedMask), (moving, inputs.movingMask))
     found += _flipped(fixed, moving, inputs.initialTransform is not None)
-    found += _memory(fixed, grids, parameters, device, (host, freeDevice))
+    labelled = (inputs.fixedSegmentation is not None, inputs.movingSegmentation is not None)
+    found += _memory(fixed, grids, labelled, parameters, device, (host, freeDevice))
     return sorted(found, key=lambda check: check.level != ERROR)
 
 
@@ -327,6 +328,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 def _memory(
     fixed: Volume,
     grids: tuple[Grid, Grid],
+    labelled: tuple[bool, bool],
     parameters: Parameters,
     device: str,
     free: tuple[int | None, int],
@@ -337,14 +339,15 @@ def _memory(
     inside = Volume(fixed.grid, foreground(fixed).astype(np.uint8))
     try:
         stages = trained_models.stages(parameters)
-        size = needs.sizes(*grids, inside, stages)
+        labels = tuple(grid.size if there else 0 for grid, there in zip(grids, labelled, strict=True))
+        size = needs.sizes(*grids, inside, stages, labels)
     except InputError as error:
         return [Check("settings", ERROR, str(error))]
     host, onDevice = memory.needed_bytes(size, device)
     need = memory.Need(host, freeHost, onDevice, freeDevice)
     if need.fits:
         return []
-    spacing = needs.fitting_spacing(*grids, inside, stages, need, device)
+    spacing = needs.fitting_spacing(*grids, inside, stages, need, device, labels)
     if spacing is None:  # the volumes themselves are too large, or the model has its own voxel
         advice = (
             _("Close other programs, crop {volume} (module Crop Volume), or compute on the CPU.")

@@ -39,11 +39,14 @@ class Sizes:
 
     Attributes:
         images: voxels of both images.
-        fields: voxels of both displacement fields.
+        fields: voxels of both displacement fields, counted as if each had three components.
         working: voxels of the working grid.
         levels: of each level its voxels, the coefficients of its velocity (all components), and in how many directions
             the images are compared.
         points: of the lattice of the final map.
+        fixed: voxels of the fixed image.
+        labels: voxels of the label maps of both.
+        carried: voxels onto which labels are carried, before and after.
     """
 
     images: int
@@ -51,6 +54,9 @@ class Sizes:
     working: int
     levels: tuple[tuple[int, int, int], ...]
     points: int
+    fixed: int = 0
+    labels: int = 0
+    carried: int = 0
 
 
 def needed_bytes(sizes: Sizes, device: str = "cpu") -> tuple[int, int]:

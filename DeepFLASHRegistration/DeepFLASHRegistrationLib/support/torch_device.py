@@ -7,8 +7,14 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # By which words torch says that a GPU failed: a driver or one of its libraries, whatever the reason.
 _FAILURES = (
@@ -132,3 +138,11 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """An array as a tensor to be read, which shares its memory where that can be."""
+    import torch
+
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)

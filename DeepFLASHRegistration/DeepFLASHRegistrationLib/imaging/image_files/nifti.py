@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
-import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from ...support.errors import InputError
 from ..grid import Grid
+from .gzip_blocks import BLOCK, write_gzip, write_gzip_of_streams
 
 INTENT_VECTOR, INTENT_DISPLACEMENT = 1007, 1006
 TYPES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768}
-_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # no name and no time: the same data give the same file
-_BLOCK = 1 << 20
-_SAMPLE = 1 << 14
-_MEMORY_LEVEL = 8  # its shorter Huffman blocks make rounded fields a tenth smaller than 9 does
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
@@ -28,16 +24,36 @@ def is_nifti(path: str | os.PathLike) -> bool:
     return str(path).lower().endswith((".nii", ".nii.gz"))
 
 
-def write_nifti(path: Path, grid: Grid, data: np.ndarray, intent: int) -> None:
-    """Writes NIfTI-1; data is (*shape) or, with a vector intent, (d, *shape)."""
-    header = header_of(grid, data.dtype, intent)
+def write_nifti(path: Path, grid: Grid, data: np.ndarray) -> None:
+    """Writes NIfTI-1 of one value per voxel."""
+    header = header_of(grid, data.dtype, 0)
     body = memoryview(np.ascontiguousarray(data)).cast("B")
     with open(path, "wb") as file:
         if path.name.lower().endswith(".gz"):
-            _write_gzip(file, header, body, data.dtype.kind == "f")
+            blocks = (body[i : i + BLOCK] for i in range(0, len(body), BLOCK))
+            write_gzip(file, itertools.chain([header], blocks), data.dtype.kind == "f")
         else:
             file.write(header)
             file.write(body)
+
+
+def write_vectors(path: Path, grid: Grid, slabs: Iterable[np.ndarray], intent: int) -> None:
+    """Writes NIfTI-1 of d float32 components per voxel, which lie one behind the other in the file.
+
+    slabs: (d, rows, ...) each, from the first row of the grid to the last.
+    """
+    header = header_of(grid, np.dtype(np.float32), intent)
+    with open(path, "wb") as file:
+        if path.name.lower().endswith(".gz"):
+            write_gzip_of_streams(file, header, 4 * grid.size, grid.ndim, slabs)
+            return
+        file.write(header)
+        done = 0
+        for slab in slabs:
+            for component, values in enumerate(slab):
+                file.seek(len(header) + 4 * grid.size * component + done)
+                file.write(np.ascontiguousarray(values).data)
+            done += slab[0].nbytes
 
 
 def rounded(values: np.ndarray, step: float, out: np.ndarray | None = None) -> np.ndarray:
@@ -101,36 +117,3 @@ def _quaternion(rotation: np.ndarray) -> np.ndarray:
     k[3, 3] = np.trace(r)
     vector = np.linalg.eigh(k, UPLO="U")[1][:, -1]
     return vector[:3] * (-1 if vector[3] < 0 else 1)
-
-
-def _write_gzip(file: BinaryIO, header: bytes, body: memoryview, floats: bool) -> None:
-    """One gzip member, its blocks compressed side by side and joined as pigz does; an ordinary .gz for any reader.
-
-    The mantissas of floats are noise: a displacement field shrinks by a tenth, at ten times the time of storing it. So
-    of floats only runs (background) are looked for, and a block that hardly shrinks is stored; but where mantissas end
-    in zeros (see `rounded`), what remains of them is worth the search.
-    """
-    blocks = [header, *(body[i : i + _BLOCK] for i in range(0, len(body), _BLOCK))]
-
-    def compress(number: int) -> bytes:
-        block = blocks[number]
-        level, strategy = 1, zlib.Z_DEFAULT_STRATEGY
-        if floats:
-            middle = block[len(block) // 2 :][:_SAMPLE]
-            share = len(zlib.compress(middle, 1)) / len(middle)
-            level, strategy = (2, strategy) if share < 0.65 else (0 if share > 0.8 else 1, zlib.Z_RLE)
-        packer = zlib.compressobj(level, zlib.DEFLATED, -15, _MEMORY_LEVEL, strategy)
-        last = number == len(blocks) - 1
-        return packer.compress(block) + packer.flush(zlib.Z_FINISH if last else zlib.Z_FULL_FLUSH)
-
-    check = 0
-    file.write(_GZIP_HEADER)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        try:
-            for block, packed in zip(blocks, pool.map(compress, range(len(blocks))), strict=True):
-                check = zlib.crc32(block, check)
-                file.write(packed)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    file.write(struct.pack("<II", check, (len(header) + len(body)) & 0xFFFFFFFF))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Displacement fields that are computed where they are looked at: on large grids they would fill the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from ..imaging.grid import Grid
+from ..support.side_by_side import side_by_side
+from .on_grid import OnGrid
+
+# What is kept once it was computed: of a brain of 1 mm each field takes 170 MB.
+_KEPT_BYTES = 2**28
+_ROWS = 8
+
+
+class Field(NDArrayOperatorsMixin):
+    """A displacement field on a grid, array-like: float32 (*grid.shape, d), LPS mm, read-only.
+
+    ``field[a:b]``, with a slice for each axis where wanted, computes that part alone, ``field.at`` single voxels, and
+    ``np.asarray(field)``, as any function of arrays, the whole. Up to 256 MB of it are kept once they are computed; of
+    a larger field nothing is, so that the memory it takes is that of the part that was asked for.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, grid: Grid, source: OnGrid, lower: Sequence[int] | None = None):
+        """``source`` computes it on a grid of which this one is the part from index ``lower`` on."""
+        self.grid, self._source = grid, source
+        self._lower = tuple(lower or (0,) * grid.ndim)
+        self._whole: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.grid.shape, self.grid.ndim)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return self.grid.size * self.grid.ndim
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole = self._values()
+        return whole.astype(dtype) if dtype is not None and dtype != self.dtype else whole
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [np.asarray(each) if isinstance(each, Field) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        parts = key if isinstance(key, tuple) else (key,)
+        box = all(isinstance(part, slice) and part.step in (None, 1) for part in parts)
+        if not box or len(parts) > self.grid.ndim or self._kept:
+            return self._values()[key]
+        ranges = [part.indices(n)[:2] for part, n in zip(parts, self.grid.shape)]
+        ranges += [(0, n) for n in self.grid.shape[len(parts) :]]
+        return self._box([first for first, _ in ranges], [max(*both) for both in ranges])
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """The displacements (n, d) at voxels (n, d)."""
+        if self._kept:
+            return self._values()[tuple(index.T)]
+        return self._source.at(index + np.array(self._lower))
+
+    def inner(self, grid: Grid) -> Field:
+        """Its part on a grid in its middle, such as the image's within that of its field."""
+        lower = [(n - m) // 2 for n, m in zip(self.grid.shape, grid.shape, strict=True)]
+        part = Field(grid, self._source, [a + b for a, b in zip(self._lower, lower, strict=True)])
+        if self._kept:
+            part._whole = self._values()[tuple(slice(a, a + n) for a, n in zip(lower, grid.shape, strict=True))]
+        return part
+
+    @property
+    def _kept(self) -> bool:
+        return self._whole is not None or self.nbytes <= _KEPT_BYTES
+
+    def _values(self) -> np.ndarray:
+        if self._whole is not None:
+            return self._whole
+        whole = self._box([0] * self.grid.ndim, self.grid.shape)
+        if self._kept:
+            self._whole = whole
+        return whole
+
+    def _box(self, lower: Sequence[int], upper: Sequence[int]) -> np.ndarray:
+        """The part from one index up to, not including, another."""
+        result = np.empty((*(b - a for a, b in zip(lower, upper, strict=True)), self.grid.ndim), self.dtype)
+        ranges = [np.arange(a, b) + c for a, b, c in zip(lower, upper, self._lower, strict=True)]
+
+        def fill(start: int) -> None:
+            rows = slice(start, start + _ROWS)
+            self._source.fill(result[rows], [ranges[0][rows], *ranges[1:]])
+
+        for _ in side_by_side(fill, range(0, len(result), _ROWS)):
+            pass
+        return result
