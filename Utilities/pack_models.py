@@ -70,8 +70,12 @@ def packs(data: Path) -> dict[str, Pack]:
     same = {"shape": SHAPE, "spacing_mm": SPACING_MM, "reference": read_volume(reference), **told}
     adults = [(p.name[:6], Subject(read_volume(p))) for p in sorted((data / "adults-t1").glob("sub-*.nii.gz"))]
     heads = [read_labels(p) for p in sorted((data / "head-labels").glob("head_*.nii.gz"))]
-    heads = [(f"head-{n + 1:02d}", Subject(h.with_data(h.data.astype(np.float32)), labels=h)) for n, h in enumerate(heads)]
-    brains = [p for p in sorted((data / "oasis-brains").glob("*_SS.nii.gz")) if p.name[:4] not in HELD_OUT["brain-t1"][0]]
+    heads = [
+        (f"head-{n + 1:02d}", Subject(h.with_data(h.data.astype(np.float32)), labels=h)) for n, h in enumerate(heads)
+    ]
+    brains = [
+        p for p in sorted((data / "oasis-brains").glob("*_SS.nii.gz")) if p.name[:4] not in HELD_OUT["brain-t1"][0]
+    ]
     brains = [
         (p.name[:4], Subject(read_volume(p), labels=read_labels(p.with_name(p.name.replace("_SS", "_glm")))))
         for p in brains
@@ -122,7 +126,9 @@ def main() -> int:
         content, dropped = within_limit(pack, left)
         left -= len(content) / 1e6
         (options.out / f"{name}.npz").write_bytes(content)
-        print(f"{name}: {len(pack) - len(dropped)} subjects, {len(content) / 1e6:.1f} MB, {time.monotonic() - started:.0f} s")
+        print(
+            f"{name}: {len(pack) - len(dropped)} subjects, {len(content) / 1e6:.1f} MB, {time.monotonic() - started:.0f} s"
+        )
         if dropped:
             print(f"no room for {', '.join(dropped)}")
     return 0

@@ -15,7 +15,9 @@ METRIC = Metric(6.0, 2.0)
 
 
 def velocities(band: Band, count: int, size: float) -> torch.Tensor:
-    noise = torch.randn((count, band.ndim, *band.modes), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise = torch.randn(
+        (count, band.ndim, *band.modes), generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     v = noise * METRIC.symbol(band).rsqrt()
     return size * v / v.square().flatten(1).sum(1).sqrt().view(-1, *[1] * (band.ndim + 1))
 

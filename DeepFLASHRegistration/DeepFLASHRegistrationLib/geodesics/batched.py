@@ -97,9 +97,7 @@ class BatchedSampler:
         # Coordinates that are not finite can end the process in torch's backward pass.
         return self.identity + torch.nan_to_num(points).clamp(-_FARTHEST, _FARTHEST)
 
-    def __call__(
-        self, arrays: Tensor, displacement: Tensor, mode: str = "bilinear", padding: str = "border"
-    ) -> Tensor:
+    def __call__(self, arrays: Tensor, displacement: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
         """arrays (batch, c, *source), displacements (batch, d, *lattice) -> (batch, c, *lattice)."""
         points = self.points(displacement).to(arrays.dtype)
         return F.grid_sample(arrays, points, mode=mode, padding_mode=padding, align_corners=True)

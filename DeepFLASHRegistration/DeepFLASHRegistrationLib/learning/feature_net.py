@@ -94,7 +94,7 @@ SIZES = {
             Head(8, 48, 2.86, steps=3),
             Head(4, 32, 2.86, steps=4),
             Head(4, 32, 2.86, steps=4),
-            Head(2, 12, 3.5, steps=4),
+            Head(2, 16, 3.5, steps=4),
         ),
     ),
     "large": Design(
@@ -139,7 +139,9 @@ class Encoder(nn.Module):
         for before, after in itertools.pairwise(channels):
             scales.append(nn.Sequential(_block(before, after, 2), _block(after, after)))
         self.scales = nn.ModuleList(scales)
-        self.across = nn.ModuleList(nn.Conv3d(c, f, 1) for c, f in zip(channels, (*features, features[-1]), strict=True))
+        self.across = nn.ModuleList(
+            nn.Conv3d(c, f, 1) for c, f in zip(channels, (*features, features[-1]), strict=True)
+        )
         self.down = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in itertools.pairwise(features))
         self.out = nn.ModuleList(nn.Conv3d(f, f, 3, padding=1) for f in features)
 
@@ -206,17 +208,18 @@ class _Residual(nn.Module):
 def correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     """Cosines of the features of each cell and of those around it: (batch, c, *cells) twice ->
     (batch, (2 radius + 1)³, *cells)."""
-    fixed, moving = (F.normalize(x.float(), dim=1, eps=1e-4).to(x.dtype) for x in (fixed, moving))
-    padded = F.pad(moving, (radius,) * 6)
-    a, b, c = fixed.shape[2:]
-    reach = range(2 * radius + 1)
-    return torch.stack(
-        [
-            (fixed * padded[:, :, i : i + a, j : j + b, k : k + c]).sum(1)
-            for i, j, k in itertools.product(reach, reach, reach)
-        ],
-        1,
-    )
+    with torch.autocast(fixed.device.type, enabled=False):
+        fixed, moving = (F.normalize(x.float(), dim=1, eps=1e-4).to(x.dtype) for x in (fixed, moving))
+        padded = F.pad(moving, (radius,) * 6)
+        a, b, c = fixed.shape[2:]
+        reach = range(2 * radius + 1)
+        return torch.stack(
+            [
+                (fixed * padded[:, :, i : i + a, j : j + b, k : k + c]).sum(1)
+                for i, j, k in itertools.product(reach, reach, reach)
+            ],
+            1,
+        )
 
 
 class _Stage:
@@ -264,9 +267,7 @@ class Domain:
                 kinds[key] = _Stage(head, self.shape, self.lengths, design.metric, device, window)
             self.stages.append(kinds[key])
         self.finer = [
-            None
-            if before is after
-            else Upsampler(before.cells, after.cells, torch.float32, device)
+            None if before is after else Upsampler(before.cells, after.cells, torch.float32, device)
             for before, after in itertools.pairwise(self.stages)
         ]
         self.cells = Lattice.cells(self.shape, self.lengths)

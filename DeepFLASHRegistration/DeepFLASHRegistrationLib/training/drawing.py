@@ -94,7 +94,9 @@ class Drawing:
             count += 0 if pack.labels is None else len(pack)
             self._first.append((images, labels))
         self._present = [
-            None if pack.labels is None else [np.flatnonzero(np.bincount(x.ravel(), minlength=_CODES)) for x in pack.labels]
+            None
+            if pack.labels is None
+            else [np.flatnonzero(np.bincount(x.ravel(), minlength=_CODES)) for x in pack.labels]
             for pack in self.packs
         ]
 
@@ -179,7 +181,8 @@ class Drawing:
             mean[0], spread[0] = _paint(rng, pack.alike, stripped)
             mean[1], spread[1] = _paint(rng, pack.alike, stripped)
             if not different:
-                mean[1] = np.clip(mean[0] + rng.normal(0, 0.03, _CODES) * (mean[0] > 0), 0, 1)
+                change = rng.normal(0, 0.03, _CODES)[_looking(pack.alike, stripped)]
+                mean[1] = np.clip(mean[0] + change - change[0], 0, 1)
                 spread[1] = spread[0]
         else:
             clean = np.arange(_CODES) / (_CODES - 1)
@@ -189,7 +192,9 @@ class Drawing:
                     mean[side] = _curve(rng)
         found = {"clean": np.repeat(clean[None], 2, 0), "mean": mean, "spread": spread}
         found["gamma"] = np.exp(rng.normal(0, 0.25, 2))
-        found["bias"] = rng.normal(0, 1, (2, 1, *[_BIAS_POINTS] * len(self.shape))) * rng.uniform(0, 0.35, (2, *[1] * 4))
+        found["bias"] = rng.normal(0, 1, (2, 1, *[_BIAS_POINTS] * len(self.shape))) * rng.uniform(
+            0, 0.35, (2, *[1] * 4)
+        )
         found["noise"] = rng.uniform(0, 1, (2, 2)) ** 2 * np.array([0.12, 0.04])
         matrices = [[np.eye(n) for n in self.shape] for _ in range(2)]
         for side in range(2):
@@ -221,15 +226,19 @@ def _turned(rng: np.random.Generator, center: np.ndarray, turn: float, scale: fl
 def _paint(rng: np.random.Generator, alike: Sequence[int], stripped: bool) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread of each label."""
     mean, spread = rng.uniform(25, 225, _CODES) / 255, rng.uniform(5, 25, _CODES) / 255
-    same = np.arange(_CODES)
-    same[: len(alike)] = alike
-    mean, spread = mean[same], spread[same]
-    mean[0], spread[0] = 0, 0
-    if rng.random() < 0.15:
-        mean[0] = rng.uniform(0, 0.2)  # air is not always black
+    mean[0] = rng.uniform(0, 0.2) if rng.random() < 0.15 else 0  # air is not always black
+    spread[0] = 0
+    like = _looking(alike, stripped)
+    return mean[like], spread[like]
+
+
+def _looking(alike: Sequence[int], stripped: bool) -> np.ndarray:
+    """The code whose look each code has."""
+    like = np.arange(_CODES)
+    like[: len(alike)] = alike
     if stripped:
-        mean[FIRST_OUTSIDE:], spread[FIRST_OUTSIDE:] = mean[0], 0
-    return mean, spread
+        like[FIRST_OUTSIDE:] = 0
+    return like
 
 
 def _curve(rng: np.random.Generator) -> np.ndarray:

@@ -88,6 +88,8 @@ class FeatureTraining:
         self._inputs: dict[str, Tensor] = {}
         self._graph = None
         self._capture = capture and self.device.type == "cuda"
+        # A stream of its own: what libraries prepare for a stream is ready when its work is captured.
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     # -------------------------------------------------------------------------------------------------------- updates
 
@@ -117,6 +119,11 @@ class FeatureTraining:
             self._captured()
             torch.manual_seed((self.course.seed << 32) + self.iteration)
             self._graph.replay()
+        elif self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self._work()
+            torch.cuda.current_stream().wait_stream(self._stream)
         else:
             self._work()
         self.iteration += 1
@@ -145,7 +152,7 @@ class FeatureTraining:
     def _captured(self) -> None:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=self._stream):
             self._work()
         self._graph = graph
         torch.cuda.synchronize()
@@ -235,7 +242,11 @@ class FeatureTraining:
         for name, value in self.optimizer.state().items():
             if name not in arrays:
                 raise InputError(f"{path}: is no checkpoint of a training, {name} is missing.")
-            state[name] = torch.from_numpy(arrays[name]).reshape(value.shape) if arrays[name].size == value.numel() else arrays[name]
+            state[name] = (
+                torch.from_numpy(arrays[name]).reshape(value.shape)
+                if arrays[name].size == value.numel()
+                else arrays[name]
+            )
         try:
             self.optimizer.restore(state)
         except ValueError as error:
@@ -245,8 +256,12 @@ class FeatureTraining:
 class Validator:
     """Judges weights on pairs as they are: Dice of labels by the nearest voxel, dissimilarity, smallest determinant."""
 
-    def __init__(self, training: FeatureTraining):
+    def __init__(self, training: FeatureTraining, drawing: Drawing | None = None):
+        """``drawing``: of the packs that pairs are named of; the training's own by default."""
         self.training = training
+        self.drawing, self.maker = training.drawing, training.maker
+        if drawing is not None:
+            self.drawing, self.maker = drawing, Maker(drawing, training.device)
         self.network = FeatureNet(training.design).to(training.device).eval()
         self.network.mixed_precision = training.network.mixed_precision
         self.optimizer = FlatAdam(self.network)  # for its flat view of the weights
@@ -266,9 +281,9 @@ class Validator:
         return found
 
     def _judged(self, name: str, fixed: int, moving: int) -> list[float]:
-        training, domain = self.training, self.training.domain
+        domain = self.training.domain
         torch.manual_seed(fixed * 1000 + moving)
-        images = training.maker(training.maker.tensors(training.drawing.plain(name, fixed, moving, (fixed, moving))))
+        images = self.maker(self.maker.tensors(self.drawing.plain(name, fixed, moving, (fixed, moving))))
         _, forth, _, _ = self.network.answer(images.seen[:1], images.seen[1:], domain)
         pool = torch.nn.functional.avg_pool3d
         mask = (pool(images.clean[:1, None], 2)[:, 0] > 0.02).float()
@@ -298,17 +313,20 @@ def run(
     pairs: Sequence[tuple[str, int, int]],
     checkpoint: Path,
     *,
+    validator: Validator | None = None,
+    saved_too: Callable[[], None] = lambda: None,
     validate_every: float = 60.0,
     save_every: float = 60.0,
     stop_at: float = math.inf,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains to the end, or to ``stop_at`` (of time.monotonic), and leaves a checkpoint either way."""
-    validator = Validator(training)
+    """Trains to the end, or to ``stop_at`` (of time.monotonic), and leaves a checkpoint either way; ``saved_too`` is
+    called after each of them."""
+    validator = validator or Validator(training)
     validated, saved = training.seconds() - validate_every + min(20.0, validate_every), training.seconds()
     while training.progress() < 1 and time.monotonic() < stop_at:
         training.update()
-        if training.iteration % _LOOK_EVERY == 0 and training.iteration % (4 * _LOOK_EVERY) == 0:
+        if training.iteration % (4 * _LOOK_EVERY) == 0:
             say(line(training.history[-1]))
         if training.seconds() - validated > validate_every:
             validated = training.seconds()
@@ -316,8 +334,10 @@ def run(
         if training.seconds() - saved > save_every:
             saved = training.seconds()
             training.save(checkpoint)
+            saved_too()
     say(line(training.validate(pairs, validator) | {"update": training.iteration}))
     training.save(checkpoint)
+    saved_too()
 
 
 def line(record: Mapping[str, Any]) -> str:

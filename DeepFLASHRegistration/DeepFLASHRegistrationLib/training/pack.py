@@ -117,7 +117,8 @@ def read_pack(path: str | Path) -> Pack:
             about = json.loads(file["about"].tobytes())
             if about["version"] != VERSION:
                 raise InputError(
-                    f"{path}: is a pack of version {about['version']}; this program reads {VERSION}. Pack the data again."
+                    f"{path}: is a pack of version {about['version']}; this program reads version {VERSION}. "
+                    "Pack the data again."
                 )
             images = None
             if "image_differences" in file.files:
