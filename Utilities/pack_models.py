@@ -126,9 +126,8 @@ def main() -> int:
         content, dropped = within_limit(pack, left)
         left -= len(content) / 1e6
         (options.out / f"{name}.npz").write_bytes(content)
-        print(
-            f"{name}: {len(pack) - len(dropped)} subjects, {len(content) / 1e6:.1f} MB, {time.monotonic() - started:.0f} s"
-        )
+        took = time.monotonic() - started
+        print(f"{name}: {len(pack) - len(dropped)} subjects, {len(content) / 1e6:.1f} MB, {took:.0f} s")
         if dropped:
             print(f"no room for {', '.join(dropped)}")
     return 0
