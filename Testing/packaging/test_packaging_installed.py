@@ -58,7 +58,14 @@ def installed(tmp_path_factory) -> Path:
 
 
 # Rooms that need torch to be loaded.
-_COMPUTING = ("geodesics", "learning", "training", "methods.prediction")
+_COMPUTING = (
+    "geodesics",
+    "learning",
+    "training",
+    "methods.prediction",
+    "methods.prediction_one_pass",
+    "methods.prediction_unrolled",
+)
 
 
 def _library_modules() -> dict[str, str]:
