@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -120,3 +121,17 @@ def test_no_gradient_flows_from_a_head_into_the_one_before():
 def test_shapes_that_the_scales_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="multiple of 16"):
         Domain(TINY, (32, 40, 32))
+
+
+def test_the_last_head_asked_again_is_one_head_more_with_its_weights():
+    net, pair, domain = network(0.1), images(2), Domain(TINY, SHAPE)
+    again = FeatureNet(dataclasses.replace(TINY, again=1))
+    again.load_state_dict(net.state_dict())
+    longer = FeatureNet(dataclasses.replace(TINY, heads=(*TINY.heads, TINY.heads[-1])))
+    weights = net.state_dict()
+    weights |= {k.replace("heads.2.", "heads.3."): v for k, v in weights.items() if k.startswith("heads.2.")}
+    longer.load_state_dict(weights)
+    with torch.no_grad():
+        found = again(pair[:1], pair[1:], domain).velocity
+        torch.testing.assert_close(found, longer(pair[:1], pair[1:], Domain(longer.design, SHAPE)).velocity)
+        assert not torch.allclose(found, net(pair[:1], pair[1:], domain).velocity, atol=1e-3)

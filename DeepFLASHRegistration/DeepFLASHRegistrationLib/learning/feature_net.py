@@ -53,6 +53,7 @@ class Design:
         heads: from coarse to fine.
         cap: largest answer of a head, in its cells.
         alpha, power: of the metric, with lengths in units.
+        again: how often the last head is asked once more; training asks it once.
     """
 
     channels: tuple[int, int, int, int]
@@ -61,6 +62,7 @@ class Design:
     cap: float = 1.2
     alpha: float = 6.0
     power: float = 2.0
+    again: int = 0
 
     @property
     def metric(self) -> Metric:
@@ -85,6 +87,8 @@ class Design:
             raise ValueError("a network has four scales, three kinds of features and at least one head")
         if any(head.stride not in (2, 4, 8) or not 0 <= head.radius <= 2 for head in heads):
             raise ValueError("heads have strides of 2, 4 or 8 and radii up to 2")
+        if not 0 <= design.again <= 8:
+            raise ValueError("the last head is repeated at most 8 times")
         return design
 
 
@@ -280,8 +284,8 @@ class Domain:
 
 @dataclass(frozen=True)
 class Step:
-    """After a head: its number, v0 (batch, 3, *modes) in its band, and fixed_to_moving minus the identity on its cells
-    (batch, 3, *cells), in units."""
+    """After a head: how many were asked before, v0 (batch, 3, *modes) in its band, and fixed_to_moving minus the
+    identity on its cells (batch, 3, *cells), in units."""
 
     number: int
     stage: _Stage
@@ -303,12 +307,14 @@ class FeatureNet(nn.Module):
 
     def unroll(self, fixed: list[Tensor], moving: list[Tensor], domain: Domain) -> Iterator[Step]:
         """Steps of pairs, of their images' features; no gradient flows from one into the one before."""
-        v, u, domains = None, None, domain.stages
-        for k, (head, compare, stage) in enumerate(zip(self.design.heads, self.heads, domains, strict=True)):
+        v, u, count = None, None, len(self.heads)
+        for k in range(count + self.design.again):
+            number = min(k, count - 1)
+            head, compare, stage = self.design.heads[number], self.heads[number], domain.stages[number]
             scale = {2: 0, 4: 1, 8: 2}[head.stride]
             here, there = fixed[scale], moving[scale]
             if v is not None:
-                if domain.finer[k - 1] is not None:
+                if k < count and domain.finer[k - 1] is not None:
                     v, u = fit_modes(v, stage.band.modes), domain.finer[k - 1](u)
                 there = stage.sample(there.float(), u).to(here.dtype)
             with self._precision(here.device):

@@ -68,8 +68,9 @@ class Kind(Predictor):
                 velocity, displacement = answer.velocity[0], answer.displacement[0]
             else:
                 both = self.network.features(torch.stack([pair.fixed, pair.moving]))
+                passes = len(domain.stages) + self.network.design.again
                 for last in self.network.unroll([x[:1] for x in both], [x[1:] for x in both], domain):
-                    if cancelled is not None and last.number < len(domain.stages) - 1 and cancelled():
+                    if cancelled is not None and last.number < passes - 1 and cancelled():
                         stopped = True
                         break
                 stage, velocity, displacement = last.stage, last.velocity[0], self.network.maps(last)[0][0]

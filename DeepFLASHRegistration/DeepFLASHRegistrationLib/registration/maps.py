@@ -74,14 +74,16 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     for attempt in range(_UNFOLDING + 1):
         deformation = deformation_from(velocity, device)
         forward = deformation.displacement(field_grid, "fixed_to_moving")
-        folded = folded_voxels(forward[ring], fixed.padded(1))[crop] & inside
+        # Folds are mended wherever they are; those around the object do not count in the metrics.
+        anywhere = folded_voxels(forward[ring], fixed.padded(1))[crop]
+        folded = anywhere & inside
         determinant = jacobian_determinant(forward[ring], fixed.padded(1))[crop]
-        count = int(np.count_nonzero(folded | (inside & (determinant < SMALLEST_DETERMINANT.check))))
+        count = int(np.count_nonzero(anywhere | (inside & (determinant < SMALLEST_DETERMINANT.check))))
         # FLASH's own map folds by truncation, which damping cannot mend; a field that folds widely is no slip.
         if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * np.count_nonzero(inside):
             break
         damped += count
-        steep = folded | (inside & (determinant < 1.6 * SMALLEST_DETERMINANT.check))
+        steep = anywhere | (inside & (determinant < 1.6 * SMALLEST_DETERMINANT.check))
         at = fixed.index_to_physical(np.argwhere(steep))
         velocity = _damped(velocity, deformation, at + forward[_inner(fixed, field_grid)][steep])
         forward = None  # room for the next
