@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.pack import Pack
-from DeepFLASHRegistrationLib.training.packing import pack_subjects, within_limit
+from DeepFLASHRegistrationLib.training.packing import Naming, pack_subjects, within_limit
 from train_models import HELD_OUT
 
 SHAPE, SPACING_MM = (128, 160, 128), 1.25
@@ -63,6 +65,11 @@ def t1_like(labels: np.ndarray) -> np.ndarray:
     return table[labels]
 
 
+def _pack(*set_: Any, facts: dict[str, str], **more: Any) -> Pack:
+    """A pack with what models' cards say of it."""
+    return dataclasses.replace(pack_subjects(*set_, **more), facts=facts)
+
+
 def packs(data: Path) -> dict[str, Pack]:
     """By name."""
     told = {"progress": lambda n, of: print(f"\r{n} of {of} ", end="", flush=True)}
@@ -81,11 +88,10 @@ def packs(data: Path) -> dict[str, Pack]:
         for p in brains
     ]
     return {
-        "oasis": pack_subjects(
+        "oasis": _pack(
             "oasis",
             brains,
-            ignored=3,
-            alike=right_and_left(next((data / "oasis-brains").glob("*.csv"))),
+            naming=Naming(ignored=3, alike=right_and_left(next((data / "oasis-brains").glob("*.csv")))),
             facts={
                 "license": "CC BY-NC 4.0",
                 "attribution": "MRI from the OASIS project; labels provided by Neuromorphometrics, Inc. "
@@ -93,17 +99,15 @@ def packs(data: Path) -> dict[str, Pack]:
             },
             **same,
         ),
-        "heads": pack_subjects(
+        "heads": _pack(
             "heads",
             heads,
-            painted=t1_like,
-            alike=_RIGHT,
-            outside=lambda v: v > 500,
+            naming=Naming(painted=t1_like, alike=_RIGHT, outside=lambda v: v > 500),
             unseen=[n for n, _ in heads[-2:]],
             facts={"license": "Apache-2.0", "attribution": "label maps of SynthSeg (Billot et al., 2023)"},
             **same,
         ),
-        "adults": pack_subjects(
+        "adults": _pack(
             "adults",
             adults,
             unseen=[n for n, _ in adults[-4:]],

@@ -101,7 +101,6 @@ def stage(options: argparse.Namespace) -> None:
         validator=validator,
         saved_too=lambda: write_model(training, options.out / f"{options.stage}.safetensors"),
         validate_every=options.validate_every,
-        save_every=45,
         stop_at=stop,
         say=say,
     )

@@ -16,7 +16,7 @@ from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training import pack as packs
 from DeepFLASHRegistrationLib.training.pack import FIRST_OUTSIDE, packed, read_pack
-from DeepFLASHRegistrationLib.training.packing import pack_subjects, within_limit
+from DeepFLASHRegistrationLib.training.packing import Naming, pack_subjects, within_limit
 
 
 def test_a_pack_is_read_as_it_was_made(tmp_path):
@@ -77,7 +77,7 @@ def test_subjects_lie_in_the_middle_and_their_affines_bring_them_together():
         [("a", subject((0, 0, 0))), ("b", subject((30, -12, 7)))],
         (32, 32, 32),
         2.0,
-        outside=lambda v: v > 500,
+        naming=Naming(outside=lambda v: v > 500),
         unseen=["b"],
     )
     assert made.shape == (32, 32, 32)

@@ -35,6 +35,7 @@ from .optimizer import FlatAdam
 _WARM_UP = 100
 _LEAST_RATE = 0.01  # of the learning rate, at the end
 _LOOK_EVERY = 25  # updates between looks at what the device has reached
+_SAVE_EVERY = 45.0  # seconds between checkpoints
 _EAGER = 3  # updates before the capture: libraries choose their kernels in them
 
 
@@ -316,7 +317,6 @@ def run(
     validator: Validator | None = None,
     saved_too: Callable[[], None] = lambda: None,
     validate_every: float = 60.0,
-    save_every: float = 60.0,
     stop_at: float = math.inf,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -331,7 +331,7 @@ def run(
         if training.seconds() - validated > validate_every:
             validated = training.seconds()
             say(line(training.validate(pairs, validator) | {"update": training.iteration}))
-        if training.seconds() - saved > save_every:
+        if training.seconds() - saved > _SAVE_EVERY:
             saved = training.seconds()
             training.save(checkpoint)
             saved_too()

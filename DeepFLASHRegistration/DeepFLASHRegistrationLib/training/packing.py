@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,6 +34,23 @@ def common_grid(volume: Volume, shape: Sequence[int], spacing_mm: float) -> Grid
     return Grid(tuple(shape), affine)
 
 
+@dataclass(frozen=True)
+class Naming:
+    """What the labels of a set mean.
+
+    Attributes:
+        painted: makes an image for the alignment of a label map, for sets without images.
+        outside: which labels lie around what is registered.
+        ignored: labels up to this number are no structures.
+        alike: labels and the one whose look they share when painted (left and right).
+    """
+
+    painted: Callable[[np.ndarray], np.ndarray] | None = None
+    outside: Callable[[int], bool] = lambda value: False
+    ignored: int = 0
+    alike: Mapping[int, int] = field(default_factory=dict)
+
+
 def pack_subjects(
     name: str,
     subjects: Sequence[tuple[str, Subject]],
@@ -41,44 +58,37 @@ def pack_subjects(
     spacing_mm: float,
     *,
     reference: Volume | None = None,
-    painted: Callable[[np.ndarray], np.ndarray] | None = None,
-    outside: Callable[[int], bool] = lambda value: False,
-    ignored: int = 0,
+    naming: Naming | None = None,
     unseen: Sequence[str] = (),
-    alike: Mapping[int, int] | None = None,
-    facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pack:
     """Subjects, as they are read, on one grid.
 
     Args:
         name: of the set.
-        subjects: names and subjects; with ``painted`` the image is the label map itself.
+        subjects: names and subjects; with ``naming.painted`` the image is the label map itself.
         shape, spacing_mm: of the grid.
         reference: what all are aligned to; the first subject by default.
-        painted: makes an image for the alignment of a label map, for sets without images.
-        outside: which labels lie around what is registered.
-        ignored: labels up to this number are no structures.
+        naming: what its labels mean.
         unseen: names of those that are never trained on.
-        alike: labels and the one whose look they share when painted (left and right).
-        facts: for the cards of models.
         progress: told how many of how many subjects are packed.
 
     Raises:
         InputError: fewer than two subjects, too many labels, or labels on some subjects only.
     """
+    naming = naming or Naming()
     if len(subjects) < 2:
         raise InputError(f"{name}: has {len(subjects)} subject. Pairs of different subjects are needed: at least two.")
     with_labels = [subject.label_map is not None for _, subject in subjects]
     if any(with_labels) != all(with_labels):
         missing = subjects[with_labels.index(False)][0]
         raise InputError(f"{name}: {missing} has no labels, others have. Give labels for all or for none.")
-    codes = _codes([s.label_map.data for _, s in subjects], outside, ignored, name) if all(with_labels) else {}
+    codes = _codes([s.label_map.data for _, s in subjects], naming, name) if all(with_labels) else {}
     images, labels, affines, frame = [], [], [], None
     for number, (_, subject) in enumerate(subjects):
         label_map = subject.label_map
-        if painted is not None:
-            subject = Subject(label_map.with_data(painted(label_map.data).astype(np.float32)))
+        if naming.painted is not None:
+            subject = Subject(label_map.with_data(naming.painted(label_map.data).astype(np.float32)))
         image = scaled(subject.checked(), Parameters()).image
         if frame is None:
             reference = image if reference is None else scaled(Subject(reference).checked(), Parameters()).image
@@ -86,7 +96,7 @@ def pack_subjects(
         matrix = np.eye(len(shape) + 1) if image is reference else align(reference, image, "affine").matrix
         grid = common_grid(image, shape, spacing_mm)
         affines.append(np.linalg.inv(grid.affine) @ matrix @ frame.affine)
-        if painted is None:
+        if naming.painted is None:
             values = resample(image, grid) * (LEVELS - 1)
             images.append(np.rint(values).astype(np.uint8) * np.uint8(255 // (LEVELS - 1)))
         if codes:
@@ -109,16 +119,15 @@ def pack_subjects(
         spacing_mm,
         tuple(names.index(n) for n in unseen),
         tuple(values.tolist()),
-        tuple(codes.get((alike or {}).get(v, v), c) if v else c for c, v in enumerate(values.tolist())),
-        dict(facts or {}),
+        tuple(codes.get(naming.alike.get(v, v), c) if v else c for c, v in enumerate(values.tolist())),
     )
 
 
-def _codes(maps: Sequence[np.ndarray], outside: Callable[[int], bool], ignored: int, name: str) -> dict[int, int]:
+def _codes(maps: Sequence[np.ndarray], naming: Naming, name: str) -> dict[int, int]:
     """8-bit codes of the labels."""
     values = sorted({int(v) for data in maps for v in np.unique(data) if v > 0})
-    inner = [v for v in values if v > ignored and not outside(v)]
-    outer = [v for v in values if v > ignored and outside(v)]
+    inner = [v for v in values if v > naming.ignored and not naming.outside(v)]
+    outer = [v for v in values if v > naming.ignored and naming.outside(v)]
     if len(inner) >= FIRST_OUTSIDE or len(outer) > 255 - FIRST_OUTSIDE + 1:
         raise InputError(f"{name}: has {len(values)} labels; a pack holds {FIRST_OUTSIDE - 1}. Join some of them.")
     return {v: i + 1 for i, v in enumerate(inner)} | {v: FIRST_OUTSIDE + i for i, v in enumerate(outer)}
