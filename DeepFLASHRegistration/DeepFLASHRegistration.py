@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import logging
 import shutil
 import sys
 
@@ -8,24 +7,34 @@ import qt
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
-from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel
+from DeepFLASHRegistrationLib.gui.delayed import delayed
+from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
+from DeepFLASHRegistrationLib.gui.folds import Folds
+from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
+from DeepFLASHRegistrationLib.gui.node_selectors import keepFromJumping
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
-from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode
+from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode, removeUnusedSettings
+from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
+from DeepFLASHRegistrationLib.gui.telling import logFailure, told
+from DeepFLASHRegistrationLib.gui.tidying import Tidying
 from DeepFLASHRegistrationLib.gui.torch_installation import ensure_torch
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
+from DeepFLASHRegistrationLib.scene.display.colors import completeColors
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
-from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
+from DeepFLASHRegistrationLib.scene.origins import markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
-from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, SaveRun, runBatch
+from DeepFLASHRegistrationLib.scene.reports import reportRun
+from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, runBatch
+from DeepFLASHRegistrationLib.scene.stamps import Stamps
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
 from slicer.i18n import tr as _
@@ -39,10 +48,6 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 DOCUMENTATION = "https://github.com/deepflash-registration/SlicerDeepFLASH/blob/main/docs/tutorial.md"
-
-#
-# DeepFLASHRegistration
-#
 
 
 class DeepFLASHRegistration(ScriptedLoadableModule):
@@ -66,12 +71,14 @@ Implements FLASH (M. Zhang, P. T. Fletcher, IJCV 127, 2019) and DeepFLASH (J. Wa
 them. License: Apache 2.0. Patents: none known.
 """)
         slicer.app.connect("startupCompleted()", lambda: registerSampleData(self.resourcePath("Icons")))
-        slicer.app.connect("startupCompleted()", lambda: addLayouts(slicer.mrmlScene))
+        slicer.app.connect("startupCompleted()", self._onStartupCompleted)
 
-
-#
-# DeepFLASHRegistrationWidget
-#
+    @staticmethod
+    def _onStartupCompleted():
+        """Scenes that were saved while something of ours was shown are loaded as they were, module opened or not."""
+        addLayouts(slicer.mrmlScene)
+        loaded = slicer.vtkMRMLScene.EndImportEvent
+        slicer.mrmlScene.AddObserver(loaded, lambda scene, event: completeColors(scene))
 
 
 class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -84,7 +91,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)  # needed for parameter node observation
         self.logic = None
-        self.registration = None  # the last registration: it knows more than the scene holds of it
         self._parameterNode = None
         self._parameterNodeGuiTag = None
 
@@ -98,25 +104,26 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.logic = DeepFLASHRegistrationLogic()
 
         self.form = ParameterForm(self.onParametersChanged)
-        self.form.addTo(self.ui.inputsLayout, ["preset", "method", "model"])
-        self.form.addTo(self.ui.alignmentLayout, ["initial_alignment"])
-        self.form.addTo(self.ui.parametersWidget.layout())  # empty layouts are no variables of self.ui
+        self.folds = Folds(self.ui, self.form, self.logic.machine)
         self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
         # Inputs are looked at a moment after they were chosen, not at every step of a spin box.
-        self.checkTimer = qt.QTimer()
-        self.checkTimer.setSingleShot(True)
-        self.checkTimer.setInterval(250)
-        self.checkTimer.connect("timeout()", self.checkNow)
+        self.checkTimer = delayed(self.checkNow, msec=250)
+        self.pairTimer = delayed(lambda: (node := self._parameterNode) and node.chooseOnlyPair(slicer.mrmlScene), 250)
+        self.watch = InputWatch(self.checkTimer.start)
+        self.stamps = Stamps()
         self.checks = CheckList(self.ui.checksFrame, self.onRemedy)
         self.runPanel = RunPanel(self.ui, self.logic, self.onRunEnded)
         self.displays = DisplayPanel(self.ui, self.makeGeodesic)
+        self.readout = ReadoutPanel(self.ui, self.displays.showResult)
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         makeReachable(uiWidget)
+        keepFromJumping(uiWidget)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, lambda *_event: self.pairTimer.start())
         self.ui.parameterNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onParameterNodeSelected)
         self.ui.registerButton.connect("clicked(bool)", self.onRegisterButton)
         self.ui.keepButton.connect("clicked(bool)", self.onKeepButton)
@@ -127,9 +134,13 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
         self.logic.close()
-        self.displays.clear()
+        self.runPanel.close()
+        self.watch.setNodes([])
         self.setParameterNode(None)
+        self.displays.close()
+        self.readout.close()
         self.checkTimer.stop()
+        self.pairTimer.stop()
         self.removeObservers()
 
     def enter(self) -> None:
@@ -144,26 +155,30 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Called just before the scene is closed."""
         self.logic.cancel(now=True)
         self.displays.clear()
-        self.registration = None
+        self.readout.setShown(Shown(), None)
+        self.report.setTables(None, None)
+        self.runPanel.setSubject(None, None, None)
+        self.watch.setNodes([])
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
         """Called just after the scene is closed."""
-        # If this module is shown while the scene is closed then recreate a new parameter node immediately
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller, event) -> None:
         """Called just after a scene was loaded: its settings take the place of settings that were never used."""
         self.setParameterNode(None)
-        self.logic.removeUnusedSettings()
+        removeUnusedSettings(self.logic.getAllParameterNodes())
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
         """Ensure parameter node exists and observed."""
         if self._parameterNode is None or self._parameterNode.parameterNode.GetScene() is None:
-            self.setParameterNode(self.logic.getParameterNode())
+            node = self.logic.getParameterNode()
+            node.chooseOnlyPair(slicer.mrmlScene)
+            self.setParameterNode(node)
 
     def onParameterNodeSelected(self, node) -> None:
         """Other settings were chosen, or new ones made."""
@@ -188,50 +203,42 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         node = self._parameterNode
         if node:
             if not self.runPanel.busy:
-                node.forgetOutputs(foreignOutputs(node.outputs(), node.inputs()))
+                node.settleOutputs()
             if node.values() != self.form.values():
                 self.form.setValues(node.values())
-            self.displays.setShown(node.shown(), hasVelocity(node.transform))
+            self.runPanel.setSubject(node.parameterNode, node.fixedVolume, node.movingVolume)
+            shown = node.shown()
+            self.displays.setShown(shown, hasVelocity(node.transform))
+            self.readout.setShown(shown, node.labelsTable)
             self.report.setTables(node.metricsTable, node.labelsTable)
+            self.watch.setNodes(node.inputs().nodes().values())
             self.checkTimer.start()
         self._updateButtons()
 
     def _updateButtons(self) -> None:
-        self.runPanel.update(self._missing())
-        self.ui.saveButton.enabled = not self.runPanel.busy and self._hasResult()
-        self.ui.copyPythonButton.enabled = self._parameterNode is not None
-        self.ui.keepButton.visible = (
-            not self.runPanel.busy and self.registration is not None and self.registration.canBeKept
-        )
+        missing = self.checks.missing(self._parameterNode, self.form.problem())
+        self.runPanel.update(missing, said=missing == "\n".join(self.checks.errors) != "")
+        self.folds.update(self._parameterNode)
+        self.displays.setBusy(self.runPanel.busy)
+        self.report.setActions(self.runPanel.busy, self._saveRun() is not None, self._parameterNode is not None)
 
-    def _missing(self) -> str:
-        """Why Register cannot be pressed; empty if it can."""
+    def _saveRun(self, folder=""):
+        """What writes the files of the result that is shown; None if there is none."""
         node = self._parameterNode
-        if not node or not node.fixedVolume:
-            return _("Choose a fixed volume.")
-        if not node.movingVolume:
-            return _("Choose a moving volume.")
-        if node.movingVolume is node.fixedVolume:
-            return _("Fixed and moving volume are the same. Choose another one.")
-        return self.form.problem() or " ".join(self.checks.errors)
-
-    def _hasResult(self) -> bool:
-        """Whether more can be computed of the result that is shown."""
-        done, node = self.registration, self._parameterNode
-        if not node or done is None or done.nodes is None:
-            return False
-        return done.inputs.fixedVolume is node.fixedVolume and done.inputs.movingVolume is node.movingVolume
+        return reportRun(self.runPanel.registration, node.inputs(), node.transform, folder) if node else None
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
         node = self._parameterNode
         if not node or self.runPanel.busy:
             return
+        self.displays.setShown(node.shown(), hasVelocity(node.transform))
         if node.fixedVolume and node.movingVolume:
             self.machinePanel.ask()
         parameters = Parameters() if self.form.problem() else self.form.parameters()
         device, free = self.logic.machine.memory()
-        self.checks.show(checkInputs(node.inputs(), parameters, device, freeDevice=free))
+        found = checkInputs(node.inputs(), parameters, device, freeDevice=free)
+        self.checks.show([*found, *self.stamps.changed(node.transform)])
         self._updateButtons()
 
     def onRemedy(self, changes) -> None:
@@ -248,61 +255,75 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Register, or Cancel while something runs."""
         if self.runPanel.busy:
             self.runPanel.cancel()
-        elif self.machinePanel.asking:  # since a moment ago, and soon told
-            self.runPanel.status(_("Starting"))
-            self.machinePanel.then(self.onRegisterButton)
-        elif node := self._parameterNode:  # the scene may have been closed meanwhile
-            run = self.logic.newRun(node.inputs(), self.form.parameters(), node.outputs())
-            if self.runPanel.start(run):
-                self.registration = run
+        else:
+            self.machinePanel.whenIdle(self._register, self.runPanel.status)
         self._updateButtons()
+
+    def _register(self) -> bool:
+        started, node = False, self._parameterNode
+        if node:  # the scene may have been closed meanwhile
+            with told(_("The registration cannot begin.")):
+                run = self.logic.newRun(node.inputs(), self.form.parameters(), node.outputs())
+                started = self.runPanel.start(run)
+        self._updateButtons()
+        return started
 
     def onRunEnded(self, run) -> None:
         """A run that this window started has ended, in whatever way."""
-        if isinstance(run, GeodesicRun):
-            if run.state != "done":
-                self.displays.geodesicFailed()
-        elif run is self.registration and run.state == "done":
+        if not isinstance(run, GeodesicRun) or run.state != "done":
+            self.displays.geodesicFailed()
+        if isinstance(run, RegistrationRun) and run.state == "done":
             self._take(run)
         self.update()
 
     def _take(self, run) -> None:
-        """Chooses the outputs of a run, so that the next one updates them, and shows where to look."""
-        if self._parameterNode:
-            self._parameterNode.setOutputs(run.nodes)
-        self.ui.displayCollapsibleButton.collapsed = self.ui.reportCollapsibleButton.collapsed = False
+        """Chooses the outputs of a run where it was started, so that the next one updates them, and shows them."""
+        node = DeepFLASHRegistrationParameterNode(self.runPanel.settings)
+        if node.fixedVolume is run.inputs.fixedVolume and node.movingVolume is run.inputs.movingVolume:
+            node.setOutputs(run.nodes)
+        if self._parameterNode and self.runPanel.isOfSubject(run):
+            self.update()
+            self.displays.showResult()
+            self.ui.displayCollapsibleButton.collapsed = self.ui.reportCollapsibleButton.collapsed = False
 
     def onKeepButton(self) -> None:
         """Writes the best so far of a cancelled registration."""
-        with slicer.util.tryWithErrorDisplay(_("Failed to write the result.")):
-            self.logic.keep(self.registration)
-            self._take(self.registration)
+        run = self.runPanel.registration
+        with told(_("Failed to write the result.")):
+            self.logic.keep(run)
+            self._take(run)
+            self.runPanel.sayOutcome(run, _("Cancelled; the best so far was kept."))
         self.update()
 
-    def makeGeodesic(self) -> bool:
-        """Starts making the sequence of the geodesic; whether that was possible."""
-        started = self.runPanel.start(GeodesicRun(self._parameterNode.transform))
+    def _start(self, run) -> bool:
+        """Starts what makes more of a result; whether that was possible."""
+        started = self.runPanel.start(run)
+        if not started:
+            self.displays.geodesicFailed()
         self._updateButtons()
         return started
 
+    def makeGeodesic(self) -> bool:
+        """Starts making the sequence of the geodesic; whether that is possible."""
+        run = GeodesicRun(self._parameterNode.transform)
+        return self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
+
     def onSaveButton(self) -> None:
         """Writes the files of the result into a folder, as the command line does."""
-        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("An empty folder for the report"))
-        if folder:
-            self.runPanel.start(SaveRun(self.registration, folder))
-            self._updateButtons()
+        if folder := self.chooseFolder():
+            run = self._saveRun(folder)
+            self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
+
+    def chooseFolder(self) -> str:
+        """Asks for a folder; "" if none was chosen."""
+        return qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("An empty folder for the report"))
 
     def onCopyPythonButton(self) -> None:
         """Puts the console call of the present settings into the clipboard."""
         node = self._parameterNode
-        with slicer.util.tryWithErrorDisplay(_("The parameters cannot be used.")):
+        with told(_("The parameters cannot be used.")):
             slicer.app.clipboard().setText(pythonCall(node.inputs(), self.form.parameters(), node.outputs()))
             self.runPanel.status(_("The Python call is in the clipboard."))
-
-
-#
-# DeepFLASHRegistrationLogic
-#
 
 
 class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
@@ -318,6 +339,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.isSingletonParameterNode = False  # several settings per scene
         self.machine = Machine()
+        self.tidying = Tidying(slicer.mrmlScene)
         self._runner = Runner(shutil.which("PythonSlicer") or sys.executable)
         self._timer = qt.QTimer()
         self._timer.setInterval(20)
@@ -326,13 +348,6 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         return DeepFLASHRegistrationParameterNode(super().getParameterNode())
-
-    def removeUnusedSettings(self) -> None:
-        """Remove parameter nodes for which no volume was ever chosen, if there are others."""
-        nodes = [DeepFLASHRegistrationParameterNode(node) for node in self.getAllParameterNodes()]
-        unused = [node for node in nodes if not node.fixedVolume and not node.movingVolume]
-        for node in unused if len(unused) < len(nodes) else unused[1:]:
-            slicer.mrmlScene.RemoveNode(node.parameterNode)
 
     @property
     def current(self):
@@ -401,7 +416,9 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def newRun(self, inputs, parameters=None, outputs=None) -> RegistrationRun:
         """A registration that `start` takes, on the chosen device."""
-        return RegistrationRun(inputs, parameters, outputs, self.machine.device, self.machine.threads)
+        run = RegistrationRun(inputs, parameters, outputs, self.machine.device, self.machine.threads)
+        run.pace = self.machine.pace(run.kind)
+        return run
 
     def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):
         """Start any run; arguments, result and errors as for register."""
@@ -409,7 +426,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         run.on_event(progressCallback)
         self._runner.start(run)
         run.on_end(self._onEnd)
-        run.on_end(completedCallback)
+        run.on_end(completedCallback or (None if waitForCompletion else logFailure))
         if waitForCompletion:
             self._runner.wait(run, slicer.app.processEvents)
         else:
@@ -449,20 +466,11 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
             self.machine.devices = run.value["devices"]
         elif isinstance(run, RegistrationRun) and run.state == "done":
             markOutputs(run.nodes, run.inputs)
-        if run.state == "failed":
-            logging.error("DeepFLASH registration failed: %s", run.error)
-
-
-#
-# DeepFLASHRegistrationTest
-#
+            self.machine.learn(run.kind, run.ratios)
 
 
 class DeepFLASHRegistrationTest(ScriptedLoadableModuleTest):
-    """What must hold in every Slicer, without a window and without torch. Testing/in_slicer tests the rest.
-    Uses ScriptedLoadableModuleTest base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
-    """
+    """What must hold in every Slicer, without a window and without torch. Testing/in_slicer tests the rest."""
 
     def setUp(self):
         """Do whatever is needed to reset the state - typically a scene clear will be enough."""

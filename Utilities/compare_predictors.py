@@ -43,7 +43,7 @@ from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
-from DeepFLASHRegistrationLib.imaging.resampling import resample
+from DeepFLASHRegistrationLib.imaging.resampling import nearest
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.learning.dual_net import DualNet, fit
 from DeepFLASHRegistrationLib.learning.force_net import ForceNet, fit_force
@@ -52,6 +52,7 @@ from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, UnrolledPredict
 from DeepFLASHRegistrationLib.methods.prediction import predictor
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import Problem, scaled, settings
+from DeepFLASHRegistrationLib.problem.resampling import linear
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.pairs import Example, Variation
@@ -100,11 +101,11 @@ class Box:
         move[:3, 3] = volume.grid.index_to_physical((at.min(0) + at.max(0)) / 2) - self.middle - shift
         grid = self.problem.grid
         ones = volume.with_data(np.ones(volume.grid.shape, np.float32))
-        outline = resample(read_labels(labels), grid, move, nearest=True).astype(np.int64)
+        outline = nearest(read_labels(labels), grid, move).astype(np.int64)
         return Centered(
-            torch.from_numpy(resample(volume, grid, move)),
+            torch.from_numpy(linear(volume, grid, move)),
             torch.from_numpy(outline),
-            torch.from_numpy((resample(ones, grid, move) > 0.5).astype(np.float32)),
+            torch.from_numpy((linear(ones, grid, move) > 0.5).astype(np.float32)),
         )
 
     def pair(self, fixed: Centered, moving: Centered) -> Pair:

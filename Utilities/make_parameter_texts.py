@@ -17,15 +17,15 @@ sys.path.insert(0, str(MODULE))
 
 HEAD = '''# SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: E501
-"""Labels and help of the parameters, for translators. Made by Utilities/make_parameter_texts.py: do not edit."""
+"""What the parameters are called, for translators. Made by Utilities/make_parameter_texts.py: do not edit."""
 
 from __future__ import annotations
 
 from slicer.i18n import tr as _
 
 
-def parameterTexts() -> dict[str, tuple[str, str]]:
-    """Name -> label and help, in the language of the application."""
+def parameterTexts() -> dict[str, tuple[str, str, dict[str, str]]]:
+    """Name -> label, help and titles of the choices by their names, in the language of the application."""
     # fmt: off
     return {
 '''
@@ -38,7 +38,8 @@ def source() -> str:
     lines = [HEAD]
     for each in dataclasses.fields(Parameters):
         label, text = (json.dumps(each.metadata[key], ensure_ascii=False) for key in ("label", "help"))
-        lines.append(f'        "{each.name}": (_({label}), _({text})),\n')
+        titles = (f"{json.dumps(name)}: _({json.dumps(title)})" for name, title in each.metadata["titles"].items())
+        lines.append(f'        "{each.name}": (_({label}), _({text}), {{{", ".join(titles)}}}),\n')
     return "".join([*lines, "    }\n"])
 
 

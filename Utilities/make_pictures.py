@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
 from DeepFLASHRegistrationLib import Grid, Volume, read_volume
 from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
-from DeepFLASHRegistrationLib.imaging.resampling import resample
 from DeepFLASHRegistrationLib.imaging.transforms import read_displacement_field
+from DeepFLASHRegistrationLib.problem.resampling import linear
 from DeepFLASHRegistrationLib.registration.warping import warp
 from DeepFLASHRegistrationLib.report import pixels, views
 
@@ -53,7 +53,7 @@ def make(result: Path, phantom: Path, path: Path) -> None:
     )
     grid, field = read_displacement_field(result / "fixed_to_moving.nii.gz")
     inner = tuple(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(grid.shape, fixed.grid.shape, strict=True))
-    before = resample(moving, fixed.grid)
+    before = linear(moving, fixed.grid)
     inside = foreground(fixed)  # all of the head, dark ventricles too
     center = views.foreground_center(fixed.data)
     rows = []

@@ -56,6 +56,54 @@ def test_turned_heads_are_found_rigidly(axis, degrees) -> None:
     assert np.linalg.det(turn) > 0
 
 
+def scaled_header(volume: Volume, factor: float) -> Volume:
+    matrix = volume.grid.affine.copy()
+    matrix[:-1] *= factor
+    return replace(volume, grid=Grid(volume.grid.shape, matrix))
+
+
+@pytest.mark.parametrize("noise", [0, 0.03])
+@pytest.mark.parametrize("factor", [0.001, 0.01, 0.15, 10, 1000])
+def test_the_size_of_the_world_does_not_matter(factor, noise) -> None:
+    """Mice, men and whales: both headers times a number give the same map, times that number."""
+    rng = np.random.default_rng(0)
+    truth = affine(rotation((1, 2, -1), 15), np.diag([1.1, 0.95, 1]), (40, -30, 20))
+    pair = sampled(GRID), sampled(around(np.eye(3), (40, -30, 20)), truth)
+    pair = [v.with_data((v.data + noise * rng.normal(size=v.data.shape)).astype(np.float32)) for v in pair]
+    usual, other = align(*pair), align(*(scaled_header(v, factor) for v in pair))
+    back = other.matrix.copy()
+    back[:3, 3] /= factor
+    assert apart(back, usual.matrix, GRID) < 0.02  # a hundredth of a voxel, where a climb ends
+    assert other.similarity == pytest.approx(usual.similarity, abs=1e-4)
+    assert other.notes == usual.notes
+
+
+@pytest.mark.parametrize("size", [0.45, 0.6, 1.6, 2.2])
+def test_objects_of_other_size_are_found(size) -> None:
+    """A child's head, or a larger kind: more than the rigid alignment can reach, and far from where the header says."""
+    truth = affine(size * rotation((1, 0, 2), 15), np.diag([1.05, 0.95, 1]), (80, -60, 30))
+    moving = sampled(centered_grid((60, 66, 64), tuple(2 * size for _ in range(3)), center=(80, -60, 30)), truth)
+    result = align(sampled(GRID), moving)
+    assert apart(result.matrix, truth, GRID) < 0.5 * max(size, 1)
+    assert not result.notes
+
+
+def test_headers_are_believed_where_the_images_do_not_tell() -> None:
+    """Two objects of the same outline, symmetric, with nothing in common inside: no reason to turn one around."""
+    index = np.moveaxis(np.indices(GRID.shape), 0, -1)
+    inside = ((GRID.index_to_physical(index) / (40, 52, 34)) ** 2).sum(-1) < 1
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        sides = []
+        for _ in range(2):
+            blobs = [(rng.uniform(-30, 30, 3), rng.uniform(4, 9), rng.uniform(-0.3, 0.3)) for _ in range(30)]
+            points = GRID.index_to_physical(index)
+            data = 0.6 + sum(h * np.exp(-((points - c) ** 2).sum(-1) / (2 * s**2)) for c, s, h in blobs)
+            sides.append(Volume(GRID, np.where(inside, np.clip(data, 0.1, 1.2), 0).astype(np.float32), "object"))
+        turn = align(*sides, "rigid").matrix[:3, :3]
+        assert np.trace(turn) > 1 + 2 * np.cos(np.deg2rad(45)), seed
+
+
 def test_storage_does_not_matter() -> None:
     truth = affine(rotation((1, 1, 0), 15), np.diag([1.05, 0.95, 1]), (10, 0, -5))
     fixed = sampled(centered_grid((24, 36, 29), (3.6, 3.6, 3.6)))
@@ -212,3 +260,15 @@ def test_turned_brains_land_where_the_unturned_do(brains: list[Path]) -> None:
         turned = replace(moving, grid=Grid(moving.grid.shape, turn @ moving.grid.affine))
         found = np.linalg.inv(turn) @ align(fixed, turned).matrix
         assert apart(found, unturned.matrix, fixed.grid) < 2
+
+
+@pytest.mark.parametrize("thickness", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_fixed_masks_of_a_slice_or_two_are_enough(thickness, axis) -> None:
+    head, other = sampled(GRID), sampled(GRID, affine(np.eye(3), shift=(3, -2, 1)))
+    sheet = np.zeros(GRID.shape, np.uint8)
+    middle = GRID.shape[axis] // 2
+    sheet[(slice(None),) * axis + (slice(middle, middle + thickness),)] = 1
+    result = align(head, other, "rigid", fixed_mask=Volume(GRID, sheet, "mask"))
+    assert result.similarity > 0.9
+    assert apart(result.matrix, affine(np.eye(3), shift=(3, -2, 1)), GRID) < 4

@@ -293,7 +293,8 @@ def test_errors_are_told_and_nothing_is_written(
     out = source / "out.nii.gz"
     cases: list[tuple[list[Any], str]] = [
         ([source, moving, "-o", out], "velocity.safetensors: there is no such file. Pass the folder that"),
-        ([moving, moving, "-o", out], "is damaged, or no .safetensors file"),
+        ([moving, moving, "-o", out], "moving.nii.gz: is 3-D with 1 components per voxel, no displacement field"),
+        ([source / "text.stl", moving, "-o", out], "is damaged, or no .safetensors file"),
         ([saved.folder, source / "missing.nii.gz", "-o", out], "missing.nii.gz: there is no such file or folder"),
         ([saved.folder, source / "text.nii.gz", "-o", out], "text.nii.gz: "),
         ([saved.folder, source / "text.stl", "-o", source / "o.stl"], "text.stl: holds no surface that can be read"),
@@ -518,3 +519,46 @@ def test_a_segmentation_keeps_layers_names_colors_and_terminology(
     expected = saved.result.labels.data == 2
     assert ((found.layers[0].data == 5) != expected).mean() < 1e-3
     assert ((found.layers[1].data == 1) != expected).mean() < 1e-3
+
+
+def test_a_segmentation_is_labels_whatever_the_output_and_labels_become_one(
+    saved: Saved, registered: Registered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = registered.labels
+    names = [Segment(str(value), f"part {value}", label=int(value)) for value in np.unique(labels.data) if value]
+    write_segmentation(
+        tmp_path / "own.seg.nrrd", Segmentation((labels.with_data(np.int32(labels.data)),), tuple(names))
+    )
+    write_volume(tmp_path / "labels.nii.gz", labels)
+    assert apply(saved.folder, tmp_path / "own.seg.nrrd", "-o", tmp_path / "a.nii.gz") == 0
+    expected = read_labels(saved.folder / "labels.nii.gz").data
+    assert np.array_equal(read_labels(tmp_path / "a.nii.gz").data, expected)
+    assert apply(saved.folder, tmp_path / "labels.nii.gz", "--labels", "-o", tmp_path / "b.seg.nrrd") == 0
+    found = read_segmentation(tmp_path / "b.seg.nrrd")
+    assert np.array_equal(found.layers[0].data, expected)
+    assert [s.label for s in found.segments] == [int(v) for v in np.unique(expected) if v]
+    write_volume(tmp_path / "gray.nii.gz", saved.moving)
+    assert apply(saved.folder, tmp_path / "gray.nii.gz", "-o", tmp_path / "c.seg.nrrd") == 2
+    assert "is no label map" in capsys.readouterr().err
+    assert not (tmp_path / "c.seg.nrrd").exists()
+
+
+def test_an_image_that_lies_elsewhere_is_noted(
+    saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    affine = saved.moving.grid.affine.copy()
+    affine[:3, 3] += 900
+    write_volume(tmp_path / "far.nii.gz", Volume(Grid(saved.moving.grid.shape, affine), saved.moving.data))
+    assert apply(saved.folder, tmp_path / "far.nii.gz", "-o", tmp_path / "out.nii.gz") == 0
+    assert "far.nii.gz: lies outside the image that was registered" in capsys.readouterr().err
+
+
+def test_a_reference_larger_than_the_memory_is_refused_by_its_header(
+    saved: Saved, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from DeepFLASHRegistrationLib.support import memory
+
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
+    assert apply(saved.folder, moving, "-o", tmp_path / "o.nii.gz", "--reference", moving) == 2
+    assert "moving.nii.gz: to read it takes" in capsys.readouterr().err
+    assert not (tmp_path / "o.nii.gz").exists()

@@ -171,8 +171,9 @@ def test_fields_of_view_that_hardly_meet(folder: Path, shift: float) -> None:
         assert "do not overlap" in str(error)
         assert shift > 80
     else:
-        assert result.verdict.level == "failed"
-        assert any("overlap" in r or "outside" in r for r in result.verdict.reasons)
+        # Coverage alone fails nothing, but then little is left that could show that it is right.
+        assert result.verdict.level != "good"
+        assert {r.code for r in result.verdict.reasons} & {"field-of-view", "similarity"}
         assert np.isfinite(result.fixed_to_moving).all()
 
 

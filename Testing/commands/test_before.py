@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from command_line import register, run
 from DeepFLASHRegistrationLib.imaging.grid import Grid
-from DeepFLASHRegistrationLib.imaging.io import write_volume
+from DeepFLASHRegistrationLib.imaging.io import read_volume, write_volume
+from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 
 pytest.importorskip("torch")
 
 
-def test_what_is_written_can_be_chosen_and_all_that_lists_it_agrees(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_what_is_written_can_be_chosen_and_all_that_lists_it_agrees(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert register(pair, out) == 0
     assert register(pair, out, "--force", "--outputs", "warped,report") == 0
@@ -31,13 +34,18 @@ def test_what_is_written_can_be_chosen_and_all_that_lists_it_agrees(pair: tuple[
     assert "moving_to_fixed.nii.gz" not in page
     assert register(pair, out, "--force", "--outputs", "none") == 0
     assert sorted(os.listdir(out)) == ["result.json", "velocity.safetensors"]
+    assert capsys.readouterr().out.rstrip().endswith("result.json")  # not the report that was not written
     # What was left out can be had from the velocity.
     assert run("apply", out, pair[1], "-o", tmp_path / "again.nii.gz") == 0
 
 
 @pytest.mark.parametrize(
     ("outputs", "message"),
-    [("waped", "There is no output 'waped'. Choose among warped, labels,"), ("labels", "no labels to carry over")],
+    [
+        ("waped", "There is no output 'waped'. Choose among warped, labels,"),
+        ("labels", "needs labels to carry over"),
+        ("segmentation", "needs a segmentation"),
+    ],
 )
 def test_outputs_that_there_cannot_be(
     pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], outputs: str, message: str
@@ -67,6 +75,9 @@ def test_memory_that_may_not_suffice_is_a_note(
     monkeypatch.setattr(memory, "free_bytes", lambda: 400 << 20)
     assert register(pair, tmp_path / "out", "-q") == 0
     assert capsys.readouterr().err.startswith("Note: About 0.4 GB of memory are needed and 0.4 GB are free.")
+    assert register(pair, tmp_path / "again", "--json-progress") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[0]["notes"][0].startswith("About 0.4 GB of memory are needed")
 
 
 def test_a_disk_without_room_is_refused_before_any_work(
@@ -111,3 +122,22 @@ def test_large_files_are_announced_on_standard_error(
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     # Rather too much than too little: these smooth fields shrink to a fifth.
     assert size <= int(told[1]) + 1 <= 3 * size
+
+
+def test_register_carries_a_segmentation_as_apply_does(pair: tuple[str, str], tmp_path: Path) -> None:
+    head = read_volume(pair[1])
+    bright = np.int32(head.data > np.median(head.data))
+    layers = tuple(Volume(head.grid, np.int32(value * bright), "organs") for value in (5, 1))
+    segments = (
+        Segment("a", "Liver", (1.0, 0.5, 0.25), 0, 5, {"Tags": "Terminology~x"}),
+        Segment("b", "Tumor", (0.25, 0.25, 0.25), 1, 1),
+    )
+    organs, out = tmp_path / "organs.seg.nrrd", tmp_path / "out"
+    write_segmentation(organs, Segmentation(layers, segments))
+    assert register(pair, out, "--moving-labels", organs) == 0
+    assert run("apply", out, organs, "-o", tmp_path / "apart.seg.nrrd") == 0
+    assert (out / "segmentation.seg.nrrd").read_bytes() == (tmp_path / "apart.seg.nrrd").read_bytes()
+    assert "segmentation.seg.nrrd" in (out / "report.html").read_text(encoding="utf-8")
+    assert register(pair, out, "--force", "--moving-labels", organs, "--outputs", "segmentation") == 0
+    written = sorted(os.listdir(out))
+    assert written == ["result.json", "segmentation.seg.nrrd", "velocity.safetensors"]

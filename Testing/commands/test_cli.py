@@ -23,6 +23,8 @@ from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, write_affine, write_displacement_field
+from DeepFLASHRegistrationLib.registration.verdict import Verdict
+from DeepFLASHRegistrationLib.registration.verdict_words import sentence
 from DeepFLASHRegistrationLib.report import FILES
 from DeepFLASHRegistrationLib.version import __version__
 
@@ -76,7 +78,7 @@ def test_everything_at_once(pair: tuple[str, str], tmp_path: Path, capsys: pytes
         "0.1",
     )
     assert code == 0
-    assert sorted(os.listdir(out)) == sorted(FILES)
+    assert sorted(os.listdir(out)) == sorted(set(FILES) - {"segmentation.seg.nrrd"})
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
     captured = capsys.readouterr()
     assert captured.err == ""  # no progress bar without a terminal
@@ -91,7 +93,8 @@ def test_everything_at_once(pair: tuple[str, str], tmp_path: Path, capsys: pytes
     assert len(values["metrics"]["landmarks"]["after_mm"]) == 4
     assert values["metrics"]["mean_dice_after"] > values["metrics"]["mean_dice_before"]
     assert set(np.unique(read_labels(out / "labels.nii.gz").data)) == {0, 1, 2, 3, 4}
-    assert values["verdict"]["reasons"] == [line.strip() for line in lines[1:-1]]
+    reasons = Verdict.from_dict(values["verdict"]).reasons
+    assert [sentence(reason) for reason in reasons] == [line.strip() for line in lines[1:-1]]
 
 
 def test_the_initial_transform_may_be_a_file(pair: tuple[str, str], tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_the_initial_transform_may_be_of_another_program(pair: tuple[str, str], 
 
 def test_without_labels_there_is_no_label_file(pair: tuple[str, str], tmp_path: Path) -> None:
     assert register(pair, tmp_path / "out", "-q") == 0
-    assert sorted(os.listdir(tmp_path / "out")) == sorted(set(FILES) - {"labels.nii.gz"})
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(set(FILES) - {"labels.nii.gz", "segmentation.seg.nrrd"})
 
 
 def test_json_progress(pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +214,7 @@ def test_force(pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixt
     assert register(pair, out, "-q", "--force", "--sigma", "0.3") == 0
     assert (out / "result.json").read_text() != first
     assert (out / "notes.txt").read_text() == "mine"
-    assert sorted(os.listdir(out)) == sorted({*FILES, "notes.txt"} - {"labels.nii.gz"})
+    assert sorted(os.listdir(out)) == sorted({*FILES, "notes.txt"} - {"labels.nii.gz", "segmentation.seg.nrrd"})
 
 
 # ------------------------------------------------------------------------------------------------- exit codes 1 and 2
@@ -429,7 +432,7 @@ def test_an_interrupt_that_comes_too_late(
     monkeypatch.setattr("DeepFLASHRegistrationLib.support.output_folder.os.replace", replace)
     assert register(pair, tmp_path / "out") == 0
     assert "report.html" in capsys.readouterr().out
-    assert sorted(os.listdir(tmp_path / "out")) == sorted(set(FILES) - {"labels.nii.gz"})
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(set(FILES) - {"labels.nii.gz", "segmentation.seg.nrrd"})
 
 
 def ended(process: subprocess.Popen[bytes], out: Path) -> int:
@@ -438,7 +441,7 @@ def ended(process: subprocess.Popen[bytes], out: Path) -> int:
     left = sorted(os.listdir(out.parent))
     if code == 0:
         assert left == ["in", out.name]
-        assert sorted(os.listdir(out)) == sorted(set(FILES) - {"labels.nii.gz"})
+        assert sorted(os.listdir(out)) == sorted(set(FILES) - {"labels.nii.gz", "segmentation.seg.nrrd"})
     else:
         assert left == ["in"]
     return code

@@ -72,7 +72,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="ellipsoids",
         kind="unrolled",
         architecture=architecture,
-        parameters=QUICK,
+        parameters=dataclasses.replace(QUICK, margin_mm=12.0, window_mm=8.75),  # models state their lengths
         ndim=3,
         unit_mm=1.25,
         spacing_mm=4.0,
@@ -127,7 +127,12 @@ def test_models_are_listed_with_what_a_user_must_know(
     (tmp_path / "user models" / "broken" / "model.json").write_text("{}")
     assert run("models") == 0
     text = capsys.readouterr().out
-    for part in ("ellipsoids  Ellipsoids. (3-D, 4 mm, yours)", "CC0. For tests only.", "Dice 0.9"):
+    for part in (
+        "ellipsoids (yours, trained at 4 mm)",
+        "Purpose: Ellipsoids.",
+        "License: CC0. For tests only.",
+        "Dice 0.9",
+    ):
         assert part in text
     assert "broken  cannot be used: " in text
     assert run("models", "ellipsoids") == 0
@@ -220,14 +225,15 @@ def test_a_registration_that_fails_teaches_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from DeepFLASHRegistrationLib.registration import register as registration
-    from DeepFLASHRegistrationLib.registration.verdict import Verdict
+    from DeepFLASHRegistrationLib.registration.verdict import Criterion, Verdict
 
-    verdicts = iter(["failed", "check"])
-    monkeypatch.setattr(registration, "verdict", lambda *_: Verdict(next(verdicts), ["It is upside down."]))
+    upside_down = [Criterion("mirror", level, "mirrored", {"axis": "head-foot"}) for level in ("failed", "check")]
+    verdicts = (Verdict([criterion]) for criterion in upside_down)
+    monkeypatch.setattr(registration, "verdict", lambda *_: next(verdicts))
     assert teach(data, tmp_path / "labels", "--pairs", 2) == 0
     assert len(velocities(tmp_path / "labels")) == 1
     out = capsys.readouterr().out
-    assert "left out. It is upside down." in out
+    assert "left out. Mirrored along the head-foot axis" in out
     assert "1 velocities in" in out
     assert "1 pairs left out" in out
 

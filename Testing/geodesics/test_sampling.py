@@ -14,11 +14,11 @@ import torch
 from DeepFLASHRegistrationLib.geodesics import sampling
 from DeepFLASHRegistrationLib.geodesics.band import Lattice, Upsampler
 from DeepFLASHRegistrationLib.geodesics.sampling import (
+    LabelSampler,
     NonFiniteField,
     Sampler,
     require_finite,
     sample_cubic,
-    sample_labels,
     sample_linear,
     sample_nearest,
 )
@@ -27,6 +27,10 @@ from scipy.ndimage import map_coordinates
 
 DOUBLE = torch.float64
 SHAPES = [(6, 5), (5, 4, 7), (1, 6), (4, 1, 3)]
+
+
+def sample_labels(labels, index):
+    return LabelSampler(labels)(index)
 
 
 def noise(shape, seed=0):
@@ -283,3 +287,50 @@ def test_many_points_give_what_each_gives(monkeypatch):
     assert torch.equal(sample_labels(labels, index), whole[0])
     assert torch.equal(sample_cubic(image, index), whole[1])
     assert sample_labels(labels, index[:1]).shape == (1,)
+
+
+# ------------------------------------------------------------------------------------------------ slopes and parts
+
+
+def displaced(shape, channels=1, dtype=DOUBLE):
+    lattice = Lattice.cells(shape, tuple(1.5 * n for n in shape))
+    array = noise((channels, *shape)).to(dtype).requires_grad_()
+    u = (3 * noise((len(shape), *shape), 2) - 1.5).to(dtype).requires_grad_()
+    return Sampler(lattice, lattice, dtype), array, u
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (5, 4, 7), (1, 6)])
+def test_a_slope_is_the_derivative_by_the_displacement(shape):
+    sample, array, u = displaced(shape)
+    values, slope = sample.with_slope(array.detach(), u)
+    expected = sample(array.detach(), u)
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(slope, torch.autograd.grad(expected.sum(), u)[0])
+    upstream = noise(values.shape, 7)
+    there = torch.autograd.grad((sample(array.detach(), u) * upstream).sum(), u)[0]
+    torch.testing.assert_close(torch.autograd.grad((values * upstream).sum(), u)[0], there)
+
+
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(13, 9), (7, 6, 5), (4, 3, 6), (9, 4, 3)])
+def test_sampling_in_parts_is_sampling(shape, channels, padding, monkeypatch):
+    sample, array, u = displaced(shape, channels)
+    upstream = noise((channels, *shape), 9)
+    found = []
+    for least in (1 << 60, 1):
+        monkeypatch.setattr(sampling, "_WORTHWHILE", least)
+        values = sample(array, u, padding=padding)
+        found.append((values, *torch.autograd.grad((values * upstream).sum(), (array, u))))
+        found[-1] += (sample(array.detach(), u.detach(), padding=padding),)
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_points_in_any_arrangement_are_sampled_in_parts(monkeypatch):
+    monkeypatch.setattr(sampling, "_WORTHWHILE", 1)
+    lattice = Lattice.cells((6, 5, 4), (6.0, 5.0, 4.0))
+    sample, array = Sampler(lattice, lattice, DOUBLE), noise((2, 6, 5, 4))
+    points = 1.8 * noise((1, 11, 1, 1, 3)) - 0.9
+    one_by_one = torch.cat([sample.at(array, points[:, i : i + 1]) for i in range(11)], 1)
+    torch.testing.assert_close(sample.at(array, points), one_by_one)

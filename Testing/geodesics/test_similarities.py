@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -82,17 +84,24 @@ def test_global_correlation_agrees_with_itk(shape, masked):
     assert float(GlobalCorrelation(fixed, mask)(moving)) == pytest.approx(1 - squared, rel=1e-6)
 
 
-def test_local_correlation_agrees_with_a_loop(shape):
+def part_inside(shape, at, radius):
+    """Which part of every voxel lies inside a window of 2r + 1 voxels around one of them."""
+    parts = [np.clip(r + 1 - np.abs(np.arange(n) - i), 0, 1) for n, i, r in zip(shape, at, radius, strict=True)]
+    return functools.reduce(np.multiply, np.ix_(*parts))
+
+
+@pytest.mark.parametrize("radius", [(2, 1, 1), (2.25, 1.5, 0.9)])
+def test_local_correlation_agrees_with_a_loop(shape, radius):
     """Windows cut at the border of the image; fixed and moving weigh the same in every window."""
     fixed, moving, mask = texture(shape, 1), texture(shape, 2), some_mask(shape)
-    radius, guard = (2, 1, 1)[: len(shape)], 1e-2
+    radius, guard = radius[: len(shape)], 1e-2
     total = 0.0
     f, m, w = fixed.numpy(), moving.numpy(), mask.numpy()
     for at in np.ndindex(shape):
-        window = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(at, radius, strict=True))
-        a, b = f[window].ravel(), m[window].ravel()
-        covariance = np.mean((a - a.mean()) * (b - b.mean()))
-        total += w[at] * (1 - covariance**2 / ((a.var() + guard) * (b.var() + guard)))
+        inside = part_inside(shape, at, radius)
+        a, b = (x - np.average(x, weights=inside) for x in (f, m))
+        covariance, var_a, var_b = (np.average(x, weights=inside) for x in (a * b, a * a, b * b))
+        total += w[at] * (1 - covariance**2 / ((var_a + guard) * (var_b + guard)))
     assert float(LocalCorrelation(fixed, mask, radius, guard)(moving)) == pytest.approx(total / w.sum(), rel=1e-10)
 
 
@@ -145,11 +154,11 @@ def test_mutual_information_agrees_with_a_loop():
 
 def test_box_sums_agree_with_a_loop():
     x = noise((2, 5, 6, 4))
-    for radius in ((1, 2, 0), (0, 0, 0), (7, 1, 9)):
+    for radius in ((1, 2, 0), (0, 0, 0), (7, 1, 9), (0.3, 2.5, 3.9), (1 + 1e-12, 2 - 1e-12, 0)):
         got = box_sum(x, radius)
         for at in np.ndindex(5, 6, 4):
-            window = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(at, radius, strict=True))
-            torch.testing.assert_close(got[(slice(None), *at)], x[(slice(None), *window)].sum((1, 2, 3)))
+            inside = torch.from_numpy(part_inside((5, 6, 4), at, radius))
+            torch.testing.assert_close(got[(slice(None), *at)], (x * inside).sum((1, 2, 3)))
 
 
 # ---------------------------------------------------------------------------------------------------- their meaning
@@ -286,3 +295,46 @@ def test_single_precision_gradients_are_good_enough_next_to_flat_regions(name):
 def test_an_unknown_similarity_is_refused():
     with pytest.raises(ValueError, match="nmi"):
         make("nmi", texture((5, 5)))
+
+
+# ------------------------------------------------------------------------------------------------------- curvature
+
+
+def second_derivative(similarity, warped, change):
+    """Along a change of the warped image, by differences of the gradient."""
+    slopes = []
+    for sign in (1, -1):
+        at = (warped + sign * 1e-5 * change).requires_grad_()
+        slopes.append(float((torch.autograd.grad(similarity(at), at)[0] * change).sum()))
+    return (slopes[0] - slopes[1]) / 2e-5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_curvature_is_that_of_noise_where_images_agree(name, shape, masked):
+    """The second derivative along noise, which agrees with nothing: for squared differences exactly, for correlations
+    to what windows of few voxels take away and what is added, for information as to its order."""
+    fixed = texture(shape)
+    similarity = make(name, fixed, some_mask(shape) if masked else None)
+    warped = fixed + (0.05 * noise(shape, 3) if name == "mi" else 0)
+    curvature = similarity.curvature(warped)
+    assert curvature.shape == warped.shape
+    assert float(curvature.min()) >= 0
+    low, high = {"ssd": (1 - 1e-6, 1 + 1e-6), "ncc": (1.0, 1.4), "lncc": (1.0, 1.5), "mi": (0.2, 5.0)}[name]
+    ratios = []
+    for seed in (11, 12, 13, 14):
+        change = noise(shape, seed) - 0.5
+        ratios.append(float((curvature * change**2).sum()) / second_derivative(similarity, warped, change))
+    assert low <= sum(ratios) / 4 <= high
+
+
+def test_curvature_is_finite_and_not_negative_whatever_the_images(name, shape):
+    generator = torch.Generator().manual_seed(5)
+    for fixed, warped in (
+        (torch.zeros(shape), torch.ones(shape)),
+        (torch.full(shape, 0.5), torch.rand(shape, generator=generator)),
+        (torch.rand(shape, generator=generator), torch.full(shape, 0.5)),
+        (torch.rand(shape, generator=generator), 1 - torch.rand(shape, generator=generator)),
+    ):
+        curvature = make(name, fixed).curvature(warped)
+        assert bool(torch.isfinite(curvature).all())
+        assert float(curvature.min()) >= 0

@@ -23,7 +23,7 @@ from dicom_files import dataset, enhanced, line, save, write_stack
 
 KINDS = ("plain", "implicit", "deflated", "RLE", "JPEG", "JPEG2000", "enhanced")
 MEMORY = 512 << 20  # bytes, more than before
-SECONDS = 5
+SECONDS, WAITING = 5, 90  # of this process's own work; and of another one's, for what is DICOM no longer
 _NUMBERS = (
     b"\xff" * 4,
     b"\0" * 4,
@@ -94,7 +94,7 @@ def run(folder: Path, count: int, kinds=KINDS, first: int = 0) -> dict[str, dict
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for seed in range(first, first + count):
             file.write_bytes(damaged(content, seed))
-            start = time.perf_counter()
+            start, work = time.perf_counter(), time.process_time()
             try:
                 stored = io.open_image(file if seed % 2 else file.parent)
                 for volume in stored.volumes(0, stored.count):
@@ -104,9 +104,9 @@ def run(folder: Path, count: int, kinds=KINDS, first: int = 0) -> dict[str, dict
                 result["refused"] += 1
             except Exception as error:
                 result["failures"].append(f"{seed}: {type(error).__name__}: {error}")
-            seconds = time.perf_counter() - start
+            seconds, work = time.perf_counter() - start, time.process_time() - work
             result["longest"] = max(result["longest"], round(seconds, 2))
-            if seconds > SECONDS:
+            if work > SECONDS or seconds > WAITING:
                 result["failures"].append(f"{seed}: {seconds:.1f} s")
         used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
         result["MB"] = used >> 20

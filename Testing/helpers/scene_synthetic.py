@@ -8,6 +8,7 @@ import slicer
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.registration.verdict import verdict
 from DeepFLASHRegistrationLib.scene.arrays import imageFromArray
 from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
 
@@ -192,6 +193,7 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
         warped=Volume(fixedGrid, image(there).astype(np.float32)),
         moving_affine=Volume(fixedGrid, image(here).astype(np.float32)),
         fixed_to_moving=(truth.fixedToMoving(pointsOf(fieldGrid)) - pointsOf(fieldGrid)).astype(np.float32),
+        displacement=(there - here).astype(np.float32),
         moving_to_fixed=(truth.movingToFixed(pointsOf(inverseGrid)) - pointsOf(inverseGrid)).astype(np.float32),
         log_jacobian=Volume(fixedGrid, logJacobian.astype(np.float32)),
         labels=None if labelsAt is None else Volume(fixedGrid, labelsAt(there).astype(np.int32)),
@@ -201,7 +203,7 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
         metrics=metrics,
         timings={},
         provenance={},
-        verdict=SimpleNamespace(level="good", reasons=["smooth"]),
+        verdict=verdict(metrics),
         cancelled=False,
         notes=[],
     )

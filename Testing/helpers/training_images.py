@@ -11,7 +11,7 @@ from DeepFLASHRegistrationLib.imaging.io import write_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 
 # Options of the command line for a registration of a fraction of a second.
-TINY_OPTIONS = ["--resolutions", "1", "--bands", "7", "--iterations", "3", "--init", "none", "--sigma", "0.02"]
+TINY_OPTIONS = ["--resolutions", "1", "--bands", "7", "--iterations", "8", "--init", "none", "--sigma", "0.02"]
 
 
 def subject(number: int, shape: tuple[int, ...] = (20, 22, 18), spacing: float = 4.0) -> tuple[Volume, Volume]:

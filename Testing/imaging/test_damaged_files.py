@@ -19,7 +19,9 @@ from damage import damaged
 from DeepFLASHRegistrationLib.imaging.points import read_landmarks, read_points, write_points
 from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, read_segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.surfaces import read_mesh, write_surface
+from DeepFLASHRegistrationLib.imaging.transform_files.itk_dense import moved
 from DeepFLASHRegistrationLib.imaging.transforms import (
+    nonlinear_dimension,
     read_affine_with_notes,
     read_displacement_field,
     write_affine,
@@ -38,6 +40,10 @@ GEOMETRY = (
     "cras = 1 2 3\n"
 )
 LTA = "type = 0\nnxforms = 1\nmean = 0 0 0\nsigma = 1\n1 4 4\n1 0 0 2\n0 1 0 3\n0 0 1 4\n0 0 0 1\n"
+CROSSED = (
+    f"# LTA file created by NiTransforms\n{LTA.replace('type = 0', 'type = 1')}src volume info\n{GEOMETRY}"
+    f"dst volume info\n{GEOMETRY.replace('cras = 1', 'cras = 40')}"
+)
 XFM = "MNI Transform File\n%by hand\nTransform_Type = Linear;\nLinear_Transform =\n1 0 0 2\n0 1 0 3\n0 0 1 4;\n"
 OBJ = "# SPACE=RAS\nv 0 0 0\nv 10 0 0\nv 0 10 0\nvn 0 0 1\nf 1//1 2//1 -1//1\n"
 PTS = "Version 1.0\n3\nA 1 2 3\nB 4.5 5 6\nC 7 8 9\n"
@@ -85,6 +91,28 @@ def transform(path: Path) -> None:
     assert all(note.startswith(f"{path}: ") for note in notes)
 
 
+def some_spline(path: Path) -> None:
+    spline = sitk.BSplineTransform(3)
+    spline.SetParameters([0.5] * len(spline.GetParameters()))
+    sitk.WriteTransform(spline, str(path))
+
+
+def some_warp(path: Path) -> None:
+    field = sitk.Cast(
+        GRID.apply_to(sitk.GetImageFromArray(noise(GRID, np.float64, 3), isVector=True)), sitk.sitkVectorFloat64
+    )
+    parts = [sitk.TranslationTransform(3, (5, 6, 7)), sitk.DisplacementFieldTransform(field)]
+    sitk.WriteTransform(sitk.CompositeTransform(parts), str(path))
+
+
+def nonlinear(path: Path) -> None:
+    d = nonlinear_dimension(path)
+    if not d:  # the damage hit its name: any other transform
+        transform(path)
+    else:
+        assert np.isfinite(moved(path, np.zeros((3, d)))).all()
+
+
 def field(path: Path) -> None:
     grid, values = read_displacement_field(path)
     assert values.shape == (*grid.shape, grid.ndim)
@@ -120,8 +148,11 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "a.h5": (transform, some_composite, True),
     "flirt.mat": (transform, lambda path: np.savetxt(path, MATRIX), False),
     "a.lta": (transform, text(f"{LTA}src volume info\n{GEOMETRY}dst volume info\n{GEOMETRY}"), False),
+    "crossed.lta": (transform, text(CROSSED), False),
     "a.xfm": (transform, text(XFM), False),
-    "field.nii.gz": (field, some_field, True),
+    "spline.tfm": (nonlinear, some_spline, True),
+    "warp.h5": (nonlinear, some_warp, True),
+    "field.nii.gz": (field, some_field, False),
     "field.nrrd": (field, some_field, True),
     "field.mha": (field, some_field, True),
     "a.fcsv": (points, some_points, False),
@@ -130,6 +161,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], bool]] = 
     "semicolon.csv": (points, text("label;x;y;z\nA;1,5;2;3\nB;nan;nan;nan\nC;4;5,5;6\n"), False),
     "bare.csv": (points, text("A,1.5,2,3\nB,4,5,6\nC,7,8,9\n"), False),
     "a.tsv": (points, some_points, False),
+    "numbered.csv": (points, text("17,1.5,2,3.5\n18,4,5,6\n25,7,8,9\n"), False),
+    "numpy.txt": (points, text("# label x y z\n204 1.5 2 3\n17 4 5 6\n"), False),
     "points.txt": (points, text("# by hand\n1.5 2 3 A\n4 5 6 B\n"), False),
     "a.pts": (points, text(PTS), False),
     "a.gii": (surface, some_surface, False),

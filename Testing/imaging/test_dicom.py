@@ -234,6 +234,132 @@ def test_a_scout_in_the_series_is_left_out_and_named(tmp_path, scout) -> None:
     values_are_right(alone)
 
 
+# mm from the stack's first slice along the normal, and beside it in the plane.
+STRAYS = {
+    "first": (-13.0, 0),
+    "last": (61.0, 0),
+    "middle": (18.0, 0),
+    "near a slice": (16.5, 0),
+    "beside": (18.0, 40),
+    "first and beside": (-4.0, 30),
+    "far at a whole step": (-48.0, 0),
+    "very far": (400.0, 0),
+}
+
+
+@pytest.mark.parametrize("axes", [AXIAL, OBLIQUE], ids=["axial", "oblique"])
+@pytest.mark.parametrize("at", STRAYS.values(), ids=STRAYS)
+def test_a_scout_like_the_stack_that_is_not_named_so_is_left_out(tmp_path, axes, at) -> None:
+    normal = normal_of(axes)
+    write_stack(tmp_path, line(4 * normal), axes=axes)
+    place = np.array((-9, -8, -20)) + at[0] * normal + at[1] * np.array(axes[0])
+    file = save(tmp_path, "scout.dcm", dataset(place, axes, InstanceNumber=0))
+    for path in (tmp_path, tmp_path / "a004.dcm"):
+        volume = io.read_volume(path)
+        assert volume.grid.shape == (9, 12, 10)
+        assert np.allclose(volume.grid.spacing[0], 4, rtol=1e-4)
+        values_are_right(volume)
+        assert any("left out" in note and "scout.dcm" in note for note in volume.notes)
+    alone = io.read_volume(file)
+    assert alone.ndim == 2
+    values_are_right(alone)
+
+
+def test_two_scouts_like_the_stack_are_left_out_and_both_named(tmp_path) -> None:
+    write_stack(tmp_path, line((0, 0, 4), 40))
+    save(tmp_path, "s1.dcm", dataset((-9, -8, -20 + 18), InstanceNumber=0))
+    save(tmp_path, "s2.dcm", dataset((-9, -8, -20 + 102.7), InstanceNumber=1))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape == (40, 12, 10)
+    values_are_right(volume)
+    assert any("s1.dcm" in note and "s2.dcm" in note for note in volume.notes)
+
+
+KINDS = {
+    "echo": ({"EchoTime": 5}, {"EchoTime": 80}),
+    "inversion": ({"InversionTime": 100}, {"InversionTime": 900}),
+    "phase": ({"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}),
+    "description": ({"SeriesDescription": "T1 ax"}, {"SeriesDescription": "T2 ax"}),
+    "thickness": ({"SliceThickness": 4}, {"SliceThickness": 2}),
+}
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_slices_of_two_kinds_between_one_another_are_two_volumes(tmp_path, kinds) -> None:
+    """Not one of half the step and alternating contrast."""
+    for offset, kind in zip((0, 2), kinds, strict=True):
+        for k in range(8):
+            at = (-9, -8, -20 + offset + 4 * k)
+            save(tmp_path, f"{offset}_{k}.dcm", dataset(at, InstanceNumber=10 * offset + k, **kind))
+    with pytest.raises(InputError, match="holds 2 stacks of DICOM slices"):
+        io.read_volume(tmp_path)
+    for offset in (0, 2):
+        volume = io.read_volume(tmp_path / f"{offset}_3.dcm")
+        assert volume.grid.shape[0] == 8
+        assert volume.grid.spacing[0] == pytest.approx(4, rel=1e-4)
+        values_are_right(volume)
+
+
+def test_two_contrasts_one_behind_the_other_are_two_volumes_and_two_acquisitions_are_one(tmp_path) -> None:
+    for folder, tag, count in (("b", "DiffusionBValue", 2), ("spirals", "AcquisitionNumber", 1)):
+        for k in range(16):
+            value = {tag: (0.0, 1000.0)[k // 8] if count == 2 else 1 + k // 8}
+            save(tmp_path / folder, f"{k}.dcm", dataset((-9, -8, -20 + 4 * k), InstanceNumber=k, **value))
+        if count == 2:
+            with pytest.raises(InputError, match="holds 2 stacks"):
+                io.read_volume(tmp_path / folder)
+        else:
+            assert io.read_volume(tmp_path / folder).grid.shape[0] == 16
+
+
+def test_values_that_vary_from_slice_to_slice_split_no_stack(tmp_path) -> None:
+    for k in range(16):
+        vary = {"SliceThickness": 4 + 0.001 * (k * 7 % 5), "AcquisitionTime": f"1200{k % 2:02d}", "EchoTime": 5}
+        save(tmp_path, f"{k}.dcm", dataset((-9, -8, -20 + 4 * k), InstanceNumber=k, **vary))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape[0] == 16
+    values_are_right(volume)
+
+
+def test_many_scouts_of_another_kind_are_left_out_and_named(tmp_path) -> None:
+    write_stack(tmp_path, line((0, 0, 4), 20), EchoTime=5)
+    for k in range(3):
+        other = {"EchoTime": 2, "SliceThickness": 10, "SeriesDescription": "localizer"}
+        save(tmp_path, f"scout{k}.dcm", dataset((-9, -8, -20 + 10 + 20 * k), InstanceNumber=900 + k, **other))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape[0] == 20
+    assert volume.grid.spacing[0] == pytest.approx(4, rel=1e-4)
+    values_are_right(volume)
+    assert any("left out" in note and "scout0.dcm" in note for note in volume.notes)
+
+
+def test_a_scout_between_tilted_slices_is_left_out(tmp_path) -> None:
+    axes = ((1, 0, 0), (0, np.cos(0.2), -np.sin(0.2)))
+    write_stack(tmp_path, line((0, 0, 4), 20), axes=axes)
+    save(tmp_path, "scout.dcm", dataset((-9, -8, -20 + 18), axes, InstanceNumber=0))
+    volume = io.read_volume(tmp_path)
+    assert volume.grid.shape[0] == 20
+    assert any("degrees" in note for note in volume.notes)
+    assert any("scout.dcm" in note for note in volume.notes)
+
+
+def test_a_scout_in_each_of_several_volumes_is_left_out(tmp_path) -> None:
+    echoes(tmp_path, lambda k, e: 2 * k + e)
+    save(tmp_path, "scout.dcm", dataset((-9, -8, -20 + 18), SOPClassUID=MR, EchoTime=5, InstanceNumber=0))
+    volume = io.read_volume(f"{tmp_path}[0]")
+    values_are_right(volume)
+    assert io.open_image(tmp_path).count == 2
+    assert any("scout.dcm" in note for note in volume.notes)
+
+
+@pytest.mark.parametrize("heights", [(0, 4, 8, 12, 17), (0, 4, 8, 12, 16, 22, 31, 45, 60)])
+def test_slices_too_few_or_too_uneven_are_not_left_out(tmp_path, heights) -> None:
+    write_stack(tmp_path, [(0, 0, z) for z in heights])
+    volume = io.read_volume(tmp_path)
+    assert not any("left out" in note for note in volume.notes)
+    assert np.isclose(volume.grid.spacing[0] * (volume.grid.shape[0] - 1), heights[-1], atol=4)
+
+
 def test_a_report_in_color_beside_a_series_is_left_out(tmp_path) -> None:
     write_stack(tmp_path, line((0, 0, 4)))
     picture = np.zeros((40, 50, 3), np.uint8)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transforms that FSL, FreeSurfer and MINC wrote: a point of the fixed image goes where their documentation says."""
 
+import struct
 import warnings
 
 import nibabel
@@ -115,9 +116,30 @@ def test_a_mat_file_is_told_apart_by_its_content(tmp_path) -> None:
     np.savetxt(tmp_path / "projective.mat", np.eye(4) + np.eye(4)[:, ::-1])
     with pytest.raises(InputError, match=r"projective\.mat: its last row"):
         read_affine(tmp_path / "projective.mat", 3, PLAIN, FLIPPED)
-    (tmp_path / "five.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(200))
-    with pytest.raises(InputError, match="MATLAB file"):
-        read_affine(tmp_path / "five.mat", 3, PLAIN, FLIPPED)
+    spm = struct.pack("<5i", 0, 4, 4, 0, 2) + b"M\0" + np.eye(4).tobytes()
+    matlab = [b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(200), b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF", spm]
+    for content in matlab:
+        (tmp_path / "matlab.mat").write_bytes(content)
+        with pytest.raises(InputError, match=r"matlab\.mat: is a MATLAB file"):
+            read_affine(tmp_path / "matlab.mat", 3, PLAIN, FLIPPED)
+    (tmp_path / "elastix.txt").write_text('// by elastix\n(Transform "EulerTransform")\n(NumberOfParameters 6)\n')
+    with pytest.raises(InputError, match="elastix's parameters"):
+        read_affine(tmp_path / "elastix.txt", 3, PLAIN, FLIPPED)
+
+
+@pytest.mark.parametrize("kind", ["AffineTransform_double_3_3", "MatrixOffsetTransformBase_double_3_3"])
+@pytest.mark.parametrize("order", "<>")
+def test_a_mat_of_ants(tmp_path, kind, order) -> None:
+    """x -> M (x - c) + c + t; M row by row and t in the one matrix, c in the other."""
+    linear, offset, center = some_affine(3)[:3, :3], np.array([5, 6, 7.0]), np.array([1, -2, 3.0])
+    content = b""
+    for name, numbers in ((kind, [*linear.ravel(), *offset]), ("fixed", center)):
+        head = struct.pack(order + "5i", 0 if order == "<" else 1000, len(numbers), 1, 0, len(name) + 1)
+        content += head + name.encode() + b"\0" + np.array(numbers, order + "f8").tobytes()
+    (tmp_path / "0GenericAffine.mat").write_bytes(content)
+    ours = read_affine(tmp_path / "0GenericAffine.mat", 3, PLAIN, FLIPPED)
+    point = np.array([10, 20, -30.0])
+    assert np.allclose(ours @ (*point, 1), [*(linear @ (point - center) + center + offset), 1])
 
 
 # ---- FreeSurfer
@@ -167,14 +189,60 @@ def test_lta_leads_from_its_source_to_its_destination(tmp_path, f, m, kind) -> N
     assert corners_apart(ours, lps(theirs), fixed) < 1e-3  # they keep single precision
 
 
-def test_lta_that_nitransforms_wrote(tmp_path) -> None:
+@pytest.mark.parametrize(("f", "m"), PAIRS)
+def test_lta_that_nitransforms_wrote_means_what_it_reads(tmp_path, f, m) -> None:
+    """It names the fixed image as the source, and yet leads from the moving one to it."""
+    fixed, moving = GRIDS[f], GRIDS[m]
+    path = tmp_path / "a.lta"
     ras = some_affine(4)  # fixed to moving
-    theirs = nitransforms.linear.Affine(ras, reference=nifti(OBLIQUE))
-    theirs.to_filename(str(tmp_path / "a.lta"), fmt="fs", moving=nifti(PLAIN))
-    text = (tmp_path / "a.lta").read_text()
-    ours, _ = read_affine_with_notes(tmp_path / "a.lta", 3, OBLIQUE, None)
-    assert "src volume info" in text
-    assert corners_apart(ours, lps(ras), OBLIQUE) < 1e-4
+    nitransforms.linear.Affine(ras, reference=nifti(fixed)).to_filename(str(path), fmt="fs", moving=nifti(moving))
+    assert path.read_text().startswith("# LTA file created by NiTransforms")
+    theirs = nitransforms.linear.Affine.from_filename(str(path), fmt="fs", reference=nifti(fixed)).matrix
+    for grids in ((fixed, moving), (None, None), (fixed, None)):
+        ours, notes = read_affine_with_notes(path, 3, *grids)
+        assert corners_apart(ours, lps(ras), fixed) < 1e-9
+        assert corners_apart(ours, lps(theirs), fixed) < 1e-3  # they read in single precision
+        assert "nitransforms" in notes[0]
+        assert "elsewhere" not in notes[0]
+    other = Grid((5, 6, 7), OBLIQUE.affine)
+    assert "its destination lies elsewhere" in read_affine_with_notes(path, 3, fixed, other)[1][0]
+    if f != m:
+        assert "its source lies elsewhere" in read_affine_with_notes(path, 3, other, moving)[1][0]
+
+
+def test_lta_of_freesurfer_that_nitransforms_wrote_again(tmp_path) -> None:
+    forward = some_affine(9)  # moving to fixed
+    (tmp_path / "a.lta").write_text(lta(1, forward, PLAIN, OBLIQUE))
+    again = nitransforms.io.lta.FSLinearTransform.from_filename(str(tmp_path / "a.lta"))
+    again.to_filename(str(tmp_path / "b.lta"))
+    assert "created by NiTransforms" in (tmp_path / "b.lta").read_text()
+    ours, notes = read_affine_with_notes(tmp_path / "b.lta", 3, OBLIQUE, PLAIN)
+    assert corners_apart(ours, lps(np.linalg.inv(forward)), OBLIQUE) < 1e-3
+    assert "elsewhere" not in notes[0]
+
+
+def test_an_array_of_one_by_nitransforms_is_read_and_of_several_refused(tmp_path) -> None:
+    for count in (1, 2):
+        chain = nitransforms.linear.LinearTransformsMapping([some_affine(4)] * count, reference=nifti(OBLIQUE))
+        chain.to_filename(str(tmp_path / f"{count}.lta"), fmt="fs", moving=nifti(PLAIN))
+    assert (tmp_path / "1.lta").read_text().startswith("# LTA-array file created by NiTransforms")
+    ours = read_affine(tmp_path / "1.lta", 3, OBLIQUE, PLAIN)
+    assert corners_apart(ours, lps(some_affine(4)), OBLIQUE) < 1e-9
+    with pytest.raises(InputError, match="holds 2 transforms"):
+        read_affine(tmp_path / "2.lta", 3, OBLIQUE, PLAIN)
+
+
+def test_an_lta_with_crossed_images_that_nobody_signed_is_refused(tmp_path) -> None:
+    """nitransforms 20 and 21 wrote no comment in front, and crossed the images; by FreeSurfer it would mean the
+    inverse."""
+    signed = lta(1, some_affine(), OBLIQUE, PLAIN)
+    (tmp_path / "a.lta").write_text(signed[signed.index("type") :])
+    with pytest.raises(InputError, match="does not say who wrote it"):
+        read_affine(tmp_path / "a.lta", 3, OBLIQUE, PLAIN)
+    assert (
+        corners_apart(read_affine(tmp_path / "a.lta", 3, PLAIN, OBLIQUE), lps(np.linalg.inv(some_affine())), PLAIN)
+        < 1e-9
+    )
 
 
 def test_lta_of_the_other_direction_is_inverted_and_of_other_images_noted(tmp_path) -> None:
@@ -187,6 +255,18 @@ def test_lta_of_the_other_direction_is_inverted_and_of_other_images_noted(tmp_pa
     assert corners_apart(ours, lps(np.linalg.inv(forward)), PLAIN) < 1e-9
     assert "its source lies elsewhere" in notes[0]
     assert "destination lies" not in notes[0]
+    # One grid is enough to see it.
+    (tmp_path / "b.lta").write_text(lta(1, forward, PLAIN, OBLIQUE))
+    for grids, inverted in (
+        ((PLAIN, None), True),
+        ((None, OBLIQUE), True),
+        ((OBLIQUE, None), False),
+        ((None, None), False),
+    ):
+        ours, notes = read_affine_with_notes(tmp_path / "b.lta", 3, *grids)
+        assert corners_apart(ours, lps(forward if inverted else np.linalg.inv(forward)), PLAIN) < 1e-9
+        assert ("inverted" in notes[0]) == inverted
+        assert "elsewhere" not in notes[0]
     # The same box stored otherwise is the same place.
     turned = storages(sampled(PLAIN))[30].grid
     _, notes = read_affine_with_notes(tmp_path / "a.lta", 3, OBLIQUE, turned)
@@ -245,6 +325,21 @@ def test_xfm_leads_from_the_moving_to_the_fixed_image_in_ras(tmp_path) -> None:
     assert np.allclose(ours @ (*there, 1), (*point, 1))
 
 
+@pytest.mark.parametrize("change", ["crlf", "comments", "mark"])
+def test_an_xfm_as_other_programs_write_it(tmp_path, change) -> None:
+    text = xfm((some_affine(6), True))
+    if change == "crlf":
+        text = text.replace("\n", "\r\n")
+    elif change == "comments":
+        text = text.replace("\n\n", "\n%MNI Transform File; Transform_Type = Grid_Transform;\n").replace(
+            "=\n", "= % rows\n"
+        )
+    else:
+        text = "\ufeff" + text
+    (tmp_path / "a.xfm").write_bytes(text.encode())
+    assert corners_apart(read_affine(tmp_path / "a.xfm", 3, PLAIN, OBLIQUE), lps(some_affine(6)), PLAIN) < 1e-9
+
+
 def test_parts_of_an_xfm_follow_each_other(tmp_path) -> None:
     first, second = some_affine(7), some_affine(8)
     first[:3, :3] = rotation((0, 1, 1), 30)
@@ -260,6 +355,9 @@ def test_parts_of_an_xfm_follow_each_other(tmp_path) -> None:
     [
         ("MNI Transform File\nTransform_Type = Grid_Transform;\nDisplacement_Volume = a_grid.mnc;\n", "not linear"),
         ("MNI Transform File\nTransform_Type = Thin_Plate_Spline_Transform;\nNumber_Dimensions = 3;\n", "not linear"),
+        (xfm((np.eye(4), False)) + "Invert_Flag = True;\n", "after its matrix"),
+        (xfm((np.eye(4), True)).replace("= True", "= Maybe"), "Invert_Flag is unknown"),
+        (xfm((np.eye(4), False)) + "Transform_Type = Linear;\n", "1 matrices for 2"),
         (xfm((np.eye(4), False)) + "Transform_Type = Grid_Transform;\nDisplacement_Volume = a.mnc;\n", "not linear"),
         ("MNI Transform File\n%ITK-XFM writer\nTransform_Type = Linear;\nLinear_Transform = 1;", "written by ITK"),
         ("MNI Transform File\nTransform_Type = Linear;\nLinear_Transform =\n1 2 3;\n", "other than 12"),
@@ -275,6 +373,23 @@ def test_unusable_xfm_files_are_refused(tmp_path, text, message) -> None:
 
 
 # ---- what all share
+
+
+@pytest.mark.parametrize("name", ["a.tfm", "a.lta", "a.xfm", "a.mat"])
+def test_a_mirror_is_noted_and_the_handedness_of_voxels_is_none(tmp_path, name) -> None:
+    for mirrored in (False, True):
+        forward = some_affine(3) @ np.diag([-1.0 if mirrored else 1.0, 1, 1, 1])
+        if name == "a.tfm":
+            write_affine(tmp_path / name, lps(np.linalg.inv(forward)))
+        elif name == "a.mat":
+            image = nitransforms.linear.Affine(np.linalg.inv(forward), reference=nifti(FLIPPED))
+            image.to_filename(str(tmp_path / name), fmt="fsl", moving=nifti(PLAIN))
+        else:
+            text = lta(1, forward, PLAIN, FLIPPED) if name == "a.lta" else xfm((forward, False))
+            (tmp_path / name).write_text(text)
+        ours, notes = read_affine_with_notes(tmp_path / name, 3, FLIPPED, PLAIN)
+        assert corners_apart(ours, lps(np.linalg.inv(forward)), FLIPPED) < 1e-5
+        assert any("mirrors" in note for note in notes) == mirrored
 
 
 def test_a_transform_that_leads_out_of_the_moving_image_is_noted(tmp_path) -> None:

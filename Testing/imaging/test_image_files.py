@@ -202,10 +202,6 @@ def test_labels_must_be_integers(tmp_path) -> None:
     sitk.WriteImage(image(labels), str(tmp_path / "l.nii.gz"))
     with pytest.raises(InputError, match=r"l.nii.gz: labels must be integers.*6.5"):
         io.read_labels(tmp_path / "l.nii.gz")
-    labels[2, 2, 2] = np.nan
-    sitk.WriteImage(image(labels), str(tmp_path / "l.nii.gz"))
-    with pytest.raises(InputError, match="must be integers"):
-        io.read_labels(tmp_path / "l.nii.gz")
     sitk.WriteImage(image(np.zeros((4, 5, 6), np.uint8)), str(tmp_path / "l.nii.gz"))
     with pytest.raises(InputError, match="no label"):
         io.read_labels(tmp_path / "l.nii.gz")
@@ -256,6 +252,17 @@ def test_a_file_without_a_grid_is_refused_by_name(tmp_path) -> None:
     for name in ("none.nii", "empty.nii", "text.nii", "line.mha"):
         with pytest.raises(InputError, match=name.replace(".", r"\.")):
             io.read_grid(tmp_path / name)
+
+
+def test_labels_that_are_nan_are_none_and_that_is_noted(tmp_path) -> None:
+    data = np.where(noise(oblique()) > 0.5, np.float32(2), np.float32(np.nan))
+    sitk.WriteImage(image(data), str(tmp_path / "l.nii"))
+    labels = io.read_labels(tmp_path / "l.nii")
+    assert np.array_equal(labels.data, np.where(np.isnan(data), 0, 2))
+    assert any(f"l.nii: {np.isnan(data).sum()} voxels are NaN" in note for note in labels.notes)
+    sitk.WriteImage(image(np.where(np.isnan(data), np.float32(np.inf), data)), str(tmp_path / "l.nii"))
+    with pytest.raises(InputError, match="labels must"):
+        io.read_labels(tmp_path / "l.nii")
 
 
 # ---- names

@@ -65,6 +65,24 @@ def series(path):
     return path
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mnc", ".hdf5", ".h5"])
+def test_what_is_written_lies_where_it_lay(tmp_path, suffix) -> None:
+    io.write_volume(tmp_path / f"a{suffix}", Volume(oblique(), SERIES[0]))
+    read = sitk.ReadImage(str(tmp_path / f"a{suffix}"))
+    ends = [0, 0, 0], [n - 1 for n in read.GetSize()]
+    for end in ends:
+        place = oblique().index_to_physical(np.array(end[::-1]))
+        assert np.allclose(read.TransformIndexToPhysicalPoint(end), place, atol=1e-3)
+    assert np.allclose(sitk.GetArrayFromImage(read), SERIES[0])
+
+
+@pytest.mark.parametrize("name", ["a.vtk", "a.gipl", "a.mrc", "a.nia", "a.dcm", "a.lsm", "a.pic", "a.xyz", "a"])
+def test_formats_that_lose_the_place_or_are_not_read_again_are_not_written(tmp_path, name) -> None:
+    with pytest.raises(InputError, match="unknown kind of image file, or one"):
+        io.write_volume(tmp_path / name, Volume(oblique(), SERIES[0]))
+    assert not list(tmp_path.iterdir())
+
+
 NAMES = ("a.nii", "a.nii.gz", "two.nii.gz", "a.mgz", "a.mha", "a.nrrd", "vectors.nrrd", "vectors.mha", "vectors.nii")
 
 
@@ -77,6 +95,10 @@ def test_one_volume_of_several_is_named(tmp_path, name) -> None:
         assert volume.grid.same_as(oblique(), 1e-4)
         assert volume.name == f"{path}[{number}]"
     mean = io.read_volume(f"{path}[mean]")
+    with pytest.raises(InputError, match=r"\[0\]' to '.*\[\d\]'\.$"):  # and no mean, of labels
+        io.read_labels(path)
+    with pytest.raises(InputError, match="the mean of labels or masks is none"):
+        io.read_mask(f"{path}[mean]")
     assert np.allclose(mean.data, SERIES.mean(0), atol=1e-4)
     for which in ("", "[3]", "[mean]"):
         assert io.read_grid(f"{path}{which}").same_as(oblique(), 1e-4)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.imaging.files import POINTS as POINT_FILES
+from DeepFLASHRegistrationLib.imaging.landmarks import paired
 from DeepFLASHRegistrationLib.imaging.points import read_landmarks, read_points, write_points
 from DeepFLASHRegistrationLib.support.errors import InputError
 
@@ -156,6 +157,13 @@ TABLES = {
     "first.csv": "A,{0},{1},{2}\nB,{3},{4},{5}\n",
     "counted.csv": "0,{0},{1},{2}\n1,{3},{4},{5}\n",
     "numbered_last.csv": "{0},{1},{2},0\n{3},{4},{5},1\n",
+    "from_17.csv": "17,{0},{1},{2}\n18,{3},{4},{5}\n",
+    "float_labels.txt": "17.0 {0} {1} {2}\n18.0 {3} {4} {5}\n",
+    "ids_last.csv": "{0},{1},{2},204\n{3},{4},{5},17\n",
+    "time_last.csv": "{0},{1},{2},0\n{3},{4},{5},0\n",
+    "ants.csv": "x,y,z,t,weight\n{0},{1},{2},0,0.5\n{3},{4},{5},0,0.25\n",
+    "numpy.txt": "# label x y z\n204 {0} {1} {2}\n17 {3} {4} {5}\n",
+    "numpy.csv": "# by hand\n# x,y,z,weight\n{0},{1},{2},0.5\n{3},{4},{5},0.25\n",
     "pandas.csv": ",x,y,z\n0,{0},{1},{2}\n1,{3},{4},{5}\n",
     "units.csv": "label,x (mm),y [mm],z_mm\nA,{0},{1},{2}\nB,{3},{4},{5}\n",
     "spaces.csv": "x, y, z, label\n{0}, {1}, {2}, A\n{3}, {4}, {5}, B\n",
@@ -171,7 +179,8 @@ def test_tables_of_every_layout_hold_the_same_points(tmp_path, name) -> None:
     (tmp_path / name).write_text(text)
     points, labels = read_points(tmp_path / name)
     assert np.allclose(points, POINTS)
-    assert labels in (["A", "B"], ["", ""], ["0", "1"], ["A,B", "C"], ["a;b", "C"])
+    known = [["17", "18"], ["17.0", "18.0"], ["204", "17"], ["0", "0"]]
+    assert labels in (["A", "B"], ["", ""], ["0", "1"], ["A,B", "C"], ["a;b", "C"], *known)
     assert (labels == ["A", "B"]) == ("A" in text and ";" not in text)
     write_points(tmp_path / f"moved_{name}", points + 1, like=tmp_path / name)
     moved, kept = read_points(tmp_path / f"moved_{name}")
@@ -182,6 +191,19 @@ def test_tables_of_every_layout_hold_the_same_points(tmp_path, name) -> None:
     without = [str.maketrans("", "", character) for character in ' "']
     same = (tmp_path / f"same_{name}").read_text().translate(without[0]).translate(without[1])
     assert same.replace(".0", "") == text.translate(without[0]).translate(without[1]).replace(".0", "")
+
+
+def test_labels_that_grow_with_gaps_are_no_coordinate(tmp_path) -> None:
+    rows = [(17, 10, -5, 3), (18, -20, 8, 4), (25, 30, 8, 2)]
+    (tmp_path / "a.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    points, labels = read_points(tmp_path / "a.txt")
+    assert labels == ["17", "18", "25"]
+    assert points.tolist() == [list(row[1:]) for row in rows]
+
+
+def test_a_header_in_a_comment_tells_the_coordinate_system(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("# R A S\n1 2 3\n4 5 6\n")
+    assert read_points(tmp_path / "a.txt")[0].tolist() == [[-1, -2, 3], [-4, -5, 6]]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", " "])
@@ -207,6 +229,23 @@ def test_unicode_text_of_excel_is_read(tmp_path) -> None:
     [
         ("a.csv", "1,10,20,1\n2,11,21,2\n", "does not say which is x"),
         ("a.csv", "1,10,20,30\n", "does not say which is x"),
+        ("a.csv", "17,1.5,2.5,3.5\n", "does not say which is x"),
+        ("a.csv", "204,1.5,2.5,3.5\n17,1.5,2.5,4.5\n", "does not say which is x"),  # a label, or x with a weight
+        ("a.csv", "10,1.5,2.5,3.5\n20,1.5,2.5,4.5\n", "does not say which is x"),
+        ("a.csv", "1.5,2,3,0.5\n4,5,6,0.25\n", "does not say which is x"),  # x with a weight, or a time before x
+        ("a.csv", "1.5,2,3,1\n4,5,6,1\n7,8,9,2\n", "does not say which is x"),
+        ("a.txt", "# a b c d\n1.5 2 3 0.5\n4 5 6 0.25\n", "does not say which is x"),
+        ("a.csv", "-20,3,5,0\n-10,8,1,0\n0,-4,9,0\n", "does not say which is x"),  # growing x, and a time
+        ("a.csv", "-20,3,5,2\n-10,8,1,7\n0,-4,9,1\n", "does not say which is x"),  # no label is negative
+        ("a.txt", "10 20 30 1\n20 -5 3 1\n30 8 4 1\n", "does not say which is x"),  # homogeneous
+        ("a.csv", "# CoordinateSystem = IJK\nx,y,z\n1,2,3\n", "'IJK', which is unknown"),
+        ("a.csv", "x,y,z,space\n1,2,3,MNI\n", "column 'space' holds 'MNI'"),
+        ("a.csv", "x,y,z,space\n1,2,3,RAS\n1,2,3,LPS\n", "both RAS and LPS"),
+        ("a.csv", "# CoordinateSystem = RAS\nx_lps,y_lps,z_lps\n1,2,3\n", "both RAS and LPS"),
+        ("a.csv", "# RAS\nx,y,z,system\n1,2,3,LPS\n", "both RAS and LPS"),
+        ("a.csv", "x,y,z,r,a,s\n1,2,3,-1,-2,3\n", "x, y, z as well as r, a, s"),
+        ("a.mrk.json", '{"markups": [{"coordinateSystem": null, "controlPoints": []}]}', "coordinateSystem is null"),
+        ("a.mrk.json", '{"markups": [{"coordinateSystem": 0, "controlPoints": []}]}', "coordinateSystem is 0"),
         ("a.txt", "index\n1\n1 2 3\n", "voxel indices"),
         ("a.pts", "Version 1.0\n3\nA 1 2 3\nB 4 5 6\n", "says that it holds 3"),
         ("a.csv", "x (cm),y (cm),z (cm)\n1,2,3\n", "names no columns"),
@@ -276,3 +315,58 @@ def test_files_without_any_position_are_refused(tmp_path) -> None:
     assert not read_landmarks(tmp_path / "a.csv").defined.any()
     with pytest.raises(InputError, match="no points"):
         read_points(tmp_path / "a.csv")
+
+
+# ---- what a table states, and what is only guessed of it
+
+STATED = {
+    "comment.csv": "# CoordinateSystem = {space}\nlabel,x,y,z\nA,{p}\n",
+    "colon.txt": "# coordinate system: {space}\nlabel,x,y,z\nA,{p}\n",
+    "percent.tsv": "% by hand\n% space: {space}\nA,{p}\n",
+    "alone.csv": "# all points are in {space} (mm)\nA,{p}\n",
+    "column.csv": "label,x,y,z,Coordinate System\nA,{p},{space}\n",
+    "space.csv": "label,x,y,z,space\nA,{p},{space}\n",
+    "named.csv": "name,x_{space},y_{space},z_{space}\nA,{p}\n",
+    "brackets.csv": "name,X ({space}),Y ({space}),Z ({space})\nA,{p}\n",
+    "before.csv": "name,{space}_x_mm,{space}_y_mm,{space}_z_mm\nA,{p}\n",
+    "twice.csv": "# {space}\nname,x_{space},y_{space},z_{space},system\nA,{p},{space}\n",
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+@pytest.mark.parametrize(("space", "lps"), [("RAS", [-1.5, 2.0, 3.0]), ("LPS", [1.5, -2.0, 3.0])])
+def test_a_table_is_read_and_written_in_the_coordinate_system_that_it_states(tmp_path, name, space, lps) -> None:
+    (tmp_path / name).write_text(STATED[name].format(space=space, p="1.5,-2,3"), encoding="utf-8")
+    points, labels = read_points(tmp_path / name)
+    assert (points.tolist(), labels) == ([lps], ["A"])
+    write_points(tmp_path / f"moved_{name}", points + np.array([1, 10, 100]), like=tmp_path / name)
+    moved = "0.5,-12.0,103.0" if space == "RAS" else "2.5,8.0,103.0"
+    assert (tmp_path / f"moved_{name}").read_text() == STATED[name].format(space=space, p=moved)
+
+
+def test_labels_that_were_guessed_are_noted(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("1,10,-5,3\n2,-20,8,4\n3,30,8,2\n")
+    (tmp_path / "b.csv").write_text("A,10,-5,3\nB,-20,8,4\nC,30,8,2\n")
+    (tmp_path / "c.csv").write_text("label,x,y,z\n1,10,-5,3\n2,-20,8,4\n3,30,8,2\n")
+    guessed, texts, named = (read_landmarks(tmp_path / f"{name}.csv") for name in "abc")
+    assert len(guessed.notes) == 1
+    assert "a.csv: has no header; the first number" in guessed.notes[0]
+    assert texts.notes == named.notes == ()
+    assert guessed.notes[0] in paired(guessed, named).notes
+    assert write_points(tmp_path / "o.csv", guessed.positions, like=tmp_path / "a.csv") == list(guessed.notes)
+
+
+@pytest.mark.parametrize("source", POINT_FILES)
+@pytest.mark.parametrize("target", POINT_FILES)
+def test_points_without_a_position_go_from_kind_to_kind(tmp_path, source, target) -> None:
+    (tmp_path / "a.csv").write_text("x,y,z,label\n1.5,-2.25,3,A\n,,,B\n4,5,6,C\n")
+    points = np.array([[1.5, -2.25, 3], [4, 5, 6]])
+    write_points(tmp_path / f"b{source}", points, like=tmp_path / "a.csv")
+    write_points(tmp_path / f"c{target}", points + 1, like=tmp_path / f"b{source}")
+    found = read_landmarks(tmp_path / f"c{target}")
+    assert found.names == ("A", "B", "C")
+    assert found.defined.tolist() == [True, False, True]
+    assert np.allclose(found.positions[[0, 2]], points + 1)
+    if target == ".mrk.json":
+        controls = json.loads((tmp_path / f"c{target}").read_text())["markups"][0]["controlPoints"]
+        assert [point["positionStatus"] for point in controls] == ["defined", "undefined", "defined"]

@@ -4,38 +4,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.imaging.intensities import dilated
-from DeepFLASHRegistrationLib.imaging.resampling import mask_on_grid, resample
+from DeepFLASHRegistrationLib.imaging.resampling import mask_on_grid, nearest
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.support.errors import InputError
-from imaging_shapes import centered_grid, rotation
-
-WEIGHTS = np.array([0.5, -2.0, 3.0])
+from imaging_shapes import centered_grid
 
 
-def ramp(grid) -> Volume:
-    """A function that linear interpolation reproduces exactly."""
-    index = np.moveaxis(np.indices(grid.shape), 0, -1)
-    return Volume(grid, (grid.index_to_physical(index) @ WEIGHTS).astype(np.float32))
-
-
-def test_an_image_is_sampled_where_the_affine_leads() -> None:
-    source = ramp(centered_grid((30, 31, 32), (2, 2, 2)))
-    grid = centered_grid((8, 9, 7), (1.5, 2.5, 2), rotation((1, 2, 3), 30)[:, ::-1], (1, 2, 3))
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = rotation((0, 0, 1), 20) * 1.1, (4, -3, 2)
-    index = np.moveaxis(np.indices(grid.shape), 0, -1)
-    expected = (grid.index_to_physical(index) @ matrix[:3, :3].T + matrix[:3, 3]) @ WEIGHTS
-    assert np.allclose(resample(source, grid, matrix), expected, atol=1e-3)
-
-
-def test_outside_has_its_value_and_labels_keep_their_type() -> None:
+def test_labels_keep_their_type_and_end_with_their_grid() -> None:
     grid = centered_grid((6, 6, 6), (1, 1, 1))
     labels = Volume(grid, np.full(grid.shape, 70_000, np.int32))
-    found = resample(labels, grid.padded(2), nearest=True)
+    found = nearest(labels, grid.padded(2))
     assert found.dtype == np.int32
     assert (found[2:-2, 2:-2, 2:-2] == 70_000).all()
     assert found.sum() == labels.data.sum()
-    assert (resample(ramp(grid), grid.padded(2), outside=-9)[0] == -9).all()
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])

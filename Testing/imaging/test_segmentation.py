@@ -15,7 +15,7 @@ from DeepFLASHRegistrationLib.imaging.segmentation import (
     read_segmentation,
     write_segmentation,
 )
-from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.imaging.volume import LARGEST_COUNTED_LABEL, Volume, label_values
 from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import oblique
 
@@ -245,3 +245,10 @@ def test_an_overlap_is_a_label_of_its_own_and_said() -> None:
     assert [np.unique(found.data[k]).tolist() for k in range(4)] == [[1], [3], [2], [0]]
     assert found.notes[0] == "s: its segments are numbered 1 A, 2 B, 3 A + B"
     assert "overlap" in found.notes[1]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int32, np.uint64])
+@pytest.mark.parametrize("values", [(0, 1), (0, 1, 90), (0, 30_000, 3), (-4, 7), (0, LARGEST_COUNTED_LABEL + 5), ()])
+def test_label_values_are_those_of_sorting(values, dtype):
+    labels = np.random.default_rng(2).choice(values or [0], (3, 100, 200) if values else 0).astype(dtype)
+    assert np.array_equal(label_values(labels), np.unique(labels))

@@ -99,6 +99,24 @@ def click(button, pause=0.05):
     spin(pause)
 
 
+def choosePair(ui, pair):
+    """Chooses what makePair made."""
+    fixed, fixedSegmentation, moving, movingSegmentation, markups = pair
+    ui.fixedVolumeSelector.setCurrentNode(fixed)
+    ui.movingVolumeSelector.setCurrentNode(moving)
+    ui.movingSegmentationSelector.setCurrentNode(movingSegmentation)
+    ui.fixedSegmentationSelector.setCurrentNode(fixedSegmentation)
+    ui.movingMarkupsSelector.setCurrentNode(markups)
+
+
+def choose(form, name, value):
+    """Chooses a value of a parameter by its technical name, in whatever words it is shown."""
+    box = form.widgets[name]
+    index = box.findData(value)
+    assert index >= 0, f"{value} is none of the choices of {name}"
+    box.setCurrentIndex(index)
+
+
 def start(widget):
     """Clicks Register and waits until the run has begun; returns it."""
     before = widget.runPanel.run

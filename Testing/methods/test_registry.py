@@ -11,7 +11,7 @@ import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.methods.registry import Estimated
 from DeepFLASHRegistrationLib.problem import parameters
-from DeepFLASHRegistrationLib.problem.parameters import METHODS, SIMILARITIES, Method, Parameters
+from DeepFLASHRegistrationLib.problem.parameters import METHODS, SEARCHES, SIMILARITIES, Method, Parameters
 from DeepFLASHRegistrationLib.registration.register import register
 
 torch = pytest.importorskip("torch")
@@ -59,3 +59,9 @@ def test_every_similarity_that_can_be_chosen_is_made():
     from DeepFLASHRegistrationLib.geodesics.similarities import MAKERS
 
     assert set(MAKERS) == set(SIMILARITIES)
+
+
+def test_every_search_of_the_parameters_is_one_of_the_engine():
+    from DeepFLASHRegistrationLib.geodesics.search.directions import DIRECTIONS
+
+    assert set(DIRECTIONS) == set(SEARCHES)

@@ -26,7 +26,7 @@ from DeepFLASHRegistrationLib.methods.trained_models import (
     ModelConfig,
     find_models,
     load_model,
-    model_notes,
+    model_config,
     read_card,
     save_model,
 )
@@ -102,13 +102,19 @@ def test_there_and_back(model: Path) -> None:
     found.check_shapes({"first.weight": (4, 3, 3), "steps": (2,)})
 
 
+def test_a_model_saved_before_searches_could_be_chosen_keeps_the_one_there_was(model: Path) -> None:
+    assert load_model(model).config.parameters.search == Parameters().search
+    rewrite(model, lambda values: values["parameters"].pop("search"))
+    assert load_model(model).config.parameters == dataclasses.replace(SETTINGS["parameters"], search="lbfgs")
+
+
 def test_the_card_says_what_a_user_must_know(model: Path) -> None:
     card = read_card(model)
     for text in ("# test-model", "**Not for commercial use.**", "CC BY-SA 4.0", "| Dice | 0.7512 |", "38 weights"):
         assert text in card, text
     assert "Nobody \\| in particular" in card
     assert "## Limits\n\nIt has seen ellipsoids alone." in card
-    assert model_notes(model) == "Not for commercial use."
+    assert model_config(model).license_note == "Not for commercial use."
 
 
 def test_a_model_is_replaced_and_other_files_stay(model: Path) -> None:

@@ -9,8 +9,10 @@ import slicer
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.checks import ERROR, WARNING, checkInputs
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
+from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
+from DeepFLASHRegistrationLib.support.errors import InputError
 from module_nodes import addPair
-from scene_synthetic import addVolume, makeGrid, pointsOf
+from scene_synthetic import addSegmentation, addVolume, makeGrid, pointsOf
 
 PLENTY = 64 << 30
 
@@ -104,6 +106,111 @@ def test_a_nonlinear_parent(scene):
     inputs.fixedVolume.SetAndObserveTransformNodeID(bent.GetID())
     (found,) = _checks(inputs)
     assert (found.level, "Harden" in found.text) == (ERROR, True)
+
+
+@pytest.mark.parametrize("which", ["initialTransform", "fixedMask", "movingSegmentation", "movingMarkups"])
+def test_a_transform_that_became_nonlinear_meanwhile(scene, which):
+    inputs = addPair(scene)
+    parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", "bent")
+    if which == "initialTransform":
+        node = parent
+    elif which == "movingMarkups":
+        node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+        node.AddControlPoint(0, 0, 0)
+    else:
+        node = inputs.fixedSegmentation if which == "fixedMask" else inputs.movingSegmentation
+    if node is not parent:
+        node.SetAndObserveTransformNodeID(parent.GetID())
+    setattr(inputs, which, node)
+    assert _checks(inputs) == []
+    parent.SetAndObserveTransformToParent(slicer.vtkOrientedBSplineTransform())
+    (found,) = _checks(inputs)
+    assert (found.level, "linear" in found.text) == (ERROR, True)
+    with pytest.raises(InputError, match="linear"):  # as the registration would say it
+        RegistrationRun(inputs).arguments()
+
+
+@pytest.mark.parametrize(
+    ("role", "kind"),
+    [
+        ("movingSegmentation", "vtkMRMLSegmentationNode"),
+        ("movingSegmentation", "vtkMRMLLabelMapVolumeNode"),
+        ("fixedSegmentation", "vtkMRMLLabelMapVolumeNode"),
+        ("movingMarkups", "vtkMRMLMarkupsFiducialNode"),
+        ("movingModel", "vtkMRMLModelNode"),
+    ],
+)
+def test_what_is_to_be_carried_but_holds_nothing_is_named_as_the_registration_would(scene, role, kind):
+    inputs = addPair(scene)
+    setattr(inputs, role, scene.AddNewNodeByClass(kind, "still to be made"))
+    (found,) = _checks(inputs)
+    assert found.level == ERROR
+    assert "still to be made" in found.text
+    with pytest.raises(InputError) as refused:
+        RegistrationRun(inputs).arguments()
+    assert str(refused.value) == found.text
+
+
+def _cube(grid, edge, corner=20):
+    inside = np.zeros(grid.shape, np.uint8)
+    inside[tuple(slice(corner, corner + edge) for _ in grid.shape)] = 1
+    return inside
+
+
+@pytest.mark.parametrize("kind", ["vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"])
+@pytest.mark.parametrize("role", ["fixedMask", "movingMask"])
+@pytest.mark.parametrize(
+    ("edge", "level", "word"), [(0, ERROR, "empty"), (1, ERROR, "one voxel"), (4, WARNING, "64 voxels"), (5, None, "")]
+)
+def test_masks_of_next_to_nothing(scene, kind, role, edge, level, word):
+    inputs = _pair(scene, _head(GRID), _head(GRID, noise=3.0))
+    inside = _cube(GRID, edge)
+    if kind == "vtkMRMLSegmentationNode":
+        mask = addSegmentation(scene, GRID, {"part": inside.astype(bool)}, name="drawn")
+    else:
+        mask = addVolume(scene, GRID, inside, "drawn", kind)
+    setattr(inputs, role, mask)
+    found = _checks(inputs)
+    assert [check.level for check in found] == ([] if level is None else [level])
+    assert all(word in check.text and "drawn" in check.text for check in found)
+
+
+def test_a_mask_without_segments_is_empty(scene):
+    inputs = _pair(scene, _head(GRID), _head(GRID, noise=3.0))
+    inputs.fixedMask = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    assert [(check.name, check.level) for check in _checks(inputs)] == [("mask", ERROR)]
+
+
+def test_one_voxel_of_a_coarse_mask_may_be_enough(scene):
+    inputs = _pair(scene, _head(GRID), _head(GRID, noise=3.0))
+    coarse = makeGrid((5, 6, 5), (40, 40, 40))
+    inputs.fixedMask = addVolume(scene, coarse, _cube(coarse, 1, 2), "drawn", "vtkMRMLLabelMapVolumeNode")
+    assert _checks(inputs) == []
+
+
+@pytest.mark.parametrize("shape", [(7, 7, 7), (1, 7, 7), (1, 1, 7), (1, 1, 1), (2, 2, 2)])
+def test_tiny_volumes_are_named_and_nothing_raises(scene, shape):
+    grid = makeGrid(shape, (4, 4, 4))
+    data = np.arange(grid.size, dtype=np.float32).reshape(grid.shape)
+    found = _checks(_pair(scene, data, data, (grid, grid)))
+    assert found
+    if min(shape) > 1 and max(shape) > 2:
+        assert "7 x 7 x 7 voxels" in found[0].text
+
+
+def test_a_stack_of_few_slices_is_not_tiny(scene):
+    grid = makeGrid((7, 64, 52), (15, 4, 4))
+    assert _checks(_pair(scene, _head(grid), _head(grid, noise=3.0), (grid, grid))) == []
+
+
+def test_advice_that_is_followed_already_is_not_given(scene):
+    coarse = makeGrid((15, 17, 15), (12, 12, 12))
+    inputs = _pair(scene, _head(GRID), _head(coarse), (GRID, coarse))
+    (found,) = _checks(inputs, Parameters.from_preset("fast"))
+    assert (found.changes, found.action, "preset" in found.text) == ({}, "", False)
+    stripped = _pair(scene, _head(GRID, skull=False), _head(GRID, noise=3.0))
+    stripped.movingMask = addVolume(scene, GRID, _head(GRID, skull=False) > 0, "brain", "vtkMRMLLabelMapVolumeNode")
+    assert _checks(stripped) == []
 
 
 def test_a_slice_against_a_volume(scene):

@@ -8,7 +8,7 @@ import vtk
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.subject import corresponding
 from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS, arrayFromVtkMatrix
-from DeepFLASHRegistrationLib.scene.inputs import Inputs
+from DeepFLASHRegistrationLib.scene.inputs import Inputs, onlyPair
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.support.errors import InputError
@@ -178,3 +178,17 @@ def test_a_point_that_was_never_placed_is_left_out_on_both_sides(scene):
     assert pairs.names == ("p0", "p3")
     np.testing.assert_allclose(pairs.moving - pairs.fixed, [[-1, 0, 0]] * 2)
     assert any("p1, p2" in note for note in pairs.notes)
+
+
+@pytest.mark.parametrize(
+    ("names_", "fixed"), [(("a", "b"), 0), (("my moving", "x"), 1), (("x", "FIXED"), 1), (("fixed", "moving"), 0)]
+)
+def test_of_two_images_the_names_or_the_order_say_which_is_fixed(scene, names_, fixed):
+    grid = makeGrid((4, 5, 6))
+    assert onlyPair(scene) == (None, None)
+    nodes = [addVolume(scene, grid, np.ones(grid.shape), name) for name in names_]
+    addVolume(scene, grid, np.ones(grid.shape, np.int16), "labels", "vtkMRMLLabelMapVolumeNode")
+    scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+    assert onlyPair(scene) == (nodes[fixed], nodes[1 - fixed])
+    addVolume(scene, grid, np.ones(grid.shape), "third")
+    assert onlyPair(scene) == (None, None)

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """From nodes to nodes, through the engine in its child process."""
 
+import json
+
 import numpy as np
 import pytest
+from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.process.remaining import learned
 from DeepFLASHRegistrationLib.process.runner import Runner
+from DeepFLASHRegistrationLib.registration.progress import PHASES
+from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.fields import AFFINE_ATTRIBUTE, transformedPoints
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
+from DeepFLASHRegistrationLib.scene.reports import reportRun
 from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, RegistrationRun, SampleRun, SaveRun
 from DeepFLASHRegistrationLib.scene.sequence import geodesicOf
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
@@ -28,9 +35,13 @@ def runner(childPython):
 @pytest.fixture
 def inputs(scene):
     """A single slice each: two dimensions suffice, and take no time."""
+    return addSlices(scene)
+
+
+def addSlices(scene, **placement):
     nodes = []
     for name, radii in (("fixed", (30, 22, 1e9)), ("moving", (24, 28, 1e9))):
-        grid = makeGrid((1, 48, 50), (2, 2, 2))
+        grid = makeGrid((1, 48, 50), (2, 2, 2), **placement)
         picture, inside = ball(grid, radii)
         volume = addVolume(scene, grid, picture, name)
         nodes += [volume, addSegmentation(scene, grid, {"ball": inside}, volume, f"{name} segmentation")]
@@ -54,6 +65,30 @@ def test_registered_twice_updates_the_same_nodes_with_the_same_numbers(runner, i
     np.testing.assert_array_equal(again.result.warped.data, first.result.warped.data)
     # The second run pays for no start; its share of the overhead is what is asked of a warm child.
     assert again.seconds["total"] - again.seconds["task"] < 0.3
+
+
+def test_the_phases_are_those_whose_time_is_told(runner, inputs):
+    run, seen = _run(inputs), []
+    run.on_event(lambda event: seen.append((event["phase"], event["progress"])))
+    runner.wait(runner.start(run))
+    assert list(dict.fromkeys(phase for phase, _ in seen)) == list(PHASES)
+    for phase, progress in seen:
+        assert PHASES[phase][0] <= progress <= PHASES[phase][1], phase
+    # Every phase was followed, the start and the writing too; together they are the whole.
+    assert list(run.ratios) == [phase for phase, each in run.expected.items() if each]
+    taken = sum(ratio * run.expected[phase] for phase, ratio in run.ratios.items())
+    assert taken == pytest.approx(run.seconds_passed, abs=0.05 + 0.05 * run.seconds_passed)
+
+
+def test_what_a_computer_has_shown_is_expected_the_next_time(runner, inputs):
+    first = _run(inputs)
+    runner.wait(runner.start(first))
+    second = _run(inputs)
+    second.pace = learned({}, first.ratios)
+    second.arguments()
+    taken = {phase: ratio * first.expected[phase] for phase, ratio in first.ratios.items()}
+    for phase in ("level", "finish"):
+        assert second.expected[phase] == pytest.approx(taken[phase])
 
 
 def test_cancelled_it_leaves_the_scene_alone_and_can_be_kept(runner, inputs, scene):
@@ -140,3 +175,51 @@ def test_the_sample_pair(runner, scene):
     assert "moving" in moving.GetName()
     assert fixedSegmentation.GetSegmentation().GetNumberOfSegments() > 3
     assert fixedMarkups.GetNumberOfControlPoints() == movingMarkups.GetNumberOfControlPoints() > 3
+
+
+def _numbers(folder):
+    values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in values.items() if name != "largest_change_by_rounding_mm"}
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.37])
+def test_the_report_of_a_loaded_scene_is_the_same(runner, scene, tmp_path, tilt):
+    inputs = addSlices(scene, tilt=tilt, center=(0.1, 1 / 3, -0.7))
+    run = _run(inputs)
+    runner.wait(runner.start(run))
+    runner.wait(runner.start(reportRun(run, run.inputs, run.nodes.transform, str(tmp_path / "one"))))
+    names = {name: node.GetName() for name, node in inputs.nodes().items()}
+    transform = run.nodes.transform.GetName()
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    scene.Clear(False)
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    loaded = Inputs(**{name: scene.GetFirstNodeByName(node) for name, node in names.items()})
+    again = reportRun(None, loaded, scene.GetFirstNodeByName(transform), str(tmp_path / "two"))
+    report = runner.wait(runner.start(again))
+    assert report.endswith("report.html")
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == files
+    one, two = _numbers(tmp_path / "one"), _numbers(tmp_path / "two")
+    assert one.pop("metrics").keys() == two["metrics"].keys()
+    metrics, expected = two.pop("metrics"), run.metrics
+    for name in ("similarity_after", "mean_dice_after", "smallest_determinant"):
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-5)
+    assert two == one  # verdict, date, seconds, parameters, history
+    images = [read_volume(tmp_path / folder / "warped.nii.gz").data for folder in ("one", "two")]
+    np.testing.assert_allclose(*images, atol=1e-2)
+
+
+def test_a_report_of_what_has_changed_since_is_refused(runner, inputs, scene, tmp_path):
+    run = _run(inputs)
+    runner.wait(runner.start(run))
+    transform = run.nodes.transform
+    values = arrayFromImage(inputs.movingVolume.GetImageData())
+    values[...] = values * 2
+    with pytest.raises(InputError, match=r"moving: is not as it was.*Register again"):
+        runner.wait(runner.start(reportRun(None, inputs, transform, str(tmp_path / "two"))))
+    assert not (tmp_path / "two").exists()
+    swapped = Inputs(inputs.movingVolume, inputs.fixedVolume)
+    assert reportRun(run, swapped, transform, "folder") is None
+    assert reportRun(None, inputs, None, "folder") is None
+    scene.RemoveNode(transform.GetNodeReference(VELOCITY_ROLE))
+    assert reportRun(None, inputs, transform, "folder") is None

@@ -9,6 +9,7 @@ import time
 import pytest
 from DeepFLASHRegistrationLib.process import ChildDied
 from DeepFLASHRegistrationLib.process.runner import Run, Runner
+from DeepFLASHRegistrationLib.registration.progress import PHASES
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.runs import DevicesRun, RegistrationRun, runBatch
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
@@ -171,6 +172,25 @@ def test_progress_and_time_left_follow_the_events():
     run.take({"phase": "level", "progress": 0.4, "message": "never back"})
     assert (run.progress, run.message, len(run.history), len(seen)) == (0.5, "never back", 1, 2)
     assert 8 < run.seconds_left < 12
+
+
+def test_a_run_that_never_began_has_taken_no_time():
+    run = Run()
+    assert (run.seconds_passed, run.seconds_left) == (0.0, None)
+    run.end("failed", InputError("no"))
+    assert run.seconds_passed == 0.0
+
+
+def test_a_cancelled_run_does_not_wait_for_what_is_left_out(scene):
+    run = RegistrationRun(addPair(scene))
+    run.arguments()
+    assert list(run.expected) == ["start", *PHASES, "write"]
+    run.begin(time.monotonic())
+    run.take({"phase": "level", "progress": 0.2, "message": "first"})
+    whole = run.seconds_left
+    run.state = "cancelling"
+    assert run.seconds_left == pytest.approx(run.expected["finish"], rel=0.05)
+    assert run.seconds_left < whole
 
 
 def test_a_pair_that_fails_does_not_stop_the_batch(scene):

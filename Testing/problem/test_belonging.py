@@ -74,6 +74,44 @@ def test_an_inverted_mask_is_named_as_that() -> None:
     assert any("is the mask inverted?" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("grown", [16.0, 20.0, 22.0])
+def test_an_inverted_mask_is_named_whose_object_had_been_grown(grown: float) -> None:
+    # Less and less of the background is left to it: 94, 79 and 67 %.
+    mask = Volume(grid(), 1 - ball(grid(), radius=grown), "mask.nii.gz")
+    with pytest.raises(InputError, match=r"0 % of the object of head\.nii\.gz: the mask is inverted"):
+        Subject(head(), mask=mask).checked("fixed")
+
+
+@pytest.mark.parametrize("what", ["labels", "mask"])
+@pytest.mark.parametrize("lost", ["flipped", "shifted", "turned"])
+def test_voxels_as_many_as_the_images_elsewhere_are_noted(what: str, lost: str) -> None:
+    own = ball(grid()).astype(np.int32)
+    affine = grid().affine.copy()
+    if lost == "flipped":  # left and right, about the middle: nearly all of the object lies inside
+        affine[0, 3] = affine[0, 2] * (SHAPE[2] - 1)
+        affine[0, 2] *= -1
+    elif lost == "shifted":
+        affine[0, 3] += 2.5
+    else:
+        angle = np.radians(4)
+        turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        affine[:3, :3] = turn @ affine[:3, :3]
+    changed = Volume(Grid(SHAPE, affine), own, "own.nii.gz")
+    found = Subject(head(), **{what: changed}).checked("moving")
+    (note,) = [note for note in found.notes if "as many voxels as head.nii.gz" in note]
+    apart = np.linalg.norm(changed.grid.corners() - grid().corners(), axis=1).max()
+    assert note.startswith("own.nii.gz: ")
+    assert f"(up to {apart:.3g} mm" in note
+
+
+def test_rounding_of_a_header_and_grids_of_other_shape_are_not_noted() -> None:
+    affine = grid().affine.copy()
+    affine[:3, 3] += 0.01
+    for at in (Grid(SHAPE, affine), grid(shape=(20, 24, 27)), grid((-3, 0, 0), shape=(22, 26, 30))):
+        own = Volume(at, ball(at).astype(np.int32), "own.nii.gz")
+        assert not Subject(head(), labels=own).checked("moving").notes
+
+
 @pytest.mark.parametrize("radius", [4.0, 9.0, 14.0, 18.0])
 def test_masks_of_a_part_and_of_all_but_a_lesion_are_not_taken_for_inverted(radius: float) -> None:
     masks = [ball(grid(), radius=radius), 1 - ball(grid(), radius=6.0), np.ones(SHAPE)]

@@ -212,7 +212,7 @@ def test_cancel_returns_the_best_so_far_and_keeps_the_child(process: Registratio
 def test_cancel_while_starting_is_not_lost(process: RegistrationProcess) -> None:
     job = process.submit("optimize", {"iterations": 10_000, "large": np.zeros(10_000_000)})
     process.cancel()
-    assert process.wait()["iterations"] == 1
+    assert process.wait()["iterations"] < 1000  # of 10,000
     assert job.cancelled
 
 

@@ -437,3 +437,14 @@ def test_whole_brain_volumes_are_measured_quickly():
     assert best_of(3, lambda: m.jacobian_determinant(field, grid)) < 0.75
     assert best_of(3, lambda: m.folded_voxels(field, grid)) < 3.0
     assert best_of(3, lambda: m.label_table(fixed, moved, moved, 1.0, volumes)) < 0.18
+
+
+def test_a_landmark_at_anothers_partner_is_counted() -> None:
+    """Two of four exchanged; and near partners that are merely imprecise are none."""
+    moving = np.array([(0.0, 0, 0), (50, 0, 0), (0, 50, 0), (0, 0, 50)])
+    off = moving + np.array([1.0, 0, 0])
+    assert m.nearer_another(off, moving, 2.0) == 0
+    assert m.nearer_another(off[[1, 0, 2, 3]], moving, 2.0) == 0.5
+    close = np.array([(0.0, 0, 0), (1.5, 0, 0)])
+    assert m.nearer_another(close[[1, 0]], close, 2.0) == 0
+    assert m.nearer_another(np.full((4, 3), np.nan), moving, 2.0) == 0

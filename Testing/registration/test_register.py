@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.intensities import background_value, foreground
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import PRESETS, SIMILARITIES, Parameters
@@ -392,6 +393,20 @@ def test_labels_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     assert (result.labels.data == truth).mean() > 0.95
 
 
+def test_labels_of_other_structures_are_a_note_and_no_failure(tiny: tuple[Volume, Volume], plain: Result) -> None:
+    fixed, moving = tiny
+    labels = pairs.moving_labels(moving.grid)
+    others = pairs.fixed_labels(fixed.grid)
+    others = others.with_data(np.where(others.data > 0, others.data + 40, 0))
+    result = register(fixed, moving, TINY, threads=1, moving_labels=labels, fixed_labels=others)
+    assert result.verdict.level == plain.verdict.level == "good"
+    assert not any(code in {c.code for c in result.verdict.criteria} for code in ("mean-dice", "label-dice"))
+    assert sum("no label in common" in note for note in result.notes) == 1
+    assert all(row["after"] is None for row in result.metrics["dice"].values())
+    same = register(fixed, moving, TINY, threads=1, moving_labels=labels, fixed_labels=pairs.fixed_labels(fixed.grid))
+    assert not any("in common" in note for note in same.notes)
+
+
 def test_landmarks_are_measured_not_fitted(tiny: tuple[Volume, Volume], plain: Result) -> None:
     points = object_points(12.0)
     result = register(*tiny, TINY, threads=1, fixed_points=points, moving_points=pairs.bend(points))
@@ -419,6 +434,15 @@ def test_no_iterations_leave_the_affine(tiny: tuple[Volume, Volume]) -> None:
     assert np.abs(result.fixed_to_moving).max() < 1e-4
     assert not result.velocity["velocity"].any()
     assert np.allclose(result.warped.data, result.moving_affine.data, atol=0.05)
+
+
+def test_the_result_says_how_each_level_ended(tiny: tuple[Volume, Volume], plain: Result) -> None:
+    assert plain.metrics["levels_ended"] == ["bound"]
+    levels = {"resolutions": (2, 1), "bands": (5, 9), "iterations": (60, 1), "tolerance": 0.02}
+    assert register(*tiny, dataclasses.replace(TINY, **levels), threads=1).metrics["levels_ended"] == [
+        "converged",
+        "bound",
+    ]
 
 
 def test_a_registration_goes_on_where_another_ended(tiny: tuple[Volume, Volume], plain: Result) -> None:
@@ -653,7 +677,7 @@ def test_cancelling_at_any_moment(tiny: tuple[Volume, Volume]) -> None:
         assert result.cancelled == (calls < asked[0])
         if result.cancelled:
             assert result.verdict.level != "good"
-            assert any("cancelled" in reason for reason in result.verdict.reasons)
+            assert any(reason.finding == "cancelled" for reason in result.verdict.reasons)
         assert np.isfinite(result.fixed_to_moving).all()
         # The best so far: exactly the steps of the whole run up to there.
         for mine, theirs in zip(result.history, whole.history, strict=False):
@@ -735,3 +759,19 @@ def test_notes_of_labels_and_masks_are_kept_too(tiny: tuple[Volume, Volume]) -> 
     mask = Volume(fixed.grid, np.ones(fixed.data.shape, np.uint8), "m", ("m: a note of the mask",))
     result = register(Subject(fixed, mask=mask), Subject(moving, labels), TINY, threads=1)
     assert {"l: a note of the labels", "m: a note of the mask"} <= set(result.notes)
+
+
+@pytest.mark.parametrize("cut", ["fixed", "moving"])
+def test_a_stripped_object_that_a_field_of_view_cuts_is_not_squeezed_into_it(cut: str) -> None:
+    """Beyond the cut there is no background, though the image has a constant one: the truth is to stay."""
+    whole = pairs.fixed_image()
+    whole = dataclasses.replace(whole, data=np.where(foreground(whole), whole.data, 0).astype(np.float32))
+    part = Volume(
+        whole.grid.padded([-whole.grid.shape[0] * 2 // 5, 0, 0], 0), whole.data[whole.grid.shape[0] * 2 // 5 :]
+    )
+    assert background_value(part) is not None
+    sides = {"fixed": whole, "moving": whole, cut: part}
+    result = register(sides["fixed"], sides["moving"], pairs.quick(initial_alignment="none"), threads=1)
+    field = np.linalg.norm(result.displacement, axis=-1)
+    assert np.percentile(field[foreground(sides["fixed"])], 95) < 1.0
+    assert result.verdict.level == "good", result.verdict.reasons

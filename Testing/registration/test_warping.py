@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 import SimpleITK as sitk
+from DeepFLASHRegistrationLib.imaging import resampling
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.registration import warping
 from DeepFLASHRegistrationLib.registration.warping import warp, warp_labels
 
 pytest.importorskip("torch")
@@ -79,7 +79,7 @@ def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = pairs.box((13, 12, 11), 6.0)
     field, volume, labels = some_field(fixed), pairs.moving_image(), pairs.moving_labels()
     whole = warp(volume, fixed, field), warp_labels(labels, fixed, field)
-    monkeypatch.setattr(warping, "_SLAB_VOXELS", 300)
+    monkeypatch.setattr(resampling, "_SLAB_VOXELS", 300)
     assert np.array_equal(warp(volume, fixed, field), whole[0])
     assert np.array_equal(warp_labels(labels, fixed, field), whole[1])
 

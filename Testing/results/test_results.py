@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
 from DeepFLASHRegistrationLib.imaging.transforms import read_affine, read_displacement_field
-from DeepFLASHRegistrationLib.report import FILES
+from DeepFLASHRegistrationLib.registration.verdict import Verdict
+from DeepFLASHRegistrationLib.report import FILES as ALL
 from DeepFLASHRegistrationLib.results import folder as folder_module
 from DeepFLASHRegistrationLib.results import plain, velocity
 from DeepFLASHRegistrationLib.results.folder import save_result
@@ -32,6 +33,9 @@ from DeepFLASHRegistrationLib.support.tensors import read_tensors, write_tensors
 from registration_pairs import Registered, Saved
 
 pytest.importorskip("torch")
+
+# Of a result of images and label maps.
+FILES = [name for name in ALL if name != "segmentation.seg.nrrd"]
 
 
 def moving_image(saved: Saved) -> sitk.Image:
@@ -157,7 +161,7 @@ def test_result_json_is_strict_and_complete(saved: Saved) -> None:
     values = json.loads((saved.folder / "result.json").read_text(encoding="utf-8"), parse_constant=refuse)
     result = saved.result
     assert values["verdict"]["level"] == result.verdict.level
-    assert values["verdict"]["reasons"] == result.verdict.reasons
+    assert Verdict.from_dict(values["verdict"]) == result.verdict
     assert values["metrics"]["mean_dice_after"] == pytest.approx(result.metrics["mean_dice_after"])
     assert values["parameters"] == result.parameters.to_dict()
     assert values["timings_seconds"]["total"] > 0

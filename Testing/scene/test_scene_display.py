@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
-from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +9,9 @@ from DeepFLASHRegistrationLib.scene.display import chart_view, side_by_side
 from DeepFLASHRegistrationLib.scene.display.changes import Changes
 from DeepFLASHRegistrationLib.scene.display.chart_view import ChartDisplay
 from DeepFLASHRegistrationLib.scene.display.checkerboard import Checkerboard
-from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt
+from DeepFLASHRegistrationLib.scene.display.colors import FOLD_COLOR, colorAt, completeColors, determinantColors
 from DeepFLASHRegistrationLib.scene.display.deformation_grid import DeformationGrid
+from DeepFLASHRegistrationLib.scene.display.fade import Fade
 from DeepFLASHRegistrationLib.scene.display.flicker import Flicker
 from DeepFLASHRegistrationLib.scene.display.geodesic import GeodesicDisplay
 from DeepFLASHRegistrationLib.scene.display.jacobian import JacobianDisplay
@@ -32,106 +31,13 @@ from DeepFLASHRegistrationLib.scene.sequence import (
     writeGeodesicSequence,
 )
 from DeepFLASHRegistrationLib.support.errors import InputError
+from scene_study import GRID, USUAL, WINDOWS, at, farStudy, grey, makeStudy, other, shownThenAsBefore, stateOf, voxelsIn
 from scene_synthetic import Stretch, addLinear, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
-
-GRID = makeGrid((30, 36, 40), (2.0, 2.0, 2.0))
-WINDOWS = {"fixed": (180.0, 100.0), "moving": (260.0, 130.0)}
-USUAL = ("Red", "Green", "Yellow")
-
-
-def other(points):
-    """The moving image: unlike the fixed one everywhere."""
-    return 250 - smooth(points)
-
-
-def makeStudy(room, truth=None):
-    truth = truth or Stretch(0.5, 40.0)
-    moving = makeGrid((34, 40, 44), (2.0, 2.0, 2.0))
-    volumes = {
-        name: addVolume(room.scene, grid, image(pointsOf(grid)).astype(np.float32), name)
-        for name, grid, image in (("fixed", GRID, smooth), ("moving", moving, other))
-    }
-    for name, volume in volumes.items():
-        volume.GetDisplayNode().AutoWindowLevelOff()
-        volume.GetDisplayNode().SetWindowLevel(*WINDOWS[name])
-    result = makeResult(GRID, moving, truth, image=other)
-    nodes = writeResult(result, Inputs(volumes["fixed"], volumes["moving"]))
-    room.show(volumes["moving"], volumes["fixed"])
-    room.composite("Red").SetForegroundOpacity(0.25)
-    room.views["Red"]._logic.SetSliceOffset(2.0)
-    return SimpleNamespace(truth=truth, result=result, nodes=nodes, **volumes)
 
 
 @pytest.fixture
 def study(room):
     return makeStudy(room)
-
-
-def stateOf(room):
-    """All a user would call the view: layout, what slices show and where, how nodes are displayed; and all nodes."""
-    state = {"layout": room.layoutNode.GetViewArrangement()}
-    for name in USUAL:
-        composite, sliceNode = room.composite(name), room.views[name].get_view_node()
-        state[name] = (
-            composite.GetBackgroundVolumeID(),
-            composite.GetForegroundVolumeID(),
-            composite.GetLabelVolumeID(),
-            composite.GetForegroundOpacity(),
-            composite.GetLabelOpacity(),
-            composite.GetLinkedControl(),
-            tuple(sliceNode.GetFieldOfView()),
-            sliceNode.GetSliceOffset(),
-            sliceNode.GetUseLabelOutline(),
-        )
-    state["nodes"] = {
-        room.scene.GetNthNode(index).GetID()
-        for index in range(room.scene.GetNumberOfNodes())
-        if not (room.scene.GetNthNode(index).GetSingletonTag() or "").startswith("DeepFLASH")
-    }
-    return state
-
-
-@contextmanager
-def shownThenAsBefore(room, toggle):
-    """Shows; after the block hides, and requires the identical state and pictures."""
-    pictures, state = room.pictures(), stateOf(room)
-    toggle.show()
-    toggle.show()  # twice is once
-    yield
-    toggle.hide()
-    toggle.hide()
-    after = stateOf(room)
-    # As in Slicer, the nodes of views that a layout once had stay in the scene; so does the color table.
-    after["nodes"] -= {
-        identifier
-        for identifier in after["nodes"] - state["nodes"]
-        if room.scene.GetNodeByID(identifier).GetName().startswith(("Slice ", "DeepFLASH determinant"))
-    }
-    assert after == state
-    for name, picture in room.pictures().items():
-        np.testing.assert_array_equal(picture, pictures[name])
-
-
-def grey(value, which):
-    window, level = WINDOWS[which]
-    return float(np.clip((value - level + window / 2) / window * 255, 0, 255))
-
-
-def voxelsIn(room, name, step=5):
-    """(array index, LPS) of voxels in a view's slice, away from borders."""
-    node = room.views[name].get_view_node()
-    offset = node.GetSliceOffset()
-    axis = {"Red": 0, "Green": 1, "Yellow": 2}[name]
-    lps = {"Red": (0, 0, offset), "Green": (0, -offset, 0), "Yellow": (-offset, 0, 0)}[name]
-    plane = int(np.rint(GRID.physical_to_index(lps)[axis]))
-    ranges = [range(4, n - 4, step) for n in GRID.shape]
-    ranges[axis] = [plane]
-    return [((k, j, i), GRID.index_to_physical((k, j, i))) for k in ranges[0] for j in ranges[1] for i in ranges[2]]
-
-
-def at(room, picture, name, lps):
-    row, column = room.pixel(name, np.array(lps) * (-1, -1, 1))
-    return picture[row, column]
 
 
 # Side by side
@@ -164,6 +70,18 @@ def test_side_by_side_views_are_linked_and_leave_the_others_alone(room, study):
         logic.EndSliceNodeInteraction()
         assert room.views["DeepFLASHWarpedAxial"].get_view_node().GetSliceOffset() == 10.0
         assert room.views["Red"].get_view_node().GetSliceOffset() == 2.0
+
+
+@pytest.mark.parametrize("hot", [0, 1])
+def test_views_that_were_linked_hot_or_not_are_so_again(room, study, hot):
+    for name in USUAL:
+        room.composite(name).SetHotLinkedControl(hot)
+    toggle = SideBySide(study.fixed, study.nodes.warpedVolume)
+    toggle.show()
+    shown = nodesOfClass(room.scene, "vtkMRMLSliceCompositeNode")
+    assert {node.GetHotLinkedControl() for node in shown} == {1}  # one switch for all
+    toggle.hide()
+    assert [room.composite(name).GetHotLinkedControl() for name in USUAL] == [hot] * 3
 
 
 def test_a_layout_that_the_user_chose_meanwhile_stays(room, study):
@@ -221,6 +139,22 @@ def test_flicker_shows_one_then_the_other(room, study):
             toggle.step()
     toggle.step()
     assert not toggle.isShown
+
+
+def test_fading_shows_as_much_of_the_warped_image_as_wanted(room, study):
+    toggle = Fade(study.fixed, study.nodes.warpedVolume, 0.0)
+    with shownThenAsBefore(room, toggle):
+        for opacity in (0.0, 0.25, 1.0):
+            toggle.setOpacity(opacity)
+            for name in USUAL:
+                picture = room.picture(name)
+                for _, lps in voxelsIn(room, name):
+                    fixed = grey(smooth(lps), "fixed")
+                    warped = grey(other(study.truth.fixedToMoving(lps)), "moving")
+                    assert at(room, picture, name, lps)[0] == pytest.approx(
+                        (1 - opacity) * fixed + opacity * warped, abs=4
+                    )
+                assert room.composite(name).GetLinkedControl()
 
 
 @pytest.mark.parametrize("cube", [16, 24])
@@ -287,18 +221,6 @@ def test_grid_lines_are_where_the_displacement_puts_them(room, far):
                     row, column = room.pixel("Red", between)
                     assert not isYellow(picture[row, column - 1 : column + 2]).any()
             assert checked >= 20
-
-
-def farStudy(room):
-    """The moving image lies elsewhere and is of another size: the affine part of the map is large."""
-    affine = [[1, 0, 0, 300], [0, 0.9, 0, 0], [0, 0, 1, -40], [0, 0, 0, 1.0]]
-    truth = Stretch(0.5, 40.0, affine=affine)
-    moving = makeGrid((40, 44, 54), (2.0, 2.0, 2.0), center=(300, 0, -40))
-    fixed = addVolume(room.scene, GRID, smooth(pointsOf(GRID)), "fixed")
-    movingNode = addVolume(room.scene, moving, other(pointsOf(moving)), "moving")
-    nodes = writeResult(makeResult(GRID, moving, truth, image=other), Inputs(fixed, movingNode))
-    room.show(fixed)
-    return SimpleNamespace(truth=truth, nodes=nodes, fixed=fixed, moving=movingNode)
 
 
 def test_the_grid_is_shown_in_three_dimensions(room, study):
@@ -369,11 +291,25 @@ def test_the_legend_shows_the_ends_of_the_colors(room, study):
         "0.71",
         "0.84",
         "1",
-        "1.2",
-        "1.4",
-        "1.7",
+        "1.19",
+        "1.41",
+        "1.68",
         "2",
     ]
+
+
+def test_the_colors_of_a_loaded_scene_are_made_whole_again(scene, tmp_path):
+    count = determinantColors(scene, 4.0).GetNumberOfColors()
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    scene.Clear(False)
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    completeColors(scene)
+    (node,) = [node for node in nodesOfClass(scene, "vtkMRMLColorTableNode") if "determinant" in node.GetName()]
+    for index in (0, 5, count // 2, count - 7, count - 1):
+        color = [0.0] * 4
+        node.GetColor(index, color)
+        logDeterminant = (2 * index / (count - 1) - 1) * math.log(4.0)
+        assert color == pytest.approx([*colorAt(logDeterminant, 4.0), 1.0], abs=0.01)
 
 
 def test_shrinking_and_growing_by_the_same_factor_are_equally_far_from_white():
@@ -522,9 +458,10 @@ def test_a_geodesic_whose_sequence_was_removed_is_told_and_can_be_made_again(roo
 
 def test_each_chart_gets_a_view_below_the_slices(room, study):
     charts = study.nodes.convergenceChart, study.nodes.histogramChart
-    toggle = ChartDisplay(*charts)
+    toggle = ChartDisplay(study.fixed, *charts)
     with shownThenAsBefore(room, toggle):
         assert room.shown() == list(USUAL)
+        assert {room.composite(name).GetBackgroundVolumeID() for name in USUAL} == {study.fixed.GetID()}
         views = {node.GetLayoutName(): node for node in nodesOfClass(room.scene, "vtkMRMLPlotViewNode")}
         assert [views[f"DeepFLASHPlot{number}"].GetPlotChartNodeID() for number in (1, 2)] == [
             chart.GetID() for chart in charts
@@ -533,7 +470,7 @@ def test_each_chart_gets_a_view_below_the_slices(room, study):
 
 
 def test_a_chart_that_is_missing_is_left_out(room, study):
-    toggle = ChartDisplay(None, study.nodes.histogramChart)
+    toggle = ChartDisplay(study.fixed, None, study.nodes.histogramChart)
     toggle.show()
     assert "DeepFLASHPlot2" not in room.layoutNode.GetCurrentLayoutDescription()
     toggle.hide()
@@ -616,6 +553,21 @@ def test_what_the_user_changed_meanwhile_stays(room, study):
     assert room.composite("Red").GetBackgroundVolumeID() == study.nodes.logJacobianVolume.GetID()
     assert room.composite("Green").GetBackgroundVolumeID() is None  # what it showed is gone
     assert room.composite("Red").GetForegroundOpacity() == 0.25
+
+
+def test_a_volume_whose_colors_were_deleted_meanwhile_has_those_of_any(room, study):
+    display = study.nodes.logJacobianVolume.GetDisplayNode()
+    colors = slicer.vtkMRMLColorTableNode()
+    colors.SetTypeToWarm1()
+    room.scene.AddNode(colors)
+    display.SetAndObserveColorNodeID(colors.GetID())
+    toggle = JacobianDisplay(study.nodes.logJacobianVolume, study.fixed)
+    toggle.show()
+    room.scene.RemoveNode(colors)
+    toggle.hide()
+    usual = slicer.vtkMRMLScalarVolumeDisplayNode()
+    usual.SetDefaultColorMap()
+    assert display.GetColorNodeID() == usual.GetColorNodeID()
 
 
 def test_changes_keep_the_first_value(room, study):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
+import slicer
 import vtk
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.labels import labelsFromNode, maskFromNode
@@ -79,6 +80,31 @@ def test_overlapping_segments_lose_nothing(scene):
         covering = [label for label, ids in labels.segments.items() if f"Id.{title}" in ids]
         np.testing.assert_array_equal(np.isin(labels.volume.data, covering), mask)
     assert "whole + core" in labels.names.values()
+
+
+def test_segments_of_one_value_in_one_label_map_lose_nothing(scene):
+    grid = makeGrid()
+    node = addSegmentation(scene, grid, balls(grid), shared=True)
+    segmentation = node.GetSegmentation()
+    twin = slicer.vtkSegment()
+    twin.DeepCopy(segmentation.GetSegment("Id.right"))
+    twin.SetName("twin")
+    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    twin.AddRepresentation(name, segmentation.GetSegment("Id.right").GetRepresentation(name))
+    segmentation.AddSegment(twin, "Id.twin")
+    labels = labelsFromNode(node)
+    for identifier in ("Id.right", "Id.twin"):
+        covering = [label for label, ids in labels.segments.items() if identifier in ids]
+        np.testing.assert_array_equal(np.isin(labels.volume.data, covering), balls(grid)["right"])
+
+
+def test_voxels_of_a_label_map_that_are_of_no_segment_are_no_label(scene):
+    grid = makeGrid()
+    node = addSegmentation(scene, grid, balls(grid), shared=True)
+    node.GetSegmentation().GetSegment("Id.right").SetLabelValue(7)  # no voxel has it
+    labels = labelsFromNode(node)
+    np.testing.assert_array_equal(labels.volume.data, balls(grid)["left"])
+    assert labels.names == {1: "left", 2: "right"}
 
 
 def test_names_are_matched_between_two_images(scene):

@@ -149,7 +149,11 @@ def test_the_inverse_node_inverts(scene):
     assert nodes.inverseTransform.GetNodeReferenceID("spatialRegistrationFixed") == movingNode.GetID()
     grid = nodes.transform.GetTransformFromParent()
     assert grid.IsA("vtkOrientedGridTransform")
-    np.testing.assert_array_equal(grid.GetDisplacementGrid().GetDimensions(), result.field_grid.shape[::-1])
+    # On a coarser grid, but as large.
+    image = grid.GetDisplacementGrid()
+    reach = (np.array(image.GetDimensions()) - 1) * image.GetSpacing()
+    assert image.GetNumberOfPoints() < np.prod(result.field_grid.shape) / 4
+    assert (reach >= (result.fixed_grid.extent - result.fixed_grid.spacing)[::-1]).all()
 
 
 def test_volumes_look_like_moving_and_lie_on_fixed(scene):
@@ -324,8 +328,7 @@ def test_tables_and_charts_hold_the_numbers(scene):
         table.GetValue(row, 0).ToString(): [table.GetValue(row, column).ToString() for column in (1, 2, 3)]
         for row in range(table.GetNumberOfRows())
     }
-    assert rows["Verdict"] == ["", "good", ""]
-    assert rows["Reason"] == ["", "smooth", ""]
+    assert not {"Verdict", "Reason"} & set(rows)  # these are no measurements
     assert rows["Mean Dice"] == ["0.6", "0.9", ""]
     assert rows["Mean landmark distance"] == ["5", "1.5", "mm"]
     labels = nodes.labelsTable.GetTable()
@@ -422,14 +425,14 @@ def test_converted_in_short_steps_beforehand_it_is_the_same(scene, monkeypatch):
 
 
 STEPS = [
-    "gridTransform",
+    "gridTransformInSteps",
     "propagatedSegmentation",
     "carriedMarkups",
     "carriedModel",
     "writeTable",
     "writeConvergenceChart",
     "writeHistogramChart",
-    "placeBeside",
+    "placeIn",
     "_setVoxels",
 ]
 
@@ -446,12 +449,12 @@ def test_a_failure_anywhere_leaves_the_scene_as_it_was(scene, monkeypatch, step)
     def failing(*arguments, **keywordArguments):
         calls.append(1)
         real(*arguments, **keywordArguments)
-        if len(calls) == 2 or step not in ("gridTransform", "writeTable", "_setVoxels"):
+        if len(calls) == 2 or step not in ("gridTransformInSteps", "writeTable", "_setVoxels"):
             raise RuntimeError("disk on fire")
         return real(*arguments, **keywordArguments)
 
     monkeypatch.setattr(outputs_module, step, failing)
-    if step != "placeBeside":
+    if step != "placeIn":
         with pytest.raises(RuntimeError, match="disk on fire"):
             writeResult(results[1], inputs, chosen, **keywords)
         assert idsOf(scene) == before
@@ -479,16 +482,6 @@ def test_inputs_and_outputs_are_kept_apart(scene):
         writeResult(result, Inputs(fixedNode, movingNode), OutputNodes(warpedVolume=other, logJacobianVolume=other))
     with pytest.raises(InputError, match="cannot hold the output transform"):
         writeResult(result, Inputs(fixedNode, movingNode), OutputNodes(transform=other))
-
-
-def test_new_nodes_stand_beside_the_fixed_image_in_the_subject_hierarchy(scene):
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
-    fixedNode, movingNode, result, _ = makePair(scene)
-    hierarchy.CreateItem(study, fixedNode)
-    nodes = writeResult(result, Inputs(fixedNode, movingNode))
-    for node in (nodes.warpedVolume, nodes.transform, nodes.metricsTable, nodes.histogramChart):
-        assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
 
 
 def test_inputs_are_not_changed(scene):

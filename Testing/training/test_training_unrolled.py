@@ -388,7 +388,7 @@ def test_images_unlike_the_training_data_are_reported(model: Path) -> None:
     (fixed, _), (moving, _) = (subject(k, (80, 72)) for k in (4, 5))
     result = register(fixed, moving, Parameters(method="deepflash", model=str(model), initial_alignment="none"))
     assert result.verdict.level != "good"
-    assert any("trained on objects" in reason for reason in result.verdict.reasons)
+    assert any("trained on objects" in str(reason) for reason in result.verdict.reasons)
 
 
 def test_wrong_models_are_refused_before_any_work(model: Path) -> None:

@@ -21,15 +21,28 @@ import numpy as np
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .pyramid import BINS, LEVELS_MM, Pyramid, Sampler, mapped
+from .starts import mirrored_along, mirrored_starts, size_ratio, turned_by, turned_starts, upright_starts
+from .steps import basis, composed, correlation, correlation_ratio, explained_by_rising, inverted
 
 KINDS = ("none", "centers", "rigid", "affine")
 
 _BLOCK = 16_384
 _GRAM = 1024  # products of this length are too small for the BLAS to use threads of its own, beside ours
-_STARTS = 6
-_SEARCH_STEP, _SEARCH_LIMIT = np.deg2rad(20.0), np.deg2rad(65.0)
+_STARTS, _UPRIGHT, _REFINED = 6, 3, 3  # how many starts are climbed from, and how many of these to affine
 _MIN_OVERLAP = 0.2
+_SAME = 0.15  # in radii: maps nearer to each other are one
+# What turns the object by more than this against the headers must explain more than the best that does not: its
+# evidence counts by so much.
+_TURNED, _TRUST = np.deg2rad(50.0), 0.85
+# Any function explains more than a line does: where both measures lead elsewhere, the ratio counts by so much.
+_FEWER = 0.9
+# Mirrored objects must explain much more, and not be hopeless from the start: by this much less of the measure.
+_MIRRORED, _HOPELESS = 0.65, 0.25
+_WAYS = ("left to right", "front to back", "upside down")
 _LINEAR_ENOUGH = 0.9  # measured on brains: same contrast 0.97 to 1, T2- or FLAIR-like against T1 below 0.86
+# Of one contrast, if through a curve or blurred by neighbors that lie elsewhere, above 0.98; T1 against T2 below 0.6.
+_RISING = 0.95
+_PLAINLY = 0.5  # what is explained of the other image by one that is plainly aligned
 _STRETCH = 2.0  # an affine part that stretches or squeezes more than this is a failure, not anatomy
 
 
@@ -105,6 +118,16 @@ class _Fit:
     hessian: np.ndarray
 
 
+@dataclass
+class _Candidate:
+    """A map, what it was before it could stretch, its score, and how much speaks for it."""
+
+    map: np.ndarray
+    unstretched: np.ndarray
+    score: float
+    evidence: float
+
+
 class _Search:
     """Maps are (d, d+1) matrices between LPS coordinates relative to both objects' centers."""
 
@@ -131,30 +154,35 @@ class _Search:
             fit = self._evaluate(identity, "correlation", False)
             return self._matrix(identity), fit.score, self._overlap_notes(fit)
         self._open(0)
-        maps = {m: self._coarse(m) for m in ("correlation", "ratio")}
-        measure = "correlation"
-        if not self._same_contrast(maps["ratio"]):
-            measure = "ratio"
-            notes.append("The images differ in contrast: aligned by the correlation ratio instead of the correlation.")
+        found, measure = self._coarse(kind)
+        if measure == "ratio":
+            what = "are not proportional" if self._rising(found.map) else "differ in contrast"
+            notes.append(f"The images {what}: aligned by the correlation ratio instead of the correlation.")
+        notes += self._mirror_notes(found, kind, measure)
         self.progress(0.4)
-        best, fit = self._refined(maps[measure], kind, measure, (0, 1, 2))
+        best, fit = self._refined(found.map, kind, measure, (0, 1, 2))
         if measure == "ratio":
             # Whether one image is a function of the other depends on which: try the other way round, keep the better.
             back = _Search(self.moving, self.fixed, self.pool, lambda fraction: None, self.cancelled)
-            found, other = back._refined(_inverted(best), kind, measure, (1, 2))
+            other_map, other = back._refined(inverted(best), kind, measure, (1, 2))
             if other.score > fit.score:
-                best, fit = _inverted(found), other
+                best, fit = inverted(other_map), other
         if self.cancelled():
             notes.append("The alignment was cancelled; the best map so far is used.")
-        stretches = np.linalg.svd(best[:, :d], compute_uv=False)
-        if kind == "affine" and not (stretches.min() > 1 / _STRETCH and stretches.max() < _STRETCH):
-            best, fit = self._refined(maps[measure], "rigid", measure, (0, 1, 2))
+        stretch = self._distortion(best)
+        if kind == "affine" and stretch > _STRETCH:
+            best, fit = self._refined(found.unstretched, "rigid", measure, (0, 1, 2))
             notes.append(
-                f"The affine alignment stretched by {stretches.max():.2g} and squeezed by "
-                f"{stretches.min():.2g}, which is hardly right: the rigid alignment is used."
+                f"The affine alignment stretched or squeezed by a factor of {stretch:.2g}, which is hardly right: the "
+                "rigid alignment is used."
             )
         self.progress(1.0)
         return self._matrix(best), fit.score, notes + self._overlap_notes(fit)
+
+    def _distortion(self, found: np.ndarray) -> float:
+        """By which factor a map stretches or squeezes, at most; what the objects' sizes ask for apart."""
+        stretches = np.linalg.svd(found[:, : self.d], compute_uv=False)
+        return min(max(stretches.max() / r, r / stretches.min()) for r in (1.0, size_ratio(self.fixed, self.moving)))
 
     def _refined(self, found: np.ndarray, kind: str, measure: str, levels: tuple[int, ...]) -> tuple[np.ndarray, _Fit]:
         """The best map near `found`, from coarse to fine."""
@@ -167,6 +195,29 @@ class _Search:
             if self.cancelled():
                 break
         return found, fit
+
+    def _mirror_notes(self, found: _Candidate, kind: str, measure: str) -> list[str]:
+        """What to say if mirrored objects agree better, or as well where nothing is turned; nothing is mirrored."""
+        starts = mirrored_starts(found.map)
+        scores = [self._evaluate(start, measure, False).score for start in starts]
+        if self.cancelled() or max(scores) < found.score - _HOPELESS:
+            return []
+        other, _ = self._climb(starts[int(np.argmax(scores))], "rigid", measure, 15)
+        other, fit = self._climb(other, kind, measure, 15)
+        mirrored, turn = self._candidate(other, other, fit), turned_by(found.map)
+        way = f" ({_WAYS[mirrored_along(other)]})" if self.d == 3 else ""
+        what = "Nothing was mirrored: check the orientation in its header."
+        if mirrored.evidence * _MIRRORED > found.evidence:
+            return [
+                f"{self.moving.name} looks like a mirror image of {self.fixed.name}{way}: mirrored it would agree much "
+                f"better ({fit.score:.2f} instead of {found.score:.2f}). {what}"
+            ]
+        if turn > _TURNED > turned_by(other) and mirrored.evidence > found.evidence:
+            return [
+                f"{self.moving.name} was turned by {np.rad2deg(turn):.0f} degrees against its header; a mirror image"
+                f"{way} that is not turned would agree as well ({fit.score:.2f}, here {found.score:.2f}). {what}"
+            ]
+        return []
 
     def _overlap_notes(self, fit: _Fit) -> list[str]:
         if fit.overlap >= 0.5:
@@ -184,75 +235,145 @@ class _Search:
         points, self.values, self.bins = self.fixed.points(level)
         self.points = np.ascontiguousarray((points - self.fixed.center).T, dtype=np.float32)
         self.sampler = Sampler(self.moving, level)
-        self.size = LEVELS_MM[level]
+        self.size = LEVELS_MM[level] * self.fixed.scale
         self.reach = float(np.abs(self.points).max())
 
-    def _coarse(self, measure: str) -> np.ndarray:
-        """The best rigid map at the coarsest level, of those reached from the most promising starts."""
-        starts = [np.concatenate([r, np.zeros((self.d, 1))], 1) for r in self._rotations()]
-        as_stored = np.eye(self.d, self.d + 1)
-        as_stored[:, -1] = self.fixed.center - self.moving.center
-        starts.append(as_stored)
-        scored = sorted(((self._evaluate(s, measure, False).score, -i) for i, s in enumerate(starts)), reverse=True)
-        best = (-np.inf, as_stored)
-        for _, i in scored[:_STARTS]:
+    def _coarse(self, kind: str) -> tuple[_Candidate, str]:
+        """The best map at the coarsest level, and the measure by which it is to be refined."""
+        rigid = kind == "rigid"
+        upright = upright_starts(self.fixed, self.moving, rigid)
+        turned = turned_starts(self.fixed, self.moving, rigid)
+        scores = np.array([self._scores(s) for s in upright + turned])
+        found = self._candidates(kind, "correlation", upright, turned, scores[:, 0])
+        best = found[0]
+        if self._scores(best.map)[1] >= scores[:, 1].max() and self._same_contrast(best.map, _PLAINLY):
+            return best, "correlation"
+        other = self._candidates(kind, "ratio", upright, turned, scores[:, 1], tuple(c.map for c in found))[0]
+        if self._apart(best.map, other.map) < _SAME:
+            same = self._same_contrast(other.map)
+        else:
+            same = best.evidence > _FEWER * other.evidence
+        return (best, "correlation") if same else (other, "ratio")
+
+    def _candidates(
+        self,
+        kind: str,
+        measure: str,
+        upright: list[np.ndarray],
+        turned: list[np.ndarray],
+        scores: np.ndarray,
+        more: tuple[np.ndarray, ...] = (),
+    ) -> list[_Candidate]:
+        """What is reached from the most promising starts, the best first; those of the headers are always among them.
+
+        scores: of the upright and the turned starts; more: maps found otherwise.
+        """
+        n = len(upright)
+        # As stored and center on center first, whatever their score.
+        chosen = [0, 1, *sorted(range(2, n), key=lambda i: -scores[i])[:_UPRIGHT]]
+        starts = [upright[i] for i in chosen]
+        starts += [turned[i] for i in sorted(range(len(turned)), key=lambda i: -scores[n + i])[:_STARTS]]
+        first = "rigid" if kind == "rigid" else "similarity"
+        climbed: list[_Candidate] = []
+        for start in [*starts, *more]:
             if self.cancelled():
                 break
-            found, fit = self._climb(starts[-i], "rigid", measure, 15)
-            if fit.score > best[0]:
-                best = (fit.score, found)
-        return best[1]
+            found, fit = self._climb(start, "rigid", measure, 10)
+            climbed.append(self._candidate(found, found, fit))
+        climbed = self._distinct(climbed) or [_Candidate(starts[0], starts[0], -np.inf, -np.inf)]
+        if kind == "rigid" or self.cancelled():
+            return climbed
+        kept = climbed[:_REFINED]
+        kept += [c for c in climbed[_REFINED:] if turned_by(c.map) <= _TURNED][:2]
+        refined = []
+        for candidate in kept:
+            similar, _ = self._climb(candidate.map, first, measure, 15)
+            found, fit = self._climb(similar, "affine", measure, 15)
+            if self._distortion(found) > _STRETCH:
+                found, fit = similar, self._evaluate(similar, measure, False)
+            refined.append(self._candidate(found, similar, fit))
+        return self._distinct(refined)
 
-    def _same_contrast(self, found: np.ndarray) -> bool:
+    def _candidate(self, found: np.ndarray, unstretched: np.ndarray, fit: _Fit) -> _Candidate:
+        """A map with the evidence for it: the information that it gives of one image by the other, of what is seen."""
+        evidence = -np.sqrt(fit.overlap) * np.log(1 - min(max(fit.score, 0) ** 2, 1 - 1e-12))
+        if turned_by(found) > _TURNED:
+            evidence *= _TRUST
+        return _Candidate(found, unstretched, fit.score, float(evidence))
+
+    def _distinct(self, candidates: list[_Candidate]) -> list[_Candidate]:
+        """The candidates, best first; of those that are nearly the same, the one of the best score."""
+        kept: list[list[_Candidate]] = []
+        for candidate in sorted(candidates, key=lambda c: -c.evidence):
+            for group in kept:
+                if self._apart(candidate.map, group[0].map) < _SAME:
+                    group.append(candidate)
+                    break
+            else:
+                kept.append([candidate])
+        return [max(group, key=lambda c: c.score) for group in kept]
+
+    def _apart(self, first: np.ndarray, second: np.ndarray) -> float:
+        """How far apart two maps take the points of the object (root mean square), in its radii."""
+        change = first - second
+        turn = np.sum(change[:, :-1] ** 2) * self.fixed.radius**2 / self.d
+        return float(np.sqrt(turn + np.sum(change[:, -1] ** 2)) / self.fixed.radius)
+
+    def _scores(self, found: np.ndarray) -> tuple[float, float]:
+        """Correlation, and root of the correlation ratio."""
+        gram, sums = self._products(found, "ratio", False)
+        if gram[0, 0] < _MIN_OVERLAP * self.points.shape[1]:
+            return -np.inf, -np.inf
+        fits = correlation(gram), correlation_ratio(gram, sums)
+        return tuple(-np.inf if fit is None else float(fit[0]) for fit in fits)
+
+    def _same_contrast(self, found: np.ndarray, least: float = 0.05) -> bool:
         """Whether a rising line explains, inside the object, nearly what any function of the intensity explains.
 
-        Background is left out: that objects are brighter than air correlates in any contrast.
+        Background is left out: that objects are brighter than air correlates in any contrast. Where no function of the
+        intensity explains `least` of the other image, it cannot be told.
         """
+        f, m, count, total = self._inside(found)
+        if len(f) < 2 * BINS or min(f.std(), m.std()) < 1e-3:
+            return True
+        any_function = float((total**2 / count).sum() / (m.var() * m.size))
+        line = float(np.corrcoef(f, m)[0, 1])
+        if any_function < least:
+            return least < _PLAINLY
+        return line > 0 and line**2 > _LINEAR_ENOUGH * any_function
+
+    def _rising(self, found: np.ndarray) -> bool:
+        """Whether a function that never falls explains nearly what any function of the intensity explains."""
+        _, _, count, total = self._inside(found)
+        if not len(count):
+            return True
+        return explained_by_rising(count, total) > _RISING * float((total**2 / count).sum())
+
+    def _inside(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of the points inside the object: fixed and moving values; of the bins that occur: number of points, and sum
+        of the moving values less their mean."""
         sampled, valid = self.sampler(mapped(found, self.points), False)
         valid &= self.bins > 0
         f, m = self.values[valid].astype(np.float64), sampled[0, valid].astype(np.float64)
-        if len(f) < 2 * BINS or min(f.std(), m.std()) < 1e-3:
-            return True
-        count, total = np.bincount(self.bins[valid]), np.bincount(self.bins[valid], m - m.mean())
-        any_function = float((total[count > 0] ** 2 / count[count > 0]).sum() / (m.var() * m.size))
-        line = float(np.corrcoef(f, m)[0, 1])
-        return any_function < 0.05 or (line > 0 and line**2 > _LINEAR_ENOUGH * any_function)
-
-    def _rotations(self) -> list[np.ndarray]:
-        steps = np.arange(-int(_SEARCH_LIMIT / _SEARCH_STEP), int(_SEARCH_LIMIT / _SEARCH_STEP) + 1) * _SEARCH_STEP
-        if self.d == 2:
-            return [_rotation(np.array([a])) for a in np.arange(18) * _SEARCH_STEP]
-        vectors = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-        turns = [_rotation(v) for v in vectors if np.linalg.norm(v) <= _SEARCH_LIMIT]
-        # Heads of other orientation than the header says: quarter turns, and principal axes on principal axes.
-        for first in np.concatenate([np.eye(3), -np.eye(3)]):
-            for second in np.concatenate([np.eye(3), -np.eye(3)]):
-                if first @ second == 0:
-                    turns.append(np.stack([first, second, np.cross(first, second)], 1))
-        ours, theirs = self.fixed.moments(), self.moving.moments()
-        for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-            signed = theirs * [*signs, 1]
-            turn = signed @ ours.T
-            if np.linalg.det(turn) < 0:
-                turn = (signed * [1, 1, -1]) @ ours.T
-            turns.append(turn)
-        return turns
+        count = np.bincount(self.bins[valid])
+        total = np.bincount(self.bins[valid], m - m.mean() if len(m) else m)
+        return f, m, count[count > 0], total[count > 0]
 
     def _climb(self, found: np.ndarray, kind: str, measure: str, iterations: int = 40) -> tuple[np.ndarray, _Fit]:
         """Levenberg-Marquardt steps from `found` until they move no point by more than 1/100 voxel."""
-        basis = _basis(kind, self.d)
+        allowed = basis(kind, self.d)
         fit = self._evaluate(found, measure, True)
         damping = 1e-3
         for _ in range(iterations):
             if self.cancelled() or not np.isfinite(fit.score):
                 break
-            hessian = basis.T @ fit.hessian @ basis
+            hessian = allowed.T @ fit.hessian @ allowed
             diagonal = np.diag(hessian)
             hessian = hessian + np.diag(damping * diagonal + 1e-12 * diagonal.max() + 1e-300)
-            step = basis @ np.linalg.solve(hessian, basis.T @ fit.gradient)
+            step = allowed @ np.linalg.solve(hessian, allowed.T @ fit.gradient)
             change = step.reshape(self.d, self.d + 1)
             move = np.abs(change[:, :-1]).sum() * self.reach + np.abs(change[:, -1]).max()
-            tried = _composed(change, found, kind)
+            tried = composed(change, found, kind)
             trial = self._evaluate(tried, measure, True)
             if trial.score > fit.score:
                 found, fit = tried, trial
@@ -266,22 +387,24 @@ class _Search:
         return found, fit
 
     def _evaluate(self, found: np.ndarray, measure: str, derivatives: bool) -> _Fit:
+        gram, sums = self._products(found, measure, derivatives)
+        overlap = gram[0, 0] / self.points.shape[1]
+        fit = None
+        if overlap >= _MIN_OVERLAP:
+            fit = correlation(gram) if measure == "correlation" else correlation_ratio(gram, sums)
+        unknowns = len(gram) - 3
+        score, gradient, hessian = fit or (-np.inf, np.zeros(unknowns), np.eye(unknowns))
+        return _Fit(float(score), overlap, gradient, hessian)
+
+    def _products(self, found: np.ndarray, measure: str, derivatives: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """What `_block` gives, of all points."""
         blocks = list(
             self.pool.map(
                 lambda begin: self._block(slice(begin, begin + _BLOCK), found, measure, derivatives),
                 range(0, self.points.shape[1], _BLOCK),
             )
         )
-        gram = sum(b[0] for b in blocks)
-        overlap = gram[0, 0] / self.points.shape[1]
-        fit = None
-        if overlap >= _MIN_OVERLAP and measure == "correlation":
-            fit = _correlation(gram)
-        elif overlap >= _MIN_OVERLAP:
-            fit = _correlation_ratio(gram, sum(b[1] for b in blocks))
-        unknowns = len(gram) - 3
-        score, gradient, hessian = fit or (-np.inf, np.zeros(unknowns), np.eye(unknowns))
-        return _Fit(float(score), overlap, gradient, hessian)
+        return sum(b[0] for b in blocks), None if measure == "correlation" else sum(b[1] for b in blocks)
 
     def _block(
         self, part: slice, found: np.ndarray, measure: str, derivatives: bool
@@ -308,81 +431,3 @@ class _Search:
         if measure == "correlation":
             return gram, None
         return gram, np.stack([np.bincount(self.bins[part], row[:n], BINS) for row in rows], 1)
-
-
-def _correlation(gram: np.ndarray) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """Score, gradient and Hessian of the correlation, from the products of the rows of `_Search._block`.
-
-    None if one of the images is constant there.
-    """
-    count, j = gram[0, 0], slice(2, -1)
-    total = gram - np.outer(gram[0], gram[0]) / count
-    ff, mm, fm = total[1, 1], total[-1, -1], total[1, -1]
-    if min(ff, mm) <= 1e-9 * count:
-        return None
-    gain = max(fm / mm, 1e-3 * np.sqrt(ff / mm))  # uphill also from a negative correlation
-    away = total[j, -1]
-    return fm / np.sqrt(ff * mm), (total[j, 1] - away * fm / mm) / gain, total[j, j] - np.outer(away, away) / mm
-
-
-def _correlation_ratio(gram: np.ndarray, sums: np.ndarray) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """The same for the root of the correlation ratio; sums: of the rows in each bin of the fixed image's intensity."""
-    count, j = gram[0, 0], slice(2, -1)
-    total = gram - np.outer(gram[0], gram[0]) / count
-    kept = sums[:, 0] > 0
-    within = gram - sums[kept].T @ (sums[kept] / sums[kept, :1])
-    rest, whole = within[-1, -1], total[-1, -1]
-    if whole <= 1e-9 * count:
-        return None
-    return np.sqrt(max(1 - rest / whole, 0)), total[j, -1] * rest / whole - within[j, -1], within[j, j]
-
-
-def _rotation(vector: np.ndarray) -> np.ndarray:
-    """Rotation matrix of a rotation vector (Rodrigues); of one angle in 2-D."""
-    angle = float(np.linalg.norm(vector))
-    if len(vector) == 1:
-        c, s = np.cos(vector[0]), np.sin(vector[0])
-        return np.array([[c, -s], [s, c]])
-    if angle < 1e-12:
-        return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def _basis(kind: str, d: int) -> np.ndarray:
-    """(d * (d+1), n) columns that span the changes allowed to a (d, d+1) matrix."""
-    changes = []
-    for a in range(d):
-        for b in range(d + 1):
-            change = np.zeros((d, d + 1))
-            if kind == "affine" or b == d:
-                change[a, b] = 1
-            elif a < b:
-                change[a, b], change[b, a] = 1, -1
-            else:
-                continue
-            changes.append(change.ravel())
-    if kind == "similarity":
-        changes.append(np.eye(d, d + 1).ravel())
-    return np.stack(changes, 1)
-
-
-def _inverted(found: np.ndarray) -> np.ndarray:
-    """The inverse of a (d, d+1) map."""
-    linear = np.linalg.inv(found[:, :-1])
-    return np.concatenate([linear, -(linear @ found[:, -1])[:, None]], 1)
-
-
-def _composed(change: np.ndarray, found: np.ndarray, kind: str) -> np.ndarray:
-    """The map `found` followed by the small change; rotations stay rotations."""
-    d = len(found)
-    turn = change[:, :d]
-    if kind in ("rigid", "similarity"):
-        scale = 1 + np.trace(turn) / d
-        anti = (turn - turn.T) / 2
-        vector = np.array([anti[1, 0]]) if d == 2 else np.array([anti[2, 1], anti[0, 2], anti[1, 0]])
-        linear = scale * _rotation(vector)
-    else:
-        linear = np.eye(d) + turn
-    return np.concatenate([linear @ found[:, :d], (linear @ found[:, d] + change[:, d])[:, None]], 1)

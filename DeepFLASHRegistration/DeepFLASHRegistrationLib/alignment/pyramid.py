@@ -10,9 +10,12 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, dilated, foreground, normalize
 from ..imaging.resampling import mask_on_grid
+from ..imaging.size import radius_mm, scale
 from ..imaging.volume import Volume
+from ..support.errors import InputError
 
-LEVELS_MM = (8.0, 4.0, 2.0)
+# Lengths of an adult's brain; all follow the object's size.
+LEVELS_MM = (8.0, 4.0, 2.0)  # edge of the voxels
 BINS = 32
 _MAX_POINTS = (6000, 40_000, 120_000)
 _RIM_MM = 8.0  # background around the object counts too: the outline aligns as much as what is inside
@@ -25,6 +28,10 @@ class Pyramid:
     def __init__(self, volume: Volume, mask: Volume | None) -> None:
         self.name = volume.name or "image"
         inside = foreground(volume)
+        if not inside.any() or volume.data.min() == volume.data.max():
+            raise InputError(
+                f"{self.name} is empty: every voxel is {float(volume.data.flat[0]):g}. Choose another image."
+            )
         # Beyond a face that the object reaches, nothing is known; beyond others there is more background. (axis, end)
         constant = background_value(volume) is not None
         self.open = [
@@ -42,15 +49,17 @@ class Pyramid:
             # What the mask excludes must not leak into the averages beside it.
             channels = [scaled.data * limits, channels[1], limits.astype(np.float32)]
         grid = volume.grid
+        self.radius = radius_mm(grid, inside)
+        self.scale = scale(grid, inside)
         self.levels: list[tuple[Grid, list[np.ndarray]]] = []
-        for size in reversed(LEVELS_MM):
-            # Whole factors only; no axis below 4 voxels. (The nudge: 0.999999 mm is 1 mm, however an image is turned.)
+        for size in (self.scale * level for level in reversed(LEVELS_MM)):
+            # Whole factors only; no axis below 4 voxels.
             factors = [
                 max(1, min(int(size / h + 0.501), n // 4)) for h, n in zip(grid.spacing, grid.shape, strict=True)
             ]
             channels = [_averaged(c, factors) for c in channels]
             grid = grid.resampled(factor=factors)
-            value = channels[0] if limits is None else channels[0] / np.maximum(channels[2], 1e-3)
+            value = channels[0] if limits is None else channels[0] / np.maximum(channels[2], 1e-6)
             self.levels.insert(0, (grid, [value, *channels[1:]]))
         weights = self.levels[1][1][1]
         used = np.argwhere(weights > 0)
@@ -62,9 +71,9 @@ class Pyramid:
         """LPS mm (n, d), values and bins (n,) of the voxels that count."""
         grid, channels = self.levels[level]
         value, inside = channels[:2]
-        near = dilated(inside > 0.5, [int(np.ceil(_RIM_MM / h - 0.001)) for h in grid.spacing])
+        near = dilated(inside > _half(inside), [max(1, round(_RIM_MM * self.scale / h)) for h in grid.spacing])
         if len(channels) > 2:
-            near &= channels[2] > 0.5
+            near &= channels[2] > _half(channels[2])
         index = np.argwhere(near)
         if len(index) > _MAX_POINTS[level]:
             chosen = np.random.default_rng(0).permutation(len(index))[: _MAX_POINTS[level]]
@@ -73,17 +82,24 @@ class Pyramid:
         value = np.ascontiguousarray(value[where])
         # Background is a class of its own, however dark the tissue.
         bins = 1 + np.minimum((value * (BINS - 1)).astype(np.intp), BINS - 2)
-        bins[inside[where] < 0.5] = 0
+        bins[inside[where] < _half(inside)] = 0
         return grid.index_to_physical(index), value, bins
 
     def moments(self) -> np.ndarray:
         """(d, d) unit vectors of the principal axes of the foreground, longest last."""
         grid, channels = self.levels[0]
-        index = np.argwhere(channels[1] > 0.5)
+        index = np.argwhere(channels[1] > _half(channels[1]))
         if len(index) < 2:
             return np.eye(grid.ndim)
         offsets = grid.index_to_physical(index) - self.center
         return np.linalg.eigh(offsets.T @ offsets)[1]
+
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper end of the foreground along each axis of space, relative to the center."""
+        grid, channels = self.levels[0]
+        points = grid.index_to_physical(np.argwhere(channels[1] >= min(0.5, channels[1].max()))) - self.center
+        low, high = np.percentile(points, (1, 99), axis=0)
+        return low, high
 
 
 class Sampler:
@@ -99,7 +115,7 @@ class Sampler:
         self.values = value.reshape(-1, 1)
         self.mask = None
         if len(channels) > 2:
-            self.mask = np.pad(channels[2] > 0.5, 1).reshape(-1)
+            self.mask = np.pad(channels[2] > _half(channels[2]), 1).reshape(-1)
         self.open = item.open
         self.shape = value.shape
         self.strides = [int(np.prod(value.shape[a + 1 :])) for a in range(d)]
@@ -139,6 +155,12 @@ class Sampler:
                 nearest = nearest + (weights[axis][1] > 0.5) * self.strides[axis]
             valid &= self.mask[nearest]
         return result.T, valid
+
+
+def _half(share: np.ndarray) -> float:
+    """The share from which on a voxel counts: a half; of what is too thin to fill a voxel by half, half of the most."""
+    most = float(share.max())
+    return 0.5 if most > 0.5 else most / 2
 
 
 def _averaged(data: np.ndarray, factors: Sequence[int]) -> np.ndarray:

@@ -7,16 +7,26 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..imaging.files import POINTS, SURFACES
+from ..imaging.files import ITK_TRANSFORMS, POINTS, SURFACES
 from ..support.errors import InputError
 from .options import common_options
 
-DESCRIPTION = 'Carry INPUT over with the result that "deepflash register" wrote, at full precision from v0.'
+DESCRIPTION = (
+    'Carry INPUT over with the result that "deepflash register" wrote, at full precision from v0, or with a transform '
+    "that another program wrote."
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what `run` reads."""
-    parser.add_argument("result", metavar="OUT", help='folder written by "deepflash register"')
+    parser.add_argument(
+        "result",
+        metavar="OUT",
+        help='folder written by "deepflash register"; or a bare transform: of ITK or ANTs, fixed to moving '
+        f"({', '.join(ITK_TRANSFORMS)}; a displacement field as .nii.gz, .nrrd, .mha), of FSL FLIRT (.mat), FreeSurfer "
+        "(.lta) or MINC (.xfm), moving to fixed. Linear ones serve both ways; others take images to the space of the "
+        "fixed image, points to that of the moving one",
+    )
     parser.add_argument(
         "input",
         metavar="INPUT",
@@ -35,7 +45,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--time", type=float, default=1.0, metavar="T", help="time on the geodesic, 0 (affine alone) to 1 (default: 1)"
     )
     parser.add_argument(
-        "--reference", metavar="IMAGE", help="image whose grid the output takes (default: the fixed or moving image's)"
+        "--reference",
+        metavar="IMAGE",
+        help="image whose grid the output takes (default: the fixed or moving image's, or the field's); of bare "
+        "transforms all but fields need it for images, a matrix of FLIRT also for points",
+    )
+    parser.add_argument(
+        "--source",
+        metavar="IMAGE",
+        help="with a matrix of FLIRT: image in whose space INPUT lies, if INPUT is no image or has another grid",
     )
     parser.add_argument("--labels", action="store_true", help="INPUT is a label map")
     parser.add_argument(
@@ -50,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
     if Path(options.output).exists() and not options.force:
         raise InputError(f"{options.output}: exists. Choose another name, or add --force.")
-    how = Carrying(options.to, options.time, options.reference, options.labels, options.interpolation)
+    how = Carrying(options.to, options.time, options.reference, options.labels, options.interpolation, options.source)
     notes = carry(options.result, options.input, options.output, how, device=options.device, threads=options.threads)
     for note in dict.fromkeys(notes):
         print(f"Note: {note}", file=sys.stderr)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: deepflash COMMAND, each a file of this room.
 
-Exit codes: 0 done, 1 failure, 2 wrong input (nothing written), 130 cancelled (nothing half-written).
+Exit codes: 0 done, 1 failure, 2 wrong input (nothing written), 3 some of many pairs failed and the rest is done, 130
+cancelled (nothing half-written).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import math
 import os
 import signal
@@ -19,12 +19,14 @@ from importlib import import_module
 from typing import Any
 
 from ..support.errors import Cancelled, InputError
+from ..support.memory import keep_freed_memory
 from ..support.processors import share_processors
 from ..version import __version__
 
 # Each is a file with DESCRIPTION, add_options(parser) and run(options), and a line of the help.
 COMMANDS = {
     "register": "register a moving image to a fixed one",
+    "register-many": "register the pairs of a table, several at once, to be resumed at any time",
     "apply": "carry an image, labels, points or a surface over with a saved result",
     "phantom": "make a pair of images whose true map is known",
     "models": "list trained models, or show one's card",
@@ -32,7 +34,7 @@ COMMANDS = {
     "train": "train a model on images of your own",
     "evaluate": "measure a model on pairs with labels",
 }
-DONE, FAILED, WRONG_INPUT, CANCELLED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT, SOME_FAILED, CANCELLED = 0, 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    _reuse_memory()
+    keep_freed_memory()
     share_processors()
     options = None
     try:
@@ -94,7 +96,7 @@ def _parsed(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     name = parser.parse_args(arguments[:1]).command
-    command = import_module(f".{name}", __package__)
+    command = import_module(f".{name.replace('-', '_')}", __package__)
     options = argparse.ArgumentParser(prog=f"deepflash {name}", description=command.DESCRIPTION)
     command.add_options(options)
     options.add_argument("--traceback", action="store_true", help="show where a failure happened")
@@ -152,13 +154,3 @@ def _in_words(error: BaseException) -> str:
         f"unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it, with what "
         "--traceback shows."
     )
-
-
-def _reuse_memory() -> None:
-    """Lets glibc keep freed blocks: large tensors otherwise go back to the system, and their pages are cleared anew, at
-    every step (a tenth of the time of a registration)."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for large ones
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

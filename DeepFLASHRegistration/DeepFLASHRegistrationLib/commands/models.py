@@ -16,6 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    from ..methods.model_words import model_sentence
     from ..methods.trained_models import find_models, read_card, user_folder
 
     if options.name:
@@ -28,10 +29,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"{entry.name}  cannot be used: {entry.problem}")
             continue
         where = "bundled" if entry.bundled else "yours"
-        print(f"{entry.name}  {config.description} ({config.ndim}-D, {config.spacing_mm:g} mm, {where})")
-        print(f"    license: {config.license}. {config.license_note}".rstrip())
-        if config.held_out:
-            print(f"    on unseen subjects: {', '.join(f'{k} {v}' for k, v in config.held_out.items())}")
+        print(f"{entry.name} ({where}, trained at {config.spacing_mm:g} mm)")
+        print(f"    {model_sentence(config)}")
         if entry.problem:
             print(f"    {entry.problem}")
     if not found:

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..support.errors import InputError
 
+IMAGE = (
+    "image file (NIfTI, NRRD, MetaImage, .mgz, a picture, ...) or DICOM folder; of a file of several volumes one, "
+    "'FILE[3]' (counted from 0), or their mean, 'FILE[mean]'"
+)
 DATA = (
     "DATA is a folder with images/ (and labels/, masks/ of the same file names), a folder of images (with x_labels, "
     "x_mask beside x), or a table (.csv) with the columns image, subject, labels, mask."
@@ -21,6 +26,35 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     """--device, --threads."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+
+
+def result_options(parser: argparse.ArgumentParser) -> None:
+    """What is written of a registration, and how its progress is told: --outputs, --json-progress, --quiet."""
+    parser.add_argument(
+        "--json-progress",
+        action="store_true",
+        help="one JSON object per event on standard output instead of text for people",
+    )
+    parser.add_argument(
+        "--outputs",
+        type=_names,
+        metavar="NAME,…",
+        help="write only these files beside the velocity and result.json: warped, fixed_to_moving, moving_to_fixed, "
+        "affine, log_jacobian, labels, segmentation, report; none for none of them (default: all)",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _names(text: str) -> list[str]:
+    return [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
+
+
+def say_event(event: Mapping[str, Any]) -> None:
+    """A line of --json-progress."""
+    from ..registration.result import FORMAT
+    from ..results.plain import plain
+
+    print(json.dumps(plain({"format": FORMAT, **event}), allow_nan=False), flush=True)
 
 
 def data_options(parser: argparse.ArgumentParser) -> None:

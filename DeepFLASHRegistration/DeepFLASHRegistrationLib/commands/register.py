@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..imaging.files import ITK_TRANSFORMS, POINTS, TRANSFORMS
 from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
 from ..support.errors import InputError
 from .field_options import add_fields, given_fields
-from .options import common_options
+from .options import IMAGE, common_options, result_options, say_event
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
     from ..problem.subject import Subject
 
 
+# Nobody minds less on a disk.
+_WORTH_SAYING = 10_000_000
+
 DESCRIPTION = "Register MOVING to FIXED and write images, transforms, velocity and a report to a folder."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what `run` reads."""
-    parser.add_argument("fixed", metavar="FIXED", help="image file or DICOM folder")
-    parser.add_argument("moving", metavar="MOVING", help="image file or DICOM folder")
+    parser.add_argument("fixed", metavar="FIXED", help=IMAGE)
+    parser.add_argument("moving", metavar="MOVING", help="likewise")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--force", action="store_true", help="replace an earlier result in OUT")
     for name, what in (
-        ("moving-labels", "label map to carry over"),
-        ("fixed-labels", "label map to compare with"),
+        ("moving-labels", "label map or segmentation (.seg.nrrd) to carry over"),
+        ("fixed-labels", "label map or segmentation to compare with"),
         ("fixed-mask", "where the fixed image counts"),
         ("moving-mask", "where the moving image counts"),
         ("fixed-points", f"landmarks ({', '.join(POINTS)}); numbers without a stated coordinate system are LPS mm"),
@@ -53,49 +56,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", metavar="FILE", help="true fixed-to-moving displacement field: the error against it is reported"
     )
-    parser.add_argument(
-        "--json-progress",
-        action="store_true",
-        help="one JSON object per event on standard output instead of a progress bar",
-    )
-    parser.add_argument(
-        "--outputs",
-        type=_names,
-        metavar="NAME,…",
-        help="write only these files beside the velocity and result.json: warped, fixed_to_moving, moving_to_fixed, "
-        "affine, log_jacobian, labels, report; none for none of them (default: all)",
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    result_options(parser)
     common_options(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
     add_fields(group, Parameters, ("preset", "initial_alignment"))
 
 
-def _names(text: str) -> list[str]:
-    return [] if text == "none" else text.split(",")
-
-
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     parameters, transform = _parameters(options)
-    from ..imaging.segmentation import is_segmentation
+    from ..problem.reading import PairFiles
     from ..registration.register import register
     from ..report import FILES
+    from ..results.before import check_needs
     from ..results.folder import save_result
     from ..results.outputs import chosen_files
     from ..support.memory import free_bytes
     from ..support.output_folder import check_output
-    from .before import check_needs
 
-    files = chosen_files(options.outputs, options.moving_labels is not None)
-    if "labels" in (options.outputs or ()) and options.moving_labels is None:
-        raise InputError("--outputs labels: there are no labels to carry over. Pass them with --moving-labels.")
+    pair = PairFiles(**{field.name: getattr(options, field.name) for field in dataclasses.fields(PairFiles)})
+    labelled = pair.moving_labels is not None
+    files = chosen_files(options.outputs, labelled, pair.segmented)
+    for output, there, what in (
+        ("labels", labelled, "labels"),
+        ("segmentation", pair.segmented, "a segmentation (.seg.nrrd)"),
+    ):
+        if output in (options.outputs or ()) and not there:
+            raise InputError(f"--outputs {output}: needs {what} to carry over. Pass them with --moving-labels.")
     check_output(options.output, FILES, options.force)
     free = free_bytes()
-    # Segments of the same name are the same label on both sides; label maps have but their numbers.
-    named = [is_segmentation(each) for each in (options.fixed_labels, options.moving_labels) if each is not None]
-    numbers: dict[str, int] | None = {} if named and all(named) else None
-    fixed, moving = (_subject(options, side, numbers) for side in ("fixed", "moving"))
+    fixed, moving, segmentation = pair.read()
     affine = None
     if transform is not None:
         from ..imaging.transforms import read_affine_with_notes
@@ -103,9 +93,13 @@ def run(options: argparse.Namespace) -> int:
         affine, notes = read_affine_with_notes(transform, fixed.ndim, fixed.grid, moving.grid)
         fixed = fixed.with_image(fixed.image.noted(*notes))
     truth = _truth(options, fixed)
-    need = check_needs(options, files, (fixed, moving), parameters, affine, free)
+    need = check_needs(options.output, files, (fixed, moving), parameters, affine, options.device, free)
+    if need.disk >= _WORTH_SAYING and not options.json_progress:
+        with contextlib.suppress(OSError):
+            print(f"{need.message} to {options.output} (--outputs chooses less).", file=sys.stderr)
     with _bar(options) as progress:
-        progress({"phase": "prepare", "progress": 0.0, "message": need.message, "bytes_to_write": need.disk})
+        first = {"phase": "prepare", "progress": 0.0, "message": need.message, "bytes_to_write": need.disk}
+        progress(first | ({"notes": list(need.notes)} if need.notes else {}))
         result = register(
             fixed,
             moving,
@@ -122,21 +116,23 @@ def run(options: argparse.Namespace) -> int:
         progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
         before = _stamp(options.output)
         try:
-            save_result(result, options.output, fixed, moving, force=options.force, outputs=options.outputs)
+            save_result(
+                result,
+                options.output,
+                fixed,
+                moving,
+                force=options.force,
+                outputs=options.outputs,
+                segmentation=segmentation,
+            )
         except KeyboardInterrupt:
             if _stamp(options.output) == before:
                 raise  # else it came too late: everything is in place
-        progress({"phase": "finish", "progress": 1.0, "message": "Done"})
+        last = {"phase": "finish", "progress": 1.0, "message": "Done"}
+        progress(last | {"verdict": result.verdict.to_dict(), "folder": options.output})
     if not options.json_progress:
-        _summarize(result, Path(options.output))
+        _summarize(result, Path(options.output) / ("report.html" if "report.html" in files else "result.json"))
     return 0
-
-
-def _subject(options: argparse.Namespace, side: str, numbers: dict[str, int] | None) -> Subject:
-    from ..problem.reading import read_subject
-
-    labels, mask, points = (getattr(options, f"{side}_{what}") for what in ("labels", "mask", "points"))
-    return read_subject(getattr(options, side), labels, mask, points, numbers=numbers)
 
 
 def _truth(options: argparse.Namespace, fixed: Subject) -> tuple[Grid, np.ndarray] | None:
@@ -181,18 +177,20 @@ def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
         raise InputError(str(error)) from error
 
 
-def _summarize(result: Any, folder: Path) -> None:
+def _summarize(result: Any, shown: Path) -> None:
+    from ..registration.verdict_words import sentence
+
     metrics = result.metrics
     print(f"{result.verdict.level.upper()}")
     for reason in result.verdict.reasons:
-        print(f"  {reason}")
+        print(f"  {sentence(reason)}")
     if "truth_error_mm" in metrics:
         error = metrics["truth_error_mm"]
         print(
             f"  Error against the true map: mean {error['mean']:.2f} mm, 95 % within {error['p95']:.2f} mm, "
             f"largest {error['max']:.2f} mm (before: mean {error['mean_before']:.2f} mm)."
         )
-    print(f"{result.timings['total']:.1f} s on {result.provenance['device']}; {folder / 'report.html'}")
+    print(f"{result.timings['total']:.1f} s on {result.provenance['device']}; {shown}")
 
 
 class _Bar:
@@ -206,7 +204,7 @@ class _Bar:
         for note in event.get("notes", ()):
             self.note(note)
         if self.kind == "json":
-            print(json.dumps(event), flush=True)
+            say_event(event)
         elif self.kind == "bar":
             done = max(0.0, min(1.0, float(event.get("progress", 0.0))))
             text = f"[{'#' * round(30 * done):30}] {100 * done:3.0f} %  {time.monotonic() - self.started:5.1f} s  "

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
 from ..support.errors import Cancelled
+from ..support.processors import cores
 from .field_options import add_fields, given_fields
 from .options import DATA, checked, data_options, positive, say_skipped, seed_options
 
@@ -71,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             parameters,
             options.pairs,
             seed=options.seed,
-            processes=options.processes or (_cores() if options.device == "cpu" else 1),
+            processes=options.processes or (cores() if options.device == "cpu" else 1),
             device=options.device,
             tell=tell,
         )
@@ -81,9 +80,3 @@ def run(options: argparse.Namespace) -> int:
         ) from error
     print(f"{complete} velocities in {options.output}" + (f", {failed} pairs left out" if failed else ""))
     return 0 if complete else 1
-
-
-def _cores() -> int:
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -26,6 +26,8 @@ class NonFiniteField(ArithmeticError):
 # Far beyond any image, and far below where a coordinate computed from it in single precision could overflow.
 _LARGEST = 1e12
 _CHUNK = 1 << 14  # points worked on at a time: what they need stays in the caches, and no thread waits for another
+_WORTHWHILE = 1 << 16  # coordinates of points below which sampling is not divided
+_PARTS = {False: 4, True: 2}  # by whether the array has a gradient, of which each part needs its own
 _TIE = 1e-6  # weights that differ by less are equal
 
 
@@ -70,11 +72,52 @@ class Sampler:
 
     def at(self, array: Tensor, points: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
         """array (c, *source.shape) at normalized coordinates (1, …, d) -> (c, …); finite coordinates only."""
-        return F.grid_sample(array[None], points, mode=mode, padding_mode=padding, align_corners=True)[0]
+
+        def sampled(points: Tensor) -> Tensor:
+            arrays = array.expand(len(points), *array.shape)
+            return F.grid_sample(arrays, points, mode=mode, padding_mode=padding, align_corners=True)
+
+        first = points.shape[1]
+        parts = _PARTS[array.requires_grad]
+        if points.device.type != "cpu" or points.numel() < _WORTHWHILE or first < parts:
+            return sampled(points)[0]
+        # On processors, torch takes the parts of a batch side by side, and one image on one core alone. The number of
+        # parts does not follow that of the cores: same input, same numbers.
+        whole = first - first % parts
+        rows = points[:, :whole].reshape(parts, whole // parts, *points.shape[2:])
+        values = sampled(rows).transpose(0, 1).flatten(1, 2)
+        return values if whole == first else torch.cat([values, sampled(points[:, whole:])[0]], 1)
 
     def __call__(self, array: Tensor, displacement: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
         """array (c, *source.shape), displacement (d, *lattice.shape) -> (c, *lattice.shape)."""
         return self.at(array, self.identity + self.normalized(displacement), mode, padding)
+
+    def with_slope(self, array: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """array (1, *source.shape) at displaced points, and its derivatives there by the displacement, (d, *shape).
+
+        Those of the linear interpolation itself. They take the one pass over the array that the gradient of whatever
+        becomes of the values takes anyway, which then is a product.
+        """
+        return _Sloped.apply(displacement, array, self)
+
+
+class _Sloped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, displacement, array, sampler):
+        points = sampler.identity + sampler.normalized(displacement)
+        with torch.enable_grad():
+            points.requires_grad_()
+            values = sampler.at(array, points)
+            (slope,) = torch.autograd.grad(values.sum(), points)
+        slope = (slope[0] * sampler._scale).movedim(-1, 0).flip(0)
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(slope)
+        return values.detach(), slope
+
+    @staticmethod
+    def backward(ctx, upstream, _):
+        (slope,) = ctx.saved_tensors
+        return slope * upstream, None, None
 
 
 def compose(first: Tensor, second: Tensor, sample: Sampler) -> Tensor:
@@ -87,61 +130,67 @@ def compose(first: Tensor, second: Tensor, sample: Sampler) -> Tensor:
     return first + sample(second, first)
 
 
-def sample_labels(labels: Tensor, index: Tensor) -> Tensor:
+class LabelSampler:
     """Label of largest linear-interpolation weight at voxel coordinates: smooth borders, no label invented.
 
-    Args:
-        labels: (*shape) integers.
-        index: (n, d) coordinates in voxels; outside the array every neighbor counts as 0.
-
-    Returns:
-        (n,) labels, of the same type; of equal weights the smaller label wins.
+    What is prepared once takes as long as some ten million points: many points may come in parts.
     """
-    if labels.is_floating_point() or labels.is_complex():
-        raise TypeError(f"Labels must be integers, not {labels.dtype}.")
-    require_finite(index)
-    kind, d = labels.dtype, labels.ndim
-    # Small and unsigned types lack operations, and room for the mark.
-    labels = labels.to(torch.int32 if kind.itemsize < 4 or kind == torch.int32 else torch.int64)
-    padded = F.pad(labels, (1, 1) * d)
-    strides = _strides(padded.shape)
-    # By cell, that is between neighboring voxels: the label on which all its corners agree, else a mark.
-    lowest = highest = padded
-    for axis in range(d):
-        n = padded.shape[axis] - 1
-        lowest = torch.minimum(lowest.narrow(axis, 0, n), lowest.narrow(axis, 1, n))
-        highest = torch.maximum(highest.narrow(axis, 0, n), highest.narrow(axis, 1, n))
-    mark = torch.iinfo(labels.dtype).min
-    cells = torch.where(lowest == highest, lowest, mark)
-    cell_strides = _strides(cells.shape)
-    cells, padded = cells.reshape(-1), padded.reshape(-1)
-    corners = list(itertools.product((0, 1), repeat=d))
-    result = torch.empty(len(index), dtype=labels.dtype, device=labels.device)
-    for start in range(0, len(index), _CHUNK):
-        bases, parts, cell = [], [], 0
-        for axis, n in enumerate(labels.shape):
-            position = index[start : start + _CHUNK, axis].clamp(-1, n) + 1
-            bases.append(position.long().clamp_(max=n))
-            parts.append(position - bases[axis])
-            cell = bases[axis] * cell_strides[axis] + cell
-        chosen = cells.index_select(0, cell)
-        mixed = (chosen == mark).nonzero().flatten()
-        if len(mixed):
-            first = sum(base.index_select(0, mixed) * stride for base, stride in zip(bases, strides, strict=True))
-            parts = [part.index_select(0, mixed) for part in parts]
-            found, weights = [], []
-            for corner in corners:
-                offset = sum(c * s for c, s in zip(corner, strides, strict=True))
-                found.append(padded.index_select(0, first + offset))
-                weights.append(math.prod(part if c else 1 - part for c, part in zip(corner, parts, strict=True)))
-            best, most = found[0], torch.zeros_like(weights[0])
-            for candidate in found:
-                support = sum(w * (other == candidate) for w, other in zip(weights, found, strict=True))
-                better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
-                best, most = torch.where(better, candidate, best), torch.where(better, support, most)
-            chosen.index_copy_(0, mixed, best)
-        result[start : start + _CHUNK] = chosen
-    return result.to(kind)
+
+    def __init__(self, labels: Tensor) -> None:
+        """`labels`: (*shape) integers."""
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"Labels must be integers, not {labels.dtype}.")
+        self.shape, self._kind, d = labels.shape, labels.dtype, labels.ndim
+        # Small and unsigned types lack operations, and room for the mark.
+        labels = labels.to(torch.int32 if labels.dtype.itemsize < 4 or labels.dtype == torch.int32 else torch.int64)
+        padded = F.pad(labels, (1, 1) * d)
+        # By cell, that is between neighboring voxels: the label on which all its corners agree, else a mark.
+        lowest = highest = padded
+        for axis in range(d):
+            n = padded.shape[axis] - 1
+            lowest = torch.minimum(lowest.narrow(axis, 0, n), lowest.narrow(axis, 1, n))
+            highest = torch.maximum(highest.narrow(axis, 0, n), highest.narrow(axis, 1, n))
+        self._mark = torch.iinfo(labels.dtype).min
+        cells = torch.where(lowest == highest, lowest, self._mark)
+        self._strides, self._cell_strides = _strides(padded.shape), _strides(cells.shape)
+        self._cells, self._padded = cells.reshape(-1), padded.reshape(-1)
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Labels (n,), of the same type, at coordinates (n, d) in voxels; outside the array every neighbor counts as 0,
+        and of equal weights the smaller label wins."""
+        require_finite(index)
+        result = torch.empty(len(index), dtype=self._cells.dtype, device=self._cells.device)
+        for start in range(0, len(index), _CHUNK):
+            bases, parts, cell = [], [], 0
+            for axis, n in enumerate(self.shape):
+                position = index[start : start + _CHUNK, axis].clamp(-1, n) + 1
+                bases.append(position.long().clamp_(max=n))
+                parts.append(position - bases[axis])
+                cell = bases[axis] * self._cell_strides[axis] + cell
+            chosen = self._cells.index_select(0, cell)
+            mixed = (chosen == self._mark).nonzero().flatten()
+            if len(mixed):
+                first = sum(
+                    base.index_select(0, mixed) * stride for base, stride in zip(bases, self._strides, strict=True)
+                )
+                chosen.index_copy_(0, mixed, self._strongest(first, [part.index_select(0, mixed) for part in parts]))
+            result[start : start + _CHUNK] = chosen
+        return result.to(self._kind)
+
+    def _strongest(self, first: Tensor, parts: list[Tensor]) -> Tensor:
+        """The labels of the cells whose first corners are these, at parts (n,) of the way along each axis."""
+        corners = list(itertools.product((0, 1), repeat=len(parts)))
+        found, weights = [], []
+        for corner in corners:
+            offset = sum(c * s for c, s in zip(corner, self._strides, strict=True))
+            found.append(self._padded.index_select(0, first + offset))
+            weights.append(math.prod(part if c else 1 - part for c, part in zip(corner, parts, strict=True)))
+        best, most = found[0], torch.zeros_like(weights[0])
+        for candidate in found:
+            support = sum(w * (other == candidate) for w, other in zip(weights, found, strict=True))
+            better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
+            best, most = torch.where(better, candidate, best), torch.where(better, support, most)
+        return best
 
 
 def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -3,25 +3,42 @@
 
 The fixed image and the mask are given once; what depends on them alone is computed once. Each term is of order one per
 voxel, so that one weight serves all resolutions.
+
+Each also knows its ``curvature``: per voxel, a second derivative by the warped image there, never negative. It is that
+of Gauss and Newton: how the dissimilarity grows about its minimum, with the parts left out that could make it negative.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+# Of a squared correlation: what is added to it in the curvature.
+_AGREEING = 0.1
+# Of a variance: below it the curvature of a window no longer grows (intensities in 0 … 1).
+_FLAT = 1e-5
+# Part of a voxel that is none: windows of whole voxels stay whole, whatever rounding makes of their width.
+_NO_PART = 1e-5
 
-def box_sum(x: Tensor, radius: tuple[int, ...]) -> Tensor:
-    """Sum over a centered window of 2r + 1 along each of the last axes; zero outside. Separable."""
+
+def box_sum(x: Tensor, radius: tuple[float, ...]) -> Tensor:
+    """Sum over a centered window of 2r + 1 voxels along each of the last axes; zero outside. Separable.
+
+    Of the outermost voxels of a window that ends within them, as much counts as lies inside: a window that is a little
+    wider differs a little.
+    """
     for axis, r in enumerate(radius):
         if r == 0:
             continue
         dim = x.ndim - len(radius) + axis
         n = x.shape[dim]
         out = x.clone()
-        for s in range(1, min(r, n - 1) + 1):
-            out.narrow(dim, 0, n - s).add_(x.narrow(dim, s, n - s))
-            out.narrow(dim, s, n - s).add_(x.narrow(dim, 0, n - s))
+        for s in range(1, min(math.ceil(r - _NO_PART), n - 1) + 1):
+            part = 1.0 if s <= r + _NO_PART else r - s + 1
+            out.narrow(dim, 0, n - s).add_(x.narrow(dim, s, n - s), alpha=part)
+            out.narrow(dim, s, n - s).add_(x.narrow(dim, 0, n - s), alpha=part)
         x = out
     return x
 
@@ -62,7 +79,7 @@ class LocalCorrelation:
     """
 
     def __init__(
-        self, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], guard: float = 1e-6, support: Tensor | None = None
+        self, fixed: Tensor, mask: Tensor, radius: tuple[float, ...], guard: float = 1e-6, support: Tensor | None = None
     ):
         """``support`` (0 or 1): which voxels windows may look at, all by default; ``mask``: where windows center."""
         self.support = support
@@ -79,6 +96,17 @@ class LocalCorrelation:
             warped = warped * self.support
         return _LocalCorrelation.apply(warped, self)
 
+    def curvature(self, warped: Tensor) -> Tensor:
+        """2 cc²/var J per window, which is that of changes at right angles to both images; a little more, so that
+        windows that do not agree yet are not free to go anywhere."""
+        if self.support is not None:
+            warped = warped * self.support
+        mean = box_sum(warped, self.radius) / self.count
+        cross = box_sum(warped * self.fixed, self.radius) / self.count - mean * self.mean
+        variance = (box_sum(warped * warped, self.radius) / self.count - mean * mean).clamp_(min=0)
+        squared = cross * cross / ((variance + self.guard) * self.variance)
+        return box_sum(2 * self.weight * (squared + _AGREEING) / ((variance + _FLAT) * self.count), self.radius)
+
 
 class SquaredDifferences:
     """Mean squared difference over the mask."""
@@ -88,6 +116,9 @@ class SquaredDifferences:
 
     def __call__(self, warped: Tensor) -> Tensor:
         return (self.weight * (warped - self.fixed) ** 2).sum()
+
+    def curvature(self, warped: Tensor) -> Tensor:
+        return 2 * self.weight
 
 
 class GlobalCorrelation:
@@ -102,6 +133,12 @@ class GlobalCorrelation:
         centered = warped - (self.weight * warped).sum()
         cross = (self.weight * self.fixed * centered).sum()
         return 1 - cross**2 / (self.variance * (self.weight * centered**2).sum() + 1e-12)
+
+    def curvature(self, warped: Tensor) -> Tensor:
+        centered = warped - (self.weight * warped).sum()
+        spread = (self.weight * centered**2).sum()
+        squared = (self.weight * self.fixed * centered).sum() ** 2 / (self.variance * spread + 1e-12)
+        return 2 * self.weight * (squared + _AGREEING) / (spread + _FLAT)
 
 
 class MutualInformation:
@@ -133,6 +170,20 @@ class MutualInformation:
         fixed, moving, both = entropy(joint.sum(1)), entropy(joint.sum(0)), entropy(joint)
         return 1 - 2 * (fixed + moving - both) / (fixed + moving).clamp(min=1e-12)
 
+    def curvature(self, warped: Tensor) -> Tensor:
+        """1/(H · variance of the warped image where the fixed one is alike), H the fixed image's entropy: if the
+        warped values of a bin are normally distributed, their information is ½ log of how much that variance is below
+        the whole one. A variance counts as no smaller than a bin's."""
+        values = warped.flatten()[self.selected]
+        moments = torch.stack([self.weight, self.weight * values, self.weight * values * values])
+        count, first, second = moments.new_zeros(3, self.bins).index_add(1, self.rows, moments)
+        mean = first / count.clamp(min=1e-12)
+        variance = (second / count.clamp(min=1e-12) - mean * mean).clamp(min=1 / (self.bins - 1) ** 2)
+        entropy = -((count * torch.log(count.clamp(min=1e-12))).sum().clamp(max=-0.5))
+        result = torch.zeros_like(warped).flatten()
+        result[self.selected] = self.weight / (entropy * variance[self.rows])
+        return result.view(warped.shape)
+
 
 # By name, what makes a dissimilarity of a fixed image, a mask, a window's radius, and what windows may look at.
 MAKERS = {
@@ -143,7 +194,7 @@ MAKERS = {
 }
 
 
-def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[int, ...], support: Tensor | None = None):
+def make_similarity(name: str, fixed: Tensor, mask: Tensor, radius: tuple[float, ...], support: Tensor | None = None):
     """The named dissimilarity for a fixed image (*shape), a mask of weights (*shape) and a window radius in voxels."""
     if name not in MAKERS:
         raise ValueError(f"Unknown similarity {name!r}; choose one of {', '.join(MAKERS)}.")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
+from slicer.i18n import tr as _
 
 from ..scene.checks import ERROR, Check
 
@@ -20,6 +21,21 @@ class CheckList:
         self._shown: list[Check] = []
         self._rows: list[qt.QWidget] = []
         frame.hide()
+
+    def missing(self, node: Any, problem: str) -> str:
+        """Why a registration cannot begin; empty if it can.
+
+        Args:
+            node: what is chosen, a parameter node, or None.
+            problem: why the parameters contradict each other.
+        """
+        if not node or not node.fixedVolume:
+            return _("Choose a fixed volume.")
+        if not node.movingVolume:
+            return _("Choose a moving volume.")
+        if node.movingVolume is node.fixedVolume:
+            return _("Fixed and moving volume are the same. Choose another one.")
+        return problem or "\n".join(self.errors)
 
     @property
     def errors(self) -> list[str]:
@@ -50,6 +66,7 @@ class CheckList:
         layout.addWidget(icon)
         text = qt.QLabel(check.text)
         text.wordWrap = True
+        text.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel, whatever it says
         text.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         layout.addWidget(text, 1)
         if check.changes:

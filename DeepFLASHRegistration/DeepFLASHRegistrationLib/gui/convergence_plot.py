@@ -18,19 +18,19 @@ class ConvergencePlot:
     def __init__(self, label: qt.QLabel) -> None:
         self._label = label
         label.scaledContents = True  # until the next point, after the window was resized
-        self._drawn = -1
+        self._drawn = None
 
     def clear(self) -> None:
         """Empties the plot."""
-        self._drawn = -1
+        self._drawn = None
         self._label.clear()
 
     def draw(self, history: list[dict[str, Any]]) -> None:
-        """Shows a run's history; does nothing if nothing was added since."""
-        if len(history) == self._drawn or len(history) < 2:
-            return
-        self._drawn = len(history)
+        """Shows a run's history; does nothing if nothing was added since and the label has kept its size."""
         width, height = max(self._label.width, 120), max(self._label.height, 60)
+        if (len(history), width, height) == self._drawn or len(history) < 2:
+            return
+        self._drawn = len(history), width, height
         pixmap = qt.QPixmap(width, height)
         pixmap.fill(self._label.palette.color(qt.QPalette.Base))
         painter = qt.QPainter(pixmap)
@@ -40,7 +40,7 @@ class ConvergencePlot:
         self._label.setPixmap(pixmap)
         last = history[-1]
         self._label.toolTip = _(
-            "Energy {energy}, similarity part {similarity}, smallest Jacobian determinant {determinant}"
+            "Energy {energy}, mismatch of the images {similarity}, smallest Jacobian determinant {determinant}"
         ).format(
             energy=f"{last['energy']:.4g}",
             similarity=f"{last['similarity']:.4g}",
@@ -71,14 +71,14 @@ class ConvergencePlot:
             ]
             for start, end in zip(points, points[1:], strict=False):
                 painter.drawLine(start, end)
-        x = _MARGIN
-        for key, color, words in (("energy", _ENERGY, _("energy")), ("similarity", _SIMILARITY, _("similarity part"))):
+        x, last = _MARGIN, history[-1]
+        for color, label in (
+            (_ENERGY, _("energy {value}").format(value=f"{last['energy']:.4g}")),
+            (_SIMILARITY, _("mismatch {value}").format(value=f"{last['similarity']:.4g}")),
+            (text, _("smallest det. {value}").format(value=f"{last['smallest_determinant']:.2g}")),
+        ):
             painter.setPen(qt.QColor(color))
-            label = f"{words} {history[-1][key]:.4g}"
-            painter.drawText(qt.QPointF(x, line), label)
+            # What does not fit any more is cut with an ellipsis; all of it is in the tooltip.
+            shown = painter.fontMetrics().elidedText(label, qt.Qt.ElideRight, max(width - x - _MARGIN, 0))
+            painter.drawText(qt.QPointF(x, line), shown)
             x += painter.fontMetrics().boundingRect(label).width() + 3 * _MARGIN
-        painter.setPen(text)
-        painter.drawText(
-            qt.QPointF(x, line),
-            _("smallest determinant {value}").format(value=f"{history[-1]['smallest_determinant']:.2g}"),
-        )

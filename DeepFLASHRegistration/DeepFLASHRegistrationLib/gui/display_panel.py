@@ -14,13 +14,16 @@ from slicer.i18n import tr as _
 from ..scene.display.chart_view import ChartDisplay
 from ..scene.display.checkerboard import Checkerboard
 from ..scene.display.deformation_grid import DeformationGrid, defaultSpacing
+from ..scene.display.fade import Fade
 from ..scene.display.flicker import Flicker
 from ..scene.display.geodesic import GeodesicDisplay
+from ..scene.display.ground import Ground
 from ..scene.display.jacobian import JacobianDisplay
 from ..scene.display.outlines import Outlines
 from ..scene.display.side_by_side import SideBySide
 from ..scene.display.toggle import Displays, Toggle
 from ..support.errors import InputError
+from .delayed import delayed
 
 _FLICKER_MSEC = 600
 
@@ -47,6 +50,7 @@ class Shown:
 
 # Button -> what it needs, and what to say where that is missing.
 _NEEDS = {
+    "fade": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
     "sideBySide": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
     "flicker": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
     "checkerboard": (("fixedVolume", "warpedVolume"), lambda: _("There is no warped volume yet. Register first.")),
@@ -56,7 +60,7 @@ _NEEDS = {
         ("segmentation", "fixedSegmentation"),
         lambda: _("A propagated segmentation and one of the fixed volume are needed. Choose both and register."),
     ),
-    "charts": (("convergenceChart",), lambda: _("There are no charts yet. Register first.")),
+    "charts": (("fixedVolume", "convergenceChart"), lambda: _("There are no charts yet. Register first.")),
     "geodesic": (
         ("fixedVolume", "movingVolume", "browser"),
         lambda: _("There is no transform to follow yet. Register first."),
@@ -76,13 +80,18 @@ class DisplayPanel:
         whether it can be made, and `setShown` follows when it is."""
         self._ui, self._makeGeodesic = ui, makeGeodesic
         self._displays = Displays()
-        self._canMakeGeodesic = self._geodesicAwaited = False
+        self._canMakeGeodesic = self._geodesicAwaited = self._busy = False
         self.shown = Shown()
         self._timer = qt.QTimer()
         self._timer.setInterval(_FLICKER_MSEC)
         self._timer.connect("timeout()", self._onFlicker)
+        self._later = delayed(self._showNew, msec=0)
         for name in _NEEDS:
             self._button(name).connect("clicked(bool)", lambda checked, name=name: self._onButton(name, checked))
+        ui.fadeSlider.connect("valueChanged(double)", self._onFade)
+        self._key = qt.QShortcut(slicer.util.mainWindow() or ui.fadeButton)
+        self._key.setKey(qt.QKeySequence("F8"))
+        self._key.connect("activated()", self._onKey)
         ui.gridSpacingSlider.connect("valueChanged(double)", self._onGridSpacing)
         ui.jacobianOpacitySlider.connect("valueChanged(double)", self._onJacobianOpacity)
         ui.timeSlider.connect("valueChanged(double)", self._onTime)
@@ -93,7 +102,7 @@ class DisplayPanel:
         self._canMakeGeodesic = canMakeGeodesic
         if not shown.same(self.shown):
             self._displays.hideAll()
-            self._displays = Displays()
+            self._displays = Displays(None if shown.fixedVolume is None else Ground(shown.fixedVolume))
             self._timer.stop()
             self.shown = shown
             if shown.fixedVolume is not None and shown.fixedVolume.GetImageData() is not None:
@@ -109,9 +118,31 @@ class DisplayPanel:
             self._show("geodesic")
         self._update()
 
+    def setBusy(self, busy: bool) -> None:
+        """While something is computed, no geodesic can be."""
+        if busy != self._busy:
+            self._busy = busy
+            self._update()
+
     def clear(self) -> None:
         """Takes everything away; the nodes may be gone already."""
+        self._later.stop()
         self.setShown(Shown(), False)
+
+    def close(self) -> None:
+        """Takes everything away, for good."""
+        self.clear()
+        self._key.deleteLater()
+
+    def showResult(self) -> None:
+        """Shows a new result as it is first looked at, unless something of it is shown already: after what the window
+        has to do now, so that it does not stand still."""
+        self._later.start()
+
+    def _showNew(self) -> None:
+        if self._ui.fadeButton.enabled and not any(map(self._isShown, _NEEDS)):
+            self._show("fade")
+            self._update()
 
     # -------------------------------------------------------------------------------------------------- buttons
 
@@ -139,13 +170,14 @@ class DisplayPanel:
     def _toggle(self, name: str) -> Toggle:
         s, ui = self.shown, self._ui
         return {
+            "fade": lambda: Fade(s.fixedVolume, s.warpedVolume, ui.fadeSlider.value),
             "sideBySide": lambda: SideBySide(s.fixedVolume, s.warpedVolume),
             "flicker": lambda: Flicker(s.fixedVolume, s.warpedVolume),
             "checkerboard": lambda: Checkerboard(s.fixedVolume, s.warpedVolume),
             "grid": lambda: DeformationGrid(s.transform, s.fixedVolume, ui.gridSpacingSlider.value),
             "jacobian": lambda: JacobianDisplay(s.logJacobianVolume, s.fixedVolume, ui.jacobianOpacitySlider.value),
             "outlines": lambda: Outlines(s.segmentation, s.fixedSegmentation),
-            "charts": lambda: ChartDisplay(s.convergenceChart, s.histogramChart),
+            "charts": lambda: ChartDisplay(s.fixedVolume, s.convergenceChart, s.histogramChart),
             "geodesic": lambda: GeodesicDisplay(s.browser, s.fixedVolume, s.movingVolume),
         }[name]()
 
@@ -156,16 +188,19 @@ class DisplayPanel:
         """Buttons follow what is shown: showing one may have hidden another."""
         for name, (needed, reason) in _NEEDS.items():
             button = self._button(name)
-            missing = any(getattr(self.shown, each) is None for each in needed)
-            if name == "geodesic" and self.shown.fixedVolume is not None and self._canMakeGeodesic:
-                missing = False
-            button.enabled = not missing
+            absent = [each for each in needed if getattr(self.shown, each) is None]
+            missing = bool(absent) and not (absent == ["browser"] and self._canMakeGeodesic)
+            waits = name == "geodesic" and self._busy and self.shown.browser is None and not missing
+            button.enabled = not missing and not waits
             button.toolTip = reason() if missing else button.statusTip
+            if waits:
+                button.toolTip = _("Something is being computed. Wait for its end.")
             button.checked = self._isShown(name) or (name == "geodesic" and self._geodesicAwaited)
         if self._isShown("flicker"):
             self._timer.start()
         else:
             self._timer.stop()
+        self._ui.fadeSlider.enabled = self._key.enabled = self._isShown("fade")
         self._ui.gridSpacingSlider.enabled = self._isShown("grid")
         self._ui.jacobianOpacitySlider.enabled = self._isShown("jacobian")
         self._ui.timeSlider.enabled = self._isShown("geodesic")
@@ -179,6 +214,14 @@ class DisplayPanel:
 
     def _onFlicker(self) -> None:
         self._displays.toggles["flicker"].step()
+
+    def _onFade(self, value: float) -> None:
+        if self._isShown("fade"):
+            self._displays.toggles["fade"].setOpacity(value)
+
+    def _onKey(self) -> None:
+        """From the fixed volume to the warped one and back."""
+        self._ui.fadeSlider.value = 0.0 if self._ui.fadeSlider.value > 0.5 else 1.0
 
     def _onGridSpacing(self, value: float) -> None:
         if self._isShown("grid"):

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where to compute: a matter of this computer, so it is kept in the application settings, not in the scene."""
+"""Where to compute, and how fast: matters of this computer, kept in the application settings, not in the scene."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
+from ..process.remaining import learned
 from ..scene.runs import DevicesRun
 from .torch_installation import torch_is_installed
 
@@ -51,6 +54,33 @@ class Machine:
         name = "cuda" if self.device == "auto" and "cuda" in known else self.device
         return (name, known[name]) if name.startswith("cuda") and name in known else ("cpu", 0)
 
+    def pace(self, kind: str) -> dict[str, float]:
+        """What was learned from runs of this kind (RegistrationRun.kind), else from those of any preset.
+
+        By phase, how many times as long as on the computer of reference it takes; {} before the first run.
+        """
+        known = self._paces()
+        return known.get(kind) or known.get(_ofAnyPreset(kind)) or {}
+
+    def learn(self, kind: str, ratios: Mapping[str, float]) -> None:
+        """Remembers how many times as long as expected, by what `pace` says, the phases of a run took."""
+        if not ratios:
+            return
+        known, before = self._paces(), self.pace(kind)
+        for each in (kind, _ofAnyPreset(kind)):
+            known[each] = learned(before, ratios)
+        qt.QSettings().setValue("DeepFLASHRegistration/pace", json.dumps(known))
+
+    def _paces(self) -> dict[str, dict[str, float]]:
+        try:
+            return dict(json.loads(slicer.util.settingsValue("DeepFLASHRegistration/pace", "{}")))
+        except (ValueError, TypeError):  # written by another program, or by hand
+            return {}
+
+
+def _ofAnyPreset(kind: str) -> str:
+    return "/".join(["*", *kind.split("/")[1:]])
+
 
 class MachinePanel:
     """The widgets of the choice."""
@@ -61,7 +91,7 @@ class MachinePanel:
         self._ui, self._logic, self._machine, self._changed = ui, logic, logic.machine, changed
         self._asked = -_AGAIN_SECONDS
         self._run: DevicesRun | None = None
-        self._then: Callable[[], None] | None = None
+        self._then: Callable[[], bool] | None = None
         ui.deviceComboBox.addItems(["auto", "cpu"])
         ui.deviceComboBox.setCurrentText(self._machine.device)
         ui.threadsSpinBox.value = self._machine.threads
@@ -83,9 +113,24 @@ class MachinePanel:
         """Whether the answer is awaited."""
         return self._run is not None and self._logic.current is self._run
 
-    def then(self, following: Callable[[], None]) -> None:
-        """Calls `following` when the answer has come, whatever it is; the last one counts."""
-        self._then = following
+    def whenIdle(self, action: Callable[[], bool], say: Callable[[str], None]) -> bool:
+        """Does what starts a run, at once or when the answer has come, whatever it is; the last one counts.
+
+        Args:
+            action: returns whether that was possible.
+            say: is told why it waits, or cannot be.
+
+        Returns:
+            Whether it was started or will be.
+        """
+        if self.asking:
+            say(_("Starting"))
+            self._then = action
+            return True
+        if self._logic.current is not None:  # started from the console, or to make the sample
+            say(_("Something else is being computed. Try again when it has ended."))
+            return False
+        return action()
 
     def _since(self) -> float:
         return time.monotonic() - self._asked

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
-from ..methods.trained_models import find_models, model_notes
+from ..methods.model_words import model_sentence, model_title
+from ..methods.trained_models import find_models, model_config
 from ..problem.parameters import METHODS, Parameters
 from ..support.errors import InputError
 from .keyboard import underlined
@@ -28,7 +29,7 @@ class ParameterForm:
 
     Attributes:
         widgets: name of the field -> its widget.
-        modelNote: what the license of the chosen model asks its users to know.
+        modelNote: what the chosen model is for, how good it is, and what its license asks its users to know.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -42,16 +43,19 @@ class ParameterForm:
         self.modelNote = qt.QLabel()
         self.modelNote.objectName = "modelNoteLabel"
         self.modelNote.wordWrap = True
+        self.modelNote.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel
+        narrow = qt.QSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # a sentence must not widen the panel
+        narrow.setHeightForWidth(True)
+        self.modelNote.setSizePolicy(narrow)
         self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
         for each in self._fields.values():
             self.widgets[each.name] = self._widget(each)
         self._show()
 
-    def addTo(self, layout: qt.QFormLayout, names: list[str] | None = None) -> None:
+    def addTo(self, layout: qt.QFormLayout, names: Iterable[str] | None = None) -> None:
         """Puts widgets into a form, by default all that are nowhere yet."""
         for name in names or [name for name, widget in self.widgets.items() if widget.parent() is None]:
-            text = self._texts.get(name, (self._fields[name].metadata["label"],))[0]
-            label = qt.QLabel(underlined(text, self._letters) + ":")
+            label = qt.QLabel(underlined(self._texts[name][0], self._letters) + ":")
             label.setBuddy(self.widgets[name])
             label.toolTip = self.widgets[name].toolTip
             layout.addRow(label, self.widgets[name])
@@ -87,8 +91,26 @@ class ParameterForm:
         """
         return Parameters.from_dict(self._values)
 
+    def changes(self, names: Iterable[str]) -> list[str]:
+        """Which of these are not as the preset has them, each with its value as it is shown."""
+        usual = Parameters.from_preset(self._values["preset"]).to_dict() | {"preset": "default"}
+        return [self._described(name) for name in names if self._values[name] != usual[name]]
+
+    def _described(self, name: str) -> str:
+        label, _help, titles = self._texts[name]
+        value = self._values[name]
+        if name == "model":
+            return value
+        if titles:
+            return titles[value].partition(":")[0]
+        if isinstance(value, bool):
+            return label if value else _("not {setting}").format(setting=label)
+        return f"{label} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+
     def problem(self) -> str:
         """Why they contradict each other; empty if they do not."""
+        if METHODS[self._values["method"]].needs_model and not self._values["model"]:
+            return _("Choose a trained model (section Method): the chosen method predicts by one.")
         try:
             self.parameters()
         except ValueError as error:
@@ -101,13 +123,11 @@ class ParameterForm:
         meta, name = each.metadata, each.name
         if meta["choices"]:
             widget = qt.QComboBox()
-            widget.addItems(list(meta["choices"]))
-            widget.connect("currentTextChanged(QString)", lambda text: self._set(name, text))
+            for choice, title in self._texts[name][2].items():
+                widget.addItem(title, choice)
+            widget.connect("currentIndexChanged(int)", lambda index: self._set(name, widget.itemData(index)))
         elif name == "model":
-            widget = qt.QComboBox()
-            widget.editable = True  # a folder may be named as well
-            widget.addItems(["", *(found.name for found in find_models() if found.config is not None)])
-            widget.connect("currentTextChanged(QString)", lambda text: self._set(name, text.strip()))
+            widget = self._modelWidget()
         elif each.type == "bool":
             widget = qt.QCheckBox()
             widget.connect("toggled(bool)", lambda value: self._set(name, bool(value)))
@@ -119,7 +139,7 @@ class ParameterForm:
             widget = qt.QDoubleSpinBox()
             widget.setDecimals(max(2, _decimals(each.default), _decimals(meta["range"][0])))
             widget.setRange(*meta["range"])
-            widget.setSingleStep(max(10.0**-widget.decimals, each.default / 10))
+            widget.setSingleStep(max(10.0**-widget.decimals, each.default / 10 or 0.5))
             widget.connect("valueChanged(double)", lambda value: self._set(name, float(value)))
         else:
             widget = qt.QLineEdit()
@@ -131,20 +151,44 @@ class ParameterForm:
         # A wheel that scrolls the panel must not change what lies under the pointer.
         widget.setFocusPolicy(qt.Qt.StrongFocus)
         widget.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
+        if hasattr(widget, "setSizeAdjustPolicy"):  # long titles must not widen the panel
+            widget.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         return widget
 
+    def _modelWidget(self) -> qt.QComboBox:
+        """The models there are, each with what it is for; the folder of another one may be typed."""
+        widget = qt.QComboBox()
+        widget.editable = True
+        widget.setInsertPolicy(qt.QComboBox.NoInsert)
+        widget.addItem("", "")
+        for found in find_models():
+            if found.config is not None:
+                widget.addItem(model_title(found.config), found.name)
+                widget.setItemData(widget.count - 1, model_sentence(found.config, _), qt.Qt.ToolTipRole)
+        widget.connect("currentTextChanged(QString)", lambda text: self._set("model", self._modelNamed(text)))
+        # Its beginning is what is seen of a long title.
+        widget.connect("currentIndexChanged(int)", lambda index: widget.lineEdit().setCursorPosition(0))
+        return widget
+
+    def _modelNamed(self, text: str) -> str:
+        """The name of the model with this title, else the text itself: a name or a folder."""
+        index = self.widgets["model"].findText(text)
+        return text.strip() if index < 0 else self.widgets["model"].itemData(index)
+
     def _tip(self, each: dataclasses.Field) -> str:
-        meta = each.metadata
+        meta, titles = each.metadata, self._texts[each.name][2]
         default = ", ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
+        default = titles.get(default, default) if titles else default
         unit = f" {meta['unit']}" if meta["unit"] else ""
         lines = [
-            self._texts.get(each.name, ("", meta["help"]))[1],
+            self._texts[each.name][1],
             _("Default: {value}{unit}").format(value=default, unit=unit),
         ]
         if meta["range"]:
             low, high = meta["range"]
             lines.append(_("Range: {low} to {high}").format(low=f"{low:g}", high=f"{high:g}"))
-        lines.append(_("In Python: {name}").format(name=each.name))
+        names = f"{each.name} = {' | '.join(map(repr, titles))}" if titles else each.name
+        lines.append(_("In Python: {name}").format(name=names))
         return "\n".join(lines)
 
     def _set(self, name: str, value: Any) -> None:
@@ -162,8 +206,11 @@ class ParameterForm:
         try:
             for name, widget in self.widgets.items():
                 value, each = self._values[name], self._fields[name]
-                if each.type == "str":
-                    widget.setCurrentText(value)
+                if each.metadata["choices"]:
+                    widget.setCurrentIndex(widget.findData(value))
+                elif each.type == "str":
+                    index = widget.findData(value)
+                    widget.setCurrentText(widget.itemText(index) if index >= 0 else value)
                 elif each.type == "bool":
                     widget.checked = value
                 elif each.type in ("int", "float"):
@@ -175,13 +222,13 @@ class ParameterForm:
         self._mark()
 
     def _showNote(self) -> None:
-        """The model matters to the methods that predict; its license to whoever uses it."""
+        """The model matters to the methods that predict; what it is for and its license to whoever uses it."""
         predicted = METHODS[self._values["method"]].needs_model
         self.widgets["model"].enabled = predicted
         note = ""
         if predicted and self._values["model"]:
             try:
-                note = model_notes(self._values["model"])
+                note = model_sentence(model_config(self._values["model"]), _)
             except InputError as error:
                 note = str(error)
         self.modelNote.text = note

@@ -21,7 +21,8 @@ from slicer import (
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from ..problem.parameters import Parameters
-from ..scene.inputs import Inputs
+from ..scene.inputs import Inputs, onlyPair
+from ..scene.origins import settledOutputs
 from ..scene.outputs import NEW, OutputNodes
 from ..scene.sequence import geodesicOf
 from .display_panel import Shown
@@ -56,6 +57,7 @@ class DeepFLASHRegistrationParameterNode:
     movingModel: vtkMRMLModelNode
     initialTransform: vtkMRMLTransformNode
     settings: str = ""
+    pair: str = ""  # IDs of the volumes for which the outputs were chosen last
 
     warpedVolume: vtkMRMLScalarVolumeNode
     transform: vtkMRMLTransformNode
@@ -82,6 +84,11 @@ class DeepFLASHRegistrationParameterNode:
         """The chosen inputs."""
         return Inputs(**{name: getattr(self, name) for name in Inputs.__dataclass_fields__})
 
+    def chooseOnlyPair(self, scene: slicer.vtkMRMLScene) -> None:
+        """Chooses the volumes of a scene that holds but two, if none is chosen yet."""
+        if not self.fixedVolume and not self.movingVolume:
+            self.fixedVolume, self.movingVolume = onlyPair(scene)
+
     def outputs(self) -> OutputNodes:
         """The chosen outputs, NEW for new ones, None for unwanted ones."""
         return OutputNodes(
@@ -97,12 +104,31 @@ class DeepFLASHRegistrationParameterNode:
             for name in OutputNodes.__dataclass_fields__:
                 setattr(self, name, getattr(nodes, name) or getattr(self, name))
 
-    def forgetOutputs(self, names: list[str]) -> None:
-        """Chooses new nodes instead of these."""
-        if names:
-            with slicer.util.NodeModify(self.parameterNode):
-                for name in names:
-                    setattr(self, name, None)
+    def settleOutputs(self) -> None:
+        """Outputs of another pair are given up; those that this pair has already are chosen (see settledOutputs)."""
+        inputs, outputs = self.inputs(), self.outputs()
+        if not inputs.fixedVolume or not inputs.movingVolume:
+            return
+        pair = f"{inputs.fixedVolume.GetID()} {inputs.movingVolume.GetID()}"
+        settled = settledOutputs(outputs, inputs, self.pair not in ("", pair), self._takenElsewhere())
+        with slicer.util.NodeModify(self.parameterNode):
+            for name in OutputNodes.__dataclass_fields__:
+                node = getattr(settled, name)
+                if node is not getattr(outputs, name):
+                    setattr(self, name, None if node == NEW else node)
+            if self.pair != pair:
+                self.pair = pair
+
+    def _takenElsewhere(self) -> list[slicer.vtkMRMLNode]:
+        """The outputs of other settings."""
+        scene, own = self.parameterNode.GetScene(), self.parameterNode
+        others = [
+            DeepFLASHRegistrationParameterNode(node)
+            for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode", scene)
+            if node is not own and node.GetAttribute("ModuleName") == own.GetAttribute("ModuleName")
+        ]
+        nodes = [getattr(other, name) for other in others for name in OutputNodes.__dataclass_fields__]
+        return [node for node in nodes if node is not None]
 
     def _wants(self, name: str) -> bool:
         return getattr(self, f"want{name[0].upper()}{name[1:]}", self.wantTables)
@@ -115,3 +141,11 @@ class DeepFLASHRegistrationParameterNode:
         """What can be displayed."""
         names = set(Shown.__dataclass_fields__) - {"browser"}
         return Shown(**{name: getattr(self, name) for name in names}, browser=geodesicOf(self.transform))
+
+
+def removeUnusedSettings(nodes: list[slicer.vtkMRMLScriptedModuleNode]) -> None:
+    """Removes those for which no volume was ever chosen from the scene, if there are others."""
+    found = [DeepFLASHRegistrationParameterNode(node) for node in nodes]
+    unused = [node for node in found if not node.fixedVolume and not node.movingVolume]
+    for node in unused if len(unused) < len(found) else unused[1:]:
+        slicer.mrmlScene.RemoveNode(node.parameterNode)

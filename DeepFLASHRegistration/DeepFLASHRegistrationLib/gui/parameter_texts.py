@@ -1,42 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: E501
-"""Labels and help of the parameters, for translators. Made by Utilities/make_parameter_texts.py: do not edit."""
+"""What the parameters are called, for translators. Made by Utilities/make_parameter_texts.py: do not edit."""
 
 from __future__ import annotations
 
 from slicer.i18n import tr as _
 
 
-def parameterTexts() -> dict[str, tuple[str, str]]:
-    """Name -> label and help, in the language of the application."""
+def parameterTexts() -> dict[str, tuple[str, str, dict[str, str]]]:
+    """Name -> label, help and titles of the choices by their names, in the language of the application."""
     # fmt: off
     return {
-        "preset": (_("Preset"), _("What the other settings started from.")),
-        "method": (_("Method"), _("Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the alignment and the bias correction.")),
-        "model": (_("Trained model"), _("Model of DeepFLASH: the name of a bundled or installed one, or its folder.")),
-        "refinement": (_("Refinement"), _("Iterations of FLASH after the prediction, with DeepFLASH + FLASH.")),
-        "initial_alignment": (_("Initial alignment"), _("Linear alignment before the deformation.")),
-        "similarity": (_("Similarity"), _("What is compared: local correlation (also across contrasts), correlation, squared differences (same scanner and contrast), or mutual information (other modality).")),
-        "window_mm": (_("Correlation window"), _("Full width of the window of the local correlation at the finest level; at least five voxels at every level, and at most a quarter of the image.")),
-        "symmetric": (_("Symmetric"), _("Compare the images in both directions, each resampled onto the other; takes longer.")),
-        "sigma": (_("Sigma"), _("Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of the deformation. Smaller fits closer.")),
-        "alpha": (_("Smoothness α"), _("Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.")),
-        "power": (_("Smoothness power c"), _("Exponent of the metric L = (γ − α∇²)^c.")),
-        "gamma": (_("γ"), _("Weight of the displacement itself in the metric.")),
-        "alpha_growth": (_("Growth of α"), _("Factor by which α grows for each coarser level, so that coarse levels stay as smooth as their voxels.")),
-        "resolutions": (_("Resolutions"), _("Voxel size of each level in working voxels.")),
-        "bands": (_("Bands"), _("Frequencies of the velocity along the longest axis at each level (odd; shorter axes get proportionally fewer).")),
-        "iterations": (_("Iterations"), _("Most iterations of each level.")),
-        "tolerance": (_("Tolerance"), _("A level ends when an iteration lowers the energy by less than this fraction.")),
-        "integrator": (_("Integrator"), _("Time stepping of EPDiff while optimizing.")),
-        "steps": (_("Time steps"), _("Steps of the geodesic while optimizing; 0 chooses them from the velocity.")),
-        "map": (_("Map"), _("How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or as a displacement in the band (FLASH's own).")),
-        "spacing_mm": (_("Working voxel"), _("Voxel size at resolution 1; 0 chooses it from the fixed image.")),
-        "max_voxels": (_("Most voxels"), _("Upper limit of the working grid when its voxel size is chosen automatically.")),
-        "margin_mm": (_("Margin"), _("Space around the fixed foreground in which the deformation fades out; at most a quarter of the image.")),
-        "normalization": (_("Intensity scaling"), _("Percentiles of the foreground, or a fixed window (CT).")),
-        "window_low": (_("Window from"), _("Lower end of the fixed intensity window.")),
-        "window_high": (_("Window to"), _("Upper end of the fixed intensity window.")),
-        "bias_correction": (_("Bias correction"), _("Correct both images' bias field first (N4).")),
-        "histogram_matching": (_("Histogram matching"), _("Give the moving image the fixed image's histogram first (same contrast only).")),
+        "preset": (_("Preset"), _("What the other settings started from."), {"fast": _("Fast: for a first look"), "default": _("Default: accurate"), "fine": _("Fine: closest match, takes longest"), "paper": _("As in the paper on DeepFLASH")}),
+        "method": (_("Method"), _("Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the alignment and the bias correction."), {"flash": _("Optimization, accurate (FLASH)"), "deepflash": _("Prediction by a neural network, fast (DeepFLASH)"), "deepflash+flash": _("Prediction, then a short optimization (DeepFLASH + FLASH)")}),
+        "model": (_("Trained model"), _("Model of DeepFLASH: the name of a bundled or installed one, or its folder."), {}),
+        "refinement": (_("Refinement"), _("Iterations of FLASH after the prediction, with DeepFLASH + FLASH."), {}),
+        "initial_alignment": (_("Initial alignment"), _("Linear alignment before the deformation."), {"none": _("None: they lie on each other already"), "centers": _("Only the middles on each other (centers)"), "rigid": _("Shift and turn, same patient (rigid)"), "affine": _("Shift, turn and scale, different patients (affine)")}),
+        "similarity": (_("Similarity"), _("What is compared: local correlation (also across contrasts), correlation, squared differences (same scanner and contrast), or mutual information (other modality)."), {"lncc": _("Local correlation, same or different scanners (LNCC)"), "ncc": _("Correlation, same kind of image (NCC)"), "ssd": _("Difference, same scanner and settings (SSD)"), "mi": _("Mutual information, different modalities (MI)")}),
+        "window_mm": (_("Correlation window"), _("Full width of the window of the local correlation at the finest level; at least five voxels at every level, and at most a quarter of the image. 0 lets it follow the size of the fixed object (7 mm for an adult's brain)."), {}),
+        "symmetric": (_("Symmetric"), _("Compare the images in both directions, each resampled onto the other; takes longer."), {}),
+        "sigma": (_("Sigma"), _("Noise level σ: the dissimilarity (mean over the mask) weighs 1/(2σ²) against the energy of the deformation. Smaller fits closer."), {}),
+        "alpha": (_("Smoothness α"), _("Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain)."), {}),
+        "power": (_("Smoothness power c"), _("Exponent of the metric L = (γ − α∇²)^c."), {}),
+        "gamma": (_("γ"), _("Weight of the displacement itself in the metric."), {}),
+        "alpha_growth": (_("Growth of α"), _("Factor by which α grows for each coarser level, so that coarse levels stay as smooth as their voxels."), {}),
+        "resolutions": (_("Resolutions"), _("Voxel size of each level in working voxels."), {}),
+        "bands": (_("Bands"), _("Frequencies of the velocity along the longest axis at each level (odd; shorter axes get proportionally fewer)."), {}),
+        "iterations": (_("Iterations"), _("Most iterations of each level."), {}),
+        "tolerance": (_("Tolerance"), _("A level ends when an iteration lowers the energy by less than this fraction."), {}),
+        "search": (_("Search"), _("How the directions of the steps are found: from the similarity's curvature and the steps so far (Gauss-Newton), or from the steps alone (L-BFGS)."), {"gauss-newton": _("By the curvature of the similarity (Gauss-Newton)"), "lbfgs": _("By the steps so far alone (L-BFGS)")}),
+        "integrator": (_("Integrator"), _("Time stepping of EPDiff while optimizing."), {"euler": _("First order (Euler)"), "multistep": _("Second order, with the step before (multistep)"), "midpoint": _("Second order (midpoint)"), "rk4": _("Fourth order (Runge-Kutta)")}),
+        "steps": (_("Time steps"), _("Steps of the geodesic while optimizing; 0 chooses them from the velocity."), {}),
+        "map": (_("Map"), _("How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or as a displacement in the band (FLASH's own)."), {"semi-lagrangian": _("On a grid, without folds (semi-Lagrangian)"), "band-limited": _("Of few frequencies, as in FLASH (band-limited)")}),
+        "spacing_mm": (_("Working voxel"), _("Voxel size at resolution 1; 0 chooses it from the fixed image."), {}),
+        "max_voxels": (_("Most voxels"), _("Upper limit of the working grid when its voxel size is chosen automatically."), {}),
+        "margin_mm": (_("Margin"), _("Space around the fixed foreground in which the deformation fades out; at most a quarter of the image. 0 lets it follow the size of the fixed object (12 mm for an adult's brain)."), {}),
+        "normalization": (_("Intensity scaling"), _("Percentiles of the foreground, or a fixed window; auto takes the window where both images are CT, as the values tell (air near -1000, water near 0), and percentiles for all else."), {"auto": _("Automatic: window for CT, else percentiles"), "percentiles": _("By most of the object's voxels (percentiles)"), "window": _("By a fixed window (CT)")}),
+        "window_low": (_("Window from"), _("Lower end of the fixed intensity window (CT)."), {}),
+        "window_high": (_("Window to"), _("Upper end of the fixed intensity window (CT)."), {}),
+        "bias_correction": (_("Bias correction"), _("Correct both images' bias field first (N4)."), {}),
+        "histogram_matching": (_("Histogram matching"), _("Give the moving image the fixed image's histogram first (same contrast only)."), {}),
     }

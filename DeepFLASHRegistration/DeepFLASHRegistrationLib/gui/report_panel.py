@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from ..scene.verdict_text import verdictOf
-
-_COLORS = {"good": "#2e8b57", "check": "#c77700", "failed": "#c62828"}
+from ..registration.verdict_words import sentence
+from ..scene.verdict_attribute import verdictOf
+from .result_table import ResultTable
+from .verdict_words import colorOf, longVerdict
 
 
 class ReportPanel:
@@ -18,34 +20,31 @@ class ReportPanel:
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
+        self._metrics, self._labels = ResultTable(ui.metricsTableView), ResultTable(ui.labelsTableView)
 
     def setTables(self, metrics: slicer.vtkMRMLTableNode | None, labels: slicer.vtkMRMLTableNode | None) -> None:
         """Shows these tables, and the verdict that the first one holds."""
-        for view, table in ((self._ui.metricsTableView, metrics), (self._ui.labelsTableView, labels)):
-            view.setMRMLTableNode(table)
-            view.visible = table is not None
-        self._hideVerdictRows(metrics)
+        self._metrics.setTable(metrics)
+        self._labels.setTable(labels)
         found = verdictOf(metrics)
         if found is None:
             self._ui.verdictLabel.text = _("There is no result yet.")
             return
-        level, reasons = found
-        words = {
-            "good": _("Good"),
-            "check": _("Check: look at this before you rely on it"),
-            "failed": _("Failed: do not use this result"),
-        }
-        points = "".join(f"<li>{reason}</li>" for reason in reasons)
+        level = found.level
+        points = "".join(f"<li>{escape(sentence(reason, _))}</li>" for reason in found.reasons)
         self._ui.verdictLabel.text = (
-            f"<b style='color: {_COLORS.get(level, 'gray')}'>\u25cf {words.get(level, level)}"
+            f"<b style='color: {colorOf(level)}'>\u25cf {escape(longVerdict(level))}"
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
 
-    def _hideVerdictRows(self, metrics: slicer.vtkMRMLTableNode | None) -> None:
-        """The table begins with what is said above it."""
-        table = metrics.GetTable() if metrics is not None else None
-        quantity = table.GetColumnByName("Quantity") if table is not None else None
-        if quantity is None:
-            return
-        for row in range(table.GetNumberOfRows()):
-            self._ui.metricsTableView.setRowHidden(row, quantity.GetValue(row) in ("Verdict", "Reason"))
+    def setActions(self, busy: bool, canBeSaved: bool, hasSettings: bool) -> None:
+        """The buttons below the tables; one that cannot be pressed says why."""
+        save, copy = self._ui.saveButton, self._ui.copyPythonButton
+        save.enabled, copy.enabled = canBeSaved and not busy, hasSettings
+        if save.enabled:
+            save.toolTip = save.statusTip
+        elif busy:
+            save.toolTip = _("Something is being computed. Wait for its end.")
+        else:
+            save.toolTip = _("There is no result of this pair yet. Register first.")
+        copy.toolTip = copy.statusTip if hasSettings else _("There are no settings. Choose two volumes.")

@@ -16,15 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..scene.translation import tr as _
 from ..support.errors import Cancelled
 
 TORCH_REQUIREMENT = ">=2.2"
 KEPT = ("numpy", "scipy", "SimpleITK")
-
-_NO_EXTENSION = (
-    "PyTorch is needed, and the extension PyTorch, which installs it, is missing. Open the Extensions "
-    "Manager (View / Extensions Manager), install the extension PyTorch, restart Slicer, and try again."
-)
 
 
 def torch_is_installed() -> bool:
@@ -44,7 +40,12 @@ def ensure_torch() -> None:
     try:
         import PyTorchUtils
     except ImportError as error:
-        raise RuntimeError(_NO_EXTENSION) from error
+        raise RuntimeError(
+            _(
+                "PyTorch is needed, and the extension PyTorch, which installs it, is missing. Open the Extensions "
+                "Manager (View / Extensions Manager), install the extension PyTorch, restart Slicer, and try again."
+            )
+        ) from error
     before, failure = _versions(), None
     try:
         # It ends with an import of torch, which is kept out of this process: the child will do that.
@@ -58,20 +59,26 @@ def ensure_torch() -> None:
     after = _versions()
     changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
     if changed:
-        text = ", ".join(f"{name} {old} became {new}" for name, (old, new) in changed.items())
-        restore = " ".join(f"{name}=={old}" for name, (old, _) in changed.items())
+        became = _("{package} {before} became {after}")
+        text = ", ".join(became.format(package=name, before=old, after=new) for name, (old, new) in changed.items())
+        restore = " ".join(f"{name}=={versions[0]}" for name, versions in changed.items())
         raise RuntimeError(
-            f"Installing PyTorch changed packages that belong to Slicer: {text}. Restore them in the "
-            f"Python console with slicer.util.pip_install({restore!r}) and restart Slicer."
+            _(
+                "Installing PyTorch changed packages that belong to Slicer: {changes}. Restore them in the Python "
+                "console with {command} and restart Slicer."
+            ).format(changes=text, command=f"slicer.util.pip_install({restore!r})")
         )
     if torch_is_installed():
         return
     if failure is not None:
         raise RuntimeError(
-            f"PyTorch could not be installed ({failure}). Details are in the Python console. Try again when the "
-            "computer is online and has some gigabytes of free disk space, or install it in the module PyTorch Utils."
+            _(
+                "PyTorch could not be installed ({reason}). Details are in the Python console. Try again when the "
+                "computer is online and has some gigabytes of free disk space, or install it in the module PyTorch "
+                "Utils."
+            ).format(reason=failure)
         ) from failure
-    raise Cancelled("PyTorch was not installed, so nothing was registered.")
+    raise Cancelled(_("PyTorch was not installed, so nothing was registered."))
 
 
 def _versions() -> dict[str, str]:

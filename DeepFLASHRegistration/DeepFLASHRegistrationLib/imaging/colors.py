@@ -15,7 +15,8 @@ def luminance(data: np.ndarray) -> tuple[np.ndarray, str]:
     Equal channels (a gray picture stored in color) give exactly their value, of its own type.
     """
     channels = data.shape[-1]
-    opacity = ", opacity left out" if channels in (2, 4) else ""
+    opaque = channels == 3 or data[..., -1].min() == data[..., -1].max()
+    opacity = "" if opaque else ", opacity left out, and what is transparent read as what lies under it"
     gray = data[..., 0]
     if channels == 2 or ((gray == data[..., 1]).all() and (gray == data[..., 2]).all()):
         return np.ascontiguousarray(gray), f"its {channels} channels hold one gray value{opacity}"

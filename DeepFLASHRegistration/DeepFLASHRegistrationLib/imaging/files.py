@@ -12,12 +12,19 @@ from pathlib import Path
 
 from ..support.errors import InputError
 
+IMAGES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
 ITK_TRANSFORMS = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 # A .mat is ITK's or FSL FLIRT's; which one, its content says.
 TRANSFORMS = (*ITK_TRANSFORMS, ".xfm", ".lta")
 POINT_TABLES = (".csv", ".tsv", ".txt", ".pts")
 POINTS = (".fcsv", ".mrk.json", *POINT_TABLES)
 SURFACES = (".gii", ".obj", ".vtk", ".vtp", ".ply", ".stl")
+
+
+def stem(path: Path) -> str:
+    """The name of an image file without its suffix."""
+    lower = path.name.lower()
+    return next((path.name[: -len(s)] for s in IMAGES if lower.endswith(s) and len(lower) > len(s)), path.name)
 
 
 def is_folder(path: Path) -> bool:
@@ -65,6 +72,8 @@ def unreadable(path: Path, error: RuntimeError) -> InputError:
         if start.startswith(b"version https://git-lfs"):
             return InputError(f'{path}: stands for a file that git-lfs has yet to fetch. Run "git lfs pull" there.')
         return InputError(f"{path}: is no image file that can be read. Pass NIfTI, NRRD, MetaImage or a DICOM folder.")
+    if "Only BMP depths" in text:
+        return InputError(f"{path}: is a bitmap of less than 8 bits per pixel, which cannot be read. Save it as PNG.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[-1].split("): ", 1)[-1] if lines else "unknown reason"
     return InputError(f"{path}: cannot be read ({reason}). The file may be damaged: copy or export it again.")

@@ -20,6 +20,9 @@ _PERCENTILES = (0.5, 99.5)
 _PADDED_BORDER = 0.01
 _PADDING_GAP_BESIDE_DARK, _PADDING_GAP = 0.5, 2.0
 _DARK = 0.15
+# CT in Hounsfield units: ranges of air and of soft tissue and fat, and which part of the image each has at least;
+# little lies below air, and values between the two (lungs) are less dense than those of tissue.
+_AIR_HU, _SOFT_HU, _AIR_PART, _SOFT_PART, _BELOW_AIR_PART = (-1050, -930), (-150, 120), 0.01, 0.05, 0.005
 _SAMPLE = 400_000
 _N4_VOXELS = 60_000
 
@@ -33,7 +36,7 @@ def without_padding(volume: Volume) -> tuple[Volume, list[float]]:
     found = []
     for extreme in (np.min, np.max):
         value = extreme(volume.data)
-        border = _border(volume)
+        border = on_border(volume.data)
         if np.count_nonzero(border == value) < _PADDED_BORDER * border.size:
             continue
         sample = _sampled(volume.data)
@@ -59,11 +62,9 @@ def _beside(volume: Volume, value: float) -> float:
     return float(np.median(beside)) if beside.size else np.inf
 
 
-def _border(volume: Volume) -> np.ndarray:
-    """The values on the faces of the field of view."""
-    return np.concatenate(
-        [np.take(volume.data, end, axis=axis).ravel() for axis in range(volume.ndim) for end in (0, -1)]
-    )
+def on_border(data: np.ndarray) -> np.ndarray:
+    """The values on the faces of an array."""
+    return np.concatenate([np.take(data, end, axis=axis).ravel() for axis in range(data.ndim) for end in (0, -1)])
 
 
 def background_value(volume: Volume) -> float | None:
@@ -85,7 +86,7 @@ def foreground(volume: Volume) -> np.ndarray:
     brighter than its noise or than Otsu's threshold (IEEE SMC 9, 1979), whichever is less; else everything (a crop
     inside tissue).
     """
-    border = _border(volume)
+    border = on_border(volume.data)
     volume, padding = without_padding(volume)
     constant = _background_value(volume)
     if constant is not None:
@@ -100,6 +101,24 @@ def foreground(volume: Volume) -> np.ndarray:
     # Four standard deviations, estimated so that tissue on less than half of the border (a neck) does not count.
     noise = dark + 4 * 1.4826 * np.median(np.abs(border - dark))
     return volume.data > min(_otsu(sample, low, high), max(noise, low + 0.02 * (high - low)))
+
+
+def is_ct(volume: Volume) -> bool:
+    """Whether the values are those of CT in Hounsfield units: much near -1000 (air) and near 0 (water, tissue, fat)."""
+    volume, _ = without_padding(volume)
+    values = _sampled(volume.data)
+
+    def part(low: float, high: float) -> float:
+        return np.count_nonzero((values >= low) & (values <= high)) / values.size
+
+    air, soft, between = part(*_AIR_HU), part(*_SOFT_HU), part(_AIR_HU[1], _SOFT_HU[0])
+    density = soft / (_SOFT_HU[1] - _SOFT_HU[0])
+    return (
+        air >= _AIR_PART
+        and soft >= _SOFT_PART
+        and part(-np.inf, _AIR_HU[0] - 50) <= _BELOW_AIR_PART
+        and density > 1.5 * between / (_SOFT_HU[0] - _AIR_HU[1])
+    )
 
 
 def dilated(mask: np.ndarray, radii: Sequence[int]) -> np.ndarray:

@@ -21,13 +21,16 @@ from .colors import luminance
 from .dicom.reading import open_file, open_folder
 from .files import atomic, is_folder, quiet, unwritable
 from .grid import Grid
-from .image_files import itk_reading, mgh, pictures
+from .image_files import mgh, pictures
+from .image_files.itk_reading import open_itk
 from .image_files.nifti import is_nifti, write_nifti
 from .image_files.nifti_reading import open_nifti
 from .image_files.stored import StoredImage
 from .volume import Volume, checked_image, checked_labels, checked_mask
 
 _TWO_FILES = {".mhd": ".mha", ".nhdr": ".nrrd", ".hdr": ".nii", ".img": ".nii"}
+# Of what SimpleITK writes, what holds origin and direction, and is read again as it was.
+_WRITTEN = (".nrrd", ".mha", ".mnc", ".hdf5", ".h5")
 _SELECTION = re.compile(r"(.+)\[(\d{1,9}|mean)\]", re.DOTALL)
 
 
@@ -76,7 +79,7 @@ def read_grid(path: str | os.PathLike) -> Grid:
         InputError: unreadable, or a line of voxels.
     """
     path, _ = selection(path)
-    with quiet(), _named(path):
+    with quiet(), named(path):
         return flattened(path, open_image(path).grid)
 
 
@@ -87,7 +90,7 @@ def open_image(path: str | os.PathLike) -> StoredImage:
         InputError: unreadable, or complex.
     """
     path = Path(path)
-    with quiet(), _named(path):
+    with quiet(), named(path):
         if is_folder(path):
             return open_folder(path)
         if path.stat().st_size == 0:
@@ -95,7 +98,7 @@ def open_image(path: str | os.PathLike) -> StoredImage:
         if path.name.lower().endswith(mgh.SUFFIXES):
             return mgh.open_mgh(path)
         found = open_nifti(path) or open_file(path)
-        return found or itk_reading.stored(path, itk_reading.header(path))
+        return found or open_itk(path)
 
 
 def _read(
@@ -108,9 +111,9 @@ def _read(
         raise InputError(
             f"{path}: no labels or masks can be read from such slices: {stored.notes[-1]}. Export them as NIfTI, NRRD."
         )
-    with quiet(), _named(path):
+    with quiet(), named(path):
         grid = flattened(path, stored.grid)
-        data = _one_volume(path, stored, which)
+        data = _one_volume(path, stored, which, exact)
         notes = list(stored.notes)
         if stored.channels > 1:
             data, note = of_colors(data, str(path))
@@ -127,8 +130,10 @@ def selection(name: str | os.PathLike) -> tuple[Path, str]:
     return Path(found[1]), found[2]
 
 
-def _one_volume(path: Path, stored: StoredImage, which: str) -> np.ndarray:
+def _one_volume(path: Path, stored: StoredImage, which: str, exact: bool) -> np.ndarray:
     count = stored.count
+    if which == "mean" and exact:
+        raise InputError(f"{path}[mean]: the mean of labels or masks is none. Name one of them: '{path}[0]', ….")
     if which == "mean":
         total = np.float64(0)
         for volume in stored.volumes(0, count):
@@ -139,8 +144,9 @@ def _one_volume(path: Path, stored: StoredImage, which: str) -> np.ndarray:
     if not which and count > 1:
         what = f"has {count} components per voxel (vectors)" if stored.vectors else f"holds {count} volumes (4-D)"
         raise InputError(
-            f"{path}: {what}. Name one of them (one time point, one component): '{path}[0]' to '{path}[{count - 1}]', "
-            f"or their mean: '{path}[mean]'." + _listed(stored.names)
+            f"{path}: {what}. Name one of them (one time point, one component): '{path}[0]' to '{path}[{count - 1}]'"
+            + ("." if exact else f", or their mean: '{path}[mean]'.")
+            + _listed(stored.names)
         )
     number = int(which or 0)
     (volume,) = stored.volumes(number, number + 1)  # to the end, where damage shows
@@ -167,7 +173,7 @@ def _gray(data: np.ndarray, name: str) -> tuple[np.ndarray, str]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Names the file in what a grid has against it."""
     try:
         yield
@@ -189,14 +195,17 @@ def write_volume(path: str | os.PathLike, volume: Volume) -> None:
 
     Pictures (.png, .tif, .jpg, .bmp) get whole numbers of 8 or 16 bits (pictures.py). Elsewhere the element type is
     that of the data (booleans as uint8, 64-bit integers as int32), and a slice of 3-D space is written as a 3-D image
-    of one slice.
+    of one slice. As .seg.nrrd each label becomes a segment.
 
     Raises:
-        InputError: unknown suffix, values that the format cannot hold, or a folder that does not exist or may not be
-            written.
+        InputError: a suffix that is unknown or loses the place, values that the format cannot hold (in a segmentation
+            what is no label), or a folder that does not exist or may not be written.
     """
     if pictures.is_picture(path):
         pictures.write_picture(path, volume.grid, volume.data)
+        return
+    if segmentation.is_segmentation(path):
+        segmentation.write_segmentation(path, segmentation.segmentation_of(volume))
         return
     grid, data = in_space(volume.grid, _storable(path, volume.data))
     if is_nifti(path):
@@ -223,6 +232,12 @@ def write_image(path: str | os.PathLike, grid: Grid, data: np.ndarray, vector: b
 
 def write_itk(path: str | os.PathLike, image: sitk.Image) -> None:
     """Writes an image in one of SimpleITK's formats, compressed; complete or not at all."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITTEN:
+        raise InputError(
+            f"{path}: unknown kind of image file, or one that cannot hold where the voxels lie. Name it .nii.gz, .nrrd "
+            "or .mha."
+        )
     writer = sitk.ImageFileWriter()
     with atomic(path) as temporary:
         writer.SetFileName(str(temporary))
@@ -231,8 +246,6 @@ def write_itk(path: str | os.PathLike, image: sitk.Image) -> None:
             with quiet():
                 writer.Execute(image)
         except RuntimeError as error:
-            if "Unable to determine ImageIO writer" in str(error):
-                raise InputError(f"{path}: unknown kind of image file. Name it .nii.gz, .nrrd or .mha.") from error
             raise unwritable(path) from error
 
 

@@ -20,6 +20,7 @@ class Landmarks:
         positions: (N, d) float64 LPS mm, d 2 or 3; rows of NaN are points without a position (not yet placed, missing).
         names: N; "" where there is none.
         source: the file or node, for messages.
+        notes: what had to be guessed of it.
 
     Raises:
         ValueError: shapes disagree.
@@ -28,6 +29,7 @@ class Landmarks:
     positions: np.ndarray
     names: tuple[str, ...]
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions, dtype=np.float64)
@@ -75,7 +77,7 @@ def paired(fixed: Landmarks, moving: Landmarks) -> Pairs:
     of_fixed, of_moving = fixed.source or "the fixed landmarks", moving.source or "the moving landmarks"
     where = {name: i for i, name in enumerate(moving.names)}
     common = [name for name in fixed.names if name in where]
-    notes = []
+    notes = [*fixed.notes, *moving.notes]
     if _unique(fixed) and _unique(moving) and 2 * len(common) >= min(len(fixed.names), len(moving.names)):
         chosen = np.array([i for i, name in enumerate(fixed.names) if name in where], dtype=int)
         partner = np.array([where[name] for name in common], dtype=int)

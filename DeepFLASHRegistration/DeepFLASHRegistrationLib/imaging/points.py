@@ -23,8 +23,8 @@ def read_points(path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
     """Reads the landmarks that have a position.
 
     .fcsv and .mrk.json name their coordinate system (RAS or LPS) themselves. A table (.csv, .tsv, .txt, .pts) holds LPS
-    mm, as ITK and ANTs expect: columns x, y[, z] and optionally label, named in a header line or in that order; columns
-    r, a, s are RAS.
+    mm, as ITK and ANTs expect, unless it states RAS: columns x, y[, z] and optionally label, named in a header line or
+    in that order.
 
     Returns:
         (n, 3) float64 in LPS mm ((n, 2) from a table without z), and n labels ("" where there is none).
@@ -48,21 +48,25 @@ def read_landmarks(path: str | os.PathLike) -> Landmarks:
     """
     path = Path(path)
     file = _parse(path)
-    return Landmarks(file.points * TO_LPS[file.space][: file.points.shape[1]], tuple(file.labels), str(path))
+    positions = file.points * TO_LPS[file.space][: file.points.shape[1]]
+    return Landmarks(positions, tuple(file.labels), str(path), tuple(f"{path}: {note}" for note in file.notes))
 
 
 def write_points(
     path: str | os.PathLike, points: np.ndarray, labels: list[str] | None = None, like: str | os.PathLike | None = None
-) -> None:
+) -> list[str]:
     """Writes landmarks.
 
     Args:
         path: .fcsv, .mrk.json, .csv, .tsv, .txt or .pts.
         points: (n, 3) or, in a table, (n, 2), LPS mm.
         labels: n labels; default: those of `like`, else 1 to n.
-        like: the file the points came from, by read_points. If it is of the same kind, everything but the coordinates
-            (and labels, if given) is kept as it was: coordinate system, colors, descriptions, further columns, points
-            without a position.
+        like: the file the points came from, by read_points. What it holds without a position stays so. If it is of the
+            same kind, everything but the coordinates (and labels, if given) is kept as it was: coordinate system,
+            colors, descriptions, further columns.
+
+    Returns:
+        What had to be guessed of `like`.
 
     Raises:
         InputError: unknown kind, or another number of points than `like` has.
@@ -75,18 +79,22 @@ def write_points(
     source = _parse(Path(like)) if like is not None else None
     if source is not None and source.placed.sum() != len(points):
         raise InputError(f"{path}: {len(points)} points, but {like} has {source.placed.sum()}. Pass the same number.")
-    if source is not None and labels is None:
-        labels = [label for label, placed in zip(source.labels, source.placed, strict=True) if placed]
+    notes = [f"{like}: {note}" for note in source.notes] if source is not None else []
+    if source is not None:
+        new = iter(labels or ())
+        if labels is not None:
+            labels = [next(new) if placed else old for old, placed in zip(source.labels, source.placed, strict=True)]
+        everything = np.full((len(source.placed), points.shape[1]), np.nan)
+        everything[source.placed] = points
+        points = everything
     if source is None or _kind(Path(like)) != kind or source.points.shape[1] != points.shape[1]:
-        source = _empty(kind, points, labels if labels is not None else [str(i + 1) for i in range(len(points))])
+        known = labels if labels is not None or source is None else source.labels
+        source = _empty(kind, points, known if known is not None else [str(i + 1) for i in range(len(points))])
         labels = None
-    stored = np.full(source.points.shape, np.nan)
-    stored[source.placed] = points * TO_LPS[source.space][: points.shape[1]]
-    if labels is not None:
-        new = iter(labels)
-        labels = [next(new) if placed else old for old, placed in zip(source.labels, source.placed, strict=True)]
+    stored = points * TO_LPS[source.space][: points.shape[1]]
     with atomic(path) as temporary:
         temporary.write_text(_writer(kind)(source, stored, labels), encoding="utf-8", newline="")
+    return notes
 
 
 def _kind(path: Path) -> str:

@@ -20,7 +20,7 @@ from ..support.errors import InputError
 from .files import atomic, is_folder
 from .grid import Grid
 from .image_files.itk_isolated import ItkImage, read_isolated
-from .volume import Volume
+from .volume import Volume, label_values
 
 SUFFIX = ".seg.nrrd"
 _OWN = ("ID", "Name", "Color", "Layer", "LabelValue", "Extent")
@@ -106,13 +106,13 @@ def label_map(segmentation: Segmentation, numbers: dict[str, int] | None = None)
             continue
         before = combined[inside]
         after = np.empty_like(before)
-        for number in np.unique(before):
+        for number in label_values(before):
             names = f"{held[int(number)]} + {segment.name}" if number else segment.name
             new = numbers.setdefault(names, max(numbers.values(), default=0) + 1)
             held[new] = names
             after[before == number] = new
         combined[inside] = after
-    present = [int(number) for number in np.unique(combined) if number]
+    present = [int(number) for number in label_values(combined) if number]
     notes = [f"{name}: its segments are numbered {', '.join(f'{number} {held[number]}' for number in present)}"]
     if any(" + " in held[number] for number in present):
         notes.append(f"{name}: segments overlap; each combination is carried as a label of its own")
@@ -144,6 +144,22 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
         raise InputError(f"{path}: {error}") from error
     header = {key: value for key, value in keys.items() if not re.match(r"Segment\d+_", key)}
     return Segmentation(layers, segments, header)
+
+
+def segmentation_of(labels: Volume) -> Segmentation:
+    """A label map with a segment for each of its values.
+
+    Raises:
+        InputError: it holds no labels, or too many.
+    """
+    name = labels.name or "The image"
+    if labels.data.dtype.kind not in "iub":
+        raise InputError(f"{name}: is no label map, and cannot be written as a segmentation. Name the output .nii.gz.")
+    layer = labels.with_data(labels.data.astype(np.int32))
+    try:
+        return Segmentation((layer,), _from_values((layer,)))
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def write_segmentation(path: str | os.PathLike, segmentation: Segmentation) -> None:
@@ -253,7 +269,7 @@ def _segments(keys: dict[str, str], layers: int) -> tuple[Segment, ...]:
 
 
 def _from_values(layers: tuple[Volume, ...]) -> tuple[Segment, ...]:
-    found = [(n, int(label)) for n, layer in enumerate(layers) for label in np.unique(layer.data) if label]
+    found = [(n, int(label)) for n, layer in enumerate(layers) for label in label_values(layer.data) if label]
     if len(found) > _MOST_SEGMENTS:
         raise ValueError(f"holds {len(found)} different values, an image rather than a segmentation. Check the file.")
     return tuple(

@@ -15,9 +15,11 @@ from .files import ITK_TRANSFORMS, TRANSFORMS, atomic, is_folder, quiet, read_by
 from .grid import Grid
 from .image_files.itk_isolated import read_isolated
 from .image_files.nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, is_nifti, rounded, write_nifti
-from .io import write_image
+from .image_files.nifti_reading import read_vectors
+from .io import named, write_image
 from .transform_files.flirt import is_text_matrix, read_flirt
-from .transform_files.itk_affine import read_itk
+from .transform_files.foreign_fields import refuse_named, refuse_positions
+from .transform_files.itk_affine import dense_dimension, read_itk
 from .transform_files.lta import read_lta
 from .transform_files.xfm import read_xfm
 
@@ -93,21 +95,37 @@ def read_displacement_field(path: str | os.PathLike) -> tuple[Grid, np.ndarray]:
         3-D, because its vectors may lead out of the slice.
 
     Raises:
-        InputError: unreadable, or not one vector of d components per voxel.
+        InputError: unreadable, not one vector of d components per voxel, or a field of FSL, NiftyReg or SPM.
     """
     path = Path(path)
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass the file of a displacement field.")
-    image = read_isolated(path)
-    if len(image.size) not in (2, 3) or image.components != len(image.size):
+    refuse_named(path)
+    with named(path):
+        grid, vectors = read_vectors(path) or _read_by_itk(path)
+    if vectors.ndim != grid.ndim + 1 or vectors.shape[-1] != grid.ndim:
         raise InputError(
-            f"{path}: is {len(image.size)}-D with {image.components} components per voxel, no displacement field. Pass "
-            "a file of as many components as dimensions."
+            f"{path}: is {vectors.ndim - 1}-D with {vectors.shape[-1]} components per voxel, no displacement field. "
+            "Pass a file of as many components as dimensions."
         )
-    try:
-        return Grid.from_image(image), image.array.astype(np.float32, copy=False)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+    refuse_positions(path, grid, vectors)
+    return grid, vectors
+
+
+def _read_by_itk(path: Path) -> tuple[Grid, np.ndarray]:
+    image = read_isolated(path)
+    vectors = image.array.reshape(*image.size[::-1], image.components)
+    return Grid.from_image(image), vectors.astype(np.float32, copy=False)
+
+
+def nonlinear_dimension(path: str | os.PathLike) -> int:
+    """How many dimensions the transform of ITK in a file has if it is not linear, else 0; InputError for no file."""
+    path = Path(path)
+    if not path.name.lower().endswith(ITK_TRANSFORMS) or is_folder(path):
+        return 0
+    if path.stat().st_size > _LARGEST_TRANSFORM:
+        return 3  # no linear one is that large, nor one of two dimensions
+    return dense_dimension(read_bytes(path, _LARGEST_TRANSFORM))
 
 
 def read_affine(
@@ -118,14 +136,14 @@ def read_affine(
 
 
 def read_affine_with_notes(
-    path: str | os.PathLike, ndim: int, fixed: Grid | None = None, moving: Grid | None = None
+    path: str | os.PathLike, ndim: int | None, fixed: Grid | None = None, moving: Grid | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads a linear transform: ITK's (.tfm, .txt, .mat, .h5; also composites of linear ones, also ANTs' .mat), FSL
     FLIRT's (.mat), FreeSurfer's (.lta) or MINC's (.xfm).
 
     Args:
         path: the file. Those of ITK map fixed points to moving points, all others the moving image to the fixed one.
-        ndim: 2 or 3.
+        ndim: 2 or 3; None for the file's own.
         fixed, moving: the grids, needed for a matrix of FLIRT, to compare with those in an .lta, and to reduce a 3-D
             transform to slices of 3-D space (ndim 2).
 
@@ -147,10 +165,15 @@ def read_affine_with_notes(
             whole, matrix = matrix, np.eye(3)
             matrix[:2] = onto.plane[:3, :2].T @ (whole @ fixed.plane)[:3]
             matrix[:2, 2] -= onto.plane[:3, :2].T @ onto.plane[:3, 2]
-        elif d != ndim:
+        elif d != (ndim or d):
             raise InputError(f"holds a {d}-D transform, but the images are {ndim}-D. Pass a {ndim}-D one.")
         if not np.isfinite(matrix).all() or not 1e-6 < abs(np.linalg.det(matrix)) < 1e6:
             raise InputError("the transform is not invertible. Compute it again.")
+        if np.linalg.det(matrix) < 0:
+            notes.append(
+                "mirrors (its determinant is negative), as where left and right were exchanged: unless that is meant, "
+                "the header of one of the images was wrong when it was computed"
+            )
         if fixed is not None and moving is not None and not _meet(matrix, fixed, moving):
             notes.append(
                 "takes no part of the fixed image into the moving one: check that it belongs to these images, and was "
@@ -173,18 +196,25 @@ def _parsed(path: Path, content: bytes, fixed: Grid | None, moving: Grid | None)
     if suffix != ".mat":
         raise InputError("is a bare matrix, of which nobody knows what it means. If it is FSL FLIRT's, name it .mat.")
     if fixed is None or moving is None:
-        raise InputError("is a matrix of FSL FLIRT, which has no meaning without the grids of both images. Pass them.")
+        raise InputError(
+            "is a matrix of FSL FLIRT, which has no meaning without the grids of both images. Pass them "
+            "(deepflash apply: --reference, and with points and surfaces --source)."
+        )
     return read_flirt(content, fixed, moving)
 
 
 def _meet(matrix: np.ndarray, fixed: Grid, moving: Grid) -> bool:
-    """Whether an affine takes some of 9 points per axis of one grid into the other one."""
+    """Whether an affine takes some of the spread points of one grid into the other one."""
     for one, other, linear in ((fixed, moving, matrix), (moving, fixed, np.linalg.inv(matrix))):
-        ticks = [np.linspace(-0.5, n - 0.5, 9) for n in one.shape]
-        points = one.index_to_physical(np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, one.ndim))
-        if other.contains(points @ linear[:-1, :-1].T + linear[:-1, -1]).any():
+        if other.contains(spread_points(one) @ linear[:-1, :-1].T + linear[:-1, -1]).any():
             return True
     return False
+
+
+def spread_points(grid: Grid) -> np.ndarray:
+    """(9**d, d) LPS mm of 9 points per axis over the field of view of a grid, up to its voxels' outer faces."""
+    ticks = [np.linspace(-0.5, n - 0.5, 9) for n in grid.shape]
+    return grid.index_to_physical(np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, grid.ndim))
 
 
 def write_affine(

@@ -12,6 +12,10 @@ from .grid import Grid, stored, upright
 
 # What nibabel makes of labels that it stores as scaled integers is off by less.
 _NEARLY = 0.01
+# Labels up to this value are counted through a table as long as the largest label, in portions whose copies stay in
+# the processor's cache; beyond, through sorting.
+LARGEST_COUNTED_LABEL = 1 << 20
+_COUNTED_VOXELS = 24_576
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,14 @@ class Volume:
         order, backwards = upright(self.grid)
         data = np.flip(self.data.transpose(order), np.flatnonzero(backwards))
         return replace(self, grid=stored(self.grid, order, backwards), data=np.ascontiguousarray(data))
+
+    def thinned(self, most: int) -> Volume:
+        """Every n-th voxel along each axis, so that at least `most` are left where there are as many."""
+        steps = [max(1, size // most) for size in self.grid.shape]
+        thin = np.ascontiguousarray(self.data[tuple(slice(None, None, step) for step in steps)])
+        affine = self.grid.affine.copy()
+        affine[:-1, :-1] *= steps
+        return replace(self, grid=replace(self.grid, shape=thin.shape, affine=affine), data=thin)
 
     def noted(self, *notes: str) -> Volume:
         """The same volume with notes added."""
@@ -105,7 +117,7 @@ def checked_image(volume: Volume) -> Volume:
 
 
 def checked_labels(volume: Volume) -> Volume:
-    """The volume as int32 labels; float data are accepted if every value is within 0.01 of an integer.
+    """The volume as int32 labels; of floats, each within 0.01 of an integer, or NaN, which is no label.
 
     Raises:
         InputError: if a value is no integer of 32 bits, or every voxel is 0.
@@ -116,6 +128,10 @@ def checked_labels(volume: Volume) -> Volume:
         raise InputError(f"{name}: holds {data.dtype} values. Labels must be integers.")
     notes = ()
     if data.dtype.kind == "f":
+        without = np.isnan(data)
+        if without.any():
+            notes = (f"{name}: {np.count_nonzero(without)} voxels are NaN, and were taken for no label (0)",)
+            data = np.where(without, 0, data)
         with np.errstate(invalid="ignore"):
             rounded = np.rint(data)
             off = np.abs(data - rounded)
@@ -127,7 +143,7 @@ def checked_labels(volume: Volume) -> Volume:
                 "scaling (scl_slope), save its integers as integers."
             )
         if off.any():
-            notes = (
+            notes += (
                 f"{name}: {np.count_nonzero(off)} labels were rounded to integers, by up to {off.max():.2g}: they had "
                 "been stored with a scaling or as rounded numbers",
             )
@@ -155,3 +171,15 @@ def checked_mask(volume: Volume) -> Volume:
     if not inside.any():
         raise InputError(f"{name}: the mask is empty, nothing would be registered. Draw it, or leave it out.")
     return volume.with_data(np.ascontiguousarray(inside, dtype=np.uint8))
+
+
+def label_values(labels: np.ndarray) -> np.ndarray:
+    """The different values of an integer array, ascending, 0 among them: np.unique, several times as fast."""
+    flat = labels.reshape(-1)
+    low, high = (int(flat.min()), int(flat.max())) if flat.size else (0, -1)
+    if low < 0 or high > LARGEST_COUNTED_LABEL:
+        return np.unique(flat)
+    count, step = np.zeros(high + 1, dtype=np.int64), max(_COUNTED_VOXELS, high + 1)
+    for start in range(0, flat.size, step):
+        count += np.bincount(flat[start : start + step].astype(np.intp, copy=False), minlength=count.size)
+    return np.flatnonzero(count)

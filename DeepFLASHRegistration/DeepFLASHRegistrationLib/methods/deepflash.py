@@ -33,11 +33,12 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
         )
 
     found = predictor.predict(problem, device, report, watch.cancel)
-    velocity, metric, cancelled = found.velocity, found.metric, found.cancelled
+    velocity, metric, cancelled, endings = found.velocity, found.metric, found.cancelled, ()
     if refined and not cancelled:
-        velocity, metric, more, cancelled = optimized(
+        better, more = optimized(
             problem, predictor.config.refining(parameters), device, velocity, watch, 0.2 + 0.65 * part
         )
+        velocity, metric, cancelled, endings = better.velocity, better.metric, better.cancelled, better.why
         levels = 1 + max((record["level"] for record in history), default=-1)
         history += [{**record, "level": record["level"] + levels} for record in more]
-    return Estimated(problem.geodesic(velocity, metric, parameters), history, cancelled, found.unusual)
+    return Estimated(problem.geodesic(velocity, metric, parameters), history, cancelled, found.unusual, endings)

@@ -16,7 +16,7 @@ from .registry import Estimated, Plan, Watch
 if TYPE_CHECKING:
     import torch
 
-    from ..geodesics.band import Metric
+    from ..geodesics.search.flash import Estimate
 
 
 def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:
@@ -28,8 +28,9 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
         start = torch.as_tensor(initial["velocity"], device=device)
         if start.shape[0] != problem.fixed.ndim or not problem.grid.same_as(initial["domain"]):
             raise InputError("The initial velocity belongs to another fixed image or working grid.")
-    velocity, metric, history, cancelled = optimized(problem, plan.parameters, device, start, watch)
-    return Estimated(problem.geodesic(velocity, metric, plan.parameters), history, cancelled)
+    found, history = optimized(problem, plan.parameters, device, start, watch)
+    geodesic = problem.geodesic(found.velocity, found.metric, plan.parameters)
+    return Estimated(geodesic, history, found.cancelled, endings=found.why)
 
 
 def optimized(
@@ -39,8 +40,8 @@ def optimized(
     start: torch.Tensor | None,
     watch: Watch,
     begin: float = 0.2,
-) -> tuple[torch.Tensor, Metric, list[dict[str, Any]], bool]:
-    """FLASH from a velocity: velocity, metric, history, whether cancelled."""
+) -> tuple[Estimate, list[dict[str, Any]]]:
+    """FLASH from a velocity: what was found, and its history."""
     from ..geodesics.search.flash import minimize
 
     levels = problem.levels(parameters)
@@ -66,4 +67,4 @@ def optimized(
     found = minimize(
         problem.pair(device), levels, settings(parameters), start, problem.window(device), report, watch.cancel
     )
-    return found.velocity, found.metric, history, found.cancelled
+    return found, history

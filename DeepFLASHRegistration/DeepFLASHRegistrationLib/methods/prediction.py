@@ -24,17 +24,17 @@ _EXTENT_SLACK = 1.25
 _UNUSUAL = 4.0  # standard deviations
 # By a model's kind, the file of this room in which its Predictor is, as the class Kind.
 _FILES = {"unrolled": "prediction_unrolled", "feature-net": "prediction_one_pass"}
-DROPPED = "The prediction did not lower the energy, and was dropped."
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """v0 (d, *modes), its metric, whether it was cancelled, and what about the images is unlike the training data."""
+    """v0 (d, *modes), its metric, whether it was cancelled, and what about the images is unlike the training data, as
+    findings of the verdict: {"finding": name, and the figures it speaks of}."""
 
     velocity: Tensor
     metric: Metric
     cancelled: bool
-    unusual: tuple[str, ...]
+    unusual: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -105,25 +105,26 @@ class Predictor:
         """
         raise NotImplementedError
 
-    def unusual(self, problem: Problem, before: float, after: float) -> tuple[str, ...]:
-        """What about a pair is unlike the pairs of the training, in sentences; of the energies at rest and left."""
+    def unusual(self, problem: Problem, before: float, after: float) -> tuple[dict[str, Any], ...]:
+        """What about a pair is unlike the pairs of the training, as findings; of the energies at rest and left."""
         found = []
         low, high = self.config.extent_mm
         at = np.argwhere(problem.fixed_mask)
         extent = (at.max(0) - at.min(0) + 1) * problem.grid.spacing
         if extent.min() < low / _EXTENT_SLACK or extent.max() > high * _EXTENT_SLACK:
-            found.append(
-                f"The fixed object measures {' x '.join(f'{x:.0f}' for x in extent)} mm; the model {self.config.name} "
-                f"was trained on objects with lengths of {low:.0f} to {high:.0f} mm."
-            )
+            sizes = {"smallest_mm": float(extent.min()), "largest_mm": float(extent.max())}
+            trained = {"low_mm": float(low), "high_mm": float(high)}
+            found.append({"finding": "other-size", "model": self.config.name, **sizes, **trained})
         mean, sd = self.config.energy
         ratio = after / before if before > 0 else math.nan
         if not ratio < mean + _UNUSUAL * sd:
-            found.append(
-                f"The prediction left {100 * ratio:.0f} % of the energy, where in validation it left {100 * mean:.0f} "
-                f"(sd {100 * sd:.0f}): these images are unlike the training data."
-            )
+            energies = {"left": float(ratio), "usual": float(mean), "spread": float(sd)}
+            found.append({"finding": "energy-left", "model": self.config.name, **energies})
         return tuple(found)
+
+    def dropped(self) -> dict[str, Any]:
+        """The finding that a prediction did not lower the energy."""
+        return {"finding": "dropped", "model": self.config.name}
 
 
 _KEPT: dict[tuple[str, str], Predictor] = {}

@@ -16,7 +16,7 @@ from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Evaluation, Objective, Pair
 from ..learning.feature_net import MULTIPLE, Design, Domain, FeatureNet
 from ..problem.problem import Problem, settings
-from .prediction import DROPPED, Maps, Prediction, Predictor
+from .prediction import Maps, Prediction, Predictor
 
 _WARM_UP = 3  # runs before a capture: libraries choose their kernels in them
 
@@ -85,7 +85,7 @@ class Kind(Predictor):
                 report(step, 1, record | {"seconds": time.perf_counter() - started})
         unusual = self.unusual(problem, rest.energy, reached.energy)
         if not reached.energy <= rest.energy:
-            velocity, unusual = torch.zeros_like(velocity), (*unusual, DROPPED)
+            velocity, unusual = torch.zeros_like(velocity), (*unusual, self.dropped())
         return Prediction(velocity.clone(), self.network.design.metric, stopped, unusual)
 
     def maps(self, problem: Problem, pairs: Sequence[Pair]) -> list[Maps]:
@@ -139,7 +139,7 @@ class Kind(Predictor):
         at_rest = torch.zeros_like(fit_modes(velocity, level.band.modes))
         objective = Objective(pair, level, settings(self.parameters), problem.window(device), at_rest)
         rest = objective.at_rest()
-        found = [Evaluation(rest, rest / objective.data_weight, 0.0, None, None, None)]
+        found = [Evaluation(rest, rest / objective.data_weight, 0.0, None, ())]
         dissimilarity = regularization = torch.inf
         with torch.no_grad():
             if torch.isfinite(velocity).all() and torch.isfinite(displacement).all():
@@ -147,7 +147,7 @@ class Kind(Predictor):
                 dissimilarity = float(objective.sides[0](on_lattice)[0])
                 regularization = objective.metric_weight * float(stage.shooting.energy(velocity[None]))
         energy = objective.data_weight * dissimilarity + regularization
-        found.append(Evaluation(energy, dissimilarity, regularization, None, displacement, None))
+        found.append(Evaluation(energy, dissimilarity, regularization, None, ()))
         return found[0], found[1]
 
 

@@ -15,7 +15,7 @@ from ..geodesics.objective import Pair
 from ..geodesics.sampling import Sampler
 from ..learning.unrolled import MULTIPLE, UnrolledPredictor, built
 from ..problem.problem import Problem, settings
-from .prediction import DROPPED, Maps, Prediction, Predictor
+from .prediction import Maps, Prediction, Predictor
 
 
 class Kind(Predictor):
@@ -62,7 +62,7 @@ class Kind(Predictor):
         velocity = last.velocities[0]
         if not evaluation.energy <= before:
             velocity = torch.zeros_like(velocity)
-            unusual = (*unusual, DROPPED)
+            unusual = (*unusual, self.dropped())
         return Prediction(velocity, objective.level.metric, stopped, unusual)
 
     def unrolled(self, pairs: Sequence[Pair], levels: Any, window: Any, **more: Any) -> Any:

@@ -49,12 +49,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimated:
-    """The arguments of a Deformation, one record per accepted step, and notes for the user."""
+    """The arguments of a Deformation, one record per accepted step, what a trained model finds unlike its data
+    (prediction.Prediction), and why each level of a search ended (`geodesics.search.descent.Ending`)."""
 
     velocity: dict[str, Any]
     history: list[dict[str, Any]]
     cancelled: bool
-    unusual: tuple[str, ...] = ()
+    unusual: tuple[dict[str, Any], ...] = ()
+    endings: tuple[str, ...] = ()
 
 
 def plan(parameters: Parameters, ndim: int) -> Plan:

@@ -267,9 +267,9 @@ def user_folder() -> Path:
     return base / "deepflash" / "models"
 
 
-def model_notes(name: str | os.PathLike) -> str:
-    """The sentence on the license that whoever uses a model must see; empty if there is none to say."""
-    return _read_config(find_model(name))[0].license_note
+def model_config(name: str | os.PathLike) -> ModelConfig:
+    """What is known of a model, given by name or folder; InputError if it cannot be used. Weights are not read."""
+    return _read_config(find_model(name))[0]
 
 
 def read_card(name: str | os.PathLike) -> str:
@@ -368,7 +368,8 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
             raise ValueError(f"its entry {other[0][:40]!r} is missing or unknown")
         for name in ("extent_mm", "energy"):
             values[name] = tuple(values[name])
-        values["parameters"] = Parameters.from_dict(values["parameters"])
+        # The figures of models that name no search were measured when there was but one.
+        values["parameters"] = Parameters.from_dict({"search": "lbfgs", **values["parameters"]})
         return ModelConfig(**values), checksums
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error

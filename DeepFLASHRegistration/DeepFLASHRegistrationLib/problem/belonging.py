@@ -6,14 +6,17 @@ from __future__ import annotations
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.intensities import foreground
+from ..imaging.intensities import foreground, on_border
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 
 # Parts of an object inside the image's field of view: below the first it belongs elsewhere, below the second perhaps.
 _ELSEWHERE, _DOUBTFUL = 0.05, 0.5
-# A mask that covers this part of the background and less than these parts of the object is inverted, or perhaps is.
+# A mask that covers this part of the background (or of the field of view's border, where the object was grown before it
+# was inverted) and less than these parts of the object is inverted, or perhaps is.
 _OF_BACKGROUND, _INVERTED, _HARDLY = 0.9, 0.2, 0.7
+# Corners of two grids of one shape are farther apart than rounding, in voxels.
+_NOTABLE = 0.5
 # Object voxels that are looked at.
 _SAMPLE = 20_000
 
@@ -31,7 +34,7 @@ def part_inside(grid: Grid, volume: Volume) -> float:
 
 
 def elsewhere(grid: Grid, volume: Volume, what: str) -> tuple[str, bool]:
-    """What is to be said of a label map or mask that hardly lies inside a grid, and whether it can hardly belong there.
+    """What is to be said of where a label map or mask lies, '' for nothing, and whether it can hardly belong there.
 
     Args:
         grid: of the image.
@@ -40,7 +43,7 @@ def elsewhere(grid: Grid, volume: Volume, what: str) -> tuple[str, bool]:
     """
     part = part_inside(grid, volume)
     if part >= _DOUBTFUL:
-        return "", False
+        return _other_header(grid, volume, what), False
     return (
         f"{volume.name}: lies outside {what} ({100 * part:.0f} % of its object inside). Check that they belong "
         "together, and whether a program has lost the header (origin, axes) of one of them.",
@@ -60,6 +63,26 @@ def with_place_checked(volume: Volume, image: Volume) -> Volume:
     return volume.noted(text) if text else volume
 
 
+def _other_header(grid: Grid, volume: Volume, what: str) -> str:
+    """A word about voxels as many as the image's along each axis that lie elsewhere: most likely they were drawn on it,
+    and another program has lost the header."""
+    if volume.grid.shape != grid.shape or volume.grid.same_as(grid):
+        return ""
+    own, others = (
+        each.lift(each.corners()) if each.plane is not None else each.corners() for each in (volume.grid, grid)
+    )
+    if own.shape != others.shape:
+        return ""
+    apart = float(np.linalg.norm(own - others, axis=1).max())
+    if apart <= _NOTABLE * float(grid.spacing.max()):
+        return ""
+    return (
+        f"{volume.name}: has as many voxels as {what} along each axis, but by its header they lie elsewhere (up to "
+        f"{apart:.3g} mm, at a corner); the header was followed. If it was drawn on that image, a program has changed "
+        "the header of one of them: copy the image's"
+    )
+
+
 def with_sense_checked(mask: Volume, image: Volume) -> Volume:
     """A mask on its image's grid, with a note if it may be inverted.
 
@@ -70,7 +93,8 @@ def with_sense_checked(mask: Volume, image: Volume) -> Volume:
     background = object_.size - int(np.count_nonzero(object_))
     covered = np.count_nonzero(inside & ~object_) / background if background else 0.0
     kept = np.count_nonzero(inside & object_) / max(1, int(np.count_nonzero(object_)))
-    if covered < _OF_BACKGROUND or kept >= _HARDLY:
+    around = float(np.mean(on_border(inside)))
+    if max(covered, around) < _OF_BACKGROUND or kept >= (_HARDLY if covered >= _OF_BACKGROUND else _INVERTED):
         return mask
     text = (
         f"{mask.name}: covers {100 * covered:.0f} % of the background and {100 * kept:.0f} % of the object of "

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 # Lattice points per shortest wavelength of the band when the final maps are computed; denser changes them by less than
 # the interpolation of the written fields.
 _POINTS_PER_WAVELENGTH = 5.5
-# Bound on dt·max|Dv| of the final time steps; half of what is used while optimizing.
-_PER_STEP = 0.2
+# Bound on dt·max|Dv| of the final time steps; about half of what is used while optimizing. With fewer steps, time
+# adds to the error of interpolation; with more of them, each an interpolation, that only grows.
+_PER_STEP, _FEWEST_STEPS = 0.27, 6
 # Largest relative change of ⟨Lv, v⟩ along the final geodesic.
 _DRIFT, _MOST_STEPS = 0.02, 200
 # Normalized coordinates beyond it lie outside any lattice, and overflow nothing.
@@ -156,7 +157,7 @@ class Deformation:
         if key not in self._kept:
             shooting, v0 = self._shooting()
             with torch.no_grad():
-                steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, 8)
+                steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, _FEWEST_STEPS)
                 trajectory = shooting.shoot(t * v0, steps, self.integrator)
                 # A geodesic keeps its energy. One that does not was integrated too coarsely, at high frequencies.
                 while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
@@ -229,7 +230,7 @@ class Deformation:
             return result
         # Here interpolation is linear, so that the lattice must first become as fine as what is wanted.
         lattice = source.lattice
-        wanted = [math.ceil(length * self.unit_mm / grid.spacing.min()) for length in self.lengths]
+        wanted = [math.ceil(length * self.unit_mm / grid.spacing.min() - 1e-6) for length in self.lengths]
         shape = tuple(min(2 * n, max(n, m)) for n, m in zip(lattice.shape, wanted, strict=True))
         if shape != lattice.shape:
             lattice = Lattice.cells(shape, self.lengths)
@@ -290,7 +291,7 @@ def lattice_shape(shape: Sequence[int], lengths: Sequence[float], modes: Sequenc
     and a velocity of so many modes."""
     wavelength = _shortest_wavelength(modes, lengths)
     return tuple(
-        max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength)))
+        max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength - 1e-6)))
         for n, length in zip(shape, lengths, strict=True)
     )
 

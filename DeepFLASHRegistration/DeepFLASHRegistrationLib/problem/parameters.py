@@ -11,23 +11,62 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Method:
-    """A way to find the deformation: its file in methods/, and whether a trained model decides its settings."""
+    """A way to find the deformation: its file in methods/, what it is called in a user's words, and whether a trained
+    model decides its settings."""
 
     file: str
+    title: str = ""
     needs_model: bool = False
 
 
 METHODS = {
-    "flash": Method("flash"),
-    "deepflash": Method("deepflash", needs_model=True),
-    "deepflash+flash": Method("deepflash", needs_model=True),
+    "flash": Method("flash", "Optimization, accurate (FLASH)"),
+    "deepflash": Method("deepflash", "Prediction by a neural network, fast (DeepFLASH)", needs_model=True),
+    "deepflash+flash": Method(
+        "deepflash", "Prediction, then a short optimization (DeepFLASH + FLASH)", needs_model=True
+    ),
 }
-ALIGNMENTS = ("none", "centers", "rigid", "affine")
-SIMILARITIES = ("lncc", "ncc", "ssd", "mi")
-INTEGRATORS = ("euler", "multistep", "midpoint", "rk4")
-MAPS = ("semi-lagrangian", "band-limited")
-NORMALIZATIONS = ("percentiles", "window")
-PRESETS = ("fast", "default", "fine", "paper")
+# What each choice is called in a user's words, with the technical name behind.
+_ALIGNMENTS = {
+    "none": "None: they lie on each other already",
+    "centers": "Only the middles on each other (centers)",
+    "rigid": "Shift and turn, same patient (rigid)",
+    "affine": "Shift, turn and scale, different patients (affine)",
+}
+_SIMILARITIES = {
+    "lncc": "Local correlation, same or different scanners (LNCC)",
+    "ncc": "Correlation, same kind of image (NCC)",
+    "ssd": "Difference, same scanner and settings (SSD)",
+    "mi": "Mutual information, different modalities (MI)",
+}
+_INTEGRATORS = {
+    "euler": "First order (Euler)",
+    "multistep": "Second order, with the step before (multistep)",
+    "midpoint": "Second order (midpoint)",
+    "rk4": "Fourth order (Runge-Kutta)",
+}
+_SEARCHES = {
+    "gauss-newton": "By the curvature of the similarity (Gauss-Newton)",
+    "lbfgs": "By the steps so far alone (L-BFGS)",
+}
+_MAPS = {
+    "semi-lagrangian": "On a grid, without folds (semi-Lagrangian)",
+    "band-limited": "Of few frequencies, as in FLASH (band-limited)",
+}
+_NORMALIZATIONS = {
+    "auto": "Automatic: window for CT, else percentiles",
+    "percentiles": "By most of the object's voxels (percentiles)",
+    "window": "By a fixed window (CT)",
+}
+_PRESET_TITLES = {
+    "fast": "Fast: for a first look",
+    "default": "Default: accurate",
+    "fine": "Fine: closest match, takes longest",
+    "paper": "As in the paper on DeepFLASH",
+}
+ALIGNMENTS, SIMILARITIES, INTEGRATORS = tuple(_ALIGNMENTS), tuple(_SIMILARITIES), tuple(_INTEGRATORS)
+SEARCHES = tuple(_SEARCHES)
+MAPS, NORMALIZATIONS, PRESETS = tuple(_MAPS), tuple(_NORMALIZATIONS), tuple(_PRESET_TITLES)
 
 
 def _setting(
@@ -36,33 +75,34 @@ def _setting(
     text: str,
     *,
     unit: str = "",
-    choices: tuple[str, ...] = (),
+    choices: Mapping[str, str] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Any:
-    return field(
-        default=default, metadata={"label": label, "help": text, "unit": unit, "choices": choices, "range": limits}
-    )
+    """A field; `choices` are named as in `metadata["choices"]`, and called as in `metadata["titles"]`."""
+    titles = dict(choices or {})
+    metadata = {"label": label, "help": text, "unit": unit, "choices": tuple(titles), "titles": titles, "range": limits}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Parameters:
     """What a registration depends on besides its images. The defaults are the preset "default".
 
-    Every field's metadata hold its label, help text, unit, choices and range, from which command line and windows are
-    made. `resolutions`, `bands` and `iterations` have one entry per level, coarse to fine.
+    Every field's metadata hold its label, help text, unit, choices with their titles, and range, from which command
+    line and windows are made. `resolutions`, `bands` and `iterations` have one entry per level, coarse to fine.
 
     Raises:
         ValueError: a value of the wrong type or outside its range, by name.
     """
 
-    preset: str = _setting("default", "Preset", "What the other settings started from.", choices=PRESETS)
+    preset: str = _setting("default", "Preset", "What the other settings started from.", choices=_PRESET_TITLES)
     method: str = _setting(
         "flash",
         "Method",
         "Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a "
         "fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the "
         "alignment and the bias correction.",
-        choices=tuple(METHODS),
+        choices={name: method.title for name, method in METHODS.items()},
     )
     model: str = _setting(
         "", "Trained model", "Model of DeepFLASH: the name of a bundled or installed one, or its folder."
@@ -71,22 +111,23 @@ class Parameters:
         5, "Refinement", "Iterations of FLASH after the prediction, with DeepFLASH + FLASH.", limits=(1, 1000)
     )
     initial_alignment: str = _setting(
-        "affine", "Initial alignment", "Linear alignment before the deformation.", choices=ALIGNMENTS
+        "affine", "Initial alignment", "Linear alignment before the deformation.", choices=_ALIGNMENTS
     )
     similarity: str = _setting(
         "lncc",
         "Similarity",
         "What is compared: local correlation (also across contrasts), correlation, squared "
         "differences (same scanner and contrast), or mutual information (other modality).",
-        choices=SIMILARITIES,
+        choices=_SIMILARITIES,
     )
     window_mm: float = _setting(
-        8.75,
+        0.0,
         "Correlation window",
         "Full width of the window of the local correlation at the finest level; at least "
-        "five voxels at every level, and at most a quarter of the image.",
+        "five voxels at every level, and at most a quarter of the image. 0 lets it follow the size "
+        "of the fixed object (7 mm for an adult's brain).",
         unit="mm",
-        limits=(0.01, 200.0),
+        limits=(0.0, 200.0),
     )
     symmetric: bool = _setting(
         False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer."
@@ -99,13 +140,13 @@ class Parameters:
         limits=(1e-3, 10.0),
     )
     alpha: float = _setting(
-        6.0,
+        15.0,
         "Smoothness α",
-        "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother.",
-        unit="(1.25 mm)²",
+        "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. "
+        "Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain).",
         limits=(0.0, 1e4),
     )
-    power: float = _setting(2.0, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
+    power: float = _setting(1.5, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
     gamma: float = _setting(1.0, "γ", "Weight of the displacement itself in the metric.", limits=(1e-3, 1e3))
     alpha_growth: float = _setting(
         3.0,
@@ -124,7 +165,7 @@ class Parameters:
         limits=(3, 255),
     )
     iterations: tuple[int, ...] = _setting(
-        (10, 8, 7), "Iterations", "Most iterations of each level.", limits=(0, 10000)
+        (8, 10, 5), "Iterations", "Most iterations of each level.", limits=(0, 10000)
     )
     tolerance: float = _setting(
         1e-4,
@@ -132,9 +173,14 @@ class Parameters:
         "A level ends when an iteration lowers the energy by less than this fraction.",
         limits=(0.0, 0.1),
     )
-    integrator: str = _setting(
-        "multistep", "Integrator", "Time stepping of EPDiff while optimizing.", choices=INTEGRATORS
+    search: str = _setting(
+        "gauss-newton",
+        "Search",
+        "How the directions of the steps are found: from the similarity's curvature and the steps so far "
+        "(Gauss-Newton), or from the steps alone (L-BFGS).",
+        choices=_SEARCHES,
     )
+    integrator: str = _setting("rk4", "Integrator", "Time stepping of EPDiff while optimizing.", choices=_INTEGRATORS)
     steps: int = _setting(
         0, "Time steps", "Steps of the geodesic while optimizing; 0 chooses them from the velocity.", limits=(0, 200)
     )
@@ -143,7 +189,7 @@ class Parameters:
         "Map",
         "How the map follows the velocity: on a grid by semi-Lagrangian steps (no folds), or "
         "as a displacement in the band (FLASH's own).",
-        choices=MAPS,
+        choices=_MAPS,
     )
     spacing_mm: float = _setting(
         0.0,
@@ -159,23 +205,25 @@ class Parameters:
         limits=(1000, 1_000_000_000),
     )
     margin_mm: float = _setting(
-        12.0,
+        0.0,
         "Margin",
-        "Space around the fixed foreground in which the deformation fades out; at most a quarter of the image.",
+        "Space around the fixed foreground in which the deformation fades out; at most a quarter of the image. 0 "
+        "lets it follow the size of the fixed object (12 mm for an adult's brain).",
         unit="mm",
         limits=(0.0, 200.0),
     )
     normalization: str = _setting(
-        "percentiles",
+        "auto",
         "Intensity scaling",
-        "Percentiles of the foreground, or a fixed window (CT).",
-        choices=NORMALIZATIONS,
+        "Percentiles of the foreground, or a fixed window; auto takes the window where both images are CT, as "
+        "the values tell (air near -1000, water near 0), and percentiles for all else.",
+        choices=_NORMALIZATIONS,
     )
     window_low: float = _setting(
-        -160.0, "Window from", "Lower end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+        -160.0, "Window from", "Lower end of the fixed intensity window (CT).", unit="image units", limits=(-1e6, 1e6)
     )
     window_high: float = _setting(
-        240.0, "Window to", "Upper end of the fixed intensity window.", unit="image units", limits=(-1e6, 1e6)
+        240.0, "Window to", "Upper end of the fixed intensity window (CT).", unit="image units", limits=(-1e6, 1e6)
     )
     bias_correction: bool = _setting(False, "Bias correction", "Correct both images' bias field first (N4).")
     histogram_matching: bool = _setting(
@@ -221,13 +269,13 @@ class Parameters:
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"resolutions": (4, 2), "bands": (15, 31), "iterations": (10, 6), "tolerance": 1e-3},
+    "fast": {"alpha": 18.0, "resolutions": (4, 2), "bands": (15, 31), "iterations": (6, 8), "tolerance": 1e-3},
     "default": {},
     "fine": {
         "resolutions": (4, 2, 1),
         "bands": (15, 31, 47),
-        "iterations": (15, 15, 40),
-        "sigma": 0.045,
+        "iterations": (8, 10, 25),
+        "sigma": 0.04,
         "symmetric": True,
     },
     # DeepFLASH (Wang & Zhang, CVPR 2020), section 4, and the released FLASH settings.
@@ -240,6 +288,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "resolutions": (1,),
         "bands": (15,),
         "iterations": (100,),
+        "search": "lbfgs",
         "integrator": "euler",
         "steps": 10,
         "map": "band-limited",

@@ -12,8 +12,9 @@ from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .deformation import border_window
 from .parameters import Parameters
+from .resampling import blurred, linear
 from .subject import Subject
-from .working import largest_mm, level_factors, level_modes, problem_grid
+from .working import chosen_lengths, level_factors, level_modes, problem_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,24 +24,30 @@ if TYPE_CHECKING:
     from ..geodesics.band import Lattice, Metric
     from ..geodesics.objective import Level, Pair, Settings
 
-# The published α and c were used with lengths in voxels of 1.25 mm (128³ brains).
-_UNIT_MM = 1.25
-# For objects of very different size (mice, microscopy, whole bodies) the unit grows with them: 1/128 of their length.
-_USUAL_EXTENT_MM = (60.0, 400.0)
 # A voxel belongs to the object if this part of it does; no fraction that grids half a voxel apart give exactly, which
 # rounding would decide.
 _COVERED = 0.24
+# Part of a face of the field of view that an object which is cut there covers at least; whole brains cover 0.001.
+_CUT = 0.03
 # Points of the map's lattice per shortest wavelength of the band, while optimizing.
 _MAP_POINTS = 3.2
 
 
-def scaled(subject: Subject, parameters: Parameters) -> Subject:
-    """A checked subject with intensities of about 0..1, and nothing left of what its mask excludes."""
-    from ..imaging.intensities import n4, normalize
+def scaled(subject: Subject, parameters: Parameters, ct: bool | None = None) -> Subject:
+    """A checked subject with intensities of about 0..1, and nothing left of what its mask excludes.
 
-    window = (parameters.window_low, parameters.window_high) if parameters.normalization == "window" else None
+    ``ct``: whether its values are scaled as those of CT; by default as they look, if the parameters leave it open.
+    """
+    from ..imaging.intensities import foreground, is_ct, n4, normalize
+
+    if ct is None:
+        ct = parameters.normalization == "auto" and is_ct(subject.image)
+    window = (parameters.window_low, parameters.window_high) if ct or parameters.normalization == "window" else None
     inside = subject.inside
     result = normalize(subject.image, inside, window)
+    if ct:
+        note = "its values are those of CT, of which a fixed window is used; if it is none, choose percentiles"
+        result = result.with_data(result.data, f"{subject.image.name or 'image'}: {note}")
     if parameters.bias_correction:
         result = normalize(n4(result, inside), inside)
     if inside is not None:
@@ -49,15 +56,18 @@ def scaled(subject: Subject, parameters: Parameters) -> Subject:
                 f"{subject.mask.name}: {subject.image.name or 'the image'} shows nothing inside this mask. "
                 "Draw it on the object."
             )
-        result = _filled(result, inside, parameters.window_mm / 2)
+        shown = Volume(result.grid, (foreground(result) & inside).astype(np.uint8))
+        result = _filled(result, inside, chosen_lengths(result.grid, shown, parameters).window_mm / 2)
     return subject.with_image(result)
 
 
 def comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple[Subject, Subject]:
     """Two checked subjects with intensities that can be compared, about 0..1; see `scaled`."""
-    from ..imaging.intensities import match_histogram
+    from ..imaging.intensities import is_ct, match_histogram
 
-    fixed, moving = scaled(fixed, parameters), scaled(moving, parameters)
+    # The window is what two CT images share; beside another contrast it but makes more of the noise of soft tissue.
+    ct = parameters.normalization == "auto" and is_ct(fixed.image) and is_ct(moving.image)
+    fixed, moving = scaled(fixed, parameters, ct), scaled(moving, parameters, ct)
     if parameters.histogram_matching:
         moving = moving.with_image(match_histogram(moving.image, fixed.image))
     return fixed, moving
@@ -66,14 +76,11 @@ def comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple
 def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
     """The volume with what lies outside the mask replaced by an average of what lies inside, nearby: windows and
     interpolation reach across the mask's border, and must find nothing there that the user has excluded."""
-    import SimpleITK as sitk
-
     grid = volume.grid
-    sigma = [float(min(max(sigma_mm, h), h * n / 8)) for h, n in zip(grid.spacing, grid.shape, strict=True)]
+    sigma = [float(min(max(sigma_mm, h), h * n / 8)) / h for h, n in zip(grid.spacing, grid.shape, strict=True)]
 
     def smooth(values: np.ndarray) -> np.ndarray:
-        image = grid.apply_to(sitk.GetImageFromArray(values.astype(np.float32)))
-        return sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [s * s for s in sigma[::-1]], 128, 0.01))
+        return blurred(values.astype(np.float32), sigma)
 
     weight = smooth(inside)
     mean = float(volume.data[inside].mean())
@@ -105,17 +112,13 @@ class Problem:
         """Subjects as `comparable` returns them; ``unit_mm``: the unit of length, chosen by default;
         ``multiple``: of what every level has a multiple of voxels along each axis."""
         from ..imaging.intensities import background_value
-        from ..imaging.resampling import resample
 
         self.affine = affine
         self.foreground = _object_voxels(fixed)
-        self.largest_mm = largest_mm(fixed.grid)
-        self.margin_mm = min(parameters.margin_mm, self.largest_mm)
         inside = Volume(fixed.grid, self.foreground.astype(np.uint8))
+        lengths = chosen_lengths(fixed.grid, inside, parameters)
+        self.margin_mm, self.window_mm, self.unit_mm = lengths.margin_mm, lengths.window_mm, unit_mm or lengths.unit_mm
         self.grid = problem_grid(fixed.grid, inside, parameters, multiple, fixed.image.name)
-        longest = float(self.grid.extent.max())
-        low, high = _USUAL_EXTENT_MM
-        self.unit_mm = unit_mm or (_UNIT_MM if low <= longest <= high else longest / 128)
         self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
         outside = [
             0.0
@@ -123,13 +126,13 @@ class Problem:
             else float(np.percentile(v.data[(slice(None, None, 4),) * v.ndim], 5))
             for v in (fixed.image, moving.image)
         ]
-        self.fixed = resample(fixed.image, self.grid, outside=outside[0])
-        self.moving = resample(moving.image, self.grid, affine, outside=outside[1])
+        self.fixed = linear(fixed.image, self.grid, outside=outside[0])
+        self.moving = linear(moving.image, self.grid, affine, outside[1])
         self._compare_fixed(fixed)
         self._compare_moving(moving, fixed.image.name)
 
     def _compare_fixed(self, fixed: Subject) -> None:
-        from ..imaging.intensities import background_value, dilated
+        from ..imaging.intensities import dilated
 
         masked = fixed.inside
         # One voxel around the object belongs to it: its outline is information too.
@@ -141,13 +144,13 @@ class Problem:
                 f"A working voxel of {float(self.grid.spacing.min()):.3g} mm is larger than what "
                 f"{fixed.image.name or 'the fixed image'} shows. Choose a smaller one, or 0 to let it be chosen."
             )
-        hidden = masked is not None or background_value(fixed.image) is None
+        hidden = masked is not None or _goes_on(fixed.image)
         whole = self.foreground if masked is not None else np.ones(fixed.grid.shape, dtype=bool)
         seen = self._covered(fixed.grid, whole)
         self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
 
     def _compare_moving(self, moving: Subject, fixed_name: str) -> None:
-        from ..imaging.intensities import background_value, dilated, foreground
+        from ..imaging.intensities import dilated, foreground
 
         masked = moving.inside
         view = np.ones(moving.grid.shape, dtype=bool) if masked is None else masked
@@ -165,15 +168,13 @@ class Problem:
             self.moving_mask &= seen > _COVERED
         if not self.moving_mask.any():
             self.moving_mask = self.fixed_mask
-        # Where a skull-stripped image ends nothing is hidden: beyond is background, as inside.
-        hidden = masked is not None or background_value(moving.image) is None
+        hidden = masked is not None or _goes_on(moving.image)
         self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
 
     def _covered(self, grid: Grid, inside: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
         """Which part of each voxel of the working grid is inside, 0..1."""
-        from ..imaging.resampling import resample
 
-        return resample(Volume(grid, inside.astype(np.float32)), self.grid, affine)
+        return linear(Volume(grid, inside.astype(np.float32)), self.grid, affine)
 
     def pair(self, device: str = "cpu") -> Pair:
         """The images as tensors."""
@@ -216,16 +217,17 @@ class Problem:
 
         every = level_factors(self.grid, parameters)
         count = len(every)
-        longest = max(self.lengths)
+        longest = int(np.argmax(self.lengths))
         edges = self.grid.spacing / self.unit_mm
         levels = []
         for i, (factors, modes) in enumerate(zip(every, level_modes(self.grid, parameters), strict=True)):
             voxel = edges * np.array(factors)
             alpha = parameters.alpha * parameters.alpha_growth ** (count - 1 - i)
             step = float(edges.min()) if parameters.map == "band-limited" else None
-            window = min(parameters.window_mm, self.largest_mm) / self.unit_mm
-            radius = tuple(max(2, round((window / v - 1) / 2)) for v in voxel)
-            wavelength = 2 * longest / max(parameters.bands[i] - 1, 1)
+            window = self.window_mm / self.unit_mm
+            radius = tuple(max(2.0, float(window / v - 1) / 2) for v in voxel)
+            # Of what the band holds, which few voxels may leave narrower than was asked for.
+            wavelength = 2 * self.lengths[longest] / max(modes[longest] - 1, 1)
             map_step = max(float(voxel.min()) * 0.999, wavelength / _MAP_POINTS)
             levels.append(
                 Level(
@@ -264,4 +266,16 @@ def settings(parameters: Parameters) -> Settings:
         parameters.steps,
         parameters.map == "band-limited",
         parameters.tolerance,
+        parameters.search,
     )
+
+
+def _goes_on(image: Volume) -> bool:
+    """Whether there may be anatomy where an image ends: not if it is stripped, or in air, all around, where beyond is
+    background as inside; but if its object is cut by a face of the field of view."""
+    from ..imaging.intensities import background_value, foreground
+
+    if background_value(image) is None:
+        return True
+    object_ = foreground(image)
+    return any(np.take(object_, end, axis=axis).mean() > _CUT for axis in range(image.ndim) for end in (0, -1))

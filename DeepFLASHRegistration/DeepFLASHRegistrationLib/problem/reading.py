@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subject from files."""
+"""A subject, or a pair of them, from files."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from .subject import Subject
+
+if TYPE_CHECKING:
+    from ..imaging.segmentation import Segmentation
 
 
 def read_subject(
     image: str | os.PathLike,
-    labels: str | os.PathLike | None = None,
+    labels: str | os.PathLike | Segmentation | None = None,
     mask: str | os.PathLike | None = None,
     points: str | os.PathLike | None = None,
     name: str = "",
@@ -18,19 +23,72 @@ def read_subject(
 ) -> Subject:
     """Reads an image file or a DICOM folder, and what belongs to it where there is any.
 
-    ``numbers``: of segments by name, shared by both sides (see imaging.segmentation.label_map).
+    ``labels``: a file, or a segmentation that was read already. ``numbers``: of segments by name, shared by both sides
+    (see imaging.segmentation.label_map).
 
     Raises:
         InputError: a file is missing, damaged, or of the wrong kind.
     """
     from ..imaging.io import read_labels, read_mask, read_volume
     from ..imaging.points import read_landmarks
+    from ..imaging.segmentation import Segmentation, label_map
+    from ..imaging.volume import checked_labels
 
     volume = read_volume(image)
+    if isinstance(labels, Segmentation):
+        found = checked_labels(label_map(labels, numbers))
+    else:
+        found = None if labels is None else read_labels(labels, numbers)
     return Subject(
         volume,
-        None if labels is None else read_labels(labels, numbers),
+        found,
         None if mask is None else read_mask(mask),
         None if points is None else read_landmarks(points),
         name,
     )
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """A pair as files: the images (or DICOM folders), and what belongs to each where there is any."""
+
+    fixed: str
+    moving: str
+    fixed_labels: str | None = None
+    moving_labels: str | None = None
+    fixed_mask: str | None = None
+    moving_mask: str | None = None
+    fixed_points: str | None = None
+    moving_points: str | None = None
+
+    @property
+    def segmented(self) -> bool:
+        """Whether the moving labels are a segmentation of Slicer."""
+        from ..imaging.segmentation import is_segmentation
+
+        return self.moving_labels is not None and is_segmentation(self.moving_labels)
+
+    def read(self) -> Pair:
+        """The volumes.
+
+        Raises:
+            InputError: a file is missing, damaged, or of the wrong kind.
+        """
+        from ..imaging.segmentation import is_segmentation, read_segmentation
+
+        # Segments of the same name are the same label on both sides; label maps have but their numbers.
+        named = [is_segmentation(each) for each in (self.fixed_labels, self.moving_labels) if each is not None]
+        numbers: dict[str, int] | None = {} if named and all(named) else None
+        fixed = read_subject(self.fixed, self.fixed_labels, self.fixed_mask, self.fixed_points, numbers=numbers)
+        segmentation = read_segmentation(self.moving_labels) if self.segmented else None
+        labels = segmentation or self.moving_labels
+        moving = read_subject(self.moving, labels, self.moving_mask, self.moving_points, numbers=numbers)
+        return Pair(fixed, moving, segmentation)
+
+
+class Pair(NamedTuple):
+    """What was read of a pair; ``segmentation`` is the moving one, if its labels are one."""
+
+    fixed: Subject
+    moving: Subject
+    segmentation: Segmentation | None

@@ -12,7 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.landmarks import Landmarks, Pairs, paired
 from ..imaging.resampling import mask_on_grid
-from ..imaging.volume import Volume, checked_image, checked_labels, checked_mask
+from ..imaging.volume import Volume, checked_image, checked_labels, checked_mask, label_values
 from ..support.errors import InputError
 from .belonging import with_place_checked, with_sense_checked
 
@@ -199,6 +199,17 @@ def corresponding(fixed: Landmarks | None, moving: Landmarks | None) -> Pairs | 
     if fixed is None or moving is None:
         raise InputError("Landmarks are compared in pairs: give those of the fixed and of the moving image.")
     return paired(fixed, moving)
+
+
+def unlike_labels(fixed: Subject, moving: Subject) -> tuple[str, ...]:
+    """A note if the label maps of both have no label in common, so that nothing can be compared."""
+    one, two = fixed.label_map, moving.label_map
+    if one is None or two is None or np.intersect1d(label_values(one.data), label_values(two.data)).any():
+        return ()
+    return (
+        f"{one.name or 'The fixed labels'} and {two.name or 'the moving labels'} have no label in common: they were "
+        "not compared. Give the same structures the same numbers, in segmentations the same names.",
+    )
 
 
 def _named(volume: Volume, name: str) -> Volume:

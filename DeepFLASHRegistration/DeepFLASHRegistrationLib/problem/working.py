@@ -4,20 +4,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..imaging.grid import Grid, stored, upright
+from ..imaging.size import scale
 from ..imaging.volume import Volume
 from ..imaging.working_grid import working_grid
 from ..support.errors import InputError
 from .parameters import Parameters
 
+# Of an adult's brain: the unit in which alpha and c mean what was published (voxels of 128^3 brains), the window of the
+# local correlation, and the margin.
+_UNIT_MM, _WINDOW_MM, _MARGIN_MM = 1.25, 7.0, 12.0
+# A length of few voxels means nothing: the unit is at least 0.6 of them, and the others grow with it.
+_SMALLEST = 0.48  # times the finest spacing in mm
 
-def largest_mm(fixed: Grid) -> float:
-    """The most that a length of the parameters counts for: lengths in mm are meant for human anatomy; of a mouse's
-    head or a cell they must not exceed the image."""
-    return float(fixed.extent.max()) / 4
+
+@dataclass(frozen=True)
+class Lengths:
+    """In mm: the unit in which the metric's lengths count, the window of the local correlation, and the margin."""
+
+    unit_mm: float
+    window_mm: float
+    margin_mm: float
+
+
+def chosen_lengths(fixed: Grid, inside: Volume, parameters: Parameters) -> Lengths:
+    """The lengths of a problem: what the parameters state, and else what follows from the size of the fixed object.
+
+    Args:
+        fixed: the fixed image's grid. Window and margin are at most a quarter of its longest edge.
+        inside: its object, as a mask on any grid.
+    """
+    times = max(scale(inside.grid, inside.data), _SMALLEST * float(fixed.spacing.min()))
+    largest = float(fixed.extent.max()) / 4
+    return Lengths(
+        _UNIT_MM * times,
+        min(parameters.window_mm or _WINDOW_MM * times, largest),
+        min(parameters.margin_mm or _MARGIN_MM * times, largest),
+    )
 
 
 def problem_grid(fixed: Grid, inside: Volume, parameters: Parameters, multiple: int = 1, name: str = "") -> Grid:
@@ -40,7 +67,7 @@ def problem_grid(fixed: Grid, inside: Volume, parameters: Parameters, multiple: 
     grid = working_grid(
         fixed,
         spacing_mm=parameters.spacing_mm or None,
-        margin_mm=min(parameters.margin_mm, largest_mm(fixed)),
+        margin_mm=chosen_lengths(fixed, inside, parameters).margin_mm,
         max_voxels=parameters.max_voxels,
         mask=inside,
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -31,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..support import memory
 from ..support.processors import share_processors
 from . import folders, transfer
 from .errors import is_no_room
@@ -82,6 +82,7 @@ class _Child:
     def run(self, message: dict[str, Any]) -> None:
         job, folder = message["job"], Path(message["folder"])
         partial = folder / "partial"
+        sending = False
         try:
             arguments = transfer.read(folder / "arguments")
             self.tell(event="started", job=job)
@@ -91,6 +92,7 @@ class _Child:
             began = time.monotonic()
             value = task(self.control(job), arguments)
             seconds = time.monotonic() - began
+            sending = True
             transfer.write(partial, value)
             os.replace(partial, folder / "result")
         except BaseException as error:  # an exit asked for by a library is a failure of the job too
@@ -99,8 +101,9 @@ class _Child:
                 event="failed",
                 job=job,
                 kind=_kind(error),
-                message=str(error)[:_TEXT_LIMIT],
+                message=_words(error)[:_TEXT_LIMIT],
                 traceback=traceback.format_exc()[-_TEXT_LIMIT:],
+                sending=sending,
             )
         else:
             self.tell(event="done", job=job, seconds=seconds)
@@ -205,6 +208,13 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 else str(value)
 
 
+def _words(error: BaseException) -> str:
+    """What an error says; of the system's not the number, where somebody has put it in words."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)
+
+
 def _kind(error: BaseException) -> str:
     if is_no_room(error):
         return "DiskFull"
@@ -220,9 +230,7 @@ def _give_back_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    memory.give_back_memory()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -233,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", metavar="MODULE", help="a module whose TASKS are added")
     options = parser.parse_args(arguments)
     share_processors()
+    memory.keep_freed_memory()
     faulthandler.enable()
     child = _Child(options)
     if options.tasks:

@@ -438,7 +438,8 @@ class RegistrationProcess:
         if kind in _CARRIED:
             return self._finish(run, error=_CARRIED[kind](message))
         if kind == "DiskFull":
-            message = f"No room for the result in the temporary folder: {message}. {_MAKE_ROOM}"
+            if event.get("sending"):  # else the task wrote where it was told to, and has said where
+                message = f"No room for the result in the temporary folder: {message}. {_MAKE_ROOM}"
             return self._finish(run, error=DiskFull(message, log))
         if kind == "OutOfMemory":
             found: type[JobFailed] = OutOfMemory

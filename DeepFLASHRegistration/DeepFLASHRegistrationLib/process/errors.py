@@ -41,7 +41,7 @@ class ChildHung(ProcessError):
 
 
 class DiskFull(ProcessError):
-    """No room for the arrays that travel between the processes. Nothing was left behind."""
+    """No room for the arrays that travel between the processes, or for what a task writes. Nothing was left behind."""
 
 
 class JobFailed(ProcessError):

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..support.errors import Cancelled
 from . import Job, RegistrationProcess
+from .remaining import Remaining
 
 # Below this progress, what is left cannot be told from what has passed.
 _TELLING = 0.1
@@ -31,9 +32,12 @@ class Run:
         value: what the task returned, None until it has. Of a cancelled run, the best so far if there is one.
         error: why the run failed or was cancelled.
         notes: what was changed or noticed on the way.
+        expected: seconds that each phase may take, in order, the first until the task begins and the last after it has
+            ended; to be set by `arguments`, {} if nothing is known.
     """
 
     task = ""
+    left_out: tuple[str, ...] = ()  # phases that are not done, or not to their end, once it was cancelled
 
     def __init__(self) -> None:
         self.state = "new"
@@ -45,7 +49,10 @@ class Run:
         self.error: BaseException | None = None
         self.log: tuple[str, ...] = ()
         self.seconds: dict[str, float] = {}
-        self._began = self._ended = 0.0
+        self.expected: dict[str, float] = {}
+        self._began: float | None = None
+        self._ended = 0.0
+        self._remaining: Remaining | None = None
         self._events: list[Callable[[dict[str, Any]], None]] = []
         self._ends: list[Callable[[Run], None]] = []
 
@@ -67,15 +74,41 @@ class Run:
 
     @property
     def seconds_passed(self) -> float:
-        """Since the start, or until the end."""
+        """Since the start, or until the end; 0 if it never began."""
+        if self._began is None:
+            return 0.0
         return (self._ended if self.done else time.monotonic()) - self._began
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the progress so far; None as long as that says too little."""
-        if self.done or self.progress < _TELLING:
+        """An estimate: of what was expected, corrected by the progress so far; None as long as that says too little."""
+        if self.done or self._began is None:
+            return None
+        if self._remaining is not None:
+            return self._remaining.left(self.left_out if self.state == "cancelling" else ())
+        if self.state == "cancelling" or self.progress < _TELLING:
             return None
         return self.seconds_passed * (1 - self.progress) / self.progress
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Of each phase, how many times as long as expected it took; {} if that was not known, or it is not done."""
+        return self._remaining.ratios() if self._remaining is not None and self.state == "done" else {}
+
+    def share_done(self, phase: str, progress: float) -> float:
+        """How much of a phase is done (0 ... 1)."""
+        return 0.0
+
+    def begin(self, began: float) -> None:
+        """Marks the start, which was at this time (time.monotonic)."""
+        self.state, self._began = "running", began
+        if self.expected:
+            self._remaining = Remaining(self.expected, began)
+
+    def task_ended(self) -> None:
+        """Marks that the task has returned its value, and what is wanted of it begins to be made."""
+        if self._remaining is not None:
+            self._remaining.reached(list(self.expected)[-1])
 
     def on_event(self, callback: Callable[[dict[str, Any]], None] | None) -> None:
         """`callback` gets every event of the task: phase, progress, message, and while optimizing energy and so on."""
@@ -96,6 +129,8 @@ class Run:
         self.phase = event.get("phase", self.phase)
         self.message = event.get("message", self.message)
         self.progress = max(self.progress, float(event.get("progress", 0.0)))
+        if self._remaining is not None:
+            self._remaining.reached(self.phase, self.share_done(self.phase, self.progress))
         self.notes += [note for note in event.get("notes", ()) if note not in self.notes]
         if "energy" in event:
             self.history.append(dict(event))
@@ -105,6 +140,8 @@ class Run:
     def end(self, state: str, error: BaseException | None = None) -> None:
         """Marks the end and tells it."""
         self.state, self.error, self._ended = state, error, time.monotonic()
+        if self._remaining is not None:
+            self._remaining.ended()
         callbacks, self._ends, self._events = self._ends, [], []
         for callback in callbacks:
             callback(self)
@@ -147,7 +184,7 @@ class Runner:
             raise RuntimeError("A registration is running. Wait for its end, or cancel it.")
         began = time.monotonic()
         self._job = self._process.submit(run.task, run.arguments())
-        run.state, run._began = "running", began
+        run.begin(began)
         self._run = run
         return run
 
@@ -178,6 +215,7 @@ class Runner:
         elif error is None:
             try:
                 if self._ending is None:
+                    run.task_ended()
                     self._ending = self._steps(run)
                 turn_ends = time.monotonic() + _TURN_SECONDS
                 while (step := next(self._ending, self)) is not self:

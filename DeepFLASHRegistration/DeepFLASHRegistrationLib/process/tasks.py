@@ -12,6 +12,10 @@ import numpy as np
 
 from ..support import memory
 from ..support.errors import Cancelled
+from .ahead import Ahead
+
+# Pairs of files, read while the one before is registered.
+_AHEAD: Ahead[Any, Any] = Ahead(lambda files: files.read())
 
 
 def register(control: Any, arguments: dict[str, Any]) -> Any:
@@ -19,6 +23,62 @@ def register(control: Any, arguments: dict[str, Any]) -> Any:
     from ..registration.register import register as run
 
     return run(**arguments, progress=control.progress, cancel=control.cancelled)
+
+
+def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A pair of files registered, and its result written to a folder, as `deepflash register` does.
+
+    Args:
+        arguments: "pair" (a dict of problem.reading.PairFiles), "parameters" (of Parameters), "outputs" (as for
+            results.folder.save_result), "device", "threads", "folder"; "disk", a folder on the disk that is written to,
+            for messages; and "next", the arguments of the next pair, which is read meanwhile, or None.
+
+    Returns:
+        The figures of a summary: verdict, dice (before and after, of those with labels on both sides), folds,
+        folds_strict, seconds, notes.
+
+    Raises:
+        InputError: also if the disk does not suffice.
+        MemoryError: the memory that is free does not suffice.
+    """
+    from ..problem.parameters import Parameters
+    from ..problem.reading import PairFiles
+    from ..registration.register import register as run
+    from ..results.before import TooLittleMemory, check_needs
+    from ..results.folder import save_result
+    from ..results.outputs import chosen_files
+    from ..results.plain import plain
+
+    free = memory.free_bytes()
+    if free is not None:
+        free += memory.resident_bytes()  # what earlier jobs left is used again
+    files, following = PairFiles(**arguments["pair"]), arguments["next"]
+    fixed, moving, segmentation = _AHEAD.take(files)
+    if following is not None:
+        _AHEAD.begin(PairFiles(**following["pair"]))
+    parameters, outputs = Parameters.from_dict(arguments["parameters"]), arguments["outputs"]
+    names = chosen_files(outputs, files.moving_labels is not None, files.segmented)
+    device, disk = arguments["device"], arguments["disk"]
+    try:
+        need = check_needs(disk, names, (fixed, moving), parameters, None, device, free)
+    except TooLittleMemory as error:
+        raise MemoryError(str(error)) from error
+    if need.notes:
+        control.progress({"phase": "prepare", "progress": 0.0, "message": need.message, "notes": list(need.notes)})
+    result = run(fixed, moving, parameters, device=device, threads=arguments["threads"], progress=control.progress)
+    control.progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
+    save_result(result, arguments["folder"], fixed, moving, outputs=outputs, segmentation=segmentation)
+    figures = result.metrics
+    dice = [figures.get(f"mean_dice_{when}") for when in ("before", "after")]
+    return plain(
+        {
+            "verdict": result.verdict.to_dict(),
+            "dice": None if dice[1] is None else dice,
+            **{name: (figures.get(name) or {}).get("count") for name in ("folds", "folds_strict")},
+            "seconds": result.timings["total"],
+            "notes": list(dict.fromkeys([*need.notes, *result.notes])),
+        }
+    )
 
 
 def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +128,7 @@ def save(control: Any, arguments: dict[str, Any]) -> str:
     """Writes a result folder (results.folder.save_result, the report among it); returns the report's path."""
     from ..results.folder import save_result
 
-    control.progress({"phase": "save", "progress": 0.1, "message": "Writing the files and the report"})
+    control.progress({"phase": "save", "progress": 0.5, "message": "Writing the files and the report"})
     folder = Path(arguments["folder"])
     save_result(
         arguments["result"],
@@ -78,6 +138,24 @@ def save(control: Any, arguments: dict[str, Any]) -> str:
         force=arguments.get("force", False),
     )
     return str(folder / "report.html")
+
+
+def save_again(control: Any, arguments: dict[str, Any]) -> str:
+    """As `save`, of a result of which only its velocity and history are left (registration.register.made_again)."""
+    from ..methods.registry import Estimated
+    from ..problem.parameters import Parameters
+    from ..registration.register import made_again
+
+    control.progress({"phase": "finish", "progress": 0.05, "message": "Computing the result again"})
+    history, sides = arguments["history"], (arguments["fixed"], arguments["moving"])
+    found = Estimated(
+        arguments["velocity"],
+        history["history"],
+        history["cancelled"],
+        *(tuple(history.get(name) or ()) for name in ("unusual", "levels_ended")),
+    )
+    result = made_again(*sides, Parameters.from_dict(arguments["parameters"]), found, arguments["grids"], history)
+    return save(control, {**arguments, "result": result})
 
 
 def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -106,5 +184,7 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "geodesic": geodesic,
     "phantom": phantom,
     "register": register,
+    "register_files": register_files,
     "save": save,
+    "save_again": save_again,
 }

@@ -17,14 +17,14 @@ from .verdict import SMALLEST_DETERMINANT
 
 # Attempts to mend folds of the sampled map by damping the velocity around them.
 _UNFOLDING = 6
-# The written fields reach this far beyond the fixed image.
-_FIELD_MARGIN_MM = 10.0
+# The written fields reach beyond the fixed image by this part of its longest edge.
+_FIELD_MARGIN = 1 / 20
 
 
 def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
     """Grids of the written fields: the fixed grid with a margin, and a grid of the same axes and spacing over the box
     to which the affine takes it (the same grid where the affine is the identity)."""
-    margin = np.ceil(_FIELD_MARGIN_MM / fixed.spacing).astype(int)
+    margin = np.ceil(_FIELD_MARGIN * fixed.extent.max() / fixed.spacing - 1e-6).astype(int)
     # The margin stays moderate where voxels are coarse or the object is small.
     margin = np.clip(margin, 2, np.maximum(2, np.array(fixed.shape) // 8))
     grid = fixed.padded(margin)
@@ -41,6 +41,11 @@ def _inner(grid: Grid, field_grid: Grid, ring: int = 0) -> tuple[slice, ...]:
     return tuple(
         slice((n - m) // 2 - ring, (n - m) // 2 + m + ring) for n, m in zip(field_grid.shape, grid.shape, strict=True)
     )
+
+
+def on_fixed_grid(fixed: Grid, parts: Mapping[str, Any]) -> np.ndarray:
+    """The displacement at the voxels of the fixed grid, of `outputs`."""
+    return parts["fixed_to_moving"][_inner(fixed, parts["field_grid"])]
 
 
 @dataclass(frozen=True)
@@ -121,20 +126,19 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
 
 def outputs(fixed: Subject, moving: Subject, maps: Maps) -> dict[str, Any]:
     """The images and fields of a Result."""
-    from ..imaging.resampling import resample
+    from ..imaging.resampling import nearest
+    from ..problem.resampling import linear
     from . import warping
 
     affine, image, moving_labels = maps.deformation.affine, moving.image, moving.label_map
     on_fixed = maps.fixed_to_moving[_inner(fixed.grid, maps.field_grid)]
     background = float(image.data.min())
     warped = warping.warp(image, fixed.grid, on_fixed, outside=background)
-    before = resample(image, fixed.grid, affine, outside=background)
+    before = linear(image, fixed.grid, affine, background)
     labels = labels_before = None
     if moving_labels is not None:
         labels = Volume(fixed.grid, warping.warp_labels(moving_labels, fixed.grid, on_fixed), moving_labels.name)
-        labels_before = Volume(
-            fixed.grid, resample(moving_labels, fixed.grid, affine, nearest=True), moving_labels.name
-        )
+        labels_before = Volume(fixed.grid, nearest(moving_labels, fixed.grid, affine), moving_labels.name)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = np.where(maps.determinant > 0, np.log(maps.determinant), -np.inf).astype(np.float32)
     return {

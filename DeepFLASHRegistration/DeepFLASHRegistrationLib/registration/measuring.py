@@ -8,45 +8,117 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.intensities import background_value, foreground, without_padding
-from ..imaging.resampling import resample
+from ..imaging.grid import Grid
+from ..imaging.intensities import foreground
+from ..imaging.resampling import nearest
 from ..imaging.volume import Volume
+from ..problem.parameters import Parameters
+from ..problem.problem import Problem
 from ..problem.subject import Subject, corresponding
 from . import metrics as m
-from .maps import Maps
+from .agreement import agreement
+from .maps import Maps, on_fixed_grid
 from .verdict import SMALLEST_LABEL_VOXELS
+from .warping import warp
 
 
 def measured(
-    fixed: Subject, moving: Subject, parts: Mapping[str, Any], maps: Maps, inside: np.ndarray
+    fixed: Subject, moving: Subject, parts: Mapping[str, Any], maps: Maps, problem: Problem, parameters: Parameters
 ) -> dict[str, Any]:
-    """Result.metrics.
+    """Result.metrics. What the moving image does not show counts in none of them but in the share of it.
 
     Args:
         fixed, moving: checked subjects.
         parts: images and fields, as `maps.outputs` returns them.
         maps: where they come from.
-        inside: object voxels of the fixed image, bool.
+        problem, parameters: what was solved, and how.
     """
-    grid = fixed.grid
+    grid, object_ = fixed.grid, problem.foreground
+    probes = m.grid_points(grid, object_)
+    mapped = m.map_points(probes, parts["fixed_to_moving"], parts["field_grid"])
+    hits = m.border_hits(mapped, moving.grid)
+    seen = _seen(fixed, moving, parts) if hits else np.ones(grid.shape, dtype=bool)
+    inside = object_ & seen
+    if not inside.any():
+        inside, seen = object_, np.ones(grid.shape, dtype=bool)
     found: dict[str, Any] = {
         "similarity_before": m.ncc(fixed.image.data, parts["moving_affine"].data, inside),
         "similarity_after": m.ncc(fixed.image.data, parts["warped"].data, inside),
+        "agreement": agreement(problem, parameters, maps.deformation),
+        **_pose(problem.affine),
         "voxel_mm": float(grid.voxel_volume ** (1 / fixed.ndim)),
+        "object_mm": float((np.count_nonzero(object_) * grid.voxel_volume) ** (1 / fixed.ndim)),
         "ndim": fixed.ndim,
     }
     found.update(m.determinant_statistics(maps.determinant, inside))
-    count = int(np.count_nonzero(maps.folded))
-    found["folds_strict"] = {"count": count, "percent": 100.0 * count / max(int(np.count_nonzero(inside)), 1)}
-    probes = m.grid_points(grid, inside)
-    mapped = m.map_points(probes, parts["fixed_to_moving"], parts["field_grid"])
-    found["inverse_error_mm"] = m.inverse_error(probes, mapped, parts["moving_to_fixed"], parts["inverse_grid"])
-    found["border_hits"] = m.border_hits(mapped, moving.grid)
+    count = int(np.count_nonzero(maps.folded & inside))
+    found["folds_strict"] = {"count": count, "percent": 100.0 * count / int(np.count_nonzero(inside))}
+    visible = moving.grid.contains(mapped)
+    if not visible.any():
+        visible[:] = True
+    found["inverse_error_mm"] = m.inverse_error(
+        probes[visible], mapped[visible], parts["moving_to_fixed"], parts["inverse_grid"]
+    )
+    found["border_hits"] = hits
+    found["cut"] = _cut(fixed, moving, parts, hits)
     found["largest_displacement_mm"] = float(np.sqrt(np.square(mapped - probes).sum(-1).max()))
-    found["overlap"] = m.overlap(foreground(fixed.image), _foreground_of(parts["warped"], moving.image))
+    found["overlap"] = _overlap(fixed, moving, parts, seen)
     found.update(_of_labels(fixed, moving, parts))
-    found.update(_of_landmarks(fixed, moving, parts, maps.deformation.affine))
+    found.update(_of_landmarks(fixed, moving, parts, maps.deformation.affine, 0.02 * found["object_mm"]))
     return found
+
+
+def _seen(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> np.ndarray:
+    """Voxels of the fixed image that map into the moving image's field of view."""
+    return _carried(np.ones(moving.grid.shape, dtype=bool), fixed, moving, parts)
+
+
+def _carried(there: np.ndarray, fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> np.ndarray:
+    """Voxels of the moving image (bool) on the fixed grid; none beyond it."""
+    volume = Volume(moving.grid, there.astype(np.uint8))
+    return warp(volume, fixed.grid, on_fixed_grid(fixed.grid, parts), interpolation="nearest") != 0
+
+
+def _pose(affine: np.ndarray) -> dict[str, float]:
+    """By how many degrees the alignment turns against the headers, and by which factor it scales lengths (≥ 1)."""
+    d = len(affine) - 1
+    u, stretches, v = np.linalg.svd(affine[:d, :d])
+    turn = u @ v
+    # Of a plane the angle itself, of space that about the axis of the turn.
+    cosine = turn[0, 0] if d == 2 else (np.trace(turn) - 1) / 2
+    scale = float(np.prod(stretches) ** (1 / d))
+    return {"turn_degrees": float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))), "scale": max(scale, 1 / scale)}
+
+
+def _cut(fixed: Subject, moving: Subject, parts: Mapping[str, Any], hits: float) -> dict[str, Any]:
+    """Which part of the object in question lies outside the other image's field of view: of the fixed mask, else of
+    the fixed labels, else of the moving ones, else of the fixed image's foreground."""
+    forth, back = (parts["fixed_to_moving"], parts["field_grid"]), (parts["moving_to_fixed"], parts["inverse_grid"])
+
+    def outside(volume: Volume, field: tuple[np.ndarray, Grid], other: Grid) -> float:
+        points = m.grid_points(volume.grid, volume.data != 0, 50_000)
+        return m.border_hits(m.map_points(points, *field), other) if len(points) else 0.0
+
+    if fixed.mask is not None:
+        return {"what": "mask", "part": outside(fixed.mask, forth, moving.grid)}
+    if fixed.label_map is not None:
+        return {"what": "labels", "part": outside(fixed.label_map, forth, moving.grid)}
+    if moving.label_map is not None:
+        return {"what": "labels", "part": outside(moving.label_map, back, fixed.grid)}
+    return {"what": "foreground", "part": hits}
+
+
+def _overlap(fixed: Subject, moving: Subject, parts: Mapping[str, Any], seen: np.ndarray) -> float:
+    """Dice of both foregrounds where both are seen; inside the masks where there are any. A mask of one side only
+    holds for both."""
+    first, second = foreground(fixed.image), _carried(foreground(moving.image), fixed, moving, parts)
+    masks = [fixed.inside, None if moving.inside is None else _carried(moving.inside, fixed, moving, parts)]
+    own = [mask if mask is not None else other for mask, other in zip(masks, reversed(masks), strict=True)]
+    for object_, mask in zip((first, second), own, strict=True):
+        object_ &= seen
+        if mask is not None:
+            object_ &= mask
+    return m.overlap(first, second)
 
 
 def _of_labels(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,20 +131,25 @@ def _of_labels(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> dic
     smallest = SMALLEST_LABEL_VOXELS * labels.grid.voxel_volume
     found: dict[str, Any] = {"volume_change": m.volume_change(volumes, warped_volumes, smallest)}
     if own is not None:
-        there = resample(own, fixed.grid, nearest=True)
+        there = nearest(own, fixed.grid)
         found["dice"] = m.label_table(there, parts["labels_before"].data, parts["labels"].data, voxel, volumes)
-        found["mean_dice_before"], found["mean_dice_after"] = m.mean_dice(found["dice"])
+        before, after = m.mean_dice(found["dice"])
+        if np.isfinite(after):  # else no label is in both, which says nothing of the registration
+            found["mean_dice_before"], found["mean_dice_after"] = before, after
     return found
 
 
-def _of_landmarks(fixed: Subject, moving: Subject, parts: Mapping[str, Any], affine: np.ndarray) -> dict[str, Any]:
+def _of_landmarks(
+    fixed: Subject, moving: Subject, parts: Mapping[str, Any], affine: np.ndarray, slack: float
+) -> dict[str, Any]:
     pairs = corresponding(fixed.landmarks, moving.landmarks)
     if pairs is None:
         return {}
     at_fixed, at_moving = pairs.fixed, pairs.moving
     d = fixed.ndim
     before = at_fixed @ affine[:d, :d].T + affine[:d, d]
-    after = m.landmark_errors(m.map_points(at_fixed, parts["fixed_to_moving"], parts["field_grid"]), at_moving)
+    mapped = m.map_points(at_fixed, parts["fixed_to_moving"], parts["field_grid"])
+    after = m.landmark_errors(mapped, at_moving)
     first = m.landmark_errors(before, at_moving)
     return {
         "landmarks": {
@@ -81,19 +158,6 @@ def _of_landmarks(fixed: Subject, moving: Subject, parts: Mapping[str, Any], aff
             "after_mm": after.tolist(),
             "mean_before_mm": float(first.mean()),
             "mean_after_mm": float(after.mean()),
+            "nearer_another": m.nearer_another(mapped, at_moving, slack),
         }
     }
-
-
-def _foreground_of(warped: Volume, moving: Volume) -> np.ndarray:
-    """Foreground of the warped image by the moving image's own criterion."""
-    background = background_value(moving)
-    if background is not None:
-        return warped.data > background
-    seen, padding = without_padding(moving)
-    low, high = seen.data.min(), seen.data.max()
-    for value in padding:
-        # Interpolation mixed the padding with its neighbours; foreground() knows it as one value.
-        mixed = warped.data < low if value < low else warped.data > high
-        warped = warped.with_data(np.where(mixed, warped.data.dtype.type(value), warped.data))
-    return foreground(warped)

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
+from ..imaging.volume import LARGEST_COUNTED_LABEL, label_values
 from ..support.errors import InputError
 
 # Voxels worked on at a time. The dozen temporaries of a slab then stay in a core's own cache, which makes the
 # passes over them several times faster than passes over whole volumes and keeps the extra memory near 2 MB.
 SLAB_VOXELS = 24_576
-
-# Labels up to this value are counted through a table as long as the largest label; beyond, through sorting.
-LARGEST_COUNTED_LABEL = 1 << 20
 
 
 # Similarity and overlap -------------------------------------------------------------------------------------
@@ -45,7 +43,8 @@ def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
             x, y = x[inside], y[inside]
         x = x.astype(np.float64).reshape(-1) - shift_a
         y = y.astype(np.float64).reshape(-1) - shift_b
-        sums += x.sum(), y.sum(), x @ x, y @ y, x @ y
+        # Not x @ x: BLAS would have its threads wait for each other at each of these short products.
+        sums += x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()
         count += x.size
     if count == 0:
         return float("nan")
@@ -141,7 +140,7 @@ def _label_counts(maps: list[np.ndarray], pairs: list[tuple[int, int]]) -> tuple
     if low >= 0 and high <= LARGEST_COUNTED_LABEL:
         table = np.arange(high + 1)
     else:
-        table = np.unique(np.concatenate([np.unique(x) for x in flat]))
+        table = np.unique(np.concatenate([label_values(x) for x in flat]))
         flat = [np.searchsorted(table, x) for x in flat]
     counts = [np.zeros(table.size, dtype=np.int64) for _ in range(len(maps) + len(pairs))]
     step = max(SLAB_VOXELS, table.size)
@@ -438,6 +437,19 @@ def landmark_errors(mapped: np.ndarray, moving_points: np.ndarray) -> np.ndarray
     if mapped.shape != moving_points.shape:
         raise ValueError(f"landmarks must come in pairs: {len(mapped)} fixed, {len(moving_points)} moving")
     return np.linalg.norm(np.asarray(mapped, dtype=np.float64) - moving_points, axis=-1)
+
+
+def nearer_another(mapped: np.ndarray, moving_points: np.ndarray, slack: float) -> float:
+    """Fraction (0..1) of mapped fixed landmarks that end at another's partner: less than half as far from it as from
+    their own, which they miss by more than a slack (mm)."""
+    apart = np.linalg.norm(np.asarray(mapped, dtype=np.float64)[:, None] - moving_points[None], axis=-1)
+    own = np.diag(apart).copy()
+    known = np.isfinite(own)
+    if np.count_nonzero(known) < 2:
+        return 0.0
+    np.fill_diagonal(apart, np.inf)
+    nearest = np.where(np.isfinite(apart), apart, np.inf).min(1)
+    return float(np.mean((nearest < own / 2)[known] & (own > slack)[known]))
 
 
 def truth_error(result: Any, truth_grid: Grid, truth: np.ndarray) -> dict[str, float]:

@@ -21,6 +21,13 @@ from .maps import field_grids
 # By how much the box around a field that is turned into the moving image is larger: 1.2 times for two brains, 1.5 times
 # for the phantom.
 TURNED = 1.3
+# Seconds of one thread of a computer of 2024, without its waiting, over pairs of 1 mm brains with the presets fast,
+# default and fine (whose map may be damped, and is then computed twice); each computer learns its own ratio to them
+# (process.remaining.learned).
+_START, _PER_IMAGE_VOXEL, _ALIGNING = 1.0, 0.02e-6, 1.2
+_PER_WORKING_VOXEL, _PER_CELL = 1.1e-6, 0.255e-6
+_PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 3.1e-6, 0.18e-6, 0.05e-6
+_PER_ITERATION, _PER_PHASE = 0.02, 0.05  # however small the images
 _COARSER = [step / 4 for step in range(5, 33)]
 
 
@@ -49,6 +56,28 @@ def sizes(fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters
     return memory.Sizes(fixed.size + moving.size, fields, work.size, tuple(levels), points)
 
 
+def seconds(found: memory.Sizes, stages: Sequence[Parameters]) -> dict[str, float]:
+    """About how long each phase takes on a computer of reference, if no level ends before its last iteration.
+
+    Args:
+        found: what `sizes` says of the same stages.
+
+    Returns:
+        By phase, in order: those of `registration.progress.PHASES` between "start", until the first of them begins, and
+        "write", from the end of the last until the result is where it is wanted.
+    """
+    iterations = [count + 1 for parameters in stages for count in parameters.iterations]
+    cells = sum(n * size * sides for n, (size, _, sides) in zip(iterations, found.levels, strict=True))
+    return {
+        "start": _START,
+        "prepare": _PER_PHASE + _PER_IMAGE_VOXEL * found.images,
+        "affine": _ALIGNING if stages[0].initial_alignment in ("rigid", "affine") else 0.0,
+        "level": _PER_ITERATION * sum(iterations) + _PER_WORKING_VOXEL * found.working + _PER_CELL * cells,
+        "finish": _PER_PHASE + _PER_POINT * found.points + _PER_FIELD_VOXEL * found.fields,
+        "write": _PER_PHASE + _PER_VOXEL_WRITTEN * found.fields,
+    }
+
+
 def fitting_spacing(
     fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters], need: memory.Need, device: str
 ) -> float | None:
@@ -58,7 +87,7 @@ def fitting_spacing(
         return None  # a model's own
     present = float(problem_grid(fixed, inside, stages[0]).spacing.min())
     for factor in _COARSER:
-        spacing = round(present * factor, 2) or present * factor
+        spacing = float(f"{present * factor:.3g}")  # three digits, whatever its size
         try:
             found = sizes(fixed, moving, inside, [replace(stages[0], spacing_mm=spacing)])
         except (InputError, ValueError):

@@ -9,16 +9,17 @@ Torch is imported by the function, not by the module.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..alignment.affine import align
+from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem, comparable
-from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects
+from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
 from ..support.errors import InputError
 from ..support.torch_device import is_out_of_memory, require_torch, resolve_device, torch_threads
 from .maps import outputs, unfolded
@@ -78,17 +79,65 @@ def register(
     sides = subjects(fixed, moving, attached)
     plan = registry.plan(parameters or Parameters(), sides[0].ndim)
     watch = Progress(progress, cancel)
-    watch.phase("prepare", 0.0, "Checking the input")
+    watch.phase("prepare", "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     # One image and at most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
-    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ())]
+    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two)]
     run = _Run(one, two, plan, resolve_device(device), watch, list(dict.fromkeys(notes)))
     watch.note(run.notes)
     with torch_threads(threads):
         problem = run.posed(initial_affine, threads)
         return run.finished(problem, run.estimated(problem, initial_velocity), threads)
+
+
+def made_again(
+    fixed: Subject,
+    moving: Subject,
+    parameters: Parameters,
+    found: Estimated,
+    grids: tuple[Grid, Grid],
+    history: Mapping[str, Any],
+) -> Result:
+    """The Result of a velocity that was found before: its maps, images and figures, computed anew on the CPU.
+
+    Args:
+        fixed, moving: the subjects that were registered.
+        parameters: Result.parameters.
+        found: the velocity, the history and whether it was cancelled.
+        grids: Result.fixed_grid and moving_grid.
+        history: notes, timings and provenance of the registration.
+
+    Raises:
+        InputError: they are not the images that were registered.
+    """
+    require_torch()
+    from ..methods import registry
+
+    plan = registry.plan(parameters, fixed.ndim)
+    sides = [_placed(side, grid) for side, grid in zip((fixed, moving), grids, strict=True)]
+    one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
+    run = _Run(one, two, plan, "cpu", Progress(None, None), [])
+    result = run.finished(run.posed(found.velocity["affine"], None), found, None)
+    for name, side in (("fixed", fixed), ("moving", moving)):
+        key = f"{name}_sha256"
+        if result.provenance[key] != history["provenance"].get(key):
+            raise _changed(side)
+    return replace(result, **{name: history[name] for name in ("notes", "timings", "provenance")})
+
+
+def _placed(side: Subject, grid: Grid) -> Subject:
+    """The subject with its image on the very grid that it had: in a file that may have been rounded."""
+    if not side.image.grid.same_as(grid):
+        raise _changed(side)
+    return replace(side, images=(replace(side.image, grid=grid), *side.images[1:]))
+
+
+def _changed(side: Subject) -> InputError:
+    return InputError(
+        f"{side.image.name}: is not as it was when it was registered (its voxels, or where they lie). Register again."
+    )
 
 
 @dataclass
@@ -108,13 +157,13 @@ class _Run:
         fixed, moving = comparable(self.fixed, self.moving, self.plan.parameters)
         self.notes += [*fixed.notes, *moving.notes]
         watch.stop_if_cancelled()
-        watch.phase("affine", 0.05, "Aligning")
+        watch.phase("affine", "Aligning")
         if initial_affine is not None:
             affine = _checked_affine(initial_affine, fixed.ndim)
         else:
             affine = self._aligned(fixed, moving, threads)
         watch.stop_if_cancelled()
-        watch.phase("level", 0.2, "Preparing the levels")
+        watch.phase("level", "Preparing the levels")
         return self.plan.problem(fixed, moving, affine)
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
@@ -154,12 +203,14 @@ class _Run:
         from .measuring import measured
 
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
-        self.watch.phase("finish", 0.85, "Computing the maps")
+        self.watch.phase("finish", "Computing the maps")
         maps = unfolded(fixed.grid, found.velocity, problem.foreground, self.device)
         self.notes += maps.notes
         parts = outputs(fixed, moving, maps)
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = measured(fixed, moving, parts, maps, problem.foreground)
+        metrics = measured(fixed, moving, parts, maps, problem, parameters)
+        if found.endings:
+            metrics["levels_ended"] = list(found.endings)
         if found.unusual:
             metrics["unusual"] = list(found.unusual)
         if not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib.metadata
 import platform
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,10 @@ from ..problem.deformation import Deformation, deformation_from
 from ..problem.parameters import Parameters
 from ..version import __version__
 from .verdict import Verdict
+
+# Of result.json and of the events of --json-progress, as docs/result.schema.json describes them: raised when something
+# that the schema promises changes or goes.
+FORMAT = 1
 
 
 @dataclass(eq=False)
@@ -49,6 +55,13 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def displacement(self) -> np.ndarray:
+        """fixed_to_moving on the fixed image's own grid, without the margin of its field's."""
+        margin = [(n - m) // 2 for n, m in zip(self.field_grid.shape, self.fixed_grid.shape, strict=True)]
+        inner = tuple(slice(a, a + m) for a, m in zip(margin, self.fixed_grid.shape, strict=True))
+        return self.fixed_to_moving[inner]
+
+    @property
     def deformation(self) -> Deformation:
         """The geodesic itself, from which every map can be computed anew."""
         return deformation_from(self.velocity)
@@ -56,7 +69,6 @@ class Result:
 
 def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) -> dict[str, Any]:
     """Versions, device, date and hashes of the images."""
-    import SimpleITK as sitk
     import torch
 
     title = (
@@ -70,11 +82,19 @@ def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) 
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": str(torch.__version__),
-        "SimpleITK": sitk.Version.VersionString(),
+        "SimpleITK": _version("SimpleITK"),
         "platform": platform.platform(),
         "fixed_sha256": _hash(fixed),
         "moving_sha256": _hash(moving),
     }
+
+
+def _version(package: str) -> str | None:
+    """Of a package that is installed, whether it had a part in this or not; None without it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # some programs come with packages that are not told of
+        return getattr(sys.modules.get(package), "__version__", None)
 
 
 def _hash(volume: Volume) -> str:

@@ -15,7 +15,8 @@ from ..imaging.files import atomic
 from ..imaging.intensities import without_padding
 from ..imaging.volume import Volume
 from ..problem.subject import Subject
-from ..registration.verdict import criteria, mean
+from ..registration import verdict_words as words
+from ..registration.verdict import mean
 from .charts import Series, line_chart, log_histogram
 from .pictures import Pictures
 from .style import STYLE
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 FILES = {
     "warped.nii.gz": "The moving image on the fixed image's grid, in its own intensities.",
     "labels.nii.gz": "The moving labels on the fixed image's grid.",
+    "segmentation.seg.nrrd": "The moving segmentation there, with its names, colors and overlaps.",
     "fixed_to_moving.nii.gz": "Displacement field in LPS mm (ITK, intent 1006), affine included. "
     "Resamples images and labels onto the fixed image.",
     "moving_to_fixed.nii.gz": "Its inverse, from the same geodesic. Moves points and surfaces of the moving image.",
@@ -74,8 +76,8 @@ def write_report(
     """Writes the report of a registration as one HTML file; it appears complete or not at all.
 
     path: the file; result: what register() returned for `fixed` and `moving`; labels of the fixed
-    subject, on any grid, are drawn beside the propagated ones; files: names of those beside the report, all that
-    there can be by default. Raises OSError if the file cannot be written.
+    subject, on any grid, are drawn beside the propagated ones; files: names of those beside the report, by default all
+    that a result of images and label maps has. Raises OSError if the file cannot be written.
     """
     page = render(result, fixed, moving, files).encode("utf-8")
     with atomic(path) as temporary:
@@ -97,11 +99,13 @@ def render(result: Result, fixed: Subject, moving: Subject, files: Collection[st
         _charts(result, shown),
         label_section(metrics.get("dice"), metrics.get("volume_change"), result.fixed_grid.ndim),
         landmark_section(metrics.get("landmarks")),
-        collapsible("All metrics", table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks")))),
+        collapsible(
+            "All metrics", table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks", "unusual")))
+        ),
         collapsible("Parameters", parameter_table(result.parameters)),
         collapsible("Provenance and timings", provenance(result, fixed.image, moving.image)),
         _notes([*result.notes, *fixed.notes, *moving.notes]),
-        _file_section(result, FILES if files is None else files),
+        _file_section(_usual(result) if files is None else files),
     ]
     # The policy makes sure that not even a hostile name could load or run anything.
     return (
@@ -139,11 +143,11 @@ def _summary_line(result: Result, fixed: Volume) -> str:
 
 def _verdict_section(result: Result) -> str:
     word, advice = _HEADLINES[result.verdict.level]
-    found = criteria(result.metrics, result.cancelled)
-    reasons = "".join(f"<li>{escaped(reason)}</li>" for reason in result.verdict.reasons)
+    found = result.verdict.criteria
+    reasons = "".join(f"<li>{escaped(words.sentence(reason))}</li>" for reason in result.verdict.reasons)
     rows = "".join(
-        f'<tr class="{c.level}"><td>{_symbol(c.level)}</td><th scope="row">{escaped(c.name)}</th>'
-        f"<td>{escaped(c.sentence)}</td><td>{escaped(c.limits)}</td></tr>"
+        f'<tr class="{c.level}"><td>{symbol(c.level)}</td><th scope="row">{escaped(words.title(c))}</th>'
+        f"<td>{escaped(words.sentence(c))}</td><td>{escaped(words.limits(c))}</td></tr>"
         for c in found
     )
     head = "<thead><tr><td></td><th>Criterion</th><th>Finding</th><th>Limits</th></tr></thead>"
@@ -151,13 +155,14 @@ def _verdict_section(result: Result) -> str:
     lists = f"<ul>{reasons}</ul>" if result.verdict.level != "good" else ""
     count = f"{sum(c.level == 'good' for c in found)} of {len(found)} criteria met"
     return (
-        f'<section class="verdict {result.verdict.level}"><div class="head">{_symbol(result.verdict.level)}'
+        f'<section class="verdict {result.verdict.level}"><div class="head">{symbol(result.verdict.level)}'
         f"<div><h2>{word}</h2><p>{advice}</p></div></div>{lists}"
         f"<details><summary>{count}</summary>{table}</details></section>"
     )
 
 
-def _symbol(level: str) -> str:
+def symbol(level: str) -> str:
+    """The sign of a level of the verdict."""
     head = f'<svg class="symbol {level}" viewBox="0 0 24 24" role="img" aria-label="{level}">'
     return f"{head}{_SYMBOLS[level]}</svg>"
 
@@ -169,6 +174,10 @@ def _cards(metrics: Mapping[str, Any], timings: Mapping[str, float]) -> str:
         if before is not None and after is not None:
             cards.append((name, f"{after:{form}}{unit}", f"{before:{form}}{unit} before"))
 
+    agreement = metrics.get("agreement")
+    if agreement:
+        note = f"{agreement['floor']:.2f} turned by half, where nothing lies right"
+        cards.append(("Agreement inside", f"{agreement['reached']:.2f}", note))
     from_to("Correlation in the mask", metrics.get("similarity_before"), metrics.get("similarity_after"), ".3f")
     from_to("Mean Dice of labels", metrics.get("mean_dice_before"), metrics.get("mean_dice_after"), ".3f")
     landmarks = metrics.get("landmarks")
@@ -249,7 +258,10 @@ def _notes(notes: Sequence[str]) -> str:
     return f"<section><h2>Notes</h2><ul>{''.join(f'<li>{escaped(note)}</li>' for note in unique)}</ul></section>"
 
 
-def _file_section(result: Result, files: Collection[str]) -> str:
-    names = [name for name in files if name != "labels.nii.gz" or result.labels is not None]
-    rows = [(name, FILES[name]) for name in names]
+def _usual(result: Result) -> list[str]:
+    return [n for n in FILES if n != "segmentation.seg.nrrd" and (n != "labels.nii.gz" or result.labels is not None)]
+
+
+def _file_section(files: Collection[str]) -> str:
+    rows = [(name, FILES[name]) for name in files]
     return f'<section class="files"><h2>Files beside this report</h2>{table_of(rows)}</section>'

@@ -12,7 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import without_padding
 from ..imaging.volume import Volume
-from ..registration.metrics import folded_voxels
+from ..registration.metrics import folded_voxels, map_points
 from .charts import factor_ticks
 from .overlays import deformation_grid, outline, outline_path
 from .pixels import checkerboard, data_uri, determinant_picture, difference_picture, gray, to_bytes, window
@@ -45,6 +45,7 @@ class Pictures:
         counts = [result.metrics.get(key) for key in ("folds", "folds_strict")]
         self.folds = any(count and count["count"] for count in counts)
         self.folded = [self._folded(k) for k in range(len(self.views))]
+        self.unseen = [self._unseen(k) for k in range(len(self.views))]
 
     def sections(self) -> str:
         three = self.grid.ndim == 3
@@ -57,7 +58,7 @@ class Pictures:
                     ("Moving, affine only", self._before),
                     ("Moving, registered", self._warped),
                 ],
-                f"{where} {self._convention()} Both pictures of the moving image share one gray scale. "
+                f"{where} {self._convention()} Both pictures of the moving image share one gray scale. {self._ends()}"
                 '<span class="screen">Point at a registered picture to see the fixed image there.</span>',
             )
             + self._section(
@@ -131,7 +132,31 @@ class Pictures:
 
     def _warped(self, k: int) -> str:
         warped = self._image(to_bytes(self.gray[2][k]), f"warped{k}")
-        return self._panel(k, "moving, registered", f'{warped}<use class="flip" href="#fixed{k}"/>')
+        content = f'{warped}<use class="flip" href="#fixed{k}"/>{self._end(k)}'
+        return self._panel(k, "moving, registered", content)
+
+    def _unseen(self, k: int) -> np.ndarray:
+        """Pixels of a slice that map to places outside the moving image."""
+        shape, view = self.gray[0][k].shape, self.views[k]
+        if not self.result.metrics.get("border_hits"):
+            return np.zeros(shape, dtype=bool)
+        rows, columns = np.indices(shape) + 0.5
+        points = self.grid.index_to_physical(view.place(columns, rows, self.index, self.grid.shape))
+        mapped = map_points(points.reshape(-1, self.grid.ndim), self.result.fixed_to_moving, self.result.field_grid)
+        return ~self.result.moving_grid.contains(mapped).reshape(shape)
+
+    def _end(self, k: int) -> str:
+        """Where the moving image's field of view ends."""
+        unseen = self.unseen[k]
+        return f'<path class="end" d="{outline_path(*outline(unseen))}"/>' if unseen.any() else ""
+
+    def _ends(self) -> str:
+        if not any(unseen.any() for unseen in self.unseen):
+            return ""
+        return (
+            '<span class="key"><i class="end"></i>end of the moving image</span> Beyond it nothing was seen: the map '
+            "is continued smoothly there, carries no information, and was left out of the judgement. "
+        )
 
     def _difference(self, k: int, which: int) -> str:
         name = ("difference before", "difference after")[which - 1]
@@ -177,7 +202,7 @@ class Pictures:
         folded = self.folded[k]
         pixels = determinant_picture(self.gray[0][k], self.logs[k], self.limit, folded)
         border = f'<path class="fold" d="{outline_path(*outline(folded))}"/>' if folded.any() else ""
-        return self._panel(k, "Jacobian determinant", self._image(pixels) + border)
+        return self._panel(k, "Jacobian determinant", self._image(pixels) + border + self._end(k))
 
     def _folded(self, k: int) -> np.ndarray:
         """Folded pixels of a slice; by the strict criterion too if the field's grid continues the fixed."""

@@ -63,9 +63,10 @@ figcaption { color: var(--soft); font-size: 13px; margin-top: 10px }
 .dim { opacity: .6 }
 .flip { opacity: 0 }
 .panel:hover .flip { opacity: 1 }
-.grid, .outline, .fold { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round }
+.grid, .outline, .fold, .end { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round }
 .grid { stroke: #ffe08a; stroke-width: .9; stroke-opacity: .85 }
 .fold { stroke: #000; stroke-width: 1.2 }
+.end { stroke: #e6399b; stroke-width: 1.2; stroke-dasharray: 4 3 }
 .outline.own { stroke: #45b4ff; stroke-width: 1.6 }
 .outline.propagated { stroke: #ff9417; stroke-width: 1.6 }
 .outline.both { stroke: #fff; stroke-width: 1 }
@@ -78,6 +79,7 @@ figcaption { color: var(--soft); font-size: 13px; margin-top: 10px }
 .key .sky { background: #45b4ff }
 .key .white { background: #fff; outline: 1px solid var(--soft) }
 .key .fold { background: #f0ff00; outline: 1px solid var(--ink) }
+.key .end { background: none; outline: 1.5px dashed #e6399b }
 .key .stroke { height: 0; width: 22px; border-radius: 0; vertical-align: 4px; border-top: 2px solid }
 .key .s1 { border-color: var(--s1) }
 .key .s2 { border-color: var(--s2); border-top-style: dashed }
@@ -142,7 +144,7 @@ circle.down { fill: var(--s2) }
  .card { flex-basis: 150px }
  .charts { grid-template-columns: repeat(3,1fr) }
  .grid, .outline.own, .outline.propagated { stroke-width: .6 }
- .outline.both, .fold { stroke-width: .4 }
+ .outline.both, .fold, .end { stroke-width: .4 }
  h2, summary { break-after: avoid }
  .screen { display: none }
  details::details-content { content-visibility: visible; block-size: auto }

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..registration.verdict import change
+from ..registration.verdict_words import change
 
 if TYPE_CHECKING:
     from ..problem.parameters import Parameters
@@ -38,6 +38,20 @@ _METRIC_NAMES = {
     "border_hits": "Fixed foreground mapped outside the moving image (fraction)",
     "voxel_mm": "Voxel edge (geometric mean), mm",
     "ndim": "Dimensions",
+    "agreement": "Agreement inside both objects, on few cells",
+    "reached": "similarity that was minimized",
+    "floor": "the same, turned by half",
+    "information": "mutual information",
+    "information_floor": "mutual information, turned by half",
+    "share": "part of the possible above what is reached turned by half",
+    "turned": "axis of the half turn",
+    "mirrored": "axis along which the mirrored image agrees better",
+    "turn_degrees": "Turn of the alignment against the headers, degrees",
+    "scale": "Scale of the alignment, or its inverse",
+    "object_mm": "Edge of a cube as large as the fixed object, mm",
+    "cut": "Outside the other field of view",
+    "what": "what",
+    "part": "part of it",
 }
 
 
@@ -109,7 +123,7 @@ def metric_rows(values: Mapping[str, Any], skip: Sequence[str] = ()) -> list[tup
     """A mapping, nested or not, as (name, value) text."""
     rows = []
     for key, value in values.items():
-        if key in skip or value is None:
+        if key in skip or value is None or value == "":
             continue
         name = _METRIC_NAMES.get(key, str(key))
         if isinstance(value, Mapping):
@@ -125,7 +139,9 @@ def parameter_table(parameters: Parameters) -> str:
     for field in dataclasses.fields(parameters):
         unit = field.metadata.get("unit") or ""
         value = _plain(getattr(parameters, field.name))
-        rows.append((field.name, f"{value} {unit}".strip(), field.metadata.get("help") or ""))
+        title = (field.metadata.get("titles") or {}).get(value)
+        shown = f"{value}: {title}" if title else f"{value} {unit}".strip()
+        rows.append((field.name, shown, field.metadata.get("help") or ""))
     return table_of(rows)
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carrying images, labels, points and surfaces over with a saved result."""
+"""Carrying images, labels, points and surfaces over with a saved result, or with a transform of another program."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,14 @@ from ..imaging.image_files.pictures import is_picture
 from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
 from ..imaging.volume import Volume
 from ..problem.belonging import elsewhere
-from ..registration.warping import warp, warp_labels
+from ..problem.deformation import Deformation
+from ..registration.warping import warp, warp_labels, warp_segmentation
 from ..support.errors import InputError
+from ..support.memory import check_free
 from ..support.torch_device import resolve_device, torch_threads
-from .velocity import SavedResult, load_result
+from . import bare_transform
+from .bare_transform import Field, Nonlinear
+from .velocity import load_result
 
 # Any .json is taken for landmarks, so that a wrong one is refused as such.
 _LANDMARKS = (*POINTS, ".json")
@@ -33,7 +38,9 @@ class Carrying:
         to: "fixed" or "moving", the space it shall lie in.
         time: 0 (affine alone) to 1 (the whole geodesic).
         reference: image whose grid an image or label map takes (default: that of the fixed or moving image); what it
-            shows does not matter.
+            shows does not matter. With a bare transform it is the image in whose space the output lies.
+        origin: with a bare transform, the image in whose space the input lies, where the transform needs its grid and
+            the input has none or another one.
         labels: it is a label map.
         interpolation: "linear", "cubic" or "nearest", for images.
     """
@@ -43,6 +50,7 @@ class Carrying:
     reference: str | os.PathLike | None = None
     labels: bool = False
     interpolation: str = "linear"
+    origin: str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.time <= 1:
@@ -63,7 +71,8 @@ def carry(
     Of a file of several volumes (fMRI, diffusion) every one is carried, one after the other; of a picture its colors.
 
     Args:
-        result: folder written by save_result, or its velocity.safetensors.
+        result: folder written by save_result, or its velocity.safetensors; or a bare transform: a linear one as
+            read_affine_with_notes takes it, a displacement field, or another transform of ITK (a composite of ANTs).
         source: image, label map, landmarks or surface, in the space it shall leave; told apart by the suffix.
         output: file of the same kind.
         how: where to, and as what.
@@ -73,35 +82,63 @@ def carry(
         What was noticed or had to be guessed.
 
     Raises:
-        InputError: a file cannot be used; nothing is written.
+        InputError: a file cannot be used, or a transform lacks what it needs; nothing is written.
     """
-    way = _Way(load_result(result), how, resolve_device(device))
     name = str(source).lower()
-    if name.endswith(_LANDMARKS + SURFACES) and (how.labels or how.reference is not None):
+    bare, is_image = bare_transform.is_transform(result), not name.endswith(_LANDMARKS + SURFACES)
+    if not is_image and (how.labels or (how.reference is not None and not bare)):
         raise InputError(f"{source}: a reference image or labels only make sense for images. Leave them out.")
+    way = _of_transform(result, source, how, is_image) if bare else _of_result(result, how, device)
     with torch_threads(threads):
+        if is_image:
+            return way.resample(source, output)
         if name.endswith(_LANDMARKS):
             found, names = points.read_points(source)
-            points.write_points(output, way.moved(found, source), names, like=source)
-            return []
-        if name.endswith(SURFACES):
-            surfaces.write_surface(output, way.moved(surfaces.read_surface(source), source), like=source)
-            return []
-        return way.resample(source, output)
+            guessed = points.write_points(output, way.moved(found, source), names, like=source)
+            return [*way.notes, *guessed]
+        mesh = surfaces.read_mesh(source)
+        surfaces.write_surface(output, way.moved(mesh.points, source), like=source)
+        return [*way.notes, *mesh.notes]
+
+
+def _of_result(result: str | os.PathLike, how: Carrying, device: str) -> _Way:
+    if how.origin is not None:
+        raise InputError(f"{result}: a result knows in whose space the input lies. Leave --source out.")
+    saved = load_result(result)
+    grids = saved.moving_grid, saved.fixed_grid
+    return _Way(saved.deformation.on(resolve_device(device)), *(grids if how.to == "fixed" else grids[::-1]), how)
+
+
+def _of_transform(result: str | os.PathLike, source: str | os.PathLike, how: Carrying, is_image: bool) -> _Way:
+    if how.time != 1:
+        raise InputError(f"{result}: is a bare transform, without a time to choose. Leave --time out.")
+    place = source if how.origin is None and is_image else how.origin
+    origin, target = (None if path is None else _grid_of(path) for path in (place, how.reference))
+    if not is_image:
+        found, notes = bare_transform.for_points(result, how.to, origin, target)
+        anywhere = Grid((1,) * found.domain.ndim, np.eye(found.domain.ndim + 1))
+        return _Way(found, anywhere, anywhere, how, notes)
+    found, target, notes = bare_transform.for_images(result, how.to, origin, target)
+    return _Way(found, origin, target, how, notes)
 
 
 class _Way:
-    """From the space that something leaves to the one it enters."""
+    """From the space that something leaves, with a grid in it, to the one it enters."""
 
-    def __init__(self, saved: SavedResult, how: Carrying, device: str):
-        self.how = how
-        self.deformation = saved.deformation.on(device)
-        to_fixed = how.to == "fixed"
-        grids = saved.moving_grid, saved.fixed_grid
-        self.origin, self.target = grids if to_fixed else grids[::-1]
+    def __init__(
+        self,
+        deformation: Deformation | Field | Nonlinear,
+        origin: Grid,
+        target: Grid,
+        how: Carrying,
+        notes: Sequence[str] = (),
+    ):
+        self.how, self.deformation = how, deformation
+        self.origin, self.target = origin, target
+        self.notes = list(notes)
         # Points move with the tissue; images are resampled: each point of the new grid asks where it came from.
         directions = "moving_to_fixed", "fixed_to_moving"
-        self.outwards, self.inwards = directions if to_fixed else directions[::-1]
+        self.outwards, self.inwards = directions if how.to == "fixed" else directions[::-1]
 
     def moved(self, found: np.ndarray, source: str | os.PathLike) -> np.ndarray:
         """Points (N, d), or (N, 3) also of a slice, where they go."""
@@ -113,6 +150,8 @@ class _Way:
                 f"{origin.ndim}-D points."
             )
         result = self.deformation.points(flat, self.outwards, self.how.time)
+        if isinstance(self.deformation, Field):
+            self.notes += self.deformation.reach(flat)
         if flat.shape[1] == found.shape[1]:
             return result
         if origin.plane is None:
@@ -128,15 +167,15 @@ class _Way:
             return self._segments(source, output)
         path, which = io.selection(source)
         stored = io.open_image(path)
-        grid = target if how.reference is None else io.read_grid(how.reference)
+        grid = target if how.reference is None else _grid_of(how.reference)
         shown = io.flattened(path, stored.grid)
         self._check_dimension(source, shown.ndim)
         self._check_dimension(how.reference, grid.ndim)
-        if which or how.labels or (stored.count == 1 and stored.channels == 1):
+        if which or self._as_labels(source) or (stored.count == 1 and stored.channels == 1):
             return self._one(source, output, grid)
         if stored.channels > 1 and stored.count > 1:
             raise InputError(f"{path}: holds {stored.count} pictures in color. Name one of them: '{path}[0]', ….")
-        notes = [f"{path}: {note}" for note in stored.notes]
+        notes = [*self.notes, *(f"{path}: {note}" for note in stored.notes)]
         field = self.deformation.displacement(grid, self.inwards, how.time)
         if stored.channels > 1:
             (colors,) = stored.volumes(0, 1)
@@ -153,15 +192,17 @@ class _Way:
         return [*notes, f"{path}: all its {stored.count} {what}"]
 
     def _segments(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
-        """Each layer on its own, so that names, colors, terminology and overlaps stay what they are."""
         found = read_segmentation(source)
-        grid = self.target if self.how.reference is None else io.read_grid(self.how.reference)
+        grid = self.target if self.how.reference is None else _grid_of(self.how.reference)
         self._check_dimension(source, found.grid.ndim)
         self._check_dimension(self.how.reference, grid.ndim)
         field = self.deformation.displacement(grid, self.inwards, self.how.time)
-        carried = [Volume(grid, warp_labels(layer, grid, field), layer.name) for layer in found.layers]
-        write_segmentation(output, found.with_layers(carried))
-        return self._place_noted(found.layers[0])
+        write_segmentation(output, warp_segmentation(found, grid, field))
+        return [*self.notes, *self._place_noted(found.layers[0])]
+
+    def _as_labels(self, source: str | os.PathLike) -> bool:
+        """A segmentation holds labels, whatever its file is called for."""
+        return self.how.labels or is_segmentation(source)
 
     def _check_dimension(self, path: str | os.PathLike | None, ndim: int) -> None:
         if ndim != self.target.ndim:
@@ -172,23 +213,28 @@ class _Way:
 
     def _place_noted(self, labels: Volume) -> list[str]:
         other = "fixed" if self.how.to == "moving" else "moving"
-        text, _ = elsewhere(self.origin, labels, f"the {other} image that was registered")
+        what = f"the {other} image that was registered" if self.how.origin is None else str(self.how.origin)
+        text, _ = elsewhere(self.origin, labels, what)
         return [*labels.notes, *([text] if text else [])]
 
     def _one(self, source: str | os.PathLike, output: str | os.PathLike, grid: Grid) -> list[str]:
         how = self.how
-        volume = (io.read_labels if how.labels else io.read_volume)(source)
+        labels = self._as_labels(source)
+        volume = (io.read_labels if labels else io.read_volume)(source)
         field = self.deformation.displacement(grid, self.inwards, how.time)
         notes = list(volume.notes)
-        if how.labels:
+        if labels:
             notes = self._place_noted(volume)
             data = warp_labels(volume, grid, field)
         else:
+            shown = volume.with_data(volume.data > volume.data.min())
+            text, wrong = elsewhere(self.origin, shown, "the image that was registered")
+            notes += [text] if wrong else []
             data = self._warped(volume.grid, volume.data, grid, field)
             if is_picture(output):  # which has no room for what cubic interpolation adds beside an edge
                 data = np.clip(data, volume.data.min(), volume.data.max())
         io.write_volume(output, Volume(grid, data))
-        return notes
+        return [*self.notes, *notes]
 
     def _warped(self, own: Grid, data: np.ndarray, grid: Grid, field: np.ndarray) -> np.ndarray:
         if data.dtype.kind == "f" and not np.isfinite(data).all():
@@ -196,6 +242,13 @@ class _Way:
             data = np.nan_to_num(data, posinf=0.0)  # a volume without any finite value
         outside = float(data.min())
         return warp(Volume(own, data), grid, field, outside=outside, interpolation=self.how.interpolation)
+
+
+def _grid_of(path: str | os.PathLike) -> Grid:
+    """The grid of an image, on which there is room for values and displacements."""
+    grid = io.read_grid(path)
+    check_free(path, 4 * (grid.ndim + 2) * grid.size)
+    return grid
 
 
 def _as_before(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

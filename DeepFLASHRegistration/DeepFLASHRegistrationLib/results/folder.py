@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from ..imaging.segmentation import Segmentation, write_segmentation
 from ..imaging.volume import Volume
 from ..problem.subject import Subject, subjects
-from ..registration.result import Result
+from ..registration.result import FORMAT, Result
+from ..registration.warping import warp_segmentation
 from ..report import FILES, write_report
 from ..support.output_folder import whole_folder
-from .outputs import chosen_files
+from .outputs import SEGMENTATION, chosen_files
 from .plain import grid_values, plain
 from .rounding import field_step, squeezed
 from .velocity import VELOCITY, write_velocity
@@ -34,6 +36,7 @@ def save_result(
     fixed_labels: Volume | None = None,
     force: bool = False,
     outputs: Collection[str] | None = None,
+    segmentation: Segmentation | None = None,
 ) -> Path:
     """Writes the files of report.FILES that the result has, or some of them.
 
@@ -45,6 +48,7 @@ def save_result(
             names stay.
         outputs: what is written beside the velocity and result.json: names of files as in `chosen_files`; all by
             default.
+        segmentation: of the moving image, carried to the fixed one with its names and colors.
 
     Raises:
         InputError: the folder is a file, holds files and ``force`` is not set, or cannot be written; an output is
@@ -52,9 +56,12 @@ def save_result(
         OSError: the disk is full or fails; nothing is left behind, and an earlier result is as it was.
     """
     one, two = subjects(fixed, moving, {"fixed_labels": fixed_labels})
-    files = chosen_files(outputs, result.labels is not None)
+    files = chosen_files(outputs, result.labels is not None, segmentation is not None)
     with whole_folder(folder, FILES, force) as temporary:
         changes = _write_arrays(result, temporary, files)
+        if segmentation is not None and SEGMENTATION in files:
+            carried = warp_segmentation(segmentation, result.fixed_grid, result.displacement)
+            write_segmentation(temporary / SEGMENTATION, carried)
         write_velocity(temporary / VELOCITY, result)
         if "report.html" in files:
             write_report(temporary / "report.html", result, one, two, files)
@@ -98,7 +105,8 @@ def summary(result: Result, files: Collection[str], changes: Mapping[str, float]
     """
     return plain(
         {
-            "verdict": {"level": result.verdict.level, "reasons": result.verdict.reasons},
+            "format": FORMAT,
+            "verdict": result.verdict.to_dict(),
             "cancelled": result.cancelled,
             "metrics": result.metrics,
             "notes": result.notes,

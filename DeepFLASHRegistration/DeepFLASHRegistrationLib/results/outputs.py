@@ -21,6 +21,7 @@ from .velocity import VELOCITY
 
 # By the name of an output, that of its file.
 OUTPUTS = {name.split(".")[0]: name for name in FILES}
+SEGMENTATION = "segmentation.seg.nrrd"
 # Without the first nothing could be computed anew, without the second nobody knows what a folder holds.
 _ALWAYS = (VELOCITY, "result.json")
 
@@ -30,12 +31,12 @@ _FIELD_SHARE, _IMAGE_SHARE, _LABEL_SHARE = 0.37, 1.0, 0.1
 _REPORT_BYTES, _REST_BYTES = 1_500_000, 50_000
 
 
-def chosen_files(outputs: Collection[str] | None, labels: bool) -> list[str]:
+def chosen_files(outputs: Collection[str] | None, labels: bool, segmentation: bool = False) -> list[str]:
     """Names of the files to write, in the order of report.FILES.
 
     Args:
         outputs: names of files, with or without suffix; None for all.
-        labels: whether there are labels to write.
+        labels, segmentation: whether there are labels to write, and a segmentation.
 
     Raises:
         InputError: there is no such output.
@@ -46,7 +47,8 @@ def chosen_files(outputs: Collection[str] | None, labels: bool) -> list[str]:
         if file not in FILES:
             raise InputError(f"There is no output {name!r}. Choose among {', '.join(OUTPUTS)}.")
         wanted.add(file)
-    return [name for name in FILES if name in wanted and (labels or name != "labels.nii.gz")]
+    there = {"labels.nii.gz": labels, SEGMENTATION: segmentation}
+    return [name for name in FILES if name in wanted and there.get(name, True)]
 
 
 def written_bytes(files: Collection[str], fixed: Grid, parameters: Parameters, affine: np.ndarray | None = None) -> int:
@@ -65,6 +67,7 @@ def written_bytes(files: Collection[str], fixed: Grid, parameters: Parameters, a
     sizes = {
         "warped.nii.gz": 4 * _IMAGE_SHARE * fixed.size,
         "labels.nii.gz": 4 * _LABEL_SHARE * fixed.size,
+        SEGMENTATION: 4 * _LABEL_SHARE * fixed.size,
         "fixed_to_moving.nii.gz": 4 * _FIELD_SHARE * components * forth.size,
         "moving_to_fixed.nii.gz": 4 * _FIELD_SHARE * components * back.size * turned,
         "log_jacobian.nii.gz": 4 * fixed.size,

@@ -30,8 +30,7 @@ def squeezed(result: Result) -> tuple[np.ndarray, np.ndarray]:
     fixed_to_moving, and points of the moving image for its inverse, which squeezes what the other stretches."""
     logarithm, grid = result.log_jacobian.data, result.fixed_grid
     low, high = np.argwhere(logarithm < math.log(_SAFE)), np.argwhere(logarithm > -math.log(_SAFE))
-    margin = (np.array(result.field_grid.shape) - grid.shape) // 2
-    moved = result.fixed_to_moving[tuple((high + margin).T)]
+    moved = result.displacement[tuple(high.T)]
     return grid.index_to_physical(low), grid.index_to_physical(high) + moved
 
 

@@ -36,8 +36,9 @@ _NUMBERS = (
 _MOST_POINTS = 1 << 28
 
 
-def write_velocity(path: Path, result: Result) -> None:
-    """Writes v0 and all that is needed to recompute every map from it."""
+def write_velocity(path: Path, result: Result, history: bool = False) -> None:
+    """Writes v0 and all that is needed to recompute every map from it; with `history` also how it was found, from
+    which, and the images, the whole result can be made again."""
     values = result.velocity
     settings = {k: values[k] for k in (*(name for name, *_ in _NUMBERS), "band_limited", "integrator")}
     settings["domain"] = grid_values(values["domain"])
@@ -53,8 +54,14 @@ def write_velocity(path: Path, result: Result) -> None:
             "geodesic": text,
             "crc32": _checksum(tensors, text),
             "parameters": json.dumps(result.parameters.to_dict()),
+            **({"history": json.dumps(plain(_history(result)))} if history else {}),
         },
     )
+
+
+def _history(result: Result) -> dict[str, Any]:
+    values = {name: getattr(result, name) for name in ("history", "cancelled", "timings", "provenance", "notes")}
+    return {**values, **{name: result.metrics.get(name, ()) for name in ("unusual", "levels_ended")}}
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
@@ -67,11 +74,13 @@ def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SavedResult:
-    """What `load_result` reads: the geodesic and the grids it was found on."""
+    """What `load_result` reads: the geodesic, the grids it was found on, and how (None where that was not kept)."""
 
     deformation: Deformation
     fixed_grid: Grid
     moving_grid: Grid
+    parameters: dict[str, Any] | None = None
+    history: dict[str, Any] | None = None
 
 
 def load_result(path: str | os.PathLike) -> SavedResult:
@@ -99,12 +108,13 @@ def load_result(path: str | os.PathLike) -> SavedResult:
         settings = json.loads(metadata["geodesic"])
         domain, fixed, moving = (grid_from(settings[k]) for k in ("domain", "fixed", "moving"))
         deformation = _deformation(domain, tensors["velocity"], tensors["affine"], settings)
+        found = [json.loads(metadata[name]) if name in metadata else None for name in ("parameters", "history")]
         if not domain.ndim == fixed.ndim == moving.ndim:
             raise ValueError("its grids differ in dimension")
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: cannot be used ({reason}). Copy it again, or register again.") from error
-    return SavedResult(deformation, fixed, moving)
+    return SavedResult(deformation, fixed, moving, *found)
 
 
 def _deformation(domain: Grid, velocity: np.ndarray, affine: np.ndarray, settings: Mapping[str, Any]) -> Deformation:

@@ -12,6 +12,7 @@ from ..support.errors import InputError
 from .appearance import copyLook
 from .fields import transformedPoints
 from .geometry import toWorld
+from .translation import tr as _
 
 
 def carriedMarkups(
@@ -58,6 +59,6 @@ def meshOf(model: slicer.vtkMRMLModelNode) -> vtk.vtkPointSet:
     """
     mesh = model.GetMesh()
     if mesh is None or mesh.GetNumberOfPoints() == 0:
-        raise InputError(f"{model.GetName()} holds no points. Choose a model that is loaded.")
+        raise InputError(_("{model} holds no points. Choose a model that is loaded.").format(model=model.GetName()))
     toWorld(model)
     return mesh

@@ -11,6 +11,7 @@ import slicer
 from ..report.views import rough_foreground, thinned
 from .tables import writeTable
 from .transaction import Transaction
+from .translation import tr as _
 
 _BINS = 60
 _QUANTILE = 0.998  # of voxels whose log determinant lies within the histogram
@@ -47,7 +48,7 @@ def writeConvergenceChart(
         series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
         series.SetMarkerSize(4)
         series.SetColor(*color)
-    _title(chart, "Convergence", "accepted iterations of all levels", "energy (no unit)")
+    _title(chart, _("Convergence"), _("accepted iterations of all levels"), _("energy (no unit)"))
 
 
 def logHistogram(logJacobian: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +66,7 @@ def logHistogram(logJacobian: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray
     values = values[np.isfinite(values)]
     limit = max(float(np.quantile(np.abs(values), _QUANTILE)) if values.size else 0.0, 1e-3)
     edges = np.linspace(-limit, limit, _BINS + 1)
-    counts, _ = np.histogram(np.clip(values, -limit, limit), edges)
+    counts = np.histogram(np.clip(values, -limit, limit), edges)[0]
     return 100 * counts / max(values.size, 1), edges
 
 
@@ -86,7 +87,8 @@ def writeHistogramChart(
     series.SetYColumnName("Percent")
     series.SetColor(*_BLUE)
     chart.SetLegendVisibility(False)
-    _title(chart, "Volume change", "log Jacobian determinant (0: as large)", "percent of the object's voxels")
+    horizontal = _("log Jacobian determinant (0: as large)")
+    _title(chart, _("Volume change"), horizontal, _("percent of the object's voxels"))
 
 
 def _title(chart: slicer.vtkMRMLPlotChartNode, title: str, horizontal: str, vertical: str) -> None:

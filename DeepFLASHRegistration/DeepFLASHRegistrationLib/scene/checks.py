@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,12 @@ from ..registration import needs
 from ..support import memory
 from ..support.errors import InputError
 from .arrays import arrayFromImage
-from .geometry import gridFromVolume
+from .carry import meshOf
+from .conversion import landmarksFromNode
+from .geometry import checkLinear, gridFromVolume, toWorld
 from .inputs import Inputs
+from .labels import checkLabels, insideOf
+from .translation import tr as _
 
 ERROR, WARNING = "error", "warning"
 
@@ -35,6 +39,8 @@ _FLIP_ENOUGH = 0.35  # and how good it must be there
 _TINY_OVERLAP = 0.25  # of the smaller field of view
 _VOXEL_RATIO = 8.0  # of volumes
 _STRIPPED_RATIO = 1.6  # of foreground volumes
+# Voxels along an axis below which too little is seen to tell whether two images agree.
+_FEW = {"volume": 8, "mask": 5}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def checkInputs(
             images[role] = _thinned(node)
         except InputError as error:
             found.append(Check("input", ERROR, str(error)))
+    found += _places(inputs)
     if len(images) < 2:
         return found
     fixed, moving = images["fixed"], images["moving"]
@@ -85,15 +92,17 @@ def checkInputs(
             Check(
                 "dimension",
                 ERROR,
-                "One volume is a single slice and the other is not. Choose two volumes or two slices.",
+                _("One volume is a single slice and the other is not. Choose two volumes or two slices."),
             )
         )
         return found
     host = memory.free_bytes() if freeHost is None else freeHost
     grids = gridFromVolume(inputs.fixedVolume), gridFromVolume(inputs.movingVolume)
+    found += _masks(inputs, grids)
+    found += _tiny(*grids, fixed.name, moving.name)
     found += _overlap(*grids, parameters, inputs.initialTransform is not None)
-    found += _voxelSize(*grids, fixed.name, moving.name)
-    found += _stripped(fixed, moving)
+    found += _voxelSize(*grids, fixed.name, moving.name, parameters)
+    found += _stripped((fixed, inputs.fixedMask), (moving, inputs.movingMask))
     found += _flipped(fixed, moving, inputs.initialTransform is not None)
     found += _memory(fixed, grids, parameters, device, (host, freeDevice))
     return sorted(found, key=lambda check: check.level != ERROR)
@@ -109,22 +118,55 @@ def _thinned(node: Any) -> Volume:
         or (image.GetNumberOfScalarComponents() != 1)
     ):
         raise InputError(
-            f"{node.GetName()} has several values per voxel (a color, vector or tensor image). Make a "
-            "scalar volume of it (module Vector to Scalar Volume) and register that."
+            _(
+                "{name} has several values per voxel (a color, vector or tensor image). Make a scalar volume of it "
+                "(module Vector to Scalar Volume) and register that."
+            ).format(name=node.GetName())
         )
-    data = arrayFromImage(image).reshape(grid.shape)
-    steps = [max(1, size // _LOOKED_AT) for size in grid.shape]
-    thin = np.ascontiguousarray(data[tuple(slice(None, None, step) for step in steps)])
-    affine = grid.affine.copy()
-    affine[:-1, :-1] *= steps
-    volume = Volume(replace(grid, shape=thin.shape, affine=affine), thin, node.GetName())
+    volume = Volume(grid, arrayFromImage(image).reshape(grid.shape), node.GetName()).thinned(_LOOKED_AT)
     low, high = image.GetScalarRange()
-    if low != high and thin.min() == thin.max():
-        return volume.with_data(thin.astype(np.float32))  # the little there is lies between the voxels looked at
+    if low != high and volume.data.min() == volume.data.max():
+        return volume.with_data(volume.data.astype(np.float32))  # the little there is lies between the voxels looked at
     return checked_image(volume)
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
+
+
+def _places(inputs: Inputs) -> list[Check]:
+    """Nodes beside the volumes that hold nothing or lie where they cannot be used; masks: only where (see _masks)."""
+    look = {
+        "initialTransform": checkLinear,
+        "movingSegmentation": checkLabels,
+        "fixedSegmentation": checkLabels,
+        "movingMarkups": landmarksFromNode,
+        "fixedMarkups": landmarksFromNode,
+        "movingModel": meshOf,
+    }
+    found = []
+    for name, node in inputs.nodes().items():
+        if name in ("fixedVolume", "movingVolume"):
+            continue
+        try:
+            look.get(name, toWorld)(node)
+        except InputError as error:
+            found.append(Check("node", ERROR, str(error)))
+    return list({check.text: check for check in found}.values())  # one node may be of use twice
+
+
+def _tiny(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> list[Check]:
+    return [
+        Check(
+            "size",
+            WARNING,
+            _(
+                "{name} has only {voxels} voxels: too few to tell whether the result is right. Choose a finer volume, "
+                "if there is one."
+            ).format(name=name, voxels=" x ".join(map(str, grid.shape))),
+        )
+        for grid, name in ((fixed, fixedName), (moving, movingName))
+        if grid.size < _FEW["volume"] ** grid.ndim
+    ]
 
 
 def _box(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -140,49 +182,75 @@ def _overlap(fixed: Grid, moving: Grid, parameters: Parameters, initial: bool) -
     # Affine and centers begin where the objects are, wherever that is.
     if share >= _TINY_OVERLAP or initial or parameters.initial_alignment != "none":
         return []
-    level, what = (
-        (ERROR, "do not overlap")
-        if share == 0
-        else (WARNING, f"overlap by only {100 * share:.0f} % of the smaller one")
-    )
-    return [
-        Check(
-            "overlap",
-            level,
-            f"The volumes {what}, and no initial alignment is asked for. Let them be aligned first.",
-            {"initial_alignment": "affine"},
-            "Align first",
-        )
-    ]
+    if share == 0:
+        level, text = ERROR, _("The volumes do not overlap, and no initial alignment is asked for.")
+    else:
+        level = WARNING
+        text = _(
+            "The volumes overlap by only {share} % of the smaller one, and no initial alignment is asked for."
+        ).format(share=f"{100 * share:.0f}")
+    text = " ".join([text, _("Let them be aligned first.")])
+    return [Check("overlap", level, text, {"initial_alignment": "affine"}, _("Align first"))]
 
 
-def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str) -> list[Check]:
+def _voxelSize(fixed: Grid, moving: Grid, fixedName: str, movingName: str, parameters: Parameters) -> list[Check]:
     ratio = fixed.voxel_volume / moving.voxel_volume
     if 1 / _VOXEL_RATIO <= ratio <= _VOXEL_RATIO:
         return []
     fine, coarse = (movingName, fixedName) if ratio > 1 else (fixedName, movingName)
     factor = max(ratio, 1 / ratio)
-    text = (
-        f"A voxel of {coarse} is {factor:.0f} times as large as one of {fine}: what {coarse} does not show cannot "
-        "be matched. "
-    )
-    text += (
-        "The result will have its coarse voxels; exchange fixed and moving to get the fine ones."
-        if ratio > 1
-        else "A preset of fewer levels (fast) is enough."
-    )
-    changes = {} if ratio > 1 else {"preset": "fast"}
-    return [Check("voxel size", WARNING, text, changes, "Use preset fast" if changes else "")]
+    text = _(
+        "A voxel of {coarse} is {factor} times as large as one of {fine}: what {coarse} does not show cannot be "
+        "matched."
+    ).format(coarse=coarse, factor=f"{factor:.0f}", fine=fine)
+    if ratio > 1:
+        advice = _("The result will have its coarse voxels; exchange fixed and moving to get the fine ones.")
+        return [Check("voxel size", WARNING, f"{text} {advice}")]
+    if parameters.preset == "fast" or parameters.method != "flash":
+        return [Check("voxel size", WARNING, text)]
+    advice = _("A preset of fewer levels (fast) is enough.")
+    return [Check("voxel size", WARNING, f"{text} {advice}", {"preset": "fast"}, _("Use preset fast"))]
 
 
 # ------------------------------------------------------------------------------------------------------- contents
 
 
-def _stripped(fixed: Volume, moving: Volume) -> list[Check]:
-    backgrounds = {v.name: background_value(v) is not None for v in (fixed, moving)}
-    if len(set(backgrounds.values())) == 1:
+def _masks(inputs: Inputs, grids: tuple[Grid, Grid]) -> list[Check]:
+    """Masks that hold next to nothing, as seen from the voxels of their volume."""
+    found = []
+    for mask, volume, grid in (
+        (inputs.fixedMask, inputs.fixedVolume, grids[0]),
+        (inputs.movingMask, inputs.movingVolume, grids[1]),
+    ):
+        inside = None if mask is None else insideOf(mask)
+        if inside is None:
+            continue
+        voxels = inside / np.prod(volume.GetSpacing())
+        if voxels == 0:
+            text = _("The mask {mask} is empty. Draw it, or leave it out.").format(mask=mask.GetName())
+            found.append(Check("mask", ERROR, text))
+        elif voxels < 2:
+            text = _("The mask {mask} covers only one voxel of {volume}. Draw it on the object.").format(
+                mask=mask.GetName(), volume=volume.GetName()
+            )
+            found.append(Check("mask", ERROR, text))
+        elif voxels < _FEW["mask"] ** grid.ndim:
+            text = _(
+                "The mask {mask} covers only {count} voxels of {volume}: too few to tell whether the result is right. "
+                "Draw it on the object as a whole."
+            ).format(mask=mask.GetName(), count=f"{voxels:.0f}", volume=volume.GetName())
+            found.append(Check("mask", WARNING, text))
+    return found
+
+
+def _stripped(fixed: tuple[Volume, Any], moving: tuple[Volume, Any]) -> list[Check]:
+    """Each volume with its mask, which says as well as a cut where the object is."""
+    background = [background_value(volume) is not None for volume, mask in (fixed, moving)]
+    if background[0] == background[1]:
         return []
-    stripped, whole = (fixed, moving) if backgrounds[fixed.name] else (moving, fixed)
+    (stripped, _own), (whole, mask) = (fixed, moving) if background[0] else (moving, fixed)
+    if mask is not None:
+        return []
     sizes = [foreground(v).sum() * v.grid.voxel_volume for v in (whole, stripped)]
     if sizes[0] < _STRIPPED_RATIO * sizes[1]:
         return []
@@ -190,8 +258,10 @@ def _stripped(fixed: Volume, moving: Volume) -> list[Check]:
         Check(
             "skull",
             WARNING,
-            f"{stripped.name} shows its object cut out (skull-stripped?), {whole.name} with what surrounds it. "
-            f"Strip both or neither, or choose a mask of the object in {whole.name}.",
+            _(
+                "{stripped} shows its object cut out (skull-stripped?), {whole} with what surrounds it. Strip both or "
+                "neither, or choose a mask of the object in {whole}."
+            ).format(stripped=stripped.name, whole=whole.name),
         )
     ]
 
@@ -211,14 +281,23 @@ def _flipped(fixed: Volume, moving: Volume, initial: bool) -> list[Check]:
     # A mirror image of a nearly symmetric object (left and right of a head) is never that much better.
     if abs(scores[best]) < max(_FLIP_ENOUGH, abs(own) + _FLIP_GAIN):
         return []
-    names = [name for name, sign in zip(("left-right", "front-back", "up-down"), best, strict=True) if sign < 0]
+    axes = _("left-right"), _("front-back"), _("up-down")
+    names = [name for name, sign in zip(axes, best, strict=True) if sign < 0]
     return [
         Check(
             "orientation",
             WARNING,
-            f"{moving.name} looks like {fixed.name} turned about ({' and '.join(names)}): correlation "
-            f"{scores[best]:.2f} that way, {own:.2f} as it is. Its orientation may be stored wrongly. Correct it "
-            "(Volumes, Volume Information; or put it under a linear transform) before it is registered.",
+            _(
+                "{moving} looks like {fixed} turned about ({axes}): correlation {best} that way, {own} as it "
+                "is. Its orientation may be stored wrongly. Correct it (Volumes, Volume Information; or put it under a "
+                "linear transform) before it is registered."
+            ).format(
+                moving=moving.name,
+                fixed=fixed.name,
+                axes=", ".join(names),
+                best=f"{scores[best]:.2f}",
+                own=f"{own:.2f}",
+            ),
         )
     ]
 
@@ -267,20 +346,25 @@ def _memory(
         return []
     spacing = needs.fitting_spacing(*grids, inside, stages, need, device)
     if spacing is None:  # the volumes themselves are too large, or the model has its own voxel
-        return [
-            Check(
-                "memory",
-                WARNING,
-                f"{need}. Close other programs, or crop {fixed.name} (module Crop Volume)"
-                + (", or compute on the CPU." if onDevice else "."),
-            )
-        ]
-    return [
-        Check(
-            "memory",
-            WARNING,
-            f"{need}. A working voxel of {spacing:g} mm fits.",
-            {"spacing_mm": spacing},
-            f"Use {spacing:g} mm",
+        advice = (
+            _("Close other programs, crop {volume} (module Crop Volume), or compute on the CPU.")
+            if onDevice
+            else _("Close other programs, or crop {volume} (module Crop Volume).")
+        ).format(volume=fixed.name)
+        return [Check("memory", WARNING, f"{_needed(need)} {advice}")]
+    advice = _("A working voxel of {spacing} mm fits.").format(spacing=f"{spacing:g}")
+    action = _("Use {spacing} mm").format(spacing=f"{spacing:g}")
+    return [Check("memory", WARNING, f"{_needed(need)} {advice}", {"spacing_mm": spacing}, action)]
+
+
+def _needed(need: memory.Need) -> str:
+    sizes = {name: f"{getattr(need, name) / 2**30:.1f}" for name in ("host", "free_host", "device", "free_device")}
+    text = (
+        _(
+            "About {host} GB of memory are needed and {free_host} GB are free; on the GPU {device} GB, and "
+            "{free_device} GB are free."
         )
-    ]
+        if need.device
+        else _("About {host} GB of memory are needed and {free_host} GB are free.")
+    )
+    return text.format(**sizes)

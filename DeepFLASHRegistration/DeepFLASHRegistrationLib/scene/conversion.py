@@ -12,6 +12,7 @@ from ..imaging.volume import Volume, checked_image
 from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromVolume, toWorld
+from .translation import tr as _
 
 
 def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
@@ -21,20 +22,25 @@ def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
         InputError: if the node is no scalar volume, is empty or constant, or lies under a non-linear transform.
     """
     if node is None:
-        raise InputError("No volume is chosen. Choose one.")
+        raise InputError(_("No volume is chosen. Choose one."))
     name = node.GetName()
     if not node.IsA("vtkMRMLScalarVolumeNode"):
-        raise InputError(f"{name} is no scalar volume ({node.GetClassName()}). Choose a volume.")
+        raise InputError(
+            _("{name} is no scalar volume ({kind}). Choose a volume.").format(name=name, kind=node.GetClassName())
+        )
     grid = gridFromVolume(node)
     components = node.GetImageData().GetNumberOfScalarComponents()
     if node.IsA("vtkMRMLTensorVolumeNode") or node.IsA("vtkMRMLVectorVolumeNode") or components != 1:
         raise InputError(
-            f"{name} has {components} values per voxel (a color, vector or tensor image). "
-            "Make a scalar volume of it (module Vector to Scalar Volume) and register that."
+            _(
+                "{name} has {components} values per voxel (a color, vector or tensor image). Make a scalar volume of "
+                "it (module Vector to Scalar Volume) and register that."
+            ).format(name=name, components=components)
         )
     notes = ()
     if node.GetParentTransformNode() is not None:
-        notes = (f"{name} is used where its transform {node.GetParentTransformNode().GetName()} puts it",)
+        parent = node.GetParentTransformNode().GetName()
+        notes = (_("{name} is used where its transform {parent} puts it").format(name=name, parent=parent),)
     # A copy: the Volume must not follow later changes of the node.
     data = arrayFromImage(node.GetImageData()).reshape(grid.shape).copy()
     return checked_image(Volume(grid, data, name, notes))
@@ -69,7 +75,9 @@ def landmarksFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None)
         for index in range(count)
     ]
     if not any(placed):
-        raise InputError(f"{node.GetName()} has no placed point. Place points, or choose other markups.")
+        raise InputError(
+            _("{name} has no placed point. Place points, or choose other markups.").format(name=node.GetName())
+        )
     points = np.array([node.GetNthControlPointPosition(index) for index in range(count)], dtype=np.float64)
     points = (points @ matrix[:3, :3].T + matrix[:3, 3]) * (-1.0, -1.0, 1.0)
     if grid is not None and grid.plane is not None:

@@ -61,6 +61,7 @@ def gridTransformInSteps(
     transform = slicer.vtkOrientedGridTransform()
     transform.SetDisplacementGridData(image)
     transform.SetGridDirectionMatrix(vtkMatrixFrom(matrix[:3, :3] / spacing))
+    transform.SetInterpolationModeToCubic()  # as of transforms that Slicer has read from a file
     return transform
 
 

@@ -11,6 +11,7 @@ import vtk
 
 from ..imaging.grid import Grid
 from ..support.errors import InputError
+from .translation import tr as _
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse
 
@@ -41,12 +42,22 @@ def toWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
         return np.eye(4)
     if not parent.IsTransformToWorldLinear():
         raise InputError(
-            f"{node.GetName()} is under the non-linear transform {parent.GetName()}. "
-            "Harden that transform on a copy of it, or take it out of the transform, and register that."
+            _(
+                "{name} is under the non-linear transform {parent}. Harden that transform on a copy of it, or take it "
+                "out of the transform, and register that."
+            ).format(name=node.GetName(), parent=parent.GetName())
         )
     matrix = vtk.vtkMatrix4x4()
     parent.GetMatrixTransformToWorld(matrix)
     return arrayFromVtkMatrix(matrix)
+
+
+def checkLinear(initial: slicer.vtkMRMLTransformNode) -> None:
+    """InputError if an initial transform, or one above it, is not linear."""
+    if not initial.IsTransformToWorldLinear():
+        raise InputError(
+            _("The initial transform {name} is not linear. Choose a linear one.").format(name=initial.GetName())
+        )
 
 
 def ijkToWorld(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
@@ -75,7 +86,7 @@ def gridFromVolume(volumeNode: slicer.vtkMRMLVolumeNode) -> Grid:
     """
     image = volumeNode.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0:
-        raise InputError(f"{volumeNode.GetName()} holds no voxels. Choose a volume that is loaded.")
+        raise InputError(_("{name} holds no voxels. Choose a volume that is loaded.").format(name=volumeNode.GetName()))
     return gridFromIjkToRas(ijkToWorld(volumeNode), image.GetDimensions(), volumeNode.GetName())
 
 

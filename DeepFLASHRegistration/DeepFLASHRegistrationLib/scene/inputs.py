@@ -31,3 +31,24 @@ class Inputs:
     def nodes(self) -> dict[str, slicer.vtkMRMLNode]:
         """The chosen nodes by name."""
         return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
+
+
+def onlyPair(scene: slicer.vtkMRMLScene) -> tuple[slicer.vtkMRMLNode | None, slicer.vtkMRMLNode | None]:
+    """Fixed and moving volume of a scene that holds two images and no more, else (None, None).
+
+    A name that says which it is decides; else the one that was loaded first is fixed.
+    """
+    count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+    nodes = [scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode") for index in range(count)]
+    images = [
+        node
+        for node in nodes
+        if not node.IsA("vtkMRMLLabelMapVolumeNode")
+        and not node.GetHideFromEditors()
+        and node.GetImageData() is not None
+    ]
+    if len(images) != 2:
+        return None, None
+    first, second = images
+    named = [[word in node.GetName().lower() for word in ("fixed", "moving")] for node in images]
+    return (second, first) if named[0] == [False, True] or named[1] == [True, False] else (first, second)

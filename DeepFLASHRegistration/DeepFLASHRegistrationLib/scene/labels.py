@@ -10,11 +10,12 @@ import numpy as np
 import slicer
 import vtk
 
-from ..imaging.volume import Volume, checked_labels, checked_mask
+from ..imaging.volume import LARGEST_COUNTED_LABEL, Volume, checked_labels, checked_mask, label_values
 from ..support.errors import InputError
 from .arrays import arrayFromImage
 from .geometry import gridFromIjkToRas, gridFromVolume, ijkToWorld, toWorld
 from .reslice import Placement, placementOfImage, placementOfVolume, resliced
+from .translation import tr as _
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,12 @@ def labelsFromNode(
         return _fromSegmentation(node, referenceVolume, like)
     if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _fromLabelMap(node, referenceVolume, like)
+    if node is None:
+        raise InputError(_("Labels must be a segmentation or a label map volume. Choose one."))
     raise InputError(
-        "Labels must be a segmentation or a label map volume"
-        + (f", {node.GetName()} is a {node.GetClassName()}." if node is not None else ". Choose one.")
+        _("Labels must be a segmentation or a label map volume, {name} is a {kind}.").format(
+            name=node.GetName(), kind=node.GetClassName()
+        )
     )
 
 
@@ -74,6 +78,40 @@ def maskFromNode(node: slicer.vtkMRMLNode, referenceVolume: slicer.vtkMRMLVolume
     return checked_mask(volume)
 
 
+def checkLabels(node: slicer.vtkMRMLNode) -> None:
+    """InputError if a segmentation or label map cannot be used, as far as that is told in no time."""
+    toWorld(node)
+    if node.IsA("vtkMRMLSegmentationNode"):
+        _segmentationOf(node)
+    else:
+        gridFromVolume(node)
+
+
+def insideOf(mask: slicer.vtkMRMLNode) -> float | None:
+    """mm^3 that a mask covers, told in no time; None if that is not known without computing. Parents do not count."""
+    if mask.IsA("vtkMRMLSegmentationNode"):
+        segmentation = mask.GetSegmentation()
+        name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        found, total = False, 0.0
+        for identifier in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(identifier)
+            image = segment.GetRepresentation(name)
+            if image is not None:
+                found = True
+                total += _covered(image, segment.GetLabelValue())
+        return total if found or segmentation.GetNumberOfSegments() == 0 else None
+    image = mask.GetImageData()
+    return 0.0 if image is None else _covered(image, None, mask.GetSpacing())
+
+
+def _covered(image: vtk.vtkImageData, label: int | None, spacing: tuple[float, ...] | None = None) -> float:
+    """What the voxels of this label, or all but 0, cover."""
+    if image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        return 0.0
+    data = arrayFromImage(image)
+    return float(np.count_nonzero(data if label is None else data == label) * np.prod(spacing or image.GetSpacing()))
+
+
 def _fromLabelMap(
     node: slicer.vtkMRMLLabelMapVolumeNode, referenceVolume: slicer.vtkMRMLVolumeNode | None, like: Labels | None
 ) -> Labels:
@@ -83,10 +121,8 @@ def _fromLabelMap(
         grid = gridFromVolume(referenceVolume)
         data = resliced(node.GetImageData(), ijkToWorld(node), placementOfVolume(referenceVolume))
     volume = checked_labels(Volume(grid, data.reshape(grid.shape).copy(), node.GetName()))
-    display = node.GetDisplayNode()
-    colors = display.GetColorNode() if display is not None else None
-    values = [int(value) for value in np.unique(volume.data) if value]
-    names = [_colorName(colors, value) for value in values]
+    values = [int(value) for value in label_values(volume.data) if value]
+    names = [nameOfLabel(node, value) for value in values]
     if like is not None and like.segments:
         renumbered = np.zeros_like(volume.data)
         labels = _labelsFor(names, like)
@@ -96,7 +132,10 @@ def _fromLabelMap(
     return Labels(volume, dict(zip(values, names, strict=True)), {})
 
 
-def _colorName(colors: slicer.vtkMRMLColorNode | None, value: int) -> str:
+def nameOfLabel(node: slicer.vtkMRMLLabelMapVolumeNode, value: int) -> str:
+    """What a label map's colors call a label; its number where they call it nothing."""
+    display = node.GetDisplayNode()
+    colors = display.GetColorNode() if display is not None else None
     name = colors.GetColorName(value) if colors is not None and 0 <= value < colors.GetNumberOfColors() else ""
     return name if name and name != "(none)" else str(value)
 
@@ -126,20 +165,23 @@ def _fromSegmentation(
     segments = {identifier: segmentation.GetSegment(identifier) for identifier in segmentation.GetSegmentIDs()}
     names = {identifier: segment.GetName() for identifier, segment in segments.items()}
     labelOf = {(identifier,): label for identifier, label in zip(names, _labelsFor(names.values(), like), strict=True)}
-    data = np.zeros(reference.dimensions[::-1], np.int32)
-    cache: dict[str, np.ndarray] = {}
-    for identifier, segment in segments.items():
-        mask = _maskOfSegment(segment, world, reference, cache)
-        if mask is not None:
-            _paint(data, mask, identifier, labelOf, names, like)
+    data = _ofOneLabelMap(segments, labelOf, world, reference)
+    if data is None:
+        data = np.zeros(reference.dimensions[::-1], np.int32)
+        cache: dict[str, np.ndarray] = {}
+        for identifier, segment in segments.items():
+            mask = _maskOfSegment(segment, world, reference, cache)
+            if mask is not None:
+                _paint(data, mask, identifier, labelOf, names, like)
 
-    overlaps = [" and ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
+    overlaps = [" + ".join(names[identifier] for identifier in ids) for ids in labelOf if len(ids) > 1]
     notes = ()
     if overlaps:
-        notes = (
-            f"{node.GetName()} has overlapping segments ({'; '.join(overlaps)}): "
-            "each overlap is carried as a label of its own, then given to all its segments",
+        note = _(
+            "{name} has overlapping segments ({overlaps}): each overlap is carried as a label of its own, then given "
+            "to all its segments"
         )
+        notes = (note.format(name=node.GetName(), overlaps="; ".join(overlaps)),)
     volume = checked_labels(Volume(grid, data.reshape(grid.shape), node.GetName(), notes))
     return Labels(
         volume,
@@ -164,7 +206,7 @@ def _paint(
     idsOf = {label: ids for ids, label in labelOf.items()}
     present = data[mask]
     result = np.full_like(present, labelOf[(identifier,)])
-    for label in np.unique(present[present != 0]):
+    for label in label_values(present[present != 0]):
         combination = (*idsOf[int(label)], identifier)
         if combination not in labelOf:
             name = _combinedName(combination, names)
@@ -175,24 +217,64 @@ def _paint(
     data[mask] = result
 
 
+def _ofOneLabelMap(
+    segments: dict[str, slicer.vtkSegment],
+    labelOf: dict[tuple[str, ...], int],
+    world: np.ndarray,
+    reference: Placement,
+) -> np.ndarray | None:
+    """All labels at once, if all segments share a label map, and so cannot overlap; else None."""
+    images = [_labelMapOf(segment) for segment in segments.values()]
+    if images[0] is None or any(image is not images[0] for image in images):
+        return None
+    values = _onReference(images[0], world, reference)
+    labels = {segment.GetLabelValue(): labelOf[(identifier,)] for identifier, segment in segments.items()}
+    highest = max(*labels, int(values.max()))
+    counted = values.dtype.kind in "iu" and min(*labels, int(values.min()) + 1) > 0 and highest <= LARGEST_COUNTED_LABEL
+    if not counted or len(labels) < len(segments):  # segments of one value are the same voxels: they do overlap
+        return None
+    table = np.zeros(highest + 1, np.int32)
+    table[list(labels)] = list(labels.values())
+    return table[values]
+
+
+def _labelMapOf(segment: slicer.vtkSegment) -> slicer.vtkOrientedImageData | None:
+    """The label map that a segment is in, None if there is none or an empty one."""
+    image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
+    empty = image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None
+    return None if empty else image
+
+
+def _onReference(image: slicer.vtkOrientedImageData, world: np.ndarray, reference: Placement) -> np.ndarray:
+    """The values of a label map of a segmentation at the reference's voxels."""
+    return resliced(image, placementOfImage(image, world, shifted=False).ijkToWorld, reference)
+
+
 def _maskOfSegment(
     segment: slicer.vtkSegment, world: np.ndarray, reference: Placement, cache: dict[str, np.ndarray]
 ) -> np.ndarray | None:
     """Where a segment is; `cache` keeps the label maps that segments share, so that each is resliced once."""
-    image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
-    if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+    image = _labelMapOf(segment)
+    if image is None:
         return None
     key = image.GetAddressAsString("")
     if key not in cache:
-        cache[key] = resliced(image, placementOfImage(image, world, shifted=False).ijkToWorld, reference)
+        cache[key] = _onReference(image, world, reference)
     return cache[key] == segment.GetLabelValue()
+
+
+def _segmentationOf(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
+    segmentation = node.GetSegmentation()
+    if segmentation is None or segmentation.GetNumberOfSegments() == 0:
+        raise InputError(
+            _("{name} has no segment. Add one, or choose another segmentation.").format(name=node.GetName())
+        )
+    return segmentation
 
 
 def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
     """The node's segmentation, or, if it holds no label maps, a copy that does: the node keeps its representations."""
-    segmentation = node.GetSegmentation()
-    if segmentation is None or segmentation.GetNumberOfSegments() == 0:
-        raise InputError(f"{node.GetName()} has no segment. Add one, or choose another segmentation.")
+    segmentation = _segmentationOf(node)
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     if segmentation.ContainsRepresentation(name):
         return segmentation
@@ -200,8 +282,10 @@ def _withLabelMaps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentati
     copy.DeepCopy(segmentation)
     if not copy.CreateRepresentation(name):
         raise InputError(
-            f"{node.GetName()} cannot be turned into label maps. "
-            "Create its binary labelmap representation in the Segmentations module."
+            _(
+                "{name} cannot be turned into label maps. Create its binary labelmap representation in the "
+                "Segmentations module."
+            ).format(name=node.GetName())
         )
     return copy
 

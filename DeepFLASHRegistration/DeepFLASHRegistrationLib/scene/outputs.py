@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -16,20 +17,27 @@ from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 from .appearance import copyLook
-from .arrays import arrayFromImage, imageFromArray
+from .arrays import arrayFromImage, atOnce, imageFromArray
 from .carry import carriedMarkups, carriedModel
 from .charts import logHistogram, writeConvergenceChart, writeHistogramChart
-from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransform, gridTransformInSteps
+from .companions import markCompanion, markDisplayAndStorage
+from .fields import AFFINE_ATTRIBUTE, INVERSE_ROLE, affineInSpace, gridTransformInSteps
 from .geometry import gridFromVolume, ijkToRasOfGrid, inSpace, vtkMatrixFrom
-from .hierarchy import placeBeside
+from .hierarchy import hierarchyOf, placeIn, resultFolder
 from .inputs import Inputs
 from .labels import Labels
+from .lean_fields import leanField
 from .propagation import propagatedSegmentation
+from .stamps import Stamps, keepStamps
 from .tables import labelRows, metricRows, writeTable
 from .transaction import Transaction
+from .translation import tr as _
 from .velocity import VELOCITY_ROLE, velocityText
+from .verdict_attribute import keepVerdict
 
 NEW = "new"
+# Where a map squeezes to less than this part of the volume, it is looked at whether coarser samples fold it.
+_SQUEEZED = -math.log(0.35)
 
 
 @dataclass
@@ -69,36 +77,43 @@ class PreparedResult:
     def steps(self, outputs: OutputNodes) -> Iterator[None]:
         """Converts what is wanted, in short steps."""
         if outputs.transform is not None:
-            self.fixedToMoving = yield from gridTransformInSteps(*self._field("fixedToMoving"))
+            self.fixedToMoving = yield from self._transform("fixedToMoving")
         if outputs.inverseTransform is not None:
-            self.movingToFixed = yield from gridTransformInSteps(*self._field("movingToFixed"))
+            self.movingToFixed = yield from self._transform("movingToFixed")
         for output, name in (
             ("warpedVolume", "warpedVolume"),
             ("logJacobianVolume", "logJacobianVolume"),
             ("histogramChart", "histogram"),
         ):
             if getattr(outputs, output) is not None:
-                _ = getattr(self, name)
+                _made = getattr(self, name)
                 yield
 
-    def _field(self, name: str) -> tuple[np.ndarray, Grid, Grid]:
+    def _transform(self, name: str) -> Generator[None, None, slicer.vtkOrientedGridTransform]:
         result = self._result
-        field, grid = (
-            (result.fixed_to_moving, result.field_grid)
-            if name == "fixedToMoving"
-            else (result.moving_to_fixed, result.inverse_grid)
-        )
-        return field, grid, self._towards[name]
+        determinant, grid = result.log_jacobian.data, result.fixed_grid
+        if name == "fixedToMoving":
+            field, field_grid, sign, moved = result.fixed_to_moving, result.field_grid, -1, 0.0
+        else:
+            # The inverse squeezes what the map stretches, there where that goes.
+            field, field_grid, sign = result.moving_to_fixed, result.inverse_grid, 1
+        where = np.argwhere(~(sign * determinant < _SQUEEZED))  # also what has no logarithm
+        if name != "fixedToMoving":
+            moved = result.displacement[tuple(where.T)]
+        index = np.rint(field_grid.physical_to_index(grid.index_to_physical(where) + moved)).astype(int)
+        yield
+        field, field_grid = yield from leanField(field, field_grid, index)
+        return (yield from gridTransformInSteps(field, field_grid, self._towards[name]))
 
     @cached_property
     def fixedToMoving(self) -> slicer.vtkOrientedGridTransform:
         """In RAS mm; resamples images."""
-        return gridTransform(*self._field("fixedToMoving"))
+        return atOnce(self._transform("fixedToMoving"))
 
     @cached_property
     def movingToFixed(self) -> slicer.vtkOrientedGridTransform:
         """In RAS mm; moves points."""
-        return gridTransform(*self._field("movingToFixed"))
+        return atOnce(self._transform("movingToFixed"))
 
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
@@ -125,16 +140,21 @@ def writeResult(
     *,
     movingLabels: Labels | None = None,
     prepared: PreparedResult | None = None,
+    stamps: tuple[dict[str, object], dict[str, object]] | None = None,
 ) -> OutputNodes:
     """Writes a result into the scene of its inputs, all or nothing.
 
+    New nodes go into a folder of the subject hierarchy: that of the outputs that are updated, or a new one, named after
+    the pair, beside the fixed volume.
+
     Args:
         result: what register() returned.
-        inputs: what it was given, not changed; created nodes are placed beside the fixed volume in the subject
-            hierarchy. The moving segmentation gets its labels back, markups and model are carried to the fixed image.
+        inputs: what it was given, not changed. The moving segmentation gets its labels back, markups and model are
+            carried to the fixed image.
         outputs: what is wanted and where; default everything in new nodes.
         movingLabels: what labelsFromNode gave for the moving segmentation.
         prepared: the result's contents, if they were converted beforehand.
+        stamps: of the fixed and the moving image, as they were registered; by default as they are.
 
     Returns:
         The nodes; None for what was not wanted or is not in the result.
@@ -151,6 +171,8 @@ def writeResult(
         writer = _Writer(transaction, result, fixedVolume, movingVolume, prepared)
         nodes = replace(outputs, **{each.name: None for each in fields(outputs)})
         nodes.transform = writer.transform(outputs.transform)
+        if nodes.transform is not None:
+            keepStamps(nodes.transform, *(stamps or map(Stamps().of, (fixedVolume, movingVolume))))
         nodes.inverseTransform = writer.inverse(outputs.inverseTransform)
         if nodes.transform is not None and nodes.inverseTransform is not None:
             nodes.transform.SetNodeReferenceID(INVERSE_ROLE, nodes.inverseTransform.GetID())
@@ -163,8 +185,11 @@ def writeResult(
             nodes.markups = writer.carried(outputs.markups, inputs.movingMarkups, carriedMarkups)
         if inputs.movingModel is not None:
             nodes.model = writer.carried(outputs.model, inputs.movingModel, carriedModel)
+        names = movingLabels.names if movingLabels is not None else {}
         nodes.metricsTable = writer.table(outputs.metricsTable, "metrics", metricRows(result))
-        rows = labelRows(result, movingLabels.names if movingLabels is not None else {})
+        if nodes.metricsTable is not None:
+            keepVerdict(nodes.metricsTable, result.verdict, names)
+        rows = labelRows(result, names)
         if rows:
             nodes.labelsTable = writer.table(outputs.labelsTable, "labels", rows)
         if result.history:
@@ -175,9 +200,25 @@ def writeResult(
             nodes.histogramChart = writer.chart(
                 outputs.histogramChart, "histogram", writeHistogramChart, prepared.histogram
             )
-        for node in transaction.created:
-            placeBeside(node, fixedVolume)
+        _place(transaction, [getattr(nodes, each.name) for each in fields(nodes)], fixedVolume, writer.pair)
     return nodes
+
+
+def _place(
+    transaction: Transaction, outputs: list[Any], fixedVolume: slicer.vtkMRMLScalarVolumeNode, name: str
+) -> None:
+    """New nodes go into the folder of the result that they belong to, beside the fixed volume."""
+    if not transaction.created:
+        return
+    earlier = [node for node in outputs if node is not None and node not in transaction.created]
+    folder, isNew = resultFolder(earlier, fixedVolume, name)
+    if isNew:
+        transaction.onFailure(lambda: hierarchyOf(transaction.scene).RemoveItem(folder, False, False))
+    for node in transaction.created:
+        placeIn(node, folder)
+        markDisplayAndStorage(node)
+        if node not in outputs:
+            markCompanion(node)
 
 
 _CLASSES = {
@@ -210,21 +251,32 @@ def checkOutputs(
             continue
         if not any(node.IsA(name) for name in _CLASSES[each.name]):
             raise InputError(
-                f"{node.GetName()} ({node.GetClassName()}) cannot hold the output {each.name}. "
-                f"Choose a {' or '.join(_CLASSES[each.name])}."
+                _("{name} ({kind}) cannot hold the output {output}. Choose a node of: {kinds}.").format(
+                    name=node.GetName(),
+                    kind=node.GetClassName(),
+                    output=each.name,
+                    kinds=", ".join(_CLASSES[each.name]),
+                )
             )
         if any(node is other for other in inputs):
             raise InputError(
-                f"{node.GetName()} is an input and an output. Inputs are never changed: choose another output node."
+                _("{name} is an input and an output. Inputs are never changed: choose another output node.").format(
+                    name=node.GetName()
+                )
             )
         if any(node is other for other in chosen):
-            raise InputError(f"{node.GetName()} is chosen for two outputs. Choose another node for one of them.")
+            raise InputError(
+                _("{name} is chosen for two outputs. Choose another node for one of them.").format(name=node.GetName())
+            )
         chosen.append(node)
     target = outputs.segmentation
     if movingSegmentation is not None and target not in (None, NEW) and not target.IsA(_labelClass(movingSegmentation)):
         raise InputError(
-            f"{target.GetName()} cannot hold the propagated {movingSegmentation.GetName()}. "
-            f"Choose a {_labelClass(movingSegmentation)}."
+            _("{name} cannot hold the propagated {segmentation}. Choose a {kind}.").format(
+                name=target.GetName(),
+                segmentation=movingSegmentation.GetName(),
+                kind=_labelClass(movingSegmentation),
+            )
         )
 
 
@@ -259,6 +311,9 @@ class _Writer:
             return self.transaction.create(className, name)
         return self.transaction.lend(choice)
 
+    def _carriedName(self, source: slicer.vtkMRMLNode) -> str:
+        return f"{source.GetName()} propagated to {self.fixed.GetName()}"
+
     def transform(self, choice: Any) -> slicer.vtkMRMLTransformNode | None:
         if choice is None:
             return None
@@ -283,14 +338,14 @@ class _Writer:
         if choice is None:
             return None
         data = self.prepared.movingToFixed
-        node = self._node(choice, "vtkMRMLTransformNode", f"{self.fixed.GetName()} to {self.moving.GetName()}")
+        node = self._node(choice, "vtkMRMLTransformNode", f"{self.pair} inverse")
         _setTransform(node, data, self.moving, self.fixed)
         return node
 
     def warped(self, choice: Any) -> slicer.vtkMRMLScalarVolumeNode | None:
         if choice is None:
             return None
-        node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.moving.GetName()} warped")
+        node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.pair} warped")
         _setVoxels(node, self.prepared.warpedVolume, self.result.warped.grid)
         node.SetVoxelValueUnits(self.moving.GetVoxelValueUnits())
         node.SetVoxelValueQuantity(self.moving.GetVoxelValueQuantity())
@@ -307,7 +362,7 @@ class _Writer:
     def labels(self, choice: Any, source: slicer.vtkMRMLNode, labels: Labels) -> slicer.vtkMRMLNode | None:
         if choice is None:
             return None
-        name = f"{source.GetName()} propagated"
+        name = self._carriedName(source)
         className = _labelClass(source)
         if className != "vtkMRMLSegmentationNode":
             node = self._node(choice, className, name)
@@ -329,7 +384,7 @@ class _Writer:
     def carried(self, choice: Any, source: slicer.vtkMRMLNode, carry: Any) -> slicer.vtkMRMLNode | None:
         if choice is None:
             return None
-        node = self._node(choice, source.GetClassName(), f"{source.GetName()} propagated")
+        node = self._node(choice, source.GetClassName(), self._carriedName(source))
         carry(source, node, self.prepared.movingToFixed)
         return node
 
@@ -356,6 +411,11 @@ def _setTransform(
 ) -> None:
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(data)
+    if node.GetStorageNode() is None:
+        node.AddDefaultStorageNode()
+    if node.GetStorageNode() is not None:
+        # The only one of Slicer's formats for transforms that it compresses. A file that was chosen stays chosen.
+        node.GetStorageNode().SetDefaultWriteFileExtension("nii.gz")
     node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixed.GetID())
     node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), moving.GetID())
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import slicer
 
@@ -45,8 +47,10 @@ def propagatedSegmentation(volume: Volume, labels: Labels, source: slicer.vtkSeg
     return segmentation
 
 
-def segmentationOfLabels(labels: Labels, colors: slicer.vtkMRMLColorNode | None) -> slicer.vtkSegmentation:
-    """A new segmentation of a label map: a segment per label, colored as `colors` says."""
+def segmentationOfLabels(
+    labels: Labels, colors: slicer.vtkMRMLColorNode | None, shade: Callable[[Sequence[float]], Sequence[float]] = tuple
+) -> slicer.vtkSegmentation:
+    """A new segmentation of a label map: a segment per label, colored as `shade` makes of what `colors` says."""
     segmentation = _emptySegmentation()
     shared = _placed(labels.volume, labels.volume.data)
     for label, name in labels.names.items():
@@ -55,7 +59,7 @@ def segmentationOfLabels(labels: Labels, colors: slicer.vtkMRMLColorNode | None)
         rgba = [0.5, 0.5, 0.5, 1.0]
         if colors is not None:
             colors.GetColor(label, rgba)
-        segment.SetColor(*rgba[:3])
+        segment.SetColor(*shade(rgba[:3]))
         segment.SetLabelValue(label)
         segment.AddRepresentation(_REPRESENTATION, shared)
         segmentation.AddSegment(segment, str(label))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,26 +12,34 @@ import slicer
 import vtk
 
 from ..imaging.grid import Grid
+from ..imaging.intensities import foreground
 from ..imaging.landmarks import Landmarks
 from ..imaging.volume import Volume
+from ..methods.trained_models import stages
 from ..problem.parameters import Parameters
 from ..problem.subject import Subject
 from ..process.runner import Run
+from ..registration import needs
 from ..registration.maps import field_grids
+from ..registration.progress import PHASES, share_done
 from ..support.errors import InputError
 from .carry import meshOf
 from .conversion import landmarksFromNode, volumeFromNode
 from .fields import affineInPlane
-from .geometry import LPS_RAS, arrayFromVtkMatrix
+from .geometry import LPS_RAS, arrayFromVtkMatrix, checkLinear
 from .inputs import Inputs
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
 from .samples import addSample
 from .sequence import geodesicTransforms, writeGeodesicSequence
+from .stamps import Stamps
+from .translation import tr as _
 from .velocity import savedResult
 
 # More points than this per axis of the geodesic's fields show nothing more, and a sequence holds many of them.
 _GEODESIC_SAMPLES = 56
+# Voxels per axis from which the size of the fixed object is told before a run.
+_LOOKED_AT = 40
 
 
 class RegistrationRun(Run):
@@ -42,9 +50,11 @@ class RegistrationRun(Run):
         fixed, moving: what the nodes hold, once it was started.
         result: everything the registration found, without nodes (registration.result.Result); of a cancelled
             run the best so far, if there is one, which `keep` writes into the scene.
+        pace: by phase, how many times as long as `registration.needs.seconds` says it takes on this computer.
     """
 
     task = "register"
+    left_out = ("prepare", "affine", "level", "write")
 
     def __init__(
         self,
@@ -60,9 +70,11 @@ class RegistrationRun(Run):
         self.nodes: OutputNodes | None = None
         self.fixed: Subject | None = None
         self.moving: Subject | None = None
+        self.pace: Mapping[str, float] = {}
         self._machine = {"device": device, "threads": threads or None}
         self._movingLabels: Labels | None = None
         self._prepared: PreparedResult | None = None
+        self._stamps: tuple[dict[str, object], dict[str, object]] | None = None
 
     @property
     def result(self) -> Any:
@@ -76,8 +88,10 @@ class RegistrationRun(Run):
 
     @property
     def verdict(self) -> Any:
-        """registration.verdict.Verdict, None if there is no result."""
-        return self.value.verdict if self.value is not None else None
+        """registration.verdict.Verdict, with the names of the labels; None if there is no result."""
+        if self.value is None:
+            return None
+        return self.value.verdict.named(self._movingLabels.names if self._movingLabels is not None else {})
 
     def arguments(self) -> dict[str, Any]:
         """The nodes as arguments of `registration.register.register`.
@@ -86,13 +100,16 @@ class RegistrationRun(Run):
             InputError: a node cannot be used, or an output cannot be written.
         """
         inputs = self.inputs
-        for name, node in (("fixed", inputs.fixedVolume), ("moving", inputs.movingVolume)):
-            if node is None:
-                raise InputError(f"No {name} volume is chosen. Choose one.")
+        if inputs.fixedVolume is None:
+            raise InputError(_("No fixed volume is chosen. Choose one."))
+        if inputs.movingVolume is None:
+            raise InputError(_("No moving volume is chosen. Choose one."))
         if inputs.fixedVolume is inputs.movingVolume:
-            raise InputError("Fixed and moving volume are the same. Choose another one.")
+            raise InputError(_("Fixed and moving volume are the same. Choose another one."))
         checkOutputs(self.outputs, list(inputs.nodes().values()), inputs.movingSegmentation)
         images = volumeFromNode(inputs.fixedVolume), volumeFromNode(inputs.movingVolume)
+        stamps = Stamps()
+        self._stamps = stamps.of(inputs.fixedVolume), stamps.of(inputs.movingVolume)
         labels = self._labels(images[0].ndim)
         masks = [
             None if mask is None else maskFromNode(mask, volume)
@@ -104,7 +121,31 @@ class RegistrationRun(Run):
         found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine}
         if inputs.initialTransform is not None:
             found["initial_affine"] = _initialAffine(inputs.initialTransform, images[0].grid, images[1].grid)
+        self.expected = self._expected()
         return found
+
+    @property
+    def kind(self) -> str:
+        """Runs of the same kind on the same computer keep the same pace."""
+        return f"{self.parameters.preset}/{self.parameters.method}/{self._machine['device']}"
+
+    def _expected(self) -> dict[str, float]:
+        """Seconds of each phase, {} if the settings cannot be used, which the registration says better."""
+        inside = None if self.fixed.mask is None else self.fixed.mask.thinned(_LOOKED_AT)
+        try:
+            if inside is None or not inside.data.any():
+                image = self.fixed.image.thinned(_LOOKED_AT)
+                inside = image.with_data(foreground(image).astype(np.uint8))
+            effective = stages(self.parameters)
+            sizes = needs.sizes(self.fixed.grid, self.moving.grid, inside, effective)
+        except (InputError, ValueError):
+            return {}
+        known = needs.seconds(sizes, effective)
+        return {phase: each * self.pace.get(phase, 1.0) for phase, each in known.items()}
+
+    def share_done(self, phase: str, progress: float) -> float:
+        """How much of a phase is done (0 ... 1)."""
+        return share_done(phase, progress) if phase in PHASES else 0.0
 
     def _labels(self, ndim: int) -> tuple[Volume | None, Volume | None]:
         inputs = self.inputs
@@ -134,9 +175,11 @@ class RegistrationRun(Run):
         yield from self._prepared.steps(self.outputs)
 
     def _checkInputs(self) -> None:
-        for name, node in self.inputs.nodes().items():
+        for node in self.inputs.nodes().values():
             if node.GetScene() is None:
-                raise InputError(f"The chosen {name} was removed from the scene during the registration.")
+                raise InputError(
+                    _("{name} was removed from the scene during the registration.").format(name=node.GetName())
+                )
 
     def finish(self) -> None:
         """Writes the outputs, all or none."""
@@ -150,10 +193,17 @@ class RegistrationRun(Run):
             known = {identifier for ids in self._movingLabels.segments.values() for identifier in ids}
             if set(segmentation.GetSegmentation().GetSegmentIDs()) != known:
                 raise InputError(
-                    f"Segments of {segmentation.GetName()} were added or removed during the registration. Run it again."
+                    _("Segments of {segmentation} were added or removed during the registration. Run it again.").format(
+                        segmentation=segmentation.GetName()
+                    )
                 )
         self.nodes = writeResult(
-            self.value, self.inputs, self.outputs, movingLabels=self._movingLabels, prepared=self._prepared
+            self.value,
+            self.inputs,
+            self.outputs,
+            movingLabels=self._movingLabels,
+            prepared=self._prepared,
+            stamps=self._stamps,
         )
         self._prepared = None  # the nodes hold them now
 
@@ -169,7 +219,7 @@ class RegistrationRun(Run):
             InputError: there is nothing to keep.
         """
         if self.value is None:
-            raise InputError("The registration was cancelled before there was a result to keep.")
+            raise InputError(_("The registration was cancelled before there was a result to keep."))
         self.finish()
         return self.nodes
 
@@ -207,7 +257,7 @@ class GeodesicRun(Run):
         """
         self._volumes()
         saved = savedResult(self.transform)
-        grid, _ = field_grids(saved.fixed_grid, saved.deformation.affine)
+        grid = field_grids(saved.fixed_grid, saved.deformation.affine)[0]
         self._grid = grid.resampled(factor=[max(1.0, size / _GEODESIC_SAMPLES) for size in grid.shape])
         names = [each.name for each in fields(saved.deformation) if each.init and each.name != "device"]
         velocity = {name: getattr(saved.deformation, name) for name in names}
@@ -216,12 +266,14 @@ class GeodesicRun(Run):
     def _volumes(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLScalarVolumeNode]:
         node = self.transform
         if node.GetScene() is None:
-            raise InputError(f"{node.GetName()} is not in the scene any more.")
+            raise InputError(_("{name} is not in the scene any more.").format(name=node.GetName()))
         fixed = node.GetNodeReference(node.GetFixedNodeReferenceRole())
         moving = node.GetNodeReference(node.GetMovingNodeReferenceRole())
-        for which, volume in (("fixed", fixed), ("moving", moving)):
-            if volume is None:
-                raise InputError(f"The {which} volume of {node.GetName()} is not in the scene any more.")
+        if fixed is None or moving is None:
+            which = _("The fixed volume of {name} is not in the scene any more.")
+            if fixed is not None:
+                which = _("The moving volume of {name} is not in the scene any more.")
+            raise InputError(which.format(name=node.GetName()))
         return fixed, moving
 
     def prepare(self) -> Iterator[None]:
@@ -296,8 +348,7 @@ def runBatch(runs: Sequence[RegistrationRun], register: Callable[[RegistrationRu
 
 def _initialAffine(node: slicer.vtkMRMLTransformNode, fixed: Grid, moving: Grid) -> np.ndarray:
     """(d+1, d+1) LPS mm, fixed -> moving, of a transform node that moves the moving volume to the fixed one."""
-    if not node.IsTransformToWorldLinear():
-        raise InputError(f"The initial transform {node.GetName()} is not linear. Choose a linear one.")
+    checkLinear(node)
     matrix = vtk.vtkMatrix4x4()
     node.GetMatrixTransformToWorld(matrix)
     fixedToMoving = np.linalg.inv(arrayFromVtkMatrix(matrix))
@@ -307,6 +358,8 @@ def _initialAffine(node: slicer.vtkMRMLTransformNode, fixed: Grid, moving: Grid)
         return affineInPlane(fixedToMoving, fixed, moving)
     except ValueError as error:
         raise InputError(
-            f"The initial transform {node.GetName()} turns the slice out of its plane. Choose one that moves and turns "
-            "it within its plane."
+            _(
+                "The initial transform {name} turns the slice out of its plane. Choose one that moves and turns it "
+                "within its plane."
+            ).format(name=node.GetName())
         ) from error

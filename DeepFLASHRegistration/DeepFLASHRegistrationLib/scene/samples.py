@@ -53,9 +53,9 @@ def _segmentation(
 ) -> slicer.vtkMRMLSegmentationNode:
     labels = Labels(volume, {int(label): name for label, name in names.items()}, {})
     node = transaction.create("vtkMRMLSegmentationNode", f"{reference.GetName()} segmentation")
+    node.CreateDefaultDisplayNodes()  # first: it looks for each segment's color when that is added
     node.SetAndObserveSegmentation(segmentationOfLabels(labels, transaction.scene.GetNodeByID(_COLORS)))
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-    node.CreateDefaultDisplayNodes()
     return node
 
 

@@ -15,8 +15,9 @@ import slicer
 from ..imaging.grid import Grid
 from .fields import gridTransform
 from .geometry import gridFromVolume, toWorld
-from .hierarchy import placeBeside
+from .hierarchy import parentOf, placeIn
 from .transaction import Transaction
+from .translation import tr as _
 from .velocity import fingerprint
 
 # The browser says of which transform and velocity it is.
@@ -75,12 +76,12 @@ def writeGeodesicSequence(
         browser.EndModify(modifying)  # makes the sequences logic create the proxy
         proxy = proxyTransform(browser)
         if proxy is None:
-            raise RuntimeError("The Sequences module did not make a transform for the sequence.")
+            raise RuntimeError(_("The Sequences module did not make a transform for the sequence."))
         proxy.SetName(f"{name} at t")
         for node in (browser, sequence, proxy):
             node.SetSaveWithScene(False)
-        for node in transaction.created:
-            placeBeside(node, fixedVolume)
+        for node in (*transaction.created, proxy):
+            placeIn(node, parentOf(transform))
         browser.SetAttribute(_VELOCITY_ATTRIBUTE, fingerprint(transform))
     return browser
 
@@ -91,6 +92,17 @@ def geodesicOf(transform: slicer.vtkMRMLTransformNode | None) -> slicer.vtkMRMLS
     if browser is None or browser.GetMasterSequenceNode() is None:
         return None
     return browser if browser.GetAttribute(_VELOCITY_ATTRIBUTE) == fingerprint(transform) else None
+
+
+def removeLostGeodesics(scene: slicer.vtkMRMLScene) -> None:
+    """Removes the geodesics of transforms that are gone."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")
+    for browser in [scene.GetNthNodeByClass(index, "vtkMRMLSequenceBrowserNode") for index in range(count)]:
+        if browser.GetAttribute(_VELOCITY_ATTRIBUTE) is None or browser.GetNodeReference(_TRANSFORM_ROLE) is not None:
+            continue
+        for node in (proxyTransform(browser), browser.GetMasterSequenceNode(), browser):
+            if node is not None and node.GetScene() is scene:
+                scene.RemoveNode(node)
 
 
 def _browserOf(transform: slicer.vtkMRMLTransformNode) -> slicer.vtkMRMLSequenceBrowserNode | None:

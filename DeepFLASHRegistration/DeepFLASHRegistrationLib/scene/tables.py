@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import slicer
 import vtk
 
+from .translation import tr as _
+
 
 def metricRows(result: Any) -> list[dict[str, Any]]:
-    """Rows (quantity, before, after, unit) of what result.metrics holds, headed by the verdict."""
+    """Rows (quantity, before, after, unit) of what result.metrics holds."""
     metrics: Mapping[str, Any] = result.metrics
     rows: list[dict[str, Any]] = []
 
@@ -20,22 +24,16 @@ def metricRows(result: Any) -> list[dict[str, Any]]:
         if after is not None or before is not None:
             rows.append({"Quantity": quantity, "Before": _text(before), "After": _text(after), "Unit": unit})
 
-    verdict = getattr(result, "verdict", None)
-    if verdict is not None:
-        add("Verdict", verdict.level)
-        for reason in verdict.reasons:
-            add("Reason", reason)
     add("Similarity (cross-correlation)", metrics.get("similarity_after"), metrics.get("similarity_before"))
+    agreement = metrics.get("agreement") or {}
+    add("Agreement inside both objects", agreement.get("reached"))
+    add("Agreement inside, turned by half", agreement.get("floor"))
     add("Mean Dice", metrics.get("mean_dice_after"), metrics.get("mean_dice_before"))
     landmarks = metrics.get("landmarks") or {}
     add("Mean landmark distance", _mean(landmarks.get("after_mm")), _mean(landmarks.get("before_mm")), "mm")
     for key, quantity in (("folds", "Folded voxels"), ("folds_strict", "Folded voxels (strict)")):
         folds = metrics.get(key)
-        if isinstance(folds, Mapping):
-            add(quantity, folds.get("count"))
-            add(quantity, folds.get("percent"), unit="%")
-        else:
-            add(quantity, folds)
+        add(quantity, folds.get("count") if isinstance(folds, Mapping) else folds)
     add("Smallest determinant", metrics.get("smallest_determinant"))
     add("Largest determinant", metrics.get("largest_determinant"))
     add("Standard deviation of the log determinant", metrics.get("sd_log_determinant"))
@@ -44,6 +42,8 @@ def metricRows(result: Any) -> list[dict[str, Any]]:
         add(f"Inverse consistency error, {name}", inverse.get(key), unit="mm")
     add("Length of the geodesic", metrics.get("geodesic_length_mm"))
     add("Largest displacement", metrics.get("largest_displacement_mm"), unit="mm")
+    add("Turn of the alignment against the headers", metrics.get("turn_degrees"), unit="degrees")
+    add("Scale of the alignment", metrics.get("scale"))
     add("Overlap of the images", metrics.get("overlap"))
     add("Fixed foreground that comes from outside the moving image", metrics.get("border_hits"))
     return rows
@@ -70,6 +70,75 @@ def labelRows(result: Any, names: Mapping[int, str]) -> list[dict[str, Any]]:
             row["Volume change (%)"] = _number(change.get(label))
         rows.append(row)
     return rows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, and what it is sorted by: a number, or text; None comes last."""
+
+    text: str
+    key: float | str | None
+
+
+def shownTable(node: slicer.vtkMRMLTableNode) -> tuple[list[str], list[list[Cell]]]:
+    """Titles and rows of a table that metricRows or labelRows was written to, as people read it: rounded, with unit."""
+    rows = _rowsOf(node)
+    if rows and "Quantity" in rows[0]:
+        return [_("Quantity"), _("Before"), _("After")], [
+            [
+                Cell(row["Quantity"], row["Quantity"]),
+                _withUnit(row["Before"], row["Unit"]),
+                _withUnit(row["After"], row["Unit"]),
+            ]
+            for row in rows
+        ]
+    titles = {title: _SHOWN[title] for title in (rows[0] if rows else ()) if title in _SHOWN}
+    shown = [[_rounded(row[title], *how[1:]) for title, how in titles.items()] for row in rows]
+    return [how[0]() for how in titles.values()], shown
+
+
+def tableText(titles: list[str], rows: list[list[Cell]]) -> str:
+    """A shown table as text that spreadsheets understand."""
+    return "\n".join("\t".join(line) for line in [titles, *([cell.text for cell in row] for row in rows)])
+
+
+# Columns of labelRows that fit the panel: title, decimals, and what a number is divided by.
+_SHOWN = {
+    "Name": (lambda: _("Label"), 0, 1.0),
+    "Dice before": (lambda: _("Dice before"), 3, 1.0),
+    "Dice after": (lambda: _("Dice after"), 3, 1.0),
+    "Volume warped (mm3)": (lambda: _("Volume (ml)"), 2, 1000.0),
+    "Volume change (%)": (lambda: _("Change (%)"), 1, 1.0),
+}
+
+
+def _rowsOf(node: slicer.vtkMRMLTableNode) -> list[dict[str, Any]]:
+    """The rows of a table node; numbers are numbers, as far as the table knows them."""
+    table = node.GetTable()
+    columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())] if table is not None else []
+    return (
+        [{column.GetName(): column.GetValue(row) for column in columns} for row in range(table.GetNumberOfRows())]
+        if columns
+        else []
+    )
+
+
+def _withUnit(text: str, unit: str) -> Cell:
+    try:
+        number = float(text)
+    except ValueError:
+        return Cell(text, text or None)
+    return Cell(f"{text} {unit}".strip(), number)
+
+
+def _rounded(value: Any, decimals: int, divisor: float) -> Cell:
+    try:
+        number = float(value) / divisor
+    except ValueError:
+        return Cell(value, value.lower())
+    if math.isnan(number):
+        return Cell("", None)
+    return Cell(f"{number:.{decimals}f}", number)
 
 
 def writeTable(node: slicer.vtkMRMLTableNode, rows: list[dict[str, Any]]) -> None:
@@ -104,4 +173,6 @@ def _mean(values: Any) -> float | None:
 def _text(value: Any) -> str:
     if value is None or value != value:  # not measured, or NaN: not measurable
         return ""
-    return f"{value:.4g}" if isinstance(value, Real) and not isinstance(value, int) else str(value)
+    if isinstance(value, Real) and not isinstance(value, int):
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    return str(value)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import slicer
@@ -24,6 +25,7 @@ class Transaction:
         self.created: list[slicer.vtkMRMLNode] = []
         self._before: set[str] = set()
         self._lent: dict[str, _Kept] = {}
+        self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Transaction:
         self._before = _nodeIds(self.scene)
@@ -31,7 +33,9 @@ class Transaction:
 
     def create(self, className: str, name: str) -> slicer.vtkMRMLNode:
         """A new node of the scene; the name is made unique."""
-        node = self.scene.AddNewNodeByClass(className, self.scene.GenerateUniqueName(name))
+        # Slicer's own unique names count names up that were taken once, also if they are free again.
+        free = self.scene.GetFirstNodeByName(name) is None
+        node = self.scene.AddNewNodeByClass(className, name if free else self.scene.GenerateUniqueName(name))
         self.created.append(node)
         return node
 
@@ -45,6 +49,10 @@ class Transaction:
                 self._lent[each.GetID()] = _Kept(each)
         return node
 
+    def onFailure(self, undo: Callable[[], None]) -> None:
+        """Called on failure, after new nodes have vanished: for what is no node."""
+        self._undo.append(undo)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -57,6 +65,8 @@ class Transaction:
             node = self.scene.GetNodeByID(identifier)
             if node is not None and not node.IsA("vtkMRMLSubjectHierarchyNode"):
                 self.scene.RemoveNode(node)
+        for undo in self._undo:
+            undo()
 
 
 class _Kept:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The velocity of a result in the scene: from it the map can be computed again, at any time and on any grid.
 
-It is kept as a text node (a few hundred kB) that the transform refers to, saved with the scene like any other node. The
-text is that of the bytes of velocity.safetensors in a result folder, base64: one format, one reader, one checksum.
+It is kept as a text node (up to about a MB) that the transform refers to, saved with the scene like any other node. The
+text is that of the bytes of velocity.safetensors in a result folder, base64: one format, one reader, one checksum. It
+holds besides how the result came about, so that its report can be made again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import slicer
 
 from ..results.velocity import VELOCITY, SavedResult, load_result, write_velocity
 from ..support.errors import InputError
+from .translation import tr as _
 
 VELOCITY_ROLE = "DeepFLASH.velocity"
 
@@ -26,7 +28,7 @@ def velocityText(result: Any) -> str:
     """The velocity of a registration.result.Result as text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / VELOCITY
-        write_velocity(path, result)
+        write_velocity(path, result, history=True)
         return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
@@ -51,16 +53,22 @@ def savedResult(transform: slicer.vtkMRMLTransformNode) -> SavedResult:
         InputError: it is not in the scene, or damaged.
     """
     if not hasVelocity(transform):
-        raise InputError(f"The scene holds no velocity for {transform.GetName()}. Register again.")
+        raise InputError(
+            _("The scene holds no velocity for {transform}. Register again.").format(transform=transform.GetName())
+        )
     node = transform.GetNodeReference(VELOCITY_ROLE)
     try:
         content = base64.b64decode(node.GetText(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"{node.GetName()} holds no velocity ({error}). Register again.") from error
+        raise InputError(
+            _("{name} holds no velocity ({error}). Register again.").format(name=node.GetName(), error=error)
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / VELOCITY
         path.write_bytes(content)
         try:
             return load_result(path)
         except InputError as error:
-            raise InputError(f"{node.GetName()} holds no velocity of this program. Register again.") from error
+            raise InputError(
+                _("{name} holds no velocity of this program. Register again.").format(name=node.GetName())
+            ) from error

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Being a good neighbor on a busy machine."""
+"""How many processors there are, and being a good neighbor on a busy machine."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 
@@ -14,3 +15,10 @@ def share_processors() -> None:
     less costs a few percent on a machine at rest.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

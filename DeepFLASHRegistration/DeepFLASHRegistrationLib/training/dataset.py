@@ -13,7 +13,6 @@ columns are ignored.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 import itertools
@@ -25,12 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..imaging.files import IMAGES, stem
 from ..imaging.grid import Grid
 from ..problem.reading import read_subject
 from ..problem.subject import Subject
 from ..support.errors import InputError
+from ..support.tables import read_table
 
-_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
 _COLUMNS = ("image", "subject", "labels", "mask")
 # Voxels this many times larger or smaller than those of most images are a wrong unit or another kind of image.
 _SPACING_RATIO = 2.0
@@ -161,14 +161,8 @@ _LAYOUT = (
 # ------------------------------------------------------------------------------------------------------- finding
 
 
-def stem(path: Path) -> str:
-    """The name of an image file without its suffix."""
-    lower = path.name.lower()
-    return next((path.name[: -len(s)] for s in _SUFFIXES if lower.endswith(s) and len(lower) > len(s)), path.name)
-
-
 def _images(folder: Path) -> list[Path]:
-    files = (p for p in folder.iterdir() if p.name.lower().endswith(_SUFFIXES) and not p.name.startswith("."))
+    files = (p for p in folder.iterdir() if p.name.lower().endswith(IMAGES) and not p.name.startswith("."))
     return sorted(p for p in files if not p.is_dir())
 
 
@@ -207,42 +201,26 @@ def _check_names(folder: Path, group: Sequence[tuple[str, Path]]) -> None:
 
 
 def _from_table(path: Path) -> list[SubjectFiles]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
-    first = text.partition("\n")[0]
-    try:
-        return _subjects(path, csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count)))
-    except csv.Error as error:
-        raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
-
-
-def _subjects(path: Path, rows: csv.DictReader) -> list[Subject]:
-    titles = {(title or "").strip().lower(): title for title in rows.fieldnames or ()}
-    if "image" not in titles:
-        raise InputError(f"{path}: has no column {'image'!r}, but: {', '.join(filter(None, titles)) or 'nothing'}.")
-    for title in titles:
+    table = read_table(path)
+    if "image" not in table.titles:
+        raise InputError(f"{path}: has no column {'image'!r}, but: {', '.join(table.titles) or 'nothing'}.")
+    for title in table.titles:
         meant = difflib.get_close_matches(title, _COLUMNS, 1, 0.8)
-        if meant and title not in _COLUMNS and meant[0] not in titles:
+        if meant and title not in _COLUMNS and meant[0] not in table.titles:
             raise InputError(f"{path}: has a column {title!r}. Rename it to {meant[0]!r}, or to something else.")
-    lines = []
+    rows = [row for row in table.rows if any(row.cells.get(key) for key in _COLUMNS)]
     for row in rows:
-        values = {key: (row.get(titles[key]) or "").strip() for key in _COLUMNS if key in titles}
-        if not any(values.values()):
-            continue
-        if not values["image"]:
-            raise InputError(f"{path}: line {rows.line_num} names no image.")
-        lines.append(values)
-    names = _short_names([Path(values["image"]) for values in lines])
+        if not row.cells["image"]:
+            raise InputError(f"{path}: line {row.line} names no image.")
+    names = _short_names([Path(row.cells["image"]) for row in rows])
     return [
         SubjectFiles(
             name,
-            values.get("subject") or name,
-            path.parent / values["image"],
-            *(path.parent / values[key] if values.get(key) else None for key in ("labels", "mask")),
+            row.cells.get("subject") or name,
+            path.parent / row.cells["image"],
+            *(path.parent / row.cells[key] if row.cells.get(key) else None for key in ("labels", "mask")),
         )
-        for name, values in zip(names, lines)
+        for name, row in zip(names, rows)
     ]
 
 

@@ -175,9 +175,9 @@ def _registered(
 
 
 def _on_fixed(labels: Volume, grid: Grid) -> np.ndarray:
-    from ..imaging.resampling import resample
+    from ..imaging.resampling import nearest
 
-    return resample(labels, grid, nearest=True)
+    return nearest(labels, grid)
 
 
 def _merged(labels: np.ndarray, groups: Collection[Collection[int]]) -> np.ndarray:

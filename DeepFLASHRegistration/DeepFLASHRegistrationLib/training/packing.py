@@ -11,16 +11,19 @@ import numpy as np
 from ..alignment.affine import align
 from ..imaging.grid import Grid, stored, upright
 from ..imaging.intensities import foreground
-from ..imaging.resampling import resample
+from ..imaging.resampling import nearest
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.problem import scaled
+from ..problem.resampling import linear
 from ..problem.subject import Subject
 from ..support.errors import InputError
 from .pack import FIRST_OUTSIDE, Pack, packed
 
 # Gray levels that are kept: their steps lie below the noise of a scan, and each halving saves a bit per voxel.
 LEVELS = 64
+# What is learned is learned of images scaled so, whatever the default is elsewhere.
+_SCALING = Parameters(normalization="percentiles")
 
 
 def common_grid(volume: Volume, shape: Sequence[int], spacing_mm: float) -> Grid:
@@ -89,20 +92,20 @@ def pack_subjects(
         label_map = subject.label_map
         if naming.painted is not None:
             subject = Subject(label_map.with_data(naming.painted(label_map.data).astype(np.float32)))
-        image = scaled(subject.checked(), Parameters()).image
+        image = scaled(subject.checked(), _SCALING).image
         if frame is None:
-            reference = image if reference is None else scaled(Subject(reference).checked(), Parameters()).image
+            reference = image if reference is None else scaled(Subject(reference).checked(), _SCALING).image
             frame = common_grid(reference, shape, spacing_mm)
         matrix = np.eye(len(shape) + 1) if image is reference else align(reference, image, "affine").matrix
         grid = common_grid(image, shape, spacing_mm)
         affines.append(np.linalg.inv(grid.affine) @ matrix @ frame.affine)
         if naming.painted is None:
-            values = resample(image, grid) * (LEVELS - 1)
+            values = linear(image, grid) * (LEVELS - 1)
             images.append(np.rint(values).astype(np.uint8) * np.uint8(255 // (LEVELS - 1)))
         if codes:
             table = np.zeros(max(codes) + 1, np.uint8)
             table[list(codes)] = list(codes.values())
-            found = resample(label_map.with_data(label_map.data.astype(np.int32)), grid, nearest=True)
+            found = nearest(label_map.with_data(label_map.data.astype(np.int32)), grid)
             labels.append(table[np.where(found > max(codes), 0, found)])
         if progress is not None:
             progress(number + 1, len(subjects))

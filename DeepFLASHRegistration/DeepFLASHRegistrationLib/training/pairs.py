@@ -21,7 +21,7 @@ from ..geodesics.flow import Flow
 from ..geodesics.objective import Pair
 from ..geodesics.sampling import NonFiniteField, Sampler
 from ..geodesics.shooting import Shooting
-from ..imaging.resampling import resample
+from ..imaging.resampling import nearest
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem
@@ -125,7 +125,7 @@ class AlignedSubjects:
         labels = [side.label_map for side in sides]
         if labels[0] is not None and labels[1] is not None:
             found = [
-                torch.from_numpy(resample(x, problem.grid, m, nearest=True).astype(np.int64)).to(device)
+                torch.from_numpy(nearest(x, problem.grid, m).astype(np.int64)).to(device)
                 for x, m in zip(labels, (None, matrix), strict=True)
             ]
         if variation is not None and variation.deformation_mm > 0:

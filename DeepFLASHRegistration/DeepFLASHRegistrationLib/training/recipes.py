@@ -36,7 +36,9 @@ class Recipe:
 
 
 def _parameters(**changes: Any) -> Parameters:
-    return Parameters.from_preset("default", **changes)
+    # What is learned is learned at these lengths and of images scaled so, whatever the defaults are elsewhere.
+    stated = {"window_mm": 8.75, "margin_mm": 12.0, "normalization": "percentiles"}
+    return Parameters.from_preset("default", **{**stated, **changes})
 
 
 RECIPES = {

@@ -201,7 +201,7 @@ def _taught(job: _Job) -> Taught:
         fixed, moving = (replace(files.read(), labels=()) for files in (job.fixed, job.moving))
         result = register(fixed, moving, job.parameters, device=job.device, threads=1)
         if result.verdict.level == "failed":
-            return Taught(*names, " ".join(result.verdict.reasons), time.perf_counter() - started)
+            return Taught(*names, " ".join(map(str, result.verdict.reasons)), time.perf_counter() - started)
         with atomic(job.file) as temporary:
             write_velocity(temporary, result)
     except InputError as error:

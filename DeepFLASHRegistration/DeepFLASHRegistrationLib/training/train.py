@@ -56,7 +56,7 @@ class About:
     """
 
     name: str = "my-model"
-    description: str = "trained by its user"
+    description: str = ""
     training_data: str = ""
     license: str = "not stated"
     license_note: str = ""

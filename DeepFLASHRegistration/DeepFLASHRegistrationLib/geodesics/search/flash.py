@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from ..band import Band, Lattice, Metric, fit_modes
 from ..jacobian import smallest_determinant
-from ..objective import Evaluation, Level, Objective, Pair, Settings
-from .lbfgs import LBFGS
-from .line_search import Interrupted, Ray, backtracked
+from ..objective import Level, Objective, Pair, Settings
+from .descent import Ending, descend
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,22 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The velocity found, its band and metric, and the time steps that integrated it."""
+    """The velocity found, its band and metric, the time steps that integrated it, and why each level ended."""
 
     velocity: Tensor
     band: Band
     metric: Metric
     steps: int
-    cancelled: bool
+    endings: tuple[Ending, ...]
+
+    @property
+    def cancelled(self) -> bool:
+        return self.endings[-1] is Ending.CANCELLED
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Why each level ended, in a word."""
+        return tuple(ending.value for ending in self.endings)
 
 
 def minimize(
@@ -68,89 +75,29 @@ def minimize(
     if not bool((pair.fixed_mask > 0).any()) or not bool((pair.moving_mask > 0).any()):
         raise ValueError("The masks must not be empty: there would be nothing to compare.")
     velocity = initial
-    steps, stopped = settings.steps or 1, False
+    endings: list[Ending] = []
     for number, level in enumerate(levels):
         modes = level.band.modes
         zero = torch.zeros(len(modes), *modes, dtype=pair.fixed.dtype, device=pair.fixed.device)
         velocity = zero if velocity is None else fit_modes(velocity, modes).to(zero).contiguous()
         objective = Objective(pair, level, settings, window, velocity)
-        for state in _descend(objective, velocity, initial is not None, cancelled or (lambda: False)):
-            velocity, stopped, progress = state
-            if progress is not None and report is not None:
-                iteration, evaluation, seconds = progress
+        for state in descend(objective, velocity, initial is not None, cancelled or (lambda: False)):
+            velocity, ending, evaluation = state.velocity, state.ending, state.evaluation
+            if state.accepted and report is not None:
                 report(
                     Iteration(
                         number,
                         len(levels),
-                        iteration,
+                        state.iteration,
                         level.iterations,
                         evaluation.energy,
                         evaluation.dissimilarity,
                         evaluation.regularization,
                         smallest_determinant(evaluation.displacement, objective.flow.lattice),
-                        seconds,
+                        state.seconds,
                     )
                 )
-        steps = objective.steps
-        if stopped:
+        endings.append(ending)
+        if ending is Ending.CANCELLED:
             break
-    return Estimate(velocity, objective.level.band, objective.level.metric, steps, stopped)
-
-
-def _descend(
-    objective: Objective, velocity: Tensor, detail: bool, cancelled: Callable[[], bool]
-) -> Iterator[tuple[Tensor, bool, tuple[int, Evaluation, float] | None]]:
-    """L-BFGS with backtracking. Yields (velocity, cancelled, progress) at the start and after every accepted step."""
-    started = time.perf_counter()
-    if cancelled():
-        yield velocity, True, None
-        return
-    now = objective.evaluate_safely(velocity)
-    for _ in range(6):
-        if now.gradient is not None or cancelled():
-            break
-        # Not even with many steps: a gentler field of the same shape can be integrated.
-        velocity = 0.5 * velocity
-        now = objective.evaluate_safely(velocity)
-    if now.gradient is None:
-        velocity = torch.zeros_like(velocity)
-        objective.steps = objective.settings.steps or objective.shooting.recommended_steps(velocity)
-        now = objective(velocity)
-    if now.gradient is None:
-        yield velocity, False, None
-        return
-    yield velocity, False, (0, now, time.perf_counter() - started)
-    search = LBFGS(2 * objective.metric_weight * objective.shooting.L, detail)
-    iteration = 0
-    while iteration < objective.level.iterations:
-        direction = search.direction(now.gradient)
-        slope = float((now.gradient * direction).sum())
-        if not slope < 0:
-            return
-        first = 1.0 if search.pairs else min(1.0, 1.0 / max(objective.largest_displacement(direction), 1e-12))
-        try:
-            step = backtracked(objective, Ray(velocity, direction, now.energy, slope), first, cancelled)
-        except Interrupted:
-            yield velocity, True, None
-            return
-        if step is None:
-            if not search.pairs:
-                return
-            # The memory may mislead, or the energy have changed a little with the time steps: once more without.
-            search.pairs.clear()
-            now = objective(velocity)
-            if now.gradient is None:
-                return
-            continue
-        if step.refined:
-            # Gradients of two discretizations do not make a curvature.
-            search.pairs.clear()
-        else:
-            search.update(step.length * direction, step.reached.gradient - now.gradient)
-        decrease = (now.energy - step.reached.energy) / max(abs(now.energy), 1e-30)
-        velocity = velocity + step.length * direction
-        now = step.reached
-        iteration += 1
-        yield velocity, False, (iteration, now, time.perf_counter() - started)
-        if decrease < objective.settings.tolerance:
-            return
+    return Estimate(velocity, objective.level.band, objective.level.metric, objective.steps, tuple(endings))

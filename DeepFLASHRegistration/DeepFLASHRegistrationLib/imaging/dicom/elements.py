@@ -37,6 +37,7 @@ _SEQUENCES = frozenset(
         0x00540022,  # DetectorInformationSequence
     )
 )
+_PRIVATE = (0x00291010,)  # Siemens' CSA header of the image, for mosaics
 _DEEPEST = 16
 _LONGEST_VALUE = 1 << 18  # bytes; what is longer (tables of colors, icons, thousands of offsets) is not needed
 _INFLATED = 1 << 28  # bytes; a deflated file that holds more is damaged or hostile
@@ -213,7 +214,7 @@ class _Parser:
             self._inside(kind)._items(into, tag, start, start + length, depth, ended=False)
         elif tag == PIXELS:
             into.pixels = (start, start + length)
-        elif length <= _LONGEST_VALUE and not tag >> 16 & 1:  # not a private one
+        elif length <= _LONGEST_VALUE and (not tag >> 16 & 1 or tag in _PRIVATE):
             into.values[tag] = bytes(self.data[start : start + length])
         return start + length
 

@@ -43,7 +43,15 @@ def slice_values(part: Slice) -> np.ndarray:
     if samples == 1 and code == "PALETTE COLOR":
         raise InputError(f"{part.file}: its colors are coded by a palette. Export it in gray values, or as RGB.")
     values = _decoded(part) if header.fragments else _plain(part, samples, bits, code)
+    if part.tile is not None:
+        (row, column), (rows, columns) = part.tile, part.shape
+        values = values[row : row + rows, column : column + columns]
     return values if samples > 1 else _scaled(part, values)
+
+
+def _frame(part: Slice) -> int:
+    """Which frame of the file holds it; all tiles of a mosaic lie in the first."""
+    return 0 if part.tile is not None else part.frame
 
 
 def _damaged(part: Slice, reason: str) -> InputError:
@@ -62,12 +70,12 @@ def _scaled(part: Slice, values: np.ndarray) -> np.ndarray:
 
 
 def _plain(part: Slice, samples: int, bits: int, code: str) -> np.ndarray:
-    header, (rows, columns) = part.header, part.shape
+    header, (rows, columns) = part.header, part.picture
     if samples == 3 and code != "RGB":
         raise InputError(f"{part.file}: its colors are coded as {code}. Export it in gray values, or as RGB.")
     length = rows * columns * samples * bits // 8
     start, stop = header.pixels or (0, 0)
-    start += part.frame * length
+    start += _frame(part) * length
     if start + length > stop:
         raise _damaged(part, f"it is too short for {columns}x{rows} voxels of {bits} bits")
     (raw,) = read_bytes(part.file, header, [(start, start + length)]) or [b""]
@@ -104,18 +112,18 @@ def _decoded(part: Slice) -> np.ndarray:
         except RuntimeError as error:
             raise unreadable(part.file, error) from error
     samples = (part.header.unsigned(0x00280002, 1),)
-    if values.shape != (1, *part.shape, *(samples if samples[0] > 1 else ())):
+    if values.shape != (1, *part.picture, *(samples if samples[0] > 1 else ())):
         raise _damaged(part, "its compressed voxels are of another size")
     return values[0]
 
 
 def _compressed(part: Slice) -> bytes:
     """The compressed bytes of a frame, when they are what the header says."""
-    header, (rows, columns) = part.header, part.shape
+    header, (rows, columns) = part.header, part.picture
     frames = _whole_frames(header)
-    if frames is None or part.frame >= len(frames):
+    if frames is None or _frame(part) >= len(frames):
         raise _damaged(part, "its compressed frames are incomplete")
-    code = b"".join(read_bytes(part.file, header, frames[part.frame]))
+    code = b"".join(read_bytes(part.file, header, frames[_frame(part)]))
     size = header.unsigned(0x00280100, 16) // 8 * header.unsigned(0x00280002, 1)
     if rows * columns * size > _PACKED * len(code) + _LEAST:
         raise _damaged(part, f"it cannot hold {columns}x{rows} voxels")

@@ -11,12 +11,28 @@ import numpy as np
 
 from ...support.errors import InputError
 from ..image_files.stored import StoredImage
+from .elements import read_elements
+from .mosaic import is_mosaic, tiles_of
 from .sampling import Sampling, check_sound, sampling_of
 from .slices import Slice, read_slices
 from .stacks import Stack, stacks_of
 
 _COMPARED = 50  # groups; more are not looked through, which takes time
 _FEW = 2  # slices: as many as a scout has of one orientation
+_CLASS = 0x00080016
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+# What holds no image, by the beginning of its class (PS3.6, annex A), and what to do with it.
+_NO_IMAGE = {
+    "1.2.840.10008.5.1.4.1.1.481.3": "the contours of a radiotherapy plan (RTSTRUCT); make a segmentation of them, in "
+    "3D Slicer with SlicerRT for example, and export that as .seg.nrrd or NIfTI",
+    "1.2.840.10008.5.1.4.1.1.481.5": "a radiotherapy plan (RTPLAN)",
+    "1.2.840.10008.5.1.4.1.1.66.5": "the surfaces of a segmentation; export them as .stl or .vtk",
+    "1.2.840.10008.5.1.4.1.1.66": "a registration or other raw data",
+    "1.2.840.10008.5.1.4.1.1.88": "a report (SR)",
+    "1.2.840.10008.5.1.4.1.1.11": "how images are to be shown (a presentation state)",
+    "1.2.840.10008.5.1.4.1.1.104": "a document",
+    "1.2.840.10008.1.3.10": "a list of files (DICOMDIR)",
+}
 
 
 def open_folder(path: Path) -> StoredImage:
@@ -41,11 +57,13 @@ def open_file(path: Path) -> StoredImage | None:
     Raises:
         InputError: no image in it, or one that is damaged, incomplete, or lies nowhere.
     """
-    own = read_slices(path)
+    own = _slices_of(path)
     if own is None:
         return None
     if not own:
-        raise InputError(f"{path}: is a DICOM file, but holds no image. Pass an image file, or a file of a series.")
+        raise InputError(
+            f"{path}: is a DICOM file, but holds {_held(path)}. Pass an image file, or a file of a series."
+        )
     series = own[0].series
     slices = own
     if series:
@@ -63,13 +81,32 @@ def open_file(path: Path) -> StoredImage | None:
     return _stored(path, ours[0], left_out, notes)
 
 
+def _slices_of(file: Path) -> list[Slice] | None:
+    """The slices of a file, of a mosaic its tiles; None if it is no DICOM."""
+    slices = read_slices(file)
+    return tiles_of(slices[0]) if slices and len(slices) == 1 and is_mosaic(slices[0].header) else slices
+
+
+def _held(file: Path) -> str:
+    """What a DICOM file without an image holds."""
+    elements = read_elements(file)
+    kind = elements.text(_CLASS).strip("\0") if elements else ""
+    return next(
+        (f"no image: {what}" for start, what in _NO_IMAGE.items() if f"{kind}.".startswith(f"{start}.")), "no image"
+    )
+
+
+def _is_segmentation(part: Slice) -> bool:
+    return part.header.text(_CLASS).strip("\0") in _SEGMENTATIONS
+
+
 def _slices_in(folder: Path, but: Path | None = None) -> list[Slice]:
     try:
         with os.scandir(folder) as entries:
             files = sorted(Path(folder, entry.name) for entry in entries if entry.is_file())
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror}). Check the path.") from error
-    return [part for file in files if but is None or not file.samefile(but) for part in read_slices(file) or ()]
+    return [part for file in files if but is None or not file.samefile(but) for part in _slices_of(file) or ()]
 
 
 def _on_one_grid(stacks: list[Stack]) -> list[list[Stack]]:
@@ -113,9 +150,9 @@ def _main(groups: list[list[Stack]]) -> tuple[list[Stack] | None, list[Stack]]:
 
 
 def _beside_the_point(group: list[Stack]) -> bool:
-    """Whether it is a scout, a picture in color (a report), or too few slices to be a volume."""
+    """Whether it is a scout, a picture in color (a report), a segmentation, or too few slices to be a volume."""
     first = group[0].slices[0]
-    return first.scout or first.color or len(group[0].slices) <= _FEW
+    return first.scout or first.color or _is_segmentation(first) or len(group[0].slices) <= _FEW
 
 
 def _left_out(stacks: list[Stack]) -> str:
@@ -137,6 +174,11 @@ def _which(path: Path, groups: list[list[Stack]]) -> str:
 
 
 def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[str]) -> StoredImage:
+    if _is_segmentation(stacks[0].slices[0]):
+        raise InputError(
+            f"{path}: is a DICOM segmentation (SEG), whose segments lie in frames of their own. Load it in 3D Slicer "
+            "(with QuantitativeReporting) and export it as .seg.nrrd or NIfTI, or convert it with dcmqi."
+        )
     if left_out:
         notes.append(_left_out(left_out))
         series = stacks[0].slices[0].series
@@ -150,6 +192,6 @@ def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[
     first: Sampling = samplings[0]
     names = [stack.title for stack in stacks] if len(stacks) > 1 else []
     return StoredImage(
-        first.grid, len(stacks), volumes, 3 if stacks[0].slices[0].color else 1, notes=notes, names=names,
+        path, first.grid, len(stacks), volumes, 3 if stacks[0].slices[0].color else 1, notes=notes, names=names,
         interpolated=any(sampling.interpolated for sampling in samplings),
     )  # fmt: skip

@@ -30,6 +30,8 @@ _MARKS = (
     ("inversion time", 0x00180082, "text"),
     ("flip angle", 0x00181314, "text"),
     ("kernel", 0x00181210, "text"),
+    ("thickness", 0x00180050, "text"),
+    ("description", 0x0008103E, "text"),
     ("acquisition time", 0x00080032, "text"),
     ("content time", 0x00080033, "text"),
 )
@@ -56,6 +58,7 @@ class Slice:
         number: InstanceNumber.
         damage: why it cannot be used, or nothing.
         notes: what was guessed.
+        tile: of a mosaic, the row and the column of the picture where the slice begins.
     """
 
     file: Path
@@ -73,6 +76,12 @@ class Slice:
     marks: dict[str, str] = field(default_factory=dict)
     damage: str = ""
     notes: tuple[str, ...] = ()
+    tile: tuple[int, int] | None = None
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """(rows, columns) of what is stored, of which a tile is a part."""
+        return self.header.unsigned(0x00280010, 0), self.header.unsigned(0x00280011, 0)
 
     @property
     def normal(self) -> np.ndarray:

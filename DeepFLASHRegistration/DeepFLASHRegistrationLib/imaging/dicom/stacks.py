@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from .slices import Slice
+from .strays import is_regular, strays_of
 
 _SAME = 1e-3  # of direction cosines and, relatively, of spacings
 _SAME_PLACE = 0.01  # mm along the normal
 _COMPARED = 50  # groups; more are not looked through, which takes time
+_FEW = 5  # fewer slices are no stack of their own
+# Marks that no volume mixes, also where one kind of slice follows the other.
+_OF_CONTRAST = ("echo", "echo time", "b-value", "inversion time", "image type", "flip angle")
 # Values that may differ from slice to slice of one volume tell volumes apart only if each is complete.
 _OF_A_MOMENT = ("acquisition time", "content time", "trigger time")
 
@@ -57,8 +61,8 @@ class Stack:
 
 
 def stacks_of(slices: Iterable[Slice]) -> list[Stack]:
-    """The slices put together to volumes, each as long as possible."""
-    return [stack for alike in _alike(slices) for stack in _volumes(alike)]
+    """The slices put together to volumes, each as long as possible; strays (scouts) of the same kind apart."""
+    return [part for alike in _alike(slices) for stack in _volumes(alike) for part in _without_strays(stack)]
 
 
 def _alike(slices: Iterable[Slice]) -> list[list[Slice]]:
@@ -106,7 +110,7 @@ def _volumes(alike: list[Slice]) -> list[Stack]:
     places[order] = np.concatenate([[0], np.cumsum(ends)])
     count = int(places.max()) + 1
     if count == len(alike):
-        return [_stack(alike, {})]
+        return _of_several_kinds(alike) or [_stack(alike, {})]
     differing = [n for n in _names(alike) if len({p.marks.get(n, "") for p in alike}) > 1]
 
     def split(names: Sequence[str], complete: bool) -> list[Stack] | None:
@@ -129,6 +133,46 @@ def _volumes(alike: list[Slice]) -> list[Stack]:
         if name not in _OF_A_MOMENT and (found := split([name], False)):
             return found
     return [_stack(alike, {})]
+
+
+def _of_several_kinds(alike: list[Slice]) -> list[Stack] | None:
+    """Slices at places of their own that are not of one volume: what is marked otherwise is woven into it, or follows.
+
+    Two echoes half a step apart, say, or scouts of another thickness: a mark splits the slices into stacks that are
+    each regular, or into one that is, where all together are not, and a few others, each an image of its own.
+    """
+    whole = _stack(alike, {}).slices
+    for name in _names(alike):
+        if name in (*_OF_A_MOMENT, "acquisition"):  # a stack may be acquired in passes
+            continue
+        groups: dict[str, list[Slice]] = {}
+        for part in whole:
+            groups.setdefault(part.marks.get(name, ""), []).append(part)
+        if len(groups) < 2:
+            continue
+        regular = [g for g in groups.values() if len(g) >= _FEW and is_regular(g)]
+        if len(regular) == len(groups) and (name in _OF_CONTRAST or _woven(regular, whole)):
+            return [_stack(members, {name: value}) for value, members in groups.items()]
+        if len(regular) == 1 and 3 * len(regular[0]) >= 2 * len(whole) and not is_regular(whole):
+            others = [part for part in whole if part not in regular[0]]
+            return [_stack(regular[0], {}), *(_stack([part], {name: part.marks.get(name, "")}) for part in others)]
+    return None
+
+
+def _woven(groups: Sequence[Sequence[Slice]], whole: Sequence[Slice]) -> bool:
+    """Whether slices of one group lie between those of another."""
+    order = {id(part): k for k, part in enumerate(whole)}
+    spans = sorted((order[id(g[0])], order[id(g[-1])]) for g in groups)
+    return any(b[0] < a[1] for a, b in zip(spans, spans[1:]))
+
+
+def _without_strays(stack: Stack) -> list[Stack]:
+    """The stack without one or two files that keep it from being regular, and each of them as an image of its own."""
+    strays = strays_of(stack.slices)
+    kept = tuple(part for part in stack.slices if part not in strays)
+    if not strays or {part.file for part in strays} & {part.file for part in kept}:
+        return [stack]
+    return [Stack(kept, stack.marks), *(Stack((part,), stack.marks) for part in strays)]
 
 
 def _names(slices: Sequence[Slice]) -> list[str]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files through ITK in a process of its own: a header that crashes it is only a message."""
+"""Image files through ITK in a process of its own: a file that crashes it is only a message."""
 
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ import SimpleITK as sitk
 
 from ...support.errors import InputError
 from ...support.isolation import Crashed, isolated, memory_to_read
+from ...support.memory import check_free
 from ..files import quiet, unreadable
+from .wholeness import check_length
 
-_MOST_PACKED = 1100  # gzip packs no more than 1032 to 1
+_SECONDS, _BYTES_PER_SECOND = 30, 2e6  # many times what a sound file takes
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class ItkImage:
     Attributes:
         size, spacing, origin, direction: as SimpleITK gives them.
         components: per voxel.
+        reader: SimpleITK's name of what read it.
+        warnings: what ITK had to say.
         array: as sitk.GetArrayFromImage gives it.
     """
 
@@ -34,6 +39,8 @@ class ItkImage:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
     components: int
+    reader: str
+    warnings: list[str]
     array: np.ndarray
 
     def GetDimension(self) -> int:  # noqa: N802
@@ -57,7 +64,7 @@ def read_isolated(path: Path) -> ItkImage:
     """Reads an image, label map or field of any kind that SimpleITK reads.
 
     Raises:
-        InputError: unreadable.
+        InputError: unreadable, or larger than the memory.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "values.npy"
@@ -66,7 +73,7 @@ def read_isolated(path: Path) -> ItkImage:
                 "imaging.image_files.itk_isolated:copy_values",
                 str(path),
                 str(target),
-                seconds=600,
+                seconds=_SECONDS + path.stat().st_size / _BYTES_PER_SECOND,
                 memory=memory_to_read(path),
             )
         except Crashed as error:
@@ -74,9 +81,8 @@ def read_isolated(path: Path) -> ItkImage:
                 f"{path}: cannot be read ({error}). The file may be damaged: copy or export it again."
             ) from error
         array = np.load(target)
-    return ItkImage(
-        *(tuple(found[name]) for name in ("size", "spacing", "origin", "direction")), found["components"], array
-    )
+    geometry = (tuple(found[name]) for name in ("size", "spacing", "origin", "direction"))
+    return ItkImage(*geometry, found["components"], found["reader"], found["warnings"], array)
 
 
 def copy_values(source: str, target: str) -> dict[str, Any]:
@@ -85,11 +91,12 @@ def copy_values(source: str, target: str) -> dict[str, Any]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(source)
     try:
-        with quiet():
+        with quiet() as warnings:
+            name = reader.GetImageIOFromFileName(source)
             reader.ReadImageInformation()
-            count = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-            if count > _MOST_PACKED * path.stat().st_size + (1 << 20):
-                raise InputError(f"{path}: cannot hold the {count} values of its header. Copy it again.")
+            check_length(path, name, reader)
+            values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+            check_free(path, 2 * values * pixel_type(reader).itemsize)
             image = reader.Execute()
     except RuntimeError as error:
         raise unreadable(path, error) from error
@@ -102,4 +109,15 @@ def copy_values(source: str, target: str) -> dict[str, Any]:
         "origin": image.GetOrigin(),
         "direction": image.GetDirection(),
         "components": image.GetNumberOfComponentsPerPixel(),
+        "reader": name,
+        "warnings": warnings,
     }
+
+
+def pixel_type(reader: sitk.ImageFileReader) -> np.dtype:
+    """The kind of number in a file of which a reader has read the header."""
+    name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    bits = int(re.search(r"(\d+)-bit", name)[1]) if "-bit" in name else 64
+    if "complex" in name:
+        return np.dtype(f"c{bits // 4}")
+    return np.dtype(f"{'f' if 'float' in name else 'u' if 'unsigned' in name else 'i'}{bits // 8}")

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ...support.errors import InputError
+from .stated import Stated
 from .streams import Stream
 from .text_headers import damaged, integers, voxel_files
 from .units import scale_to_mm
@@ -36,13 +37,9 @@ def check(path: Path) -> bool:
     if not 1 <= axes <= _AXES:
         raise damaged(path, f"NDims is {axes}")
     sizes = integers(path, fields, "DimSize", axes)
-    channels = integers(path, fields, "ElementNumberOfChannels", 1)[0] if "ElementNumberOfChannels" in fields else 1
-    if min(sizes) < 1 or not 1 <= channels <= _CHANNELS:
-        raise damaged(path, f"{channels} channels of {'x'.join(map(str, sizes))} voxels")
-    kind = fields.get("ElementType", "").lower().removeprefix("met_").removesuffix("_array")
-    bytes_of = _BYTES.get(kind, _BYTES.get(kind.removeprefix("u")))
-    if bytes_of is None:
-        raise damaged(path, f"ElementType is {fields.get('ElementType', 'missing')}")
+    if min(sizes) < 1:
+        raise damaged(path, f"{'x'.join(map(str, sizes))} voxels")
+    bytes_of = _bytes_of(path, fields)
     for name, count in (("Offset", axes), ("Position", axes), ("Origin", axes), ("ElementSpacing", axes),
                         ("ElementSize", axes), ("CenterOfRotation", axes), ("TransformMatrix", axes * axes),
                         ("Rotation", axes * axes), ("Orientation", axes * axes)):  # fmt: skip
@@ -52,9 +49,21 @@ def check(path: Path) -> bool:
     capacity = sum(file.stat().st_size for file in files) if files else path.stat().st_size - start
     if _is_packed(fields):
         capacity *= _PACKED
-    if math.prod(sizes) * channels * bytes_of > capacity:
+    if math.prod(sizes) * bytes_of > capacity:
         raise InputError(f"{path}: the file is cut off, voxels are missing. Copy or export it again.")
     return True
+
+
+def _bytes_of(path: Path, fields: dict[str, str]) -> int:
+    """How many bytes a voxel takes, with all its channels."""
+    channels = integers(path, fields, "ElementNumberOfChannels", 1)[0] if "ElementNumberOfChannels" in fields else 1
+    if not 1 <= channels <= _CHANNELS:
+        raise damaged(path, f"{channels} channels")
+    kind = fields.get("ElementType", "").lower().removeprefix("met_").removesuffix("_array")
+    bytes_of = _BYTES.get(kind, _BYTES.get(kind.removeprefix("u")))
+    if bytes_of is None:
+        raise damaged(path, f"ElementType is {fields.get('ElementType', 'missing')}")
+    return channels * bytes_of
 
 
 def check_packed(path: Path) -> None:
@@ -67,7 +76,7 @@ def check_packed(path: Path) -> None:
         files = _data_files(path, fields, sizes, listed)
         for file in files or [path]:
             with Stream(file, 0 if files else start, zlib_format=True) as stream:
-                stream.finish()
+                stream.finish(math.prod(sizes) * _bytes_of(path, fields))
 
 
 def _is_packed(fields: dict[str, str]) -> bool:
@@ -80,6 +89,19 @@ def scale(path: Path) -> tuple[float, str]:
         return 1.0, ""
     unit = _header(path)[0].get("DistanceUnits", "")
     return scale_to_mm([unit]), unit
+
+
+def stated(path: Path) -> Stated:
+    """What the header of a MetaImage that was checked says of its geometry."""
+    fields = _header(path)[0]
+    axes = min(int(fields["NDims"]), 3)
+    # MetaIO takes the size of the voxels where their distance is missing.
+    name = next((n for n in ("ElementSpacing", "ElementSize") if n in fields), "")
+    spacing = [float(word) for word in fields[name].split()[:axes]] if name else [None] * axes
+    remarks = ("it does not state the distance of its voxels; their size (ElementSize) was taken for it",)
+    directed = any(n in fields for n in ("TransformMatrix", "Rotation", "Orientation"))
+    why = "" if directed else "it does not state the direction of its axes (TransformMatrix)"
+    return Stated(spacing, name or "ElementSpacing", why, remarks if name == "ElementSize" else ())
 
 
 def _header(path: Path) -> tuple[dict[str, str], int, list[str]]:

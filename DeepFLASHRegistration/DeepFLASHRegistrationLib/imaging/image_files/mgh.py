@@ -58,13 +58,15 @@ def open_mgh(path: Path) -> StoredImage:
     affine[:3, :3] = (np.diag([-1, -1, 1]) @ linear)[:, ::-1]
     affine[:3, 3] = origin * [-1, -1, 1]
     grid = Grid((depth, height, width), affine)
-    return StoredImage(grid, frames, partial(_volumes, path, kind, grid.shape), notes=notes)
+    return StoredImage(
+        path, grid, frames, partial(_volumes, path, kind, (frames, *grid.shape)), bytes_of=kind.itemsize, notes=notes
+    )
 
 
 def _volumes(path: Path, kind: np.dtype, shape: tuple[int, ...], first: int, stop: int) -> Iterator[np.ndarray]:
-    count = math.prod(shape)
+    count = math.prod(shape[1:])
     with Stream(path) as stream:
         stream.skip(_HEADER + first * count * kind.itemsize)
         for _ in range(first, stop):
-            yield stream.array(kind, count).reshape(shape).astype(kind.newbyteorder("="), copy=False)
-        stream.finish()
+            yield stream.array(kind, count).reshape(shape[1:]).astype(kind.newbyteorder("="), copy=False)
+        stream.finish((shape[0] - stop) * count * kind.itemsize)

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ...support.errors import InputError
+from ...support.memory import check_free
 from ..grid import Grid
-from .nifti import TYPES, is_nifti
+from .nifti import INTENT_DISPLACEMENT, INTENT_VECTOR, TYPES, is_nifti
 from .nifti_geometry import Orientation, place
 from .stored import StoredImage
 from .streams import Stream
@@ -27,7 +28,7 @@ _COLORS = {128: 3, 2304: 4}  # RGB24, RGBA32
 _COLOR_CHANNELS = (2, 512)  # uint8, uint16
 _NAMES = {1: "single bits", 32: "complex", 1792: "complex", 2048: "complex", 1536: "128-bit floating-point"}
 _WHOLE_NUMBERS = {"i8": 1024, "u8": 1280}
-_VECTORS = (1005, 1006, 1007)  # symmetric matrices, displacements, vectors
+_VECTORS = (1005, INTENT_DISPLACEMENT, INTENT_VECTOR)  # symmetric matrices, displacements, vectors
 _PAIR = {".hdr": ".img", ".img": ".hdr"}
 _LONGEST = 540
 _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # of xyzt_units
@@ -42,6 +43,7 @@ class _Header:
     dim: tuple[int, ...]
     code: int
     intent: int
+    intent_name: bytes
     offset: float
     length: int  # of the header itself
     slope: float
@@ -56,6 +58,56 @@ def open_nifti(path: Path) -> StoredImage | None:
     Raises:
         InputError: damaged, cut off, of a kind of number that is not read, or nothing says where its voxels lie.
     """
+    found = _opened(path)
+    return None if found is None else _image(path, *found)
+
+
+def stated_intent(path: Path) -> tuple[int, bytes]:
+    """The code and the name of a file's intent, what its values mean; 0 and nothing if it is no NIfTI.
+
+    Raises:
+        InputError: its header is damaged.
+    """
+    found = _opened(path)
+    return (0, b"") if found is None else (found[1].intent, found[1].intent_name)
+
+
+def read_vectors(path: Path) -> tuple[Grid, np.ndarray] | None:
+    """Reads a file of one vector per voxel; None if it is something else than NIfTI.
+
+    Here and not by ITK, which leaves out the scaling of floating-point vectors (scl_slope) and crashes on that of
+    integers.
+
+    Returns:
+        The grid, of two axes if the file has one slice and vectors of two components, and float32 (*grid.shape, d).
+        Displacements (intent 1006), which are RAS by definition, are turned to LPS as ITK turns them.
+
+    Raises:
+        InputError: as open_nifti, or there are no vectors.
+    """
+    found = _opened(path)
+    if found is None:
+        return None
+    stored, header = _image(path, *found), found[1]
+    if not stored.vectors or header.intent not in (INTENT_DISPLACEMENT, INTENT_VECTOR):
+        components = max(stored.count, stored.channels)
+        raise InputError(
+            f"{path}: is {stored.grid.ndim}-D with {components} components per voxel, no displacement field (NIfTI's "
+            f"intent is {header.intent}, not 1006 or 1007). Pass a file of as many components as dimensions."
+        )
+    grid = stored.grid
+    if stored.count == 2 and grid.ndim == 3 and grid.shape[0] == 1:
+        grid = _grid(place(header.orientation, str(path))[0], [*grid.shape[::-1]], 2)
+    check_free(path, 8 * grid.size * stored.count)
+    vectors = np.empty((*grid.shape, stored.count), np.float32)
+    for axis, values in enumerate(stored.volumes(0, stored.count)):
+        turned = header.intent == INTENT_DISPLACEMENT and axis < 2
+        vectors[..., axis] = (np.negative(values, dtype=np.float32) if turned else values).reshape(grid.shape)
+    return grid, vectors
+
+
+def _opened(path: Path) -> tuple[Path, _Header] | None:
+    """The file of the voxels, and the header."""
     headers = _header_file(path)
     try:
         with Stream(headers) as stream:
@@ -67,8 +119,7 @@ def open_nifti(path: Path) -> StoredImage | None:
     header = _parsed(raw, path)
     if header is None:
         return None
-    data = path if header.kind == "one file" else _data_file(headers)
-    return _image(path, data, header)
+    return path if header.kind == "one file" else _data_file(headers), header
 
 
 def _companion(path: Path, suffixes: dict[str, str]) -> Path | None:
@@ -131,7 +182,8 @@ def _first(raw: bytes, order: str, kind: str) -> _Header:
         codes, units, scaling = (0, 0), 0, (1.0, 0.0)
     orientation = _orientation(dim, get("8f", 76), units, codes, get("6f", 256), get("12f", 280))
     intent, code = get("2h", 68)
-    return _Header(kind, order, dim, code, intent, get("f", 108)[0], 348, *scaling, orientation, get("f", 92)[0])
+    name, offset, step = raw[328:344], get("f", 108)[0], get("f", 92)[0]
+    return _Header(kind, order, dim, code, intent, name, offset, 348, *scaling, orientation, step)
 
 
 def _second(raw: bytes, order: str, kind: str) -> _Header:
@@ -141,7 +193,8 @@ def _second(raw: bytes, order: str, kind: str) -> _Header:
     dim = get("8q", 16)
     orientation = _orientation(dim, get("8d", 104), get("i", 500)[0], get("2i", 344), get("6d", 352), get("12d", 400))
     intent, code, offset = get("i", 504)[0], get("h", 12)[0], get("q", 168)[0]
-    return _Header(kind, order, dim, code, intent, offset, 540, *get("2d", 176), orientation, get("d", 136)[0])
+    name, step = raw[508:524], get("d", 136)[0]
+    return _Header(kind, order, dim, code, intent, name, offset, 540, *get("2d", 176), orientation, step)
 
 
 def _orientation(dim: tuple, pixdim: tuple, units: int, codes: tuple, quaternion: tuple, sform: tuple) -> Orientation:
@@ -171,13 +224,15 @@ def _image(path: Path, data: Path, header: _Header) -> StoredImage:
     scaling = (header.slope, header.intercept)
     if not all(map(math.isfinite, scaling)) or header.slope == 0 or scaling == (1, 0) or channels > 1:
         scaling = None
-    volumes = partial(_volumes, data, start, kind, grid.shape + ((channels,) if channels > 1 else ()), scaling)
+    shape = (count, *grid.shape, *([channels] if channels > 1 else []))
+    volumes = partial(_volumes, data, start, kind, shape, scaling)
     vectors = header.intent in _VECTORS and sizes[3] == 1
     if vectors and count in (3, 4) and header.code in _COLOR_CHANNELS:  # what ITK makes of a picture in color
-        return StoredImage(grid, 1, partial(_together, volumes, count), count, notes=notes)
+        return StoredImage(path, grid, 1, partial(_together, volumes, count), count, notes=notes)
     seconds = header.step * _SECONDS.get(header.orientation.units & 56, 0.0)
     seconds = seconds if math.isfinite(seconds) and seconds > 0 and not vectors else 0.0
-    return StoredImage(grid, count, volumes, channels, vectors, seconds, notes=notes)
+    bytes_of = kind.itemsize if scaling is None else 8
+    return StoredImage(path, grid, count, volumes, channels, vectors, seconds, bytes_of=bytes_of, notes=notes)
 
 
 def _together(volumes: Callable[[int, int], Iterator[np.ndarray]], count: int, *_: int) -> Iterator[np.ndarray]:
@@ -238,12 +293,13 @@ def _volumes(
     first: int,
     stop: int,
 ) -> Iterator[np.ndarray]:
-    count = math.prod(shape)
+    """Volumes of a file that holds shape[0] of them."""
+    count = math.prod(shape[1:])
     with Stream(data) as stream:
         stream.skip(offset + first * count * kind.itemsize)
         for _ in range(first, stop):
-            values = stream.array(kind, count).reshape(shape)
+            values = stream.array(kind, count).reshape(shape[1:])
             if scaling is not None:
                 values = values * np.float64(scaling[0]) + np.float64(scaling[1])
             yield values.astype(kind.newbyteorder("="), copy=False) if scaling is None else values
-        stream.finish()
+        stream.finish((shape[0] - stop) * count * kind.itemsize)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ...support.errors import InputError
+from .stated import Stated
 from .streams import Stream
 from .text_headers import damaged, integers, voxel_files
 from .units import scale_to_mm
@@ -36,6 +37,15 @@ _ENCODINGS = {
     "bzip2": 50000,
     "bz2": 50000,
 }
+_IN_SPACE = ("domain", "space", "none", "???")
+_ANATOMICAL = (
+    "right-anterior-superior",
+    "left-anterior-superior",
+    "left-posterior-superior",
+    "ras",
+    "las",
+    "lps",
+)
 _COUNTED = re.compile(r"[^%]*%0?\d{0,2}d[^%]*")
 
 
@@ -75,12 +85,13 @@ def check_packed(path: Path) -> None:
     if found is None or found[0].get("encoding", "").lower() not in ("gzip", "gz"):
         return
     fields, start, lines = found
-    files = _data_files(path, fields, [int(n) for n in fields["sizes"].split()], lines)
+    sizes = [int(n) for n in fields["sizes"].split()]
+    files = _data_files(path, fields, sizes, lines)
     if "line skip" in fields or "byte skip" in fields:
         return
     for file in files or [path]:
         with Stream(file, 0 if files else start) as stream:
-            stream.finish()
+            stream.finish(math.prod(sizes) * _TYPES[fields["type"].lower()])
 
 
 def is_list(path: Path) -> bool:
@@ -101,6 +112,32 @@ def scale(path: Path) -> tuple[float | None, str]:
         spatial = [u for u, k in zip(units, kinds) if k in ("domain", "space")] if len(kinds) == len(units) else units
         units = spatial
     return scale_to_mm(units), ", ".join(sorted({u for u in units if u}))
+
+
+def stated(path: Path) -> Stated:
+    """What the header of a file of NRRD that was checked says of its geometry."""
+    fields = _header(path)[0]
+    axes = int(fields["dimension"])
+    kinds = fields.get("kinds", "").lower().split() or ["domain"] * axes
+    in_space = [axis for axis, kind in enumerate(kinds) if kind in _IN_SPACE][:3]
+    space = fields.get("space", "")
+    why = f"its space, {space}, says nothing of the body" if space else "it does not name its space"
+    why = "" if space.lower().removesuffix("-time").removesuffix("t") in _ANATOMICAL else why
+    if "space directions" in fields:
+        vectors = re.findall(r"\([^()]*\)|\S+", fields["space directions"])
+        lengths = [_length(vector) for vector in vectors]
+        name = "the length of its space directions"
+    else:
+        lengths = [float(word) for word in fields["spacings"].split()] if "spacings" in fields else [None] * axes
+        name = "spacings"
+        why = why or "it does not state the direction of its axes"
+    return Stated([lengths[axis] for axis in in_space], name, why)
+
+
+def _length(vector: str) -> float | None:
+    if vector.lower() == "none":
+        return None
+    return math.hypot(*(float(v) for v in vector[1:-1].split(",")))
 
 
 def _header(path: Path) -> tuple[dict[str, str], int, list[str]] | None:
@@ -140,6 +177,8 @@ def _check_axes(path: Path, fields: dict[str, str], axes: int) -> None:
     for name in ("spacings", "thicknesses", "axis mins", "axis maxs", "kinds", "centers", "centerings"):
         if name in fields and len(fields[name].split()) != axes:
             raise damaged(path, f"{name} {fields[name][:80]!r}")
+    if "spacings" in fields and not all(map(_is_number, fields["spacings"].split())):
+        raise damaged(path, f"spacings {fields['spacings'][:80]!r}")
     for name in ("labels", "units"):
         if name in fields and len(re.findall(r'"(?:[^"\\]|\\.)*"', fields[name])) != axes:
             raise damaged(path, f"{name} {fields[name][:80]!r}")
@@ -156,6 +195,14 @@ def _check_axes(path: Path, fields: dict[str, str], axes: int) -> None:
         vectors = re.findall(r"\([^()]*\)|\S+", fields[name])
         if len(vectors) != count or not 1 <= reach <= _AXES or not all(_is_vector(v, reach) for v in vectors):
             raise damaged(path, f"{name} {fields[name][:80]!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_vector(text: str, count: int) -> bool:

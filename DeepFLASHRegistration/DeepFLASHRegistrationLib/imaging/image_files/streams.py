@@ -17,6 +17,7 @@ _EITHER = 47  # of gzip's format and zlib's
 _CHUNK = 1 << 18
 # Deflate cannot pack more than this many bytes into one (zlib's technical notes).
 _RATIO = 1032
+_BEYOND = 64 << 20
 
 
 class Stream:
@@ -83,10 +84,18 @@ class Stream:
         while count > 0 and (part := self._some(min(count, 1 << 24))):
             count -= len(part)
 
-    def finish(self) -> None:
-        """Reads what is left, so that damage which only gzip's check sum shows is found."""
-        while self._unpacker is not None and self._some(1 << 24):
-            pass
+    def finish(self, left: int = 0) -> None:
+        """Reads what is left, so that damage which only gzip's check sum shows is found.
+
+        Args:
+            left: how many bytes the header says that these are; a little more is nobody's harm, but some small files
+                unpack to more than there is time for.
+        """
+        most = left + _BEYOND
+        while self._unpacker is not None and (part := self._some(1 << 24)):
+            most -= len(part)
+            if most < 0:
+                raise self._damaged(f"it goes on for more than {_BEYOND >> 20} MB after its last voxel")
 
     def _some(self, count: int) -> bytes:
         """At least one byte and at most `count`; none at the end."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -10,39 +11,60 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from ...support.errors import InputError
+import SimpleITK as sitk
 
-_PAGES = 100_000
-_SUBFILE, _WIDTH, _HEIGHT = 254, 256, 257
-# Of a TIFF's pages: those, bits per sample, samples per pixel, planes, format of the sample.
-_ALIKE = (_SUBFILE, _WIDTH, _HEIGHT, 258, 277, 284, 339)
-_SMALLER_OR_MASK = 1 | 4
+from ...support.errors import InputError
+from . import tiff
+
+# What claims to hold more voxels than this many times its bytes is damaged: nothing packs better.
+_PACKED = 3000
+_LEAST = 1 << 16
+_OTHERWISE = (".lsm",)  # TIFF of which another reader of ITK understands more
 _VTK_BEGINNING = 4096
 
 
-def check_picture(path: Path) -> None:
-    """Refuses a PNG, JPEG, BMP or TIFF, known by its first bytes, that ends too early.
+def check_picture(path: Path) -> str:
+    """ITK's name of the reader of a PNG, JPEG, BMP or TIFF, known by its first bytes; none for other files.
 
     Raises:
-        InputError: it does, or its inner lengths are damaged.
+        InputError: it ends too early, or its inner lengths are damaged.
     """
     with open(path, "rb") as file:
         start = file.read(8)
         size = os.fstat(file.fileno()).st_size
-        for magic, whole in _PICTURES:
-            if start.startswith(magic):
+        for magic, whole, name in _PICTURES:
+            if start.startswith(magic) and path.suffix.lower() not in _OTHERWISE:
                 if not whole(file, size):
-                    pages = ", or its pages differ in size or kind" if whole is _tiff else ""
+                    pages = ", or its pages differ in size or kind" if whole is tiff.is_whole else ""
                     raise InputError(f"{path}: the file is cut off, or damaged{pages}. Copy or export it again.")
-                return
+                return name
+    return ""
 
 
-def least_bytes(path: Path, kind: str, voxels: int, bytes_of: int) -> int:
-    """How long a file at least is that holds so many voxels of so many bytes; 0 for formats that pack.
+def check_length(path: Path, kind: str, reader: sitk.ImageFileReader) -> None:
+    """Refuses a file that is too short for what its header promises.
 
     Args:
         path: the file.
         kind: SimpleITK's name of the reader.
+        reader: that has read the header.
+    """
+    size, length = reader.GetSize(), path.stat().st_size
+    values = math.prod(size) * reader.GetNumberOfComponents()
+    bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    needed = _least_bytes(path, kind, values, int(bits[1]) // 8 if bits else 1)
+    if values > _PACKED * length + _LEAST or needed > length:
+        raise InputError(
+            f"{path}: the file is cut off, or its header is damaged: it cannot hold {'x'.join(map(str, size))} voxels. "
+            "Copy or export it again."
+        )
+
+
+def _least_bytes(path: Path, kind: str, voxels: int, bytes_of: int) -> int:
+    """How long a file at least is that holds so many voxels of so many bytes; 0 for formats that pack.
+
+    Args:
+        path, kind: as in check_length.
         voxels, bytes_of: how many, and how large each with all its components.
     """
     if path.suffix.lower() == ".gz":
@@ -82,58 +104,12 @@ def _bmp(file: BinaryIO, size: int) -> bool:
     return packed in (1, 2) or start + (max(width, 0) * bits + 31) // 32 * 4 * abs(height) <= size
 
 
-def _tiff(file: BinaryIO, size: int) -> bool:
-    """Whether every page's directory lies in the file, and all pages are alike: ITK makes room by the first.
-
-    It also makes room for less than it reads if previews or masks stand before a page.
-    """
-    file.seek(0)
-    start = file.read(16)
-    order = "<" if start[:2] == b"II" else ">"
-    big = struct.unpack_from(order + "H", start, 2)[0] == 43
-    if len(start) < 16:
-        return False
-    (position,) = struct.unpack_from(order + ("Q" if big else "I"), start, 8 if big else 4)
-    of_count, of_entry, of_next = (8, 20, 8) if big else (2, 12, 4)
-    first, previews = None, False
-    for _ in range(_PAGES):
-        if position == 0:
-            return first is not None
-        file.seek(min(position, size))
-        head = file.read(of_count)
-        count = struct.unpack(order + ("Q" if big else "H"), head)[0] if len(head) == of_count else size
-        if position + of_count + count * of_entry + of_next > size:
-            return False
-        page = dict(_tag(order, file.read(of_entry)) for _ in range(count))
-        if page.get(_SUBFILE, 0) & _SMALLER_OR_MASK:
-            previews = True
-        else:
-            first = first or page
-            if previews or page != first or not page.get(_WIDTH) or not page.get(_HEIGHT):
-                return False
-        (position,) = struct.unpack(order + ("Q" if big else "I"), file.read(of_next))
-    return False
-
-
-def _tag(order: str, entry: bytes) -> tuple[int, int]:
-    """A tag of those that pages must have alike, and its value; others as 0, 0."""
-    tag, kind = struct.unpack_from(order + "HH", entry)
-    count = struct.unpack_from(order + ("Q" if len(entry) == 20 else "I"), entry, 4)[0]
-    form = {1: "B", 3: "H", 4: "I", 16: "Q" if len(entry) == 20 else "I"}.get(kind)
-    if tag not in _ALIKE or form is None:
-        return 0, 0
-    # Several values (the bits of red, green and blue) stand elsewhere: how many there are must do.
-    return tag, struct.unpack_from(order + form, entry, len(entry) - (8 if len(entry) == 20 else 4))[
-        0
-    ] if count == 1 else -count
-
-
-_PICTURES: tuple[tuple[bytes, Callable[[BinaryIO, int], bool]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", _png),
-    (b"\xff\xd8\xff", _jpeg),
-    (b"BM", _bmp),
-    (b"II*\0", _tiff),
-    (b"MM\0*", _tiff),
-    (b"II+\0", _tiff),
-    (b"MM\0+", _tiff),
+_PICTURES: tuple[tuple[bytes, Callable[[BinaryIO, int], bool], str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", _png, "PNGImageIO"),
+    (b"\xff\xd8\xff", _jpeg, "JPEGImageIO"),
+    (b"BM", _bmp, "BMPImageIO"),
+    (b"II*\0", tiff.is_whole, "TIFFImageIO"),
+    (b"MM\0*", tiff.is_whole, "TIFFImageIO"),
+    (b"II+\0", tiff.is_whole, "TIFFImageIO"),
+    (b"MM\0+", tiff.is_whole, "TIFFImageIO"),
 )

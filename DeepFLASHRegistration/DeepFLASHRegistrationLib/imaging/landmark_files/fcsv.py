@@ -10,7 +10,7 @@ import numpy as np
 from .point_file import PointFile, known_space, line_of, number_text
 
 _COLUMNS = ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatedNodeID"]
-_DEFINED = "2"  # vtkMRMLMarkupsNode::PositionDefined
+_UNDEFINED, _DEFINED = "0", "2"  # vtkMRMLMarkupsNode::PositionUndefined, PositionDefined
 
 
 def read(text: str) -> PointFile:
@@ -53,7 +53,7 @@ def write(file: PointFile, points: np.ndarray, labels: list[str] | None) -> str:
 
 
 def empty(points: np.ndarray, labels: list[str]) -> PointFile:
-    """A new file for points (n, 3)."""
+    """A new file for points (n, 3); those of NaN are not placed."""
     lines = [
         "# Markups fiducial file version = 5.0",
         "# CoordinateSystem = LPS",
@@ -63,4 +63,8 @@ def empty(points: np.ndarray, labels: list[str]) -> PointFile:
         (3 + i, [str(i + 1), "", "", "", "0", "0", "0", "1", "1", "1", "0", label, "", ""])
         for i, label in enumerate(labels)
     ]
+    for (_, row), point in zip(rows, points, strict=True):
+        if np.isnan(point).all():
+            row[1:4] = ["0", "0", "0"]
+            row += [_UNDEFINED, "0"]
     return PointFile(points, labels, "LPS", (lines + [""] * len(labels), rows, [1, 2, 3], 11))

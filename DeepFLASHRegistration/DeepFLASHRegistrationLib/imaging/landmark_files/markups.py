@@ -22,7 +22,10 @@ def read(text: str) -> PointFile:
     content = json.loads(text)
     points, labels, spaces = [], [], []
     for markup in content["markups"]:
-        spaces.append(known_space(markup.get("coordinateSystem", "LPS").upper()))
+        space = markup.get("coordinateSystem", "LPS")
+        if not isinstance(space, str):
+            raise InputError(f'its coordinateSystem is {json.dumps(space)[:40]}, no text. Write "RAS" or "LPS" there.')
+        spaces.append(known_space(space.upper()))
         if markup.get("coordinateUnits", "mm") != "mm":
             raise InputError(f"its unit is {str(markup['coordinateUnits'])[:40]}. Save it in mm.")
         for point in markup.get("controlPoints", []):
@@ -55,9 +58,11 @@ def write(file: PointFile, points: np.ndarray, labels: list[str] | None) -> str:
 
 
 def empty(points: np.ndarray, labels: list[str]) -> PointFile:
-    """A new file for points (n, 3)."""
+    """A new file for points (n, 3); those of NaN are not placed."""
     controls = [
-        {"id": str(i + 1), "label": label, "position": [], "positionStatus": "defined"}
+        {"id": str(i + 1), "label": label, "positionStatus": "undefined"}
+        if np.isnan(points[i]).all()
+        else {"id": str(i + 1), "label": label, "position": [], "positionStatus": "defined"}
         for i, label in enumerate(labels)
     ]
     markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": controls}

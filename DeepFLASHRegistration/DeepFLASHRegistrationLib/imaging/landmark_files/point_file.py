@@ -24,12 +24,14 @@ class PointFile:
         labels: n; "" where there is none.
         space: "LPS" or "RAS", how they are stored.
         content: what the format's writer needs to keep everything else.
+        notes: what had to be guessed.
     """
 
     points: np.ndarray
     labels: list[str]
     space: str
     content: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def placed(self) -> np.ndarray:
@@ -51,6 +53,8 @@ def number_text(value: float) -> str:
 
 def line_of(row: list[str], delimiter: str = ",") -> str:
     """A row of a table as text, quoted where it must be."""
+    if delimiter == " " and len(row) > 1:  # cell by cell, which quotes empty ones: between spaces they would be none
+        return " ".join(line_of([cell], delimiter) for cell in row)
     buffer = io.StringIO()
     csv.writer(buffer, delimiter=delimiter, lineterminator="").writerow(row)
     return buffer.getvalue()

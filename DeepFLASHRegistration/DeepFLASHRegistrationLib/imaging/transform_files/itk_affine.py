@@ -16,6 +16,8 @@ from ..files import quiet
 
 # What allocates by numbers in the file is never linear.
 _DENSE = re.compile(rb"(BSpline|DisplacementField|VelocityField|Kernel|Deformable|ThinPlate|ElasticBody)\w*")
+_OF_ITK = re.compile(rb"\w+_(double|float)_\d_\d")
+_ELASTIX = re.compile(rb"^\s*\(Transform \"", re.MULTILINE)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -41,14 +43,16 @@ def read_itk(path: Path, content: bytes) -> np.ndarray:
     return np.array(matrix)
 
 
+def dense_dimension(content: bytes) -> int:
+    """How many dimensions a transform of ITK has that is not linear and may be large; 0 for any other content."""
+    found = _DENSE.search(content)
+    named = found and re.search(rb"_(?:double|float)_(\d)_\d", found[0])
+    return 0 if not found else int(named[1]) if named else 3
+
+
 def matrix_of(path: str) -> list[list[float]]:
     """The matrix in a file, in a process of its own."""
-    try:
-        with quiet():
-            transform = sitk.ReadTransform(path)
-    # ITK's own errors, some with a piece of the file that is no text.
-    except (RuntimeError, UnicodeDecodeError) as error:
-        raise _no_transform() from error
+    transform = opened(path)
     if not transform.IsLinear():
         raise _not_linear()
     d = transform.GetDimension()
@@ -60,6 +64,22 @@ def matrix_of(path: str) -> list[list[float]]:
         ends = [transform.TransformPoint(tuple(s * reach * (a == axis) for a in range(d))) for s in (1.0, -1.0)]
         matrix[:d, axis] = (np.array(ends[0]) - ends[1]) / (2 * reach)
     return matrix.tolist()
+
+
+def opened(path: str) -> sitk.Transform:
+    """The transform in a file, in a process of its own."""
+    try:
+        with quiet() as warnings:
+            transform = sitk.ReadTransform(path)
+    # ITK's own errors, some with a piece of the file that is no text.
+    except (RuntimeError, UnicodeDecodeError) as error:
+        raise _no_transform() from error
+    if any("more than one transform" in warning for warning in warnings):
+        raise InputError(
+            "holds several transforms side by side, of which ITK would take the first and forget the rest. Save one, "
+            "or a composite of them."
+        )
+    return transform
 
 
 def _no_transform() -> InputError:
@@ -75,12 +95,17 @@ def _not_linear() -> InputError:
 
 def _check(suffix: str, content: bytes) -> None:
     """Refuses what would make ITK allocate what a file merely says, or what is of another program."""
-    if content.startswith(b"MATLAB 5.0"):
+    matlab = _is_matlab_4(content)
+    if content.startswith(b"MATLAB ") or (matlab and not _OF_ITK.search(content)):
         raise InputError("is a MATLAB file, but no transform of ITK. Save the transform as .tfm.")
-    if _DENSE.search(content):
+    if _ELASTIX.search(content):
+        raise InputError(
+            "is a file of elastix's parameters. Have it write a transform of ITK, or a displacement field."
+        )
+    if dense_dimension(content):
         raise _not_linear()
     if suffix == ".mat":
-        good = _is_matlab_4(content)
+        good = matlab
     elif suffix in (".h5", ".hdf5"):
         good = content.startswith(_HDF5)
     else:

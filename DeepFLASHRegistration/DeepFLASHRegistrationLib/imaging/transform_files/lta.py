@@ -14,6 +14,10 @@ from ..grid import Grid
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VOXEL_TO_VOXEL, _RAS_TO_RAS = 0, 1
 _OTHER_TYPES = {2: "voxels in mm", 14: "tkregister coordinates", 21: "coronal voxels"}
+# The first line by nitransforms 22 and newer; 20 and 21 begin without a comment, which FreeSurfer never does.
+_OF_NITRANSFORMS = re.compile(rb"\s*#[^\n]*created by nitransforms", re.IGNORECASE)
+_LARGEST = 1e9  # no image has more mm
+_UNSIGNED = re.compile(rb"\s*type\b")
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,18 @@ def read_lta(content: bytes, fixed: Grid | None, moving: Grid | None) -> tuple[n
     It leads from its source (src), here the moving image, to its destination (dst), the fixed one. If the geometries in
     the file are those of the two images the other way round, it is inverted; if they are others, a note says so.
 
+    nitransforms writes the same matrix, from moving to fixed, but the geometry of the fixed image as the source and
+    that of the moving one as the destination (its FSLinearTransform.from_ras), so that a file of its is never inverted.
+
     Args:
         content: the file's.
-        fixed, moving: the grids of the images, to compare with.
+        fixed, moving: the grids of the images, to compare with; None where they are not known.
 
     Returns:
         (4, 4) LPS mm, fixed -> moving, and notes.
 
     Raises:
-        InputError: no such file, damaged, or of another type.
+        InputError: no such file, damaged, of another type, or of a direction that nobody knows.
     """
     lines = [line.split("#", 1)[0].strip() for line in content.decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if line]
@@ -65,27 +72,32 @@ def read_lta(content: bytes, fixed: Grid | None, moving: Grid | None) -> tuple[n
         matrix = destination.affine @ matrix @ np.linalg.inv(source.affine)
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
         raise InputError("holds a transform that is not invertible. Compute it again.")
-    note = (
-        "was read as a transform of FreeSurfer, from the moving image (its source) to the fixed one (its destination)"
-    )
+    # What it writes itself is RAS to RAS; voxels to voxels are FreeSurfer's, read and written again.
+    author = "nitransforms" if kind == _RAS_TO_RAS and _OF_NITRANSFORMS.match(content) else "FreeSurfer"
+    note = f"was read as a transform of {author}, from the moving image to the fixed one"
     backwards = np.linalg.inv(matrix)
-    if fixed is not None and moving is not None:
-        straight = _same(source, moving), _same(destination, fixed)
-        crossed = _same(source, fixed), _same(destination, moving)
-        if straight[0] and straight[1]:
-            pass
-        elif crossed[0] and crossed[1]:
+    if fixed is not None or moving is not None:
+        straight = _same(source, moving) and _same(destination, fixed)
+        crossed = not straight and _same(source, fixed) and _same(destination, moving)
+        if crossed and author == "FreeSurfer":
+            if kind == _RAS_TO_RAS and _UNSIGNED.match(content):
+                raise InputError(
+                    "has the fixed image as its source and does not say who wrote it: by FreeSurfer it leads from the "
+                    "fixed image to the moving one, by nitransforms before version 22 the other way round. Write it "
+                    "again with a newer nitransforms, or as a transform of ITK."
+                )
             backwards = matrix
             note = "was inverted: its source has the grid of the fixed image and its destination that of the moving one"
-        else:
+        elif not straight and not crossed:
+            roles = ("source", moving, "moving"), ("destination", fixed, "fixed")
+            if author == "nitransforms":
+                roles = ("source", fixed, "fixed"), ("destination", moving, "moving")
             others = [
                 f"its {role} lies elsewhere or has other voxels than the {image} image"
                 if geometry is not None
                 else f"it does not say where its {role} lies"
-                for role, image, geometry, same in zip(
-                    ("source", "destination"), ("moving", "fixed"), (source, destination), straight
-                )
-                if not same
+                for geometry, (role, grid, image) in zip((source, destination), roles, strict=True)
+                if not _same(geometry, grid)
             ]
             note += f"; {' and '.join(others)}: check that it belongs to these images"
     return _RAS_TO_LPS @ backwards @ _RAS_TO_LPS, [note]
@@ -104,7 +116,7 @@ def _numbers(text: str, count: int, what: str) -> np.ndarray:
         values = np.array([float(cell) for cell in text.split()])
     except ValueError as error:
         raise InputError(f"is damaged ({what} is not numbers). Copy it again.") from error
-    if len(values) != count or not np.isfinite(values).all():
+    if len(values) != count or not (np.abs(values) < _LARGEST).all():
         raise InputError(f"is damaged ({what} is not {count} numbers). Copy it again.")
     return values
 
@@ -143,8 +155,10 @@ def _geometry(lines: list[str], header: str) -> _Geometry | None:
     return _Geometry(shape, affine)
 
 
-def _same(geometry: _Geometry | None, grid: Grid) -> bool:
-    """Whether both cover the same box, in whatever order their axes are stored, to half a voxel."""
+def _same(geometry: _Geometry | None, grid: Grid | None) -> bool:
+    """Whether both cover the same box, in whatever order their axes are stored, to half a voxel; yes for no grid."""
+    if grid is None:
+        return True
     if geometry is None:
         return False
     if grid.ndim == 2:

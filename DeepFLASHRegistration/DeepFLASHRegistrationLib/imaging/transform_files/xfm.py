@@ -24,7 +24,7 @@ def read_xfm(content: bytes) -> tuple[np.ndarray, list[str]]:
     Raises:
         InputError: no such file, damaged, not linear, or written by ITK, which does not follow the convention.
     """
-    text = content.decode("utf-8", "replace")
+    text = content.decode("utf-8-sig", "replace")
     if not text.lstrip().startswith("MNI Transform File"):
         raise InputError("is no MNI transform file. Pass the .xfm that MINC or FreeSurfer wrote.")
     lines = text.splitlines()
@@ -35,17 +35,20 @@ def read_xfm(content: bytes) -> tuple[np.ndarray, list[str]]:
         )
     statements = [s.strip() for s in " ".join(line.split("%", 1)[0] for line in lines).split(";")]
     statements[0] = statements[0].removeprefix("MNI Transform File").strip()
-    forward, parts, inverted = np.eye(4), 0, False
+    forward, parts, types, inverted = np.eye(4), 0, 0, False
     for statement in filter(None, statements):
         name, found, value = statement.partition("=")
         name, value = name.strip().lower(), value.strip()
         if not found:
             raise InputError(f"is damaged ({_shown(statement)} is no statement). Copy it again.")
         if name == "transform_type":
-            inverted = False
+            types, inverted = types + 1, False
             if value.lower() != "linear":
                 raise InputError(f"holds a transform of type {_shown(value)}, which is not linear. Pass a linear one.")
         elif name == "invert_flag":
+            # After the matrix nobody says to which it belongs; MINC writes it before.
+            if value.lower() not in ("true", "false") or parts == types:
+                raise InputError("is damaged (its Invert_Flag is unknown, or stands after its matrix). Copy it again.")
             inverted = value.lower() == "true"
         elif name == "linear_transform":
             forward = _matrix(value, inverted) @ forward
@@ -54,6 +57,8 @@ def read_xfm(content: bytes) -> tuple[np.ndarray, list[str]]:
             raise InputError(f"holds {_shown(name)}, which no linear transform has. Pass a linear one.")
     if not parts:
         raise InputError("holds no linear transform. Copy it again.")
+    if parts != types:
+        raise InputError(f"is damaged ({parts} matrices for {types} transforms). Copy it again.")
     note = "was read as a transform of MINC, from the moving image (its source) to the fixed one (its target)"
     return _RAS_TO_LPS @ np.linalg.inv(forward) @ _RAS_TO_LPS, [note]
 
@@ -65,7 +70,7 @@ def _matrix(value: str, inverted: bool) -> np.ndarray:
         matrix[:3] = np.reshape(numbers, (3, 4))
     except ValueError as error:
         raise InputError("holds a linear transform of other than 12 numbers. Copy it again.") from error
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+    if not (np.abs(matrix) < 1e9).all() or abs(np.linalg.det(matrix)) < 1e-9:
         raise InputError("holds a transform that is not invertible. Compute it again.")
     return np.linalg.inv(matrix) if inverted else matrix
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import slicer
 
+from .framing import showInSlices
 from .toggle import Toggle
 from .views import OWN_VIEW, nodesOfClass, showLayout
 
@@ -17,16 +18,19 @@ _SLICES = (
 
 
 class ChartDisplay(Toggle):
-    """The user's slice views, and below them a plot view for each chart."""
+    """The fixed image in the user's slice views, and below them a plot view for each chart."""
 
-    usesLayers = True  # it takes the layout, as others do
+    usesLayers = True
 
-    def __init__(self, *charts: slicer.vtkMRMLPlotChartNode | None) -> None:
-        """At least one; what is None is left out."""
-        self.charts = [chart for chart in charts if chart is not None]
-        super().__init__(self.charts[0].GetScene())
+    def __init__(
+        self, fixedVolume: slicer.vtkMRMLScalarVolumeNode, *charts: slicer.vtkMRMLPlotChartNode | None
+    ) -> None:
+        """`charts`: at least one; what is None is left out."""
+        super().__init__(fixedVolume.GetScene())
+        self.fixed, self.charts = fixedVolume, [chart for chart in charts if chart is not None]
 
     def _show(self) -> None:
+        showInSlices(self.changes, self.scene, self.fixed)
         showLayout(self.changes, self.scene, *layout(len(self.charts)))
         views = {view.GetLayoutName(): view for view in nodesOfClass(self.scene, "vtkMRMLPlotViewNode")}
         for index, chart in enumerate(self.charts):

@@ -9,9 +9,10 @@ import vtk
 
 from ...support.errors import InputError
 from ..appearance import copyLook
-from ..arrays import arrayFromImage, imageFromArray
+from ..arrays import arrayFromImage, emptyImage
+from ..translation import tr as _
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices
 
 
 class Checkerboard(Toggle):
@@ -40,8 +41,9 @@ class Checkerboard(Toggle):
     def _show(self) -> None:
         if self.fixed.GetImageData().GetDimensions() != self.warped.GetImageData().GetDimensions():
             raise InputError(
-                f"{self.warped.GetName()} is not on the grid of {self.fixed.GetName()}. "
-                "Choose the warped volume of this registration."
+                _("{warped} is not on the grid of {fixed}. Choose the warped volume of this registration.").format(
+                    warped=self.warped.GetName(), fixed=self.fixed.GetName()
+                )
             )
         board = self.temporary("vtkMRMLScalarVolumeNode", "checkerboard")
         board.CopyOrientation(self.fixed)
@@ -53,10 +55,12 @@ class Checkerboard(Toggle):
     def _image(self) -> vtk.vtkImageData:
         fixed, warped = (arrayFromImage(node.GetImageData()) for node in (self.fixed, self.warped))
         own, other = self.fixed.GetDisplayNode(), self.warped.GetDisplayNode()
-        gain = own.GetWindow() / (other.GetWindow() or 1.0)
+        gain = np.float32(own.GetWindow() / (other.GetWindow() or 1.0))
+        offset = np.float32(own.GetLevel() - gain * other.GetLevel())
         voxels = self.cubeMm / np.array(self.fixed.GetSpacing()[::-1])
-        cubes = np.ix_(
-            *[np.floor(np.arange(size) / edge).astype(int) for size, edge in zip(fixed.shape, voxels, strict=True)]
-        )
-        likeFixed = own.GetLevel() + gain * (warped - other.GetLevel())
-        return imageFromArray(np.where(sum(cubes) % 2, likeFixed, fixed).astype(np.float32))
+        cubes = [np.floor(np.arange(size) / edge).astype(int) for size, edge in zip(fixed.shape, voxels, strict=True)]
+        image = emptyImage((*fixed.shape, 1), np.dtype(np.float32))
+        board, inPlane = arrayFromImage(image), cubes[1][:, None] + cubes[2]
+        for k, layer in enumerate(cubes[0]):  # a slice at a time stays in the processor's cache
+            board[k] = np.where((layer + inPlane) % 2, gain * warped[k] + offset, fixed[k])
+        return image

@@ -7,6 +7,8 @@ import math
 
 import slicer
 
+from ..companions import markCompanion
+
 _NAME = "DeepFLASH determinant"
 _STEPS = 32  # colors between two named ones
 _NAMED = 9
@@ -40,6 +42,7 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
         node.SetTypeToUser()
         node.SetAttribute("Category", "User Generated")
         node = scene.AddNode(node)
+        markCompanion(node)
     count = (_NAMED - 1) * _STEPS + 1
     modifying = node.StartModify()
     node.SetNumberOfColors(count)
@@ -48,7 +51,19 @@ def determinantColors(scene: slicer.vtkMRMLScene, limit: float) -> slicer.vtkMRM
         logDeterminant = position * math.log(limit)
         node.SetColor(index, *colorAt(logDeterminant, limit), 1.0)
         named = index % _STEPS == 0
-        node.SetColorName(index, f"{math.exp(logDeterminant):.2g}" if named else "")
+        node.SetColorName(index, f"{round(math.exp(logDeterminant), 2):g}" if named else "")
         node.SetColorDefined(index, named)
     node.EndModify(modifying)
     return node
+
+
+def completeColors(scene: slicer.vtkMRMLScene) -> None:
+    """Makes the table of a loaded scene whole again: Slicer's files keep but the named colors, the others are clear."""
+    node = scene.GetFirstNode(_NAME, "vtkMRMLColorTableNode")
+    if node is not None and node.GetNumberOfColors():
+        try:
+            limit = float(node.GetColorName(node.GetNumberOfColors() - 1))
+        except ValueError:  # no table of this version
+            return
+        if limit > 1:
+            determinantColors(scene, limit)

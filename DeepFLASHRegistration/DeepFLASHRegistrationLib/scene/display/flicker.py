@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import slicer
 
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices, userComposites
+from .views import setForegroundOpacity
 
 
 class Flicker(Toggle):
@@ -30,5 +31,4 @@ class Flicker(Toggle):
         if not self.isShown:
             return
         self.showsWarped = not self.showsWarped
-        for composite in userComposites(self.scene):
-            self.changes.set(composite, "ForegroundOpacity", 1.0 if self.showsWarped else 0.0)
+        setForegroundOpacity(self.changes, self.scene, 1.0 if self.showsWarped else 0.0)

@@ -8,8 +8,9 @@ import slicer
 from ...support.errors import InputError
 from ..appearance import copyLook
 from ..sequence import proxyTransform
+from ..translation import tr as _
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import showInSlices
 
 
 class GeodesicDisplay(Toggle):
@@ -34,7 +35,9 @@ class GeodesicDisplay(Toggle):
     def _show(self) -> None:
         transform = proxyTransform(self.browser)
         if transform is None:
-            raise InputError(f"{self.browser.GetName()} has no steps any more. Show the geodesic again.")
+            raise InputError(
+                _("{browser} has no steps any more. Show the geodesic again.").format(browser=self.browser.GetName())
+            )
         node = self.temporary("vtkMRMLScalarVolumeNode", f"{self.moving.GetName()} on its way")
         node.CopyOrientation(self.moving)
         node.SetAndObserveImageData(self.moving.GetImageData())

@@ -10,10 +10,13 @@ import slicer
 
 from ...report.views import thinned
 from ..arrays import arrayFromImage, imageFromArray
+from ..translation import tr as _
 from .colors import FOLD_COLOR, determinantColors, limitFor
+from .framing import showInSlices
 from .toggle import Toggle
-from .views import nodesOfClass, showInSlices, userComposites, userSliceNodes
+from .views import setForegroundOpacity, userComposites, userSliceNodes
 
+_LEGEND_WIDTH = 0.2  # of a slice view
 _QUANTILE = 0.995  # of voxels whose determinant lies within the colors
 
 
@@ -51,8 +54,7 @@ class JacobianDisplay(Toggle):
         """Changes how much of the fixed image is covered, also while shown."""
         self.opacity = opacity
         if self.isShown:
-            for composite in userComposites(self.scene):
-                self.changes.set(composite, "ForegroundOpacity", opacity)
+            setForegroundOpacity(self.changes, self.scene, opacity)
 
     def _values(self) -> np.ndarray:
         return arrayFromImage(self.volume.GetImageData())
@@ -65,11 +67,7 @@ class JacobianDisplay(Toggle):
         self.changes.set(display, "AutoWindowLevel", 0)
         self.changes.set(display, "WindowLevel", 2 * math.log(limit), 0.0)
         self.changes.set(display, "Interpolate", 0)  # the determinant of each voxel as it is; NaN must not spread
-        showInSlices(self.changes, self.scene, self.fixed, self.volume, self.opacity)
-        # Colored segments would mix with the colors of the determinant; their outlines stay.
-        for segments in nodesOfClass(self.scene, "vtkMRMLSegmentationDisplayNode"):
-            if segments.GetVisibility():
-                self.changes.set(segments, "Visibility2DFill", 0)
+        showInSlices(self.changes, self.scene, self.fixed, self.volume, self.opacity, beside=_LEGEND_WIDTH)
         self._showLegend()  # last: a legend looks for its volume in the views when it is itself changed, only then
         folded = self.folded
         if folded.any():
@@ -80,10 +78,11 @@ class JacobianDisplay(Toggle):
         legend = known or slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(self.volume)
         if known is None:
             self.keepTemporary(legend)
-        self.changes.set(legend, "TitleText", "Determinant")
-        self.changes.set(legend, "UseColorNamesForLabels", True)
-        self.changes.set(legend, "LabelFormat", legend.GetDefaultTextLabelFormat())  # VTK 9.6 writes it otherwise
-        self.changes.set(legend, "Visibility", 1)
+        with self.changes.together():  # names with a format for numbers would be complained of
+            self.changes.set(legend, "TitleText", _("Determinant"))
+            self.changes.set(legend, "UseColorNamesForLabels", True)
+            self.changes.set(legend, "LabelFormat", legend.GetDefaultTextLabelFormat())  # VTK 9.6 writes it otherwise
+            self.changes.set(legend, "Visibility", 1)
         legend.Modified()
 
     def _showFolds(self, folded: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import slicer
 
 from ..geometry import arrayFromVtkMatrix
 from .toggle import Toggle
-from .views import OWN_VIEW, nodesOfClass, showLayout, userSliceNodes
+from .views import OWN_VIEW, nodesOfClass, showLayout, userComposites, userSliceNodes
 
 _LAYOUT = 63851  # any number that no other layout has
 _VIEW_GROUP = 63851  # linked views move together with those of their group only
@@ -31,21 +31,31 @@ class SideBySide(Toggle):
 
     def _show(self) -> None:
         showLayout(self.changes, self.scene, *layout(self.orientations))
-        for side, volume in self.volumes.items():
-            for orientation in self.orientations:
-                name = f"{OWN_VIEW}{side}{orientation}"
+        views = {
+            f"{OWN_VIEW}{side}{orientation}": (volume, orientation)
+            for side, volume in self.volumes.items()
+            for orientation in self.orientations
+        }
+        # Hot linking is one switch of Slicer's for all views: taken back on the user's, it goes back on these as well.
+        for composite in userComposites(self.scene):
+            self.changes.set(composite, "HotLinkedControl", 1)
+        with self.changes.together():
+            for name, (volume, _) in views.items():
                 composite = _composite(self.scene, name)
                 self.changes.set(composite, "BackgroundVolumeID", volume.GetID())
                 self.changes.set(composite, "ForegroundVolumeID", None)
                 self.changes.set(composite, "LabelVolumeID", None)
                 self.changes.set(composite, "LinkedControl", 1)
-                self.changes.set(composite, "HotLinkedControl", 1)
-                for sliceNode in nodesOfClass(self.scene, "vtkMRMLSliceNode"):
-                    if sliceNode.GetLayoutName() == name:
-                        self._place(sliceNode, orientation)
+                composite.SetHotLinkedControl(1)
+        # Afterwards: a view that gets its first volume moves to where that lies.
+        slices = {node.GetLayoutName(): node for node in nodesOfClass(self.scene, "vtkMRMLSliceNode")}
+        for name, (_, orientation) in views.items():
+            if name in slices:
+                self._place(slices[name], orientation)
 
     def _place(self, sliceNode: slicer.vtkMRMLSliceNode, orientation: str) -> None:
         """Shows what the user's view of that orientation shows, or else the middle of the fixed image."""
+        modifying = sliceNode.StartModify()
         sliceNode.SetOrientation(orientation)
         width, height = (max(size, 1) for size in sliceNode.GetDimensions()[:2])
         for like in userSliceNodes(self.scene):
@@ -63,6 +73,7 @@ class SideBySide(Toggle):
         sliceNode.SetFieldOfView(scale * width, scale * height, sliceNode.GetFieldOfView()[2])
         sliceNode.SetXYZOrigin(0, 0, 0)
         sliceNode.UpdateMatrices()
+        sliceNode.EndModify(modifying)
 
 
 def layout(orientations: tuple[str, ...] = _ORIENTATIONS) -> tuple[int, str]:

@@ -33,20 +33,26 @@ class Toggle:
         except BaseException:
             self.hide()
             raise
-        for node in self._temporary:
-            for display in _displayNodes(node):
-                display.SetSaveWithScene(False)
+        for display in self._temporaryDisplays():
+            modifying = display.GetDisableModifiedEvent()
+            display.SetDisableModifiedEvent(True)  # the views, which would draw it anew, have nothing to see of this
+            display.SetSaveWithScene(False)
+            display.SetDisableModifiedEvent(modifying)
+
+    def _temporaryDisplays(self) -> list[slicer.vtkMRMLDisplayNode]:
+        return [display for node in self._temporary for display in _displayNodes(node)]
 
     def hide(self) -> None:
         """Takes it away and restores what was there before; safe when the scene has been closed since."""
         if not self.isShown:
             return
         self.isShown = False
-        self.changes.giveBack()
+        self.changes.giveBack(butNot=[*self._temporary, *self._temporaryDisplays()])
         for node in reversed(self._temporary):
-            for display in reversed(_displayNodes(node)):
+            displays = _displayNodes(node)
+            self._remove(node)  # first: without it, its displays would be gone through part by part
+            for display in displays:
                 self._remove(display)
-            self._remove(node)
         self._temporary.clear()
 
     def temporary(self, className: str, name: str) -> slicer.vtkMRMLNode:
@@ -76,25 +82,47 @@ def _displayNodes(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLDisplayNode]:
 
 
 class Displays:
-    """Toggles by name; those that decide what the slice views show exclude each other."""
+    """Toggles by name; those that decide what the slice views show exclude each other.
 
-    def __init__(self) -> None:
+    What lies over the volumes (a grid, outlines) needs the right ones below it: `ground`, itself a toggle, is shown
+    while only such are.
+    """
+
+    def __init__(self, ground: Toggle | None = None) -> None:
         self.toggles: dict[str, Toggle] = {}
+        self._ground = ground
 
     def show(self, name: str) -> None:
         """Shows one, and hides first what it cannot be shown together with."""
         wanted = self.toggles[name]
         if wanted.usesLayers:
+            self._hideGround()
             for other in self.toggles.values():
                 if other is not wanted and other.usesLayers:
                     other.hide()
-        wanted.show()
+        try:
+            wanted.show()
+        finally:
+            self._settle()
 
     def hide(self, name: str) -> None:
         """Hides one."""
         self.toggles[name].hide()
+        self._settle()
 
     def hideAll(self) -> None:
         """Hides all, e.g. because the scene is closed or another result is chosen."""
         for toggle in reversed(list(self.toggles.values())):
             toggle.hide()
+        self._hideGround()
+
+    def _settle(self) -> None:
+        shown = [toggle for toggle in self.toggles.values() if toggle.isShown]
+        if self._ground is not None and shown and not any(toggle.usesLayers for toggle in shown):
+            self._ground.show()
+        else:
+            self._hideGround()
+
+    def _hideGround(self) -> None:
+        if self._ground is not None:
+            self._ground.hide()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import slicer
 
+from ..translation import tr as _
 from .changes import Changes
 
 OWN_VIEW = "DeepFLASH"  # layout names of the views made here begin with it
@@ -33,19 +34,10 @@ def userSliceNodes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSliceNode]:
     ]
 
 
-def showInSlices(
-    changes: Changes,
-    scene: slicer.vtkMRMLScene,
-    background: slicer.vtkMRMLVolumeNode,
-    foreground: slicer.vtkMRMLVolumeNode | None = None,
-    foregroundOpacity: float = 0.0,
-) -> None:
-    """Shows volumes in all slice views of the user, positions unchanged."""
+def setForegroundOpacity(changes: Changes, scene: slicer.vtkMRMLScene, opacity: float) -> None:
+    """How much is seen of the foreground of the user's slice views, 0 to 1."""
     for composite in userComposites(scene):
-        changes.set(composite, "BackgroundVolumeID", background.GetID())
-        changes.set(composite, "ForegroundVolumeID", foreground.GetID() if foreground is not None else None)
-        changes.set(composite, "ForegroundOpacity", foregroundOpacity)
-        changes.set(composite, "Compositing", slicer.vtkMRMLSliceCompositeNode.Alpha)
+        changes.set(composite, "ForegroundOpacity", opacity)
 
 
 def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, description: str) -> None:
@@ -56,10 +48,16 @@ def showLayout(changes: Changes, scene: slicer.vtkMRMLScene, number: int, descri
     """
     layout = addLayout(scene, number, description)
     if layout is None:
-        raise RuntimeError("There are no views to show this in.")
+        raise RuntimeError(_("There are no views to show this in."))
     if layout.GetViewArrangement() == number:  # from a scene that was saved while this was shown: not the user's own
         layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
     changes.set(layout, "ViewArrangement", number)
+    application = getattr(slicer, "app", None)  # none in scripts that have no window
+    if application is not None:
+        import qt
+
+        # A slice view that is new moves to the offset 0 in the first turn of the event loop: before it is placed.
+        application.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
 
 def addLayout(scene: slicer.vtkMRMLScene, number: int, description: str) -> slicer.vtkMRMLLayoutNode | None:

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `deepflash register` says and refuses before it begins: memory that does not suffice, and how much it writes."""
+"""What a registration from files needs, compared with what there is before it begins: memory, and room on the disk."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import sys
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,56 +13,59 @@ import numpy as np
 from ..problem.parameters import Parameters
 from ..support import memory
 from ..support.errors import InputError
+from .outputs import check_space, megabytes, written_bytes
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
     from ..problem.subject import Subject
 
-# Nobody minds less on a disk.
-_WORTH_SAYING = 10_000_000
+
+class TooLittleMemory(InputError):
+    """The memory that is free does not suffice; more may be later."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """How many bytes will be written at most, and that in words."""
+    """How many bytes will be written at most, that in words, and what a user should know before it begins."""
 
     disk: int
     message: str
+    notes: tuple[str, ...] = ()
 
 
 def check_needs(
-    options: argparse.Namespace,
+    folder: str | os.PathLike,
     files: Collection[str],
     sides: tuple[Subject, Subject],
     parameters: Parameters,
     affine: np.ndarray | None,
+    device: str,
     free: int | None,
 ) -> Needs:
-    """Compares what a registration needs with what there is, and says on standard error what a user should know.
+    """Compares what a registration needs with what there is.
 
     Args:
-        options: of the command.
+        folder: in which, or in whose place, is written.
         files: names of those to write.
         sides: the fixed and the moving subject.
         parameters: as the user gave them.
         affine: the initial transform, if there is one.
+        device: to compute on, or "auto".
         free: bytes of memory before anything was read; None if nobody knows.
 
     Raises:
-        InputError: the memory or the disk does not suffice.
+        TooLittleMemory, InputError: the memory or the disk does not suffice.
     """
-    from ..results.outputs import check_space, megabytes, written_bytes
-
-    _check_memory(sides, parameters, options.device, free)
+    notes = _check_memory(sides, parameters, device, free)
     size = written_bytes(files, sides[0].grid, parameters, affine)
-    check_space(options.output, size)
-    message = f"Up to {megabytes(size)} will be written"
-    if size >= _WORTH_SAYING and not options.json_progress:
-        _say(f"{message} to {options.output} (--outputs chooses less).")
-    return Needs(size, message)
+    check_space(folder, size)
+    return Needs(size, f"Up to {megabytes(size)} will be written", notes)
 
 
-def _check_memory(sides: tuple[Subject, Subject], parameters: Parameters, device: str, free: int | None) -> None:
+def _check_memory(
+    sides: tuple[Subject, Subject], parameters: Parameters, device: str, free: int | None
+) -> tuple[str, ...]:
+    """A note, if memory is short; InputError if it cannot suffice."""
     from ..methods.trained_models import stages
     from ..registration.needs import fitting_spacing, sizes
     from ..support.torch_device import free_device_bytes, require_torch, resolve_device
@@ -73,14 +74,14 @@ def _check_memory(sides: tuple[Subject, Subject], parameters: Parameters, device
     device = resolve_device(device)
     shown = _shown(sides[0])
     if free is None or not shown.data.any():  # then register() says what is wrong
-        return
+        return ()
     what = sides[0].grid, sides[1].grid, shown
     effective = stages(parameters)
     found = sizes(*what, effective)
     host, on_device = memory.needed_bytes(found, device)
     need = memory.Need(host, free, on_device, free_device_bytes(device))
     if need.fits:
-        return
+        return ()
     helps = ["close other programs"]
     spacing = fitting_spacing(*what, effective, need, device)
     if spacing is not None:
@@ -91,8 +92,8 @@ def _check_memory(sides: tuple[Subject, Subject], parameters: Parameters, device
         helps.append("compute on the CPU (--device cpu)")
     text = f"{need}. What helps: {'; '.join(helps)}."
     if need.hopeless:
-        raise InputError(text)
-    _say(f"Note: {text}")
+        raise TooLittleMemory(text)
+    return (text,)
 
 
 def _shown(fixed: Subject) -> Volume:
@@ -100,8 +101,3 @@ def _shown(fixed: Subject) -> Volume:
     from ..imaging.intensities import foreground
 
     return fixed.mask or fixed.image.with_data(foreground(fixed.image).astype(np.uint8))
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash register-many: the pairs of a table, each registered into a folder of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
+from ..support.errors import Cancelled, InputError
+from .field_options import add_fields, given_fields
+from .options import checked, common_options, positive, result_options, say_event
+
+if TYPE_CHECKING:
+    from ..cohorts.many import Many
+    from ..cohorts.pairs import Pairs
+    from ..jobs.ledger import Failed
+    from ..jobs.pool import Ended
+
+DESCRIPTION = (
+    "Register the pairs that TABLE names, several at once, each into a folder of its own in OUT, with a summary of "
+    "all. TABLE (.csv, .tsv) has a line of titles and a line for each pair, with the columns fixed, moving and, where "
+    "there are any, fixed_labels, moving_labels, fixed_mask, moving_mask, fixed_points, moving_points and output, the "
+    "name of the pair's folder. Paths are relative to the table. A pair that fails stops no other. Interrupted at "
+    "whatever moment, the same command goes on where it was: what is done is not done again."
+)
+# So long after it was written last, the summary is written again, or so many times as long as that took.
+_SUMMARY_SECONDS, _SUMMARY_PART = 5.0, 20.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads."""
+    parser.add_argument("table", metavar="TABLE", type=Path, help="of pairs")
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="OUT", help="folder for all results, summary.html and .tsv"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace results of the same output, of other inputs or parameters"
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="pairs at once (default: one for each CPU thread, as far as the memory suffices; one on a GPU)",
+    )
+    parser.add_argument(
+        "--tries",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="how often a pair is tried whose process dies, at most (default: 3)",
+    )
+    parser.add_argument("--init", choices=ALIGNMENTS, help="default: affine")
+    parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
+    result_options(parser)
+    common_options(parser)
+    group = parser.add_argument_group("settings (default: the preset's)")
+    add_fields(group, Parameters, ("preset", "initial_alignment"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
+    if options.init:
+        changes["initial_alignment"] = options.init
+    parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"threads must be at least 1, not {options.threads}.")
+    from ..cohorts.many import Many, Settings
+    from ..cohorts.pairs import read_pairs
+
+    pairs = read_pairs(options.table, options.output)
+    _check_outputs(options.outputs, pairs)
+    settings = Settings(parameters, options.outputs, options.device, options.threads, options.workers, options.tries)
+    many = Many(pairs, options.output, settings, options.force)
+    for note in pairs.notes:
+        print(f"Note: {note}", file=sys.stderr)
+    told = _Telling(options, many)
+    try:
+        many.run(told.ended, told.progress)
+    except KeyboardInterrupt as error:
+        told.write()
+        raise Cancelled(
+            f"{told.done} of {len(pairs.rows)} pairs are done in {options.output}; run the same command to go on."
+        ) from error
+    told.write()
+    return told.close()
+
+
+def _check_outputs(outputs: list[str] | None, pairs: Pairs) -> None:
+    """InputError for an unknown output, and for one that no pair can have."""
+    from ..results.outputs import chosen_files
+
+    chosen_files(outputs, True, True)
+    for output, there, what in (
+        ("labels", any(pair.files.moving_labels for pair in pairs.rows), "labels"),
+        ("segmentation", any(pair.files.segmented for pair in pairs.rows), "a segmentation (.seg.nrrd)"),
+    ):
+        if output in (outputs or ()) and not there:
+            raise InputError(f"--outputs {output}: needs {what} to carry over. Name them in a column moving_labels.")
+
+
+class _Telling:
+    """A line for each pair that ended, or an event of JSON; notes and failures on standard error; and the summary."""
+
+    def __init__(self, options: argparse.Namespace, many: Many):
+        self.options, self.many = options, many
+        self.pairs = {pair.name: pair for pair in many.pairs.rows}
+        self.count = len(self.pairs)
+        self.done = self.count - len(many.open)
+        self.failed: dict[str, Failed] = {}
+        self.noted: set[str] = set()
+        self.started = self.written = time.monotonic()
+        self.writing = 0.0
+        if self.done and self.line:
+            print(f"{self.done} of {self.count} pairs were done before.", flush=True)
+
+    @property
+    def line(self) -> bool:
+        """Whether a line is printed for each pair."""
+        return not (self.options.json_progress or self.options.quiet)
+
+    def progress(self, job: Any, event: Mapping[str, Any]) -> None:
+        """Something that a pair tells on its way."""
+        for note in event.get("notes", ()):
+            if note not in self.noted:
+                self.noted.add(note)
+                print(f"Note: {job.name}: {note}", file=sys.stderr, flush=True)
+        if self.options.json_progress:
+            say_event({**event, "pair": job.name})
+
+    def ended(self, end: Ended) -> None:
+        """The end of a pair."""
+        from ..cohorts.summary import Outcome
+
+        pair = self.pairs[end.job.name]
+        outcome = Outcome(pair, end.result)
+        if outcome.state == "done":
+            self.done += 1
+        else:
+            self.failed[pair.name] = end.result
+        head = f"[{self.done + len(self.failed)}/{self.count}] {pair.name}: "
+        if self.options.json_progress:
+            last = {"phase": "finish", "progress": 1.0, "pair": pair.name}
+            last["pairs"] = {"done": self.done, "failed": len(self.failed), "all": self.count}
+            if outcome.state == "done":
+                folder = str(self.many.ledger.folder / pair.name)
+                last |= {"message": "Done", "verdict": outcome.figure("verdict"), "folder": folder}
+            else:
+                last |= {"message": outcome.reason, "failed": outcome.reason}
+            say_event(last)
+        elif outcome.state == "failed":
+            print(f"{head}no result. {outcome.reason}", file=sys.stderr, flush=True)
+        elif self.line:
+            print(head + _figures(outcome), flush=True)
+        now = time.monotonic()
+        if now - self.written > max(_SUMMARY_SECONDS, _SUMMARY_PART * self.writing):
+            self.write()
+
+    def write(self) -> None:
+        """The summary of what is known by now; that it cannot be written stops nothing."""
+        from ..cohorts.summary import outcomes, write_summaries
+
+        began = time.monotonic()
+        try:
+            write_summaries(
+                self.many.pairs, outcomes(self.many.pairs, self.many.ledger, self.failed), self.many.ledger.folder
+            )
+        except (OSError, InputError) as error:
+            print(f"Note: {error}", file=sys.stderr, flush=True)
+        self.written = time.monotonic()
+        self.writing = self.written - began
+
+    def close(self) -> int:
+        """Says what has become of all; returns the exit code."""
+        from .main import DONE, SOME_FAILED
+
+        if self.line:
+            failed = f", {len(self.failed)} without a result" if self.failed else ""
+            print(
+                f"{self.done} of {self.count} pairs done{failed}; {time.monotonic() - self.started:.1f} s; "
+                f"{self.many.ledger.folder / 'summary.html'}",
+                flush=True,
+            )
+        return SOME_FAILED if self.failed else DONE
+
+
+def _figures(outcome: Any) -> str:
+    """What a line says of a pair."""
+    before, after = outcome.dice
+    texts = [outcome.level]
+    if after is not None:
+        texts.append(f"Dice {before:.3f} -> {after:.3f}")
+    texts += [f"{outcome.figure('folds_strict')} folds", f"{outcome.figure('seconds'):.1f} s"]
+    return ", ".join(texts) + (f". {outcome.reason}" if outcome.level != "good" else "")

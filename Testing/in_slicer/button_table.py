@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every button of the window does in every state of it. A new button, or a new state, is a row or a column here.
+
+DeepFLASHRegistrationButtonsTest.py brings the window into each state and presses all buttons.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Greyed:
+    """The button cannot be pressed, and its tooltip says why, with this word."""
+
+    word: str
+
+
+PRESSED = "pressed"  # it can be pressed: nothing raises, nobody is told of an error
+HIDDEN = "hidden"
+
+# What the window may be in. "again" and "later" begin with a result.
+WITHOUT_RESULT = (
+    "no volume",
+    "one volume",
+    "same volume twice",
+    "pair",
+    "running",
+    "cancelling",
+    "cancelled",
+    "failed",
+    "other pair",
+    "second scene",
+    "reloaded while running",
+)
+WITH_RESULT = ("done", "running again", "failed again", "reloaded later")
+STATES = WITHOUT_RESULT + WITH_RESULT
+BUSY = ("running", "cancelling", "running again")
+
+
+def _shows(word: str) -> dict:
+    """Shows something of a result."""
+    return {state: PRESSED if state in WITH_RESULT else Greyed(word) for state in STATES}
+
+
+TABLE = {
+    "register": {
+        **dict.fromkeys(STATES, PRESSED),
+        "no volume": Greyed("fixed"),
+        "one volume": Greyed("fixed"),
+        "same volume twice": Greyed("same"),
+    },
+    "keep": {**dict.fromkeys(STATES, HIDDEN), "cancelled": PRESSED},
+    "log": dict.fromkeys(STATES, PRESSED),
+    "fade": _shows("Register"),
+    "sideBySide": _shows("Register"),
+    "flicker": _shows("Register"),
+    "checkerboard": _shows("Register"),
+    "grid": _shows("Register"),
+    "jacobian": _shows("Register"),
+    "outlines": _shows("segmentation"),
+    "charts": _shows("Register"),
+    "geodesic": {**_shows("Register"), "running again": Greyed("computed")},
+    "change": _shows("Register"),
+    "squeeze": _shows("Register"),
+    "worstLabel": _shows("labels"),
+    "save": {
+        **dict.fromkeys(STATES, Greyed("Register")),
+        **dict.fromkeys(BUSY, Greyed("computed")),
+        # Of a result that is in the scene, whatever came after it.
+        **dict.fromkeys(("done", "failed again", "reloaded later"), PRESSED),
+    },
+    "copyPython": dict.fromkeys(STATES, PRESSED),
+}
+# Those that change the state, so that it is brought about anew for what follows; they come last.
+CHANGING = ("keep", "register")
+
+# What can be deleted of a result and its inputs -> which buttons cannot be pressed then.
+DELETED = {
+    "warpedVolume": ("fade", "sideBySide", "flicker", "checkerboard"),
+    "transform": ("grid", "geodesic"),
+    "inverseTransform": (),
+    "logJacobianVolume": ("jacobian", "change", "squeeze"),
+    "segmentation": ("outlines", "worstLabel"),
+    "markups": (),
+    "metricsTable": (),
+    "labelsTable": ("worstLabel",),
+    "convergenceChart": ("charts",),
+    "histogramChart": (),
+    "velocity": ("geodesic",),
+    "fixedSegmentation": ("outlines",),
+    "movingSegmentation": ("outlines", "worstLabel"),
+    "movingMarkups": (),
+    "fixedVolume": (
+        *("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "charts", "geodesic"),
+        *("change", "squeeze", "worstLabel", "save", "register"),
+    ),
+    "movingVolume": ("geodesic", "save", "register"),  # what it became is still there to be looked at
+}

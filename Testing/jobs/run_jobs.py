@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of jobs in a process of its own, to be killed: `run_jobs.py OUT LOG COUNT SECONDS WORKERS`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from DeepFLASHRegistrationLib.jobs.job import Job, key_of
+from DeepFLASHRegistrationLib.jobs.ledger import Ledger
+from DeepFLASHRegistrationLib.jobs.pool import Ended, Pool
+from DeepFLASHRegistrationLib.process import RegistrationProcess
+
+HERE = Path(__file__).resolve().parent
+
+
+def job(log: Path, text: str, **more: Any) -> Job:
+    """A job that makes OUT/<text>/text.txt."""
+    arguments = {"log": str(log), "text": text, **more}
+    return Job(text, lambda: key_of({"text": text, "more": list(more.get("ends", ()))}), "make", arguments)
+
+
+def process() -> RegistrationProcess:
+    """A process that knows the tasks."""
+    return RegistrationProcess(tasks="job_tasks", environment={"PYTHONPATH": str(HERE)})
+
+
+def run(out: Path, jobs: list[Job], workers: int = 1, tries: int = 3) -> dict[str, Ended]:
+    """Runs jobs; what became of each."""
+    ended: dict[str, Ended] = {}
+
+    def take(end: Ended) -> None:
+        assert end.job.name not in ended
+        ended[end.job.name] = end
+
+    Pool(Ledger(out), process, workers, tries).run(jobs, take)
+    return ended
+
+
+if __name__ == "__main__":
+    _out, _log, _count, _seconds, _workers = sys.argv[1:]
+    run(
+        Path(_out),
+        [job(Path(_log), f"t{number}", seconds=float(_seconds)) for number in range(int(_count))],
+        int(_workers),
+    )

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images on another grid and blurred, against SimpleITK, SciPy and what is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DeepFLASHRegistrationLib.imaging.resampling import nearest
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem.resampling import blurred, linear
+from imaging_shapes import centered_grid, rotation
+from scipy.ndimage import gaussian_filter
+
+WEIGHTS = np.array([0.5, -2.0, 3.0])
+
+
+def ramp(grid) -> Volume:
+    """A function that linear interpolation reproduces exactly."""
+    index = np.moveaxis(np.indices(grid.shape), 0, -1)
+    return Volume(grid, (grid.index_to_physical(index) @ WEIGHTS).astype(np.float32))
+
+
+def turned() -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation((0, 0, 1), 20) * 1.1, (4, -3, 2)
+    return matrix
+
+
+def by_itk(volume: Volume, grid, matrix: np.ndarray, interpolator: int, outside: float) -> np.ndarray:
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    size, spacing, origin, direction = grid.to_image_geometry()
+    image = volume.grid.apply_to(sitk.GetImageFromArray(volume.data))
+    found = sitk.Resample(image, size, transform, interpolator, origin, spacing, direction, outside)
+    return sitk.GetArrayFromImage(found)
+
+
+def test_an_image_is_sampled_where_the_affine_leads() -> None:
+    source = ramp(centered_grid((30, 31, 32), (2, 2, 2)))
+    grid = centered_grid((8, 9, 7), (1.5, 2.5, 2), rotation((1, 2, 3), 30)[:, ::-1], (1, 2, 3))
+    index = np.moveaxis(np.indices(grid.shape), 0, -1)
+    expected = (grid.index_to_physical(index) @ turned()[:3, :3].T + turned()[:3, 3]) @ WEIGHTS
+    assert np.allclose(linear(source, grid, turned()), expected, atol=1e-3)
+
+
+def test_outside_has_its_value_and_the_same_grid_changes_nothing() -> None:
+    grid = centered_grid((6, 6, 6), (1, 1, 1))
+    assert (linear(ramp(grid), grid.padded(2), outside=-9)[0] == -9).all()
+    assert np.array_equal(linear(ramp(grid), grid), ramp(grid).data)
+
+
+@pytest.mark.parametrize("kind", ["linear", "nearest"])
+def test_noise_is_resampled_as_itk_does_it(kind) -> None:
+    source = centered_grid((20, 17, 23), (1.5, 2, 1), rotation((2, 1, 0), 15))
+    grid = centered_grid((25, 24, 22), (1, 1.5, 1.2), rotation((1, 2, 3), 30)[:, ::-1], (3, 2, 1))
+    noise = np.random.default_rng(0).normal(size=source.shape).astype(np.float32)
+    if kind == "linear":
+        volume = Volume(source, noise)
+        found, expected = linear(volume, grid, turned(), -5.0), by_itk(volume, grid, turned(), sitk.sitkLinear, -5.0)
+    else:
+        volume = Volume(source, (noise * 1000).astype(np.int32))
+        found, expected = nearest(volume, grid, turned()), by_itk(volume, grid, turned(), sitk.sitkNearestNeighbor, 0)
+    assert 0.2 < (expected != expected.min()).mean() < 1  # there is an outside and an inside
+    close = np.isclose(found, expected, atol=1e-3)
+    assert close.mean() > 0.9998  # rounding may decide at the outer border
+
+
+def test_a_blur_is_the_gaussian_s() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(30, 26, 28)).astype(np.float32)
+    sigma = (2.0, 1.0, 3.0)
+    found = blurred(values, sigma)
+    assert np.allclose(found, gaussian_filter(values, sigma, mode="nearest", truncate=3), atol=1e-5)
+    assert np.allclose(blurred(np.full((9, 8), 3.0), (2.0, 50.0)), 3.0, atol=1e-5)
