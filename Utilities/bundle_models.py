@@ -26,9 +26,20 @@ from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.support.tensors import read_tensors
 
 SPACING_MM = 1.25
-# Predictions are judged at half resolution; FLASH goes on at the finest level only.
-PARAMETERS = Parameters(resolutions=(2,), bands=(47,), iterations=(1,), spacing_mm=SPACING_MM)
-REFINEMENT = {"resolutions": [1], "bands": [47]}
+# Predictions are judged at half resolution, by the energy that they were trained to lower; FLASH goes on at the finest
+# level only. All is stated that the defaults might change.
+PARAMETERS = Parameters(
+    resolutions=(2,),
+    bands=(47,),
+    iterations=(1,),
+    spacing_mm=SPACING_MM,
+    alpha=6.0,
+    power=2.0,
+    window_mm=8.75,
+    margin_mm=12.0,
+    normalization="percentiles",
+)
+REFINEMENT = {"resolutions": [1], "bands": [47], "alpha": 15.0, "power": 1.5, "window_mm": 7.0}
 _FREE = (
     "56 T1 brains of ds002748 (CC0) and 18 label maps of SynthSeg (Apache-2.0), of which images of random contrasts "
     "were made, with and without what lies outside the brain; all multiplied by random geodesics"

@@ -23,8 +23,8 @@ _WARM_UP = 3  # runs before a capture: libraries choose their kernels in them
 
 @dataclass(frozen=True)
 class _Answer:
-    """Of a batch of pairs: v0 (n, 3, *modes), the first map on the last head's cells and both on the images' cells
-    minus the identity (n, 3, *shape), and the warped images (n, *shape)."""
+    """Of a batch of pairs: v0 (n, 3, *modes), the map that the last head left on its cells, both maps in more steps on
+    the images' cells, minus the identity (n, 3, *shape), and the warped images (n, *shape)."""
 
     velocity: Tensor
     displacement: Tensor
@@ -73,7 +73,7 @@ class Kind(Predictor):
                     if cancelled is not None and last.number < passes - 1 and cancelled():
                         stopped = True
                         break
-                stage, velocity, displacement = last.stage, last.velocity[0], self.network.maps(last)[0][0]
+                stage, velocity, displacement = last.stage, last.velocity[0], last.displacement[0]
         rest, reached = self._energies(problem, pair, stage, velocity, displacement)
         if report is not None:
             for step, found in enumerate((rest, reached)):
@@ -125,10 +125,9 @@ class Kind(Predictor):
 
     def _plainly(self, domain: Domain, fixed: Tensor, moving: Tensor) -> _Answer:
         last = self.network(fixed, moving, domain)
-        cells, back = self.network.maps(last)
-        forth = domain.whole(cells)
+        forth, back = (domain.whole(u) for u in self.network.maps(last))
         warped = domain.sample(moving[:, None], forth)[:, 0]
-        return _Answer(last.velocity, cells, forth, domain.whole(back), warped)
+        return _Answer(last.velocity, last.displacement, forth, back, warped)
 
     def _energies(
         self, problem: Problem, pair: Pair, stage: Any, velocity: Tensor, displacement: Tensor

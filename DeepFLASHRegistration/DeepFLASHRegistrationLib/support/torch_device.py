@@ -42,8 +42,10 @@ def free_device_bytes(device: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device's memory did not suffice."""
-    return "out of memory" in str(error).lower() or type(error).__name__ == "OutOfMemoryError"
+    """Whether the memory of a device, or of the computer, did not suffice."""
+    # torch has a type for a GPU's memory only; for the host's it says so in words, which differ between versions.
+    words = ("out of memory", "not enough memory", "allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 @contextlib.contextmanager

@@ -81,7 +81,10 @@ class Drawing:
                     f"{pack.shape} voxels of {self.spacing_mm:g} and {pack.spacing_mm:g} mm. Pack them alike."
                 )
             if len(pack.trained) < 2:
-                raise InputError(f"{pack.name}: has {len(pack.trained)} subject to train on; pairs need two.")
+                raise InputError(
+                    f"{pack.name}: has {len(pack.trained)} subject to train on; pairs need two. Pack more subjects, or "
+                    "keep fewer of them aside."
+                )
         shares = np.array([mix[pack.name] for pack in self.packs], float)
         self.shares = shares / shares.sum()
         self.variety, self.pairs = variety, pairs

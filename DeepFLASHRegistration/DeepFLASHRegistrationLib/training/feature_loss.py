@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the feature net is trained by: FLASH's energy and the overlap of labels, after each of its heads.
 
-    D + σ²⟨Lv, v⟩/|mask| + 3 · (1 − soft Dice)
+    D + σ²⟨Lv, v⟩/|mask| + w · (1 − soft Dice)
 
 D is one minus the squared local correlation on the head's cells, of the images' clean looks. It is FLASH's energy times
 2σ², so that both terms weigh as they do in FLASH.
@@ -20,7 +20,7 @@ from ..learning.feature_net import Domain, FeatureNet, Step
 from .examples import Images
 
 SIGMA = 0.05
-LABEL_WEIGHT = 3.0
+PARTS = ("dissimilarity", "regularization", "overlap lost")
 _LABEL_STRIDE = 4  # labels of coarser heads are compared at this part of the resolution
 _RADIUS = 2
 _DARK = 0.02
@@ -29,8 +29,8 @@ _DARK = 0.02
 class FeatureLoss:
     """The loss of images 2k and 2k + 1 as pairs, in both directions."""
 
-    def __init__(self, network: FeatureNet, domain: Domain, device: str | torch.device):
-        self.network, self.domain = network, domain
+    def __init__(self, network: FeatureNet, domain: Domain, device: str | torch.device, label_weight: float):
+        self.network, self.domain, self.label_weight = network, domain, label_weight
         self._finer: dict[tuple[int, int], tuple[Upsampler, BatchedSampler]] = {}
         cells = {head.stride: stage.cells for head, stage in zip(network.design.heads, domain.stages, strict=True)}
         for stride, own in cells.items():
@@ -61,7 +61,7 @@ class FeatureLoss:
                 )
             )
         parts = torch.stack(parts)
-        return (parts[:, 0] + parts[:, 1] + LABEL_WEIGHT * parts[:, 2]).sum(), parts.detach()
+        return (parts[:, 0] + parts[:, 1] + self.label_weight * parts[:, 2]).sum(), parts.detach()
 
     def _dissimilarity(self, step: Step, term: LocalCorrelation, moving: Tensor) -> Tensor:
         return term(step.stage.sample(moving[:, None], step.displacement)[:, 0])

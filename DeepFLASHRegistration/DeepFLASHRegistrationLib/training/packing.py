@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making packs of files: every subject scaled, aligned to a reference and laid on one grid in its own pose."""
+"""Making packs of images: every subject scaled, aligned to the first and laid on one grid in its own pose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,127 +15,195 @@ from ..imaging.grid import Grid, stored, upright
 from ..imaging.intensities import foreground
 from ..imaging.resampling import nearest
 from ..imaging.volume import Volume
+from ..learning.feature_net import MULTIPLE
 from ..problem.parameters import Parameters
 from ..problem.problem import scaled
-from ..problem.resampling import linear
+from ..problem.resampling import blurred, linear
 from ..problem.subject import Subject
 from ..support.errors import InputError
-from .pack import FIRST_OUTSIDE, Pack, packed
+from .examples import BORDER
+from .label_naming import Naming, check_naming, painted
+from .pack import Pack, packed
 
 # Gray levels that are kept: their steps lie below the noise of a scan, and each halving saves a bit per voxel.
 LEVELS = 64
 # What is learned is learned of images scaled so, whatever the default is elsewhere.
 _SCALING = Parameters(normalization="percentiles")
-
-
-def common_grid(volume: Volume, shape: Sequence[int], spacing_mm: float) -> Grid:
-    """An upright grid of this shape around the middle of what a volume shows."""
-    grid = stored(volume.grid, *upright(volume.grid))
-    inside = np.argwhere(foreground(volume))
-    center = volume.grid.index_to_physical((inside.min(0) + inside.max(0)) / 2)
-    affine = np.eye(grid.ndim + 1)
-    affine[:-1, :-1] = grid.direction * spacing_mm
-    affine[:-1, -1] = center - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
-    return Grid(tuple(shape), affine)
+_MOST_VOXELS = 60_000_000  # of a grid
+_COARSER = 1.15  # by how much voxels grow at a time where resolution gives way
 
 
 @dataclass(frozen=True)
-class Naming:
-    """What the labels of a set mean.
+class Source:
+    """A subject that is read when its turn comes: its name, and what reads it."""
 
-    Attributes:
-        painted: makes an image for the alignment of a label map, for sets without images.
-        outside: which labels lie around what is registered.
-        ignored: labels up to this number are no structures.
-        alike: labels and the one whose look they share when painted (left and right).
-    """
+    name: str
+    read: Callable[[], Subject]
 
-    painted: Callable[[np.ndarray], np.ndarray] | None = None
-    outside: Callable[[int], bool] = lambda value: False
-    ignored: int = 0
-    alike: Mapping[int, int] = field(default_factory=dict)
+
+@dataclass(frozen=True)
+class Frame:
+    """The grid of a pack: voxels along z, y, x, and their size."""
+
+    shape: tuple[int, ...]
+    spacing_mm: float
+
+    def around(self, volume: Volume) -> Grid:
+        """An upright grid around the middle of what a volume shows."""
+        grid = stored(volume.grid, *upright(volume.grid))
+        inside = np.argwhere(foreground(volume))
+        center = volume.grid.index_to_physical((inside.min(0) + inside.max(0)) / 2)
+        affine = np.eye(grid.ndim + 1)
+        affine[:-1, :-1] = grid.direction * self.spacing_mm
+        affine[:-1, -1] = center - affine[:-1, :-1] @ ((np.array(self.shape) - 1) / 2)
+        return Grid(self.shape, affine)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What all subjects are like, before any is packed."""
+
+    labels: tuple[tuple[int, ...], ...] | None
+    extent_mm: np.ndarray
+    spacing_mm: float
 
 
 def pack_subjects(
     name: str,
-    subjects: Sequence[tuple[str, Subject]],
-    shape: Sequence[int],
-    spacing_mm: float,
+    sources: Sequence[Source],
+    frame: Frame | None = None,
     *,
-    reference: Volume | None = None,
+    spacing_mm: float = 0.0,
     naming: Naming | None = None,
+    maps_alone: bool = False,
     unseen: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Pack:
-    """Subjects, as they are read, on one grid.
+    """Subjects on one grid.
 
     Args:
         name: of the set.
-        subjects: names and subjects; with ``naming.painted`` the image is the label map itself.
-        shape, spacing_mm: of the grid.
-        reference: what all are aligned to; the first subject by default.
-        naming: what its labels mean.
+        sources: the subjects.
+        frame: the grid; by default one of ``spacing_mm`` that holds what each of them shows.
+        spacing_mm: of that grid; 0: about that of the images.
+        naming: what their labels mean.
+        maps_alone: there are no images, but label maps that images are made of; a subject's image is not looked at.
         unseen: names of those that are never trained on.
-        progress: told how many of how many subjects are packed.
+        tell: called with lines of text.
 
     Raises:
-        InputError: fewer than two subjects, too many labels, or labels on some subjects only.
+        InputError: fewer than two subjects, none with labels where there are maps alone, too many labels, labels on
+            some subjects only or named by two schemes, or images that cannot be used.
     """
     naming = naming or Naming()
-    if len(subjects) < 2:
-        raise InputError(f"{name}: has {len(subjects)} subject. Pairs of different subjects are needed: at least two.")
-    with_labels = [subject.label_map is not None for _, subject in subjects]
-    if any(with_labels) != all(with_labels):
-        missing = subjects[with_labels.index(False)][0]
-        raise InputError(f"{name}: {missing} has no labels, others have. Give labels for all or for none.")
-    codes = _codes([s.label_map.data for _, s in subjects], naming, name) if all(with_labels) else {}
-    images, labels, affines, frame = [], [], [], None
-    for number, (_, subject) in enumerate(subjects):
-        label_map = subject.label_map
-        if naming.painted is not None:
-            subject = Subject(label_map.with_data(naming.painted(label_map.data).astype(np.float32)))
-        image = scaled(subject.checked(), _SCALING).image
-        if frame is None:
-            reference = image if reference is None else scaled(Subject(reference).checked(), _SCALING).image
-            frame = common_grid(reference, shape, spacing_mm)
-        matrix = np.eye(len(shape) + 1) if image is reference else align(reference, image, "affine").matrix
-        grid = common_grid(image, shape, spacing_mm)
-        affines.append(np.linalg.inv(grid.affine) @ matrix @ frame.affine)
-        if naming.painted is None:
-            values = linear(image, grid) * (LEVELS - 1)
+    if len(sources) < 2:
+        raise InputError(f"{name}: has {len(sources)} subject. Pairs of different subjects are needed: at least two.")
+    survey = _surveyed(name, sources, naming, maps_alone, tell)
+    frame = frame or _frame(name, survey, spacing_mm)
+    codes, alike = {}, ()
+    if survey.labels is not None:
+        codes = naming.codes(sorted({v for values in survey.labels for v in values if v > naming.ignored}), name)
+        alike = _alike(codes, naming)
+    images, labels, affines, first = [], [], [], None
+    for number, source in enumerate(sources, 1):
+        subject = _read(source)
+        coded = None if subject.label_map is None else _coded(subject.label_map, codes)
+        image = coded.with_data(painted(coded.data, alike)) if maps_alone else scaled(subject, _SCALING).image
+        grid, matrix = frame.around(image), np.eye(image.ndim + 1)
+        if first is None:
+            first = (image, grid)
+        else:
+            matrix = align(first[0], image, "affine").matrix
+        affines.append(np.linalg.inv(grid.affine) @ matrix @ first[1].affine)
+        if not maps_alone:
+            values = linear(image, grid).clip(0, 1) * (LEVELS - 1)
             images.append(np.rint(values).astype(np.uint8) * np.uint8(255 // (LEVELS - 1)))
-        if codes:
-            table = np.zeros(max(codes) + 1, np.uint8)
-            table[list(codes)] = list(codes.values())
-            found = nearest(label_map.with_data(label_map.data.astype(np.int32)), grid)
-            labels.append(table[np.where(found > max(codes), 0, found)])
-        if progress is not None:
-            progress(number + 1, len(subjects))
-    names = tuple(n for n, _ in subjects)
-    values = np.zeros(max(codes.values()) + 1 if codes else 0, int)
-    for value, code in codes.items():
-        values[code] = value
+        if coded is not None:
+            labels.append(nearest(coded, grid))
+        tell(f"{number} of {len(sources)}: {source.name}")
+    names = tuple(source.name for source in sources)
     return Pack(
         name,
         names,
         np.stack(images) if images else None,
         np.stack(labels) if labels else None,
         np.stack(affines),
-        spacing_mm,
+        frame.spacing_mm,
         tuple(names.index(n) for n in unseen),
-        tuple(values.tolist()),
-        tuple(codes.get(naming.alike.get(v, v), c) if v else c for c, v in enumerate(values.tolist())),
+        _values(codes),
+        alike,
     )
 
 
-def _codes(maps: Sequence[np.ndarray], naming: Naming, name: str) -> dict[int, int]:
-    """8-bit codes of the labels."""
-    values = sorted({int(v) for data in maps for v in np.unique(data) if v > 0})
-    inner = [v for v in values if v > naming.ignored and not naming.outside(v)]
-    outer = [v for v in values if v > naming.ignored and naming.outside(v)]
-    if len(inner) >= FIRST_OUTSIDE or len(outer) > 255 - FIRST_OUTSIDE + 1:
-        raise InputError(f"{name}: has {len(values)} labels; a pack holds {FIRST_OUTSIDE - 1}. Join some of them.")
-    return {v: i + 1 for i, v in enumerate(inner)} | {v: FIRST_OUTSIDE + i for i, v in enumerate(outer)}
+def _read(source: Source) -> Subject:
+    return source.read().checked()
+
+
+def _surveyed(
+    name: str, sources: Sequence[Source], naming: Naming, maps_alone: bool, tell: Callable[[str], None]
+) -> _Survey:
+    labels, extents, spacings = [], [], []
+    for source in sources:
+        subject = _read(source)
+        for note in subject.notes:
+            tell(note)
+        if subject.label_map is not None:
+            labels.append((source.name, tuple(int(v) for v in np.unique(subject.label_map.data) if v > 0)))
+        shown = subject.image
+        if maps_alone:
+            if subject.label_map is None:
+                raise InputError(f"{name}: {source.name} has no labels, of which images are to be made.")
+            inner = [v for v in labels[-1][1] if naming.is_inner(v)]
+            shown = subject.label_map.with_data(np.isin(subject.label_map.data, inner).astype(np.float32))
+            if not inner:
+                raise InputError(f"{name}: {source.name} has no label of a structure. Leave it out.")
+        grid = stored(shown.grid, *upright(shown.grid))
+        order, _ = upright(shown.grid)
+        inside = np.argwhere(foreground(shown))[:, order]
+        extents.append((inside.max(0) - inside.min(0) + 1) * grid.spacing)
+        spacings.append(float(np.prod(grid.spacing) ** (1 / grid.ndim)))
+        if grid.ndim != 3:
+            raise InputError(f"{name}: {source.name} has {grid.ndim} dimensions; packs hold images of three.")
+    if labels and len(labels) < len(sources):
+        missing = next(s.name for s in sources if s.name not in dict(labels))
+        raise InputError(f"{name}: {missing} has no labels, others have. Give labels for all or for none.")
+    inner = [(subject, [v for v in values if naming.is_inner(v)]) for subject, values in labels]
+    check_naming(inner, name)
+    found = tuple(values for _, values in labels) if labels else None
+    return _Survey(found, np.max(extents, 0), float(np.median(spacings)))
+
+
+def _frame(name: str, survey: _Survey, spacing_mm: float) -> Frame:
+    spacing = spacing_mm or float(f"{survey.spacing_mm:.3g}")
+    wanted = survey.extent_mm / spacing + 2 * BORDER
+    shape = tuple(MULTIPLE * math.ceil(n / MULTIPLE) for n in wanted)
+    if math.prod(shape) > _MOST_VOXELS:
+        raise InputError(
+            f"{name}: a grid for all of it has {' x '.join(map(str, shape))} voxels of {spacing:g} mm, too many to "
+            "train on. Give larger voxels (--spacing-mm), or a --shape."
+        )
+    return Frame(shape, spacing)
+
+
+def _coded(labels: Volume, codes: dict[int, int]) -> Volume:
+    values = np.array(sorted(codes), int)
+    at = np.searchsorted(values, labels.data).clip(0, len(values) - 1)
+    table = np.array([codes[v] for v in values], np.uint8)
+    return labels.with_data(np.where(values[at] == labels.data, table[at], np.uint8(0)))
+
+
+def _values(codes: dict[int, int]) -> tuple[int, ...]:
+    values = np.zeros(max(codes.values()) + 1 if codes else 0, int)
+    for value, code in codes.items():
+        values[code] = value
+    return tuple(values.tolist())
+
+
+def _alike(codes: dict[int, int], naming: Naming) -> tuple[int, ...]:
+    return tuple(codes.get(naming.alike.get(v, v), c) if v else c for c, v in enumerate(_values(codes)))
+
+
+# ---------------------------------------------------------------------------------------------------------- the limit
 
 
 def within_limit(pack: Pack, limit_mb: float) -> tuple[bytes, tuple[str, ...]]:
@@ -142,13 +212,56 @@ def within_limit(pack: Pack, limit_mb: float) -> tuple[bytes, tuple[str, ...]]:
     Raises:
         InputError: two subjects do not fit.
     """
-    content, count = packed(pack), len(pack)
+    content, count, part = packed(pack), len(pack), pack
     while len(content) > limit_mb * 1e6:
         keep = min(count - 1, int(count * limit_mb * 1e6 / len(content)))
-        if keep < 2:
-            raise InputError(f"{pack.name}: two subjects do not fit into {limit_mb:g} MB. Allow more.")
         # Those kept aside stay: what they measure is worth more than one more to learn from.
-        kept = [*pack.unseen, *[i for i in range(len(pack)) if i not in pack.unseen]][:keep]
+        kept = [*pack.unseen, *pack.trained][:keep]
+        if keep - len(pack.unseen) < 2:
+            raise InputError(
+                f"{pack.name}: two subjects to train on do not fit into {limit_mb:g} MB. Allow more (--limit-mb), or "
+                "let the resolution give way (--give-way resolution)."
+            )
         count, part = keep, pack.part(sorted(kept))
         content = packed(part)
-    return content, tuple(n for n in pack.names if n not in (pack if count == len(pack) else part).names)
+    return content, tuple(n for n in pack.names if n not in part.names)
+
+
+def coarsened_to_limit(pack: Pack, limit_mb: float) -> tuple[bytes, float]:
+    """The file of a pack of at most this size, and the voxels of all its subjects that this took.
+
+    Raises:
+        InputError: no resolution of any use fits.
+    """
+    factor, content, part = 1.0, packed(pack), pack
+    while len(content) > limit_mb * 1e6:
+        factor *= _COARSER
+        if min(pack.shape) / factor < MULTIPLE:
+            raise InputError(
+                f"{pack.name}: does not fit into {limit_mb:g} MB at any resolution of use. Allow more (--limit-mb), or "
+                "let subjects give way (--give-way subjects)."
+            )
+        part = coarser(pack, factor)
+        content = packed(part)
+    return content, part.spacing_mm
+
+
+def coarser(pack: Pack, factor: float) -> Pack:
+    """The same subjects on voxels this many times larger, around the same middle."""
+    d = len(pack.shape)
+    shape = tuple(MULTIPLE * math.ceil(n / factor / MULTIPLE) for n in pack.shape)
+    fine, matrix = Grid(pack.shape, np.eye(d + 1)), np.diag([*[factor] * d, 1.0])
+    matrix[:d, d] = (np.array(pack.shape) - 1) / 2 - factor * (np.array(shape) - 1) / 2
+    coarse = Grid(shape, matrix)
+    sigma = [0.5 * math.sqrt(factor**2 - 1)] * d
+
+    def image(values: np.ndarray) -> np.ndarray:
+        return np.rint(linear(Volume(fine, blurred(values, sigma)), coarse)).clip(0, 255).astype(np.uint8)
+
+    return dataclasses.replace(
+        pack,
+        images=None if pack.images is None else np.stack([image(x) for x in pack.images]),
+        labels=None if pack.labels is None else np.stack([nearest(Volume(fine, x), coarse) for x in pack.labels]),
+        affines=np.linalg.inv(matrix) @ pack.affines @ matrix,
+        spacing_mm=pack.spacing_mm * factor,
+    )

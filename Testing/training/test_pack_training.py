@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the feature net on packs: what is drawn and made, what is learned, and going on from checkpoints."""
+"""Training on packs: what is drawn and made, what is learned, and going on from checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,13 +13,16 @@ from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.support.tensors import read_tensors, write_tensors
 from DeepFLASHRegistrationLib.training.drawing import Drawing, Variety
 from DeepFLASHRegistrationLib.training.examples import Maker
-from DeepFLASHRegistrationLib.training.feature_training import Course, FeatureTraining, Validator, run
+from DeepFLASHRegistrationLib.training.feature_method import FeatureMethod
 from DeepFLASHRegistrationLib.training.optimizer import FlatAdam
 from DeepFLASHRegistrationLib.training.pack import FIRST_OUTSIDE
+from DeepFLASHRegistrationLib.training.pack_training import Course, PackTraining, run
+from DeepFLASHRegistrationLib.training.validation import Validator, unseen_pairs
 from training_packs import TINY, pack
 
 STILL = Variety(3, 0.5, 0.5, 0.5, 0, 0, 0, 0, 0, 0, 0, 0)
 VARIED = Variety(labels_at_once=3)
+METHOD = FeatureMethod(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +122,13 @@ def test_the_loss_falls_on_a_pair_seen_again_and_again(sets, monkeypatch):
     draws = drawing(sets, dataclasses.replace(VARIED, contrasts=0, degraded=0, cropped=0), both=1)
     draw = draws.draw((0, 1))
     monkeypatch.setattr(draws, "draw", lambda seed: draw)
-    training = FeatureTraining(TINY, draws, Course(updates=1000, learning_rate=3e-3))
+    training = PackTraining(METHOD, draws, Course(updates=1000, learning_rate=3e-3))
     inputs = training.maker.tensors(draw)
 
     def loss() -> float:
         torch.manual_seed(1)
         with torch.no_grad():
-            return float(training.loss(training.maker(inputs))[0])
+            return float(training.learner.loss(training.maker(inputs))[0])
 
     before = loss()
     seeds = torch.manual_seed
@@ -138,8 +140,8 @@ def test_the_loss_falls_on_a_pair_seen_again_and_again(sets, monkeypatch):
 
 
 def test_going_on_from_a_checkpoint_takes_the_same_course(sets, tmp_path):
-    def training() -> FeatureTraining:
-        return FeatureTraining(TINY, drawing(sets), Course(updates=8, learning_rate=1e-2))
+    def training() -> PackTraining:
+        return PackTraining(METHOD, drawing(sets), Course(updates=8, learning_rate=1e-2))
 
     whole, first, second = training(), training(), training()
     for _ in range(6):
@@ -156,9 +158,9 @@ def test_going_on_from_a_checkpoint_takes_the_same_course(sets, tmp_path):
 
 
 def test_checkpoints_of_other_settings_or_damaged_are_refused(sets, tmp_path):
-    training = FeatureTraining(TINY, drawing(sets), Course(updates=8))
+    training = PackTraining(METHOD, drawing(sets), Course(updates=8))
     training.save(tmp_path / "checkpoint")
-    other = FeatureTraining(TINY, drawing(sets, both=1), Course(updates=8))
+    other = PackTraining(METHOD, drawing(sets, both=1), Course(updates=8))
     with pytest.raises(InputError, match="packs, shares"):
         other.resume(tmp_path / "checkpoint")
     arrays, about = read_tensors(tmp_path / "checkpoint")
@@ -166,16 +168,22 @@ def test_checkpoints_of_other_settings_or_damaged_are_refused(sets, tmp_path):
     write_tensors(tmp_path / "less", arrays, about)
     with pytest.raises(InputError, match="mean"):
         training.resume(tmp_path / "less")
-    arrays["average"] = arrays["average"][:-1]
+    arrays, _ = read_tensors(tmp_path / "checkpoint")
+    arrays["weights"] = arrays["weights"][:-1]
     write_tensors(tmp_path / "short", arrays, about)
     with pytest.raises(InputError, match="another network"):
-        training.begin_with(tmp_path / "short")
+        training.resume(tmp_path / "short")
+    write_tensors(tmp_path / "model", arrays, {})
+    with pytest.raises(InputError, match="no checkpoint"):
+        training.resume(tmp_path / "model")
+    with pytest.raises(InputError, match="another network"):
+        training.begin_with(arrays, "some model")
     with pytest.raises(InputError, match="minutes or updates"):
         Course()
 
 
 def test_a_run_saves_validates_and_ends(sets, tmp_path):
-    training = FeatureTraining(TINY, drawing(sets), Course(updates=2))
+    training = PackTraining(METHOD, drawing(sets), Course(updates=2))
     said, saved = [], []
     run(
         training,
@@ -193,10 +201,10 @@ def test_a_run_saves_validates_and_ends(sets, tmp_path):
 
 
 def test_validation_of_untrained_weights_changes_nothing(sets):
-    training = FeatureTraining(TINY, drawing(sets), Course(updates=2))
+    training = PackTraining(METHOD, drawing(sets), Course(updates=2))
     weights = training.optimizer.average.clone()
     start = 0
-    for name, p in training.network.named_parameters():
+    for name, p in training.learner.network.named_parameters():
         if ".answer." in name:
             weights[start : start + p.numel()] = 0
         start += p.numel()
@@ -249,9 +257,145 @@ def test_a_gradient_that_is_not_finite_or_far_too_large_leaves_no_trace(bad):
     assert not torch.equal(flat.weights, before["weights"])
 
 
-def test_training_needs_no_simpleitk():
-    code = (
-        "import sys; sys.modules['SimpleITK'] = None\n"
-        "import DeepFLASHRegistrationLib.training.feature_training, DeepFLASHRegistrationLib.training.pack"
+# ---------------------------------------------------------------------------------------------------- memory that ends
+
+
+class Hungry:
+    """A learner that needs memory for so many pairs more than there is."""
+
+    parts = ("work",)
+
+    def __init__(self, most: int):
+        self.network, self.most = torch.nn.Linear(1, 1, bias=False), most
+
+    def loss(self, images):
+        if len(images.seen) > 2 * self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        value = self.network.weight.square().sum()
+        return value, value.detach().view(1, 1)
+
+    def displacement(self, fixed, moving):
+        return torch.zeros(len(fixed), 3, *fixed.shape[1:])
+
+
+class HungryMethod:
+    def __init__(self, most: int):
+        self.most = most
+
+    def identity(self) -> dict:
+        return {"most": self.most}
+
+    def check(self, packs: Sequence) -> None: ...
+
+    def learner(self, shape, device) -> Hungry:
+        return Hungry(self.most)
+
+
+def test_where_memory_ends_fewer_pairs_are_taken_at_once_and_the_course_goes_on(sets, tmp_path):
+    said = []
+    draws = Drawing(sets, {"both": 1}, VARIED, 8)
+    training = PackTraining(HungryMethod(3), draws, Course(updates=3), tell=said.append)
+    run(training, [], tmp_path / "checkpoint", say=said.append)
+    assert training.iteration == 3
+    assert draws.pairs == 2  # 8 and 4 are too many
+    assert [text for text in said if "pairs at once" in text] == [
+        "The memory of cpu does not hold more: 4 pairs at once from now on.",
+        "The memory of cpu does not hold more: 2 pairs at once from now on.",
+    ]
+    # Whoever goes on with the same command goes on with as many.
+    again = PackTraining(HungryMethod(3), Drawing(sets, {"both": 1}, VARIED, 8), Course(updates=5))
+    again.resume(tmp_path / "checkpoint")
+    assert again.drawing.pairs == 2
+    assert again.iteration == 3
+
+
+def test_where_memory_does_not_hold_one_pair_the_end_is_clear_and_what_was_reached_is_kept(sets, tmp_path):
+    method = HungryMethod(1)
+    training = PackTraining(method, Drawing(sets, {"both": 1}, VARIED), Course(updates=9))
+    reached = []
+
+    def later(text: str) -> None:
+        training.learner.most = 0
+
+    training.update()
+    reached.append(training.optimizer.weights.clone())
+    later("")
+    with pytest.raises(RuntimeError, match=r"does not hold one pair of 32 x 32 x 32 .* the size small.*checkpoint"):
+        run(training, [], tmp_path / "checkpoint", say=later)
+    fresh = PackTraining(method, Drawing(sets, {"both": 1}, VARIED), Course(updates=9))
+    fresh.resume(tmp_path / "checkpoint")
+    assert fresh.iteration == 1
+    assert torch.equal(fresh.optimizer.weights, reached[0])
+
+
+# -------------------------------------------------------------------------------------------------------- other methods
+
+
+class Shift:
+    """A toy: one shift of all images, learned from the distance of what it makes to the partner."""
+
+    parts = ("difference",)
+
+    def __init__(self, shape):
+        self.network = torch.nn.Linear(1, 3, bias=False)
+        torch.nn.init.zeros_(self.network.weight)
+        self.shape = shape
+
+    def displacement(self, fixed, moving):
+        return self.network.weight.view(1, 3, 1, 1, 1).expand(len(fixed), 3, *self.shape)
+
+    def loss(self, images):
+        from DeepFLASHRegistrationLib.geodesics.band import Lattice
+        from DeepFLASHRegistrationLib.geodesics.batched import BatchedSampler
+
+        cells = Lattice.cells(self.shape, tuple(map(float, self.shape)))
+        fixed, moving = images.clean[::2], images.clean[1::2]
+        warped = BatchedSampler(cells, cells)(moving[:, None], self.displacement(fixed, moving))[:, 0]
+        value = (warped - fixed).square().mean()
+        return value, value.detach().view(1, 1)
+
+
+class ShiftMethod:
+    def identity(self) -> dict:
+        return {"kind": "shift"}
+
+    def check(self, packs: Sequence) -> None:
+        if any(pack.images is None for pack in packs):
+            raise InputError("The shift is learned of images. Leave out packs without.")
+
+    def learner(self, shape, device) -> Shift:
+        return Shift(shape)
+
+
+def test_the_trainer_serves_other_methods(sets, tmp_path):
+    """Subjects 1 and 2 are subject 0 as it lies two voxels further; a pair's shift is known."""
+    images = sets[0].images.copy()
+    images[0], images[1] = sets[0].images[0], np.roll(sets[0].images[0], 2, axis=0)
+    moved = dataclasses.replace(
+        sets[0], images=images[:2], labels=None, names=("a", "b"), affines=np.stack([np.eye(4)] * 2)
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    draws = Drawing(
+        [dataclasses.replace(moved, unseen=())], {"both": 1}, dataclasses.replace(STILL, painted=0, contrasts=0)
+    )
+    draws.draw = lambda seed: draws.plain("both", 0, 1)
+    training = PackTraining(ShiftMethod(), draws, Course(updates=200, learning_rate=0.1))
+    run(training, [("both", 0, 1)], tmp_path / "checkpoint", say=lambda text: None)
+    np.testing.assert_allclose(training.optimizer.weights, [2, 0, 0], atol=0.1)
+    figures = training.history[-1]
+    assert figures["both dissimilarity"] < 0.1 * figures["both dissimilarity_before"]
+    assert [row["parts"] for row in training.history if "parts" in row][-1][0][0] < 1e-3
+    with pytest.raises(InputError, match="Leave out packs without"):
+        PackTraining(ShiftMethod(), drawing(sets, maps=1), Course(updates=1))
+
+
+def test_packs_without_labels_are_refused_where_labels_are_to_be_learned_from(sets):
+    draws = drawing(sets, images=1)
+    with pytest.raises(InputError, match=r"None of images has labels.*--label-weight 0"):
+        PackTraining(METHOD, draws, Course(updates=1))
+    PackTraining(dataclasses.replace(METHOD, label_weight=0.0), draws, Course(updates=1)).update()
+
+
+def test_pairs_to_validate_with_are_of_subjects_kept_aside(sets):
+    two = [dataclasses.replace(sets[0], unseen=(1, 3)), dataclasses.replace(sets[1], unseen=())]
+    assert unseen_pairs(two) == [("both", 1, 3), ("both", 3, 1)]
+    assert unseen_pairs(sets) == []  # one alone is no pair
