@@ -38,8 +38,31 @@ def test_a_pack_is_read_as_it_was_made(tmp_path):
     assert read.trained == (0, 1, 2)
 
 
-@pytest.mark.parametrize("what", ["nothing", "text", "half", "version", "counts", "affines"])
-def test_what_is_no_pack_is_named(tmp_path, what, monkeypatch):
+# By what is wrong, what the message says beside the file and the remedy.
+WRONG = {
+    "nothing": "cannot be read",
+    "text": "no pack",
+    "half": "is damaged",
+    "version": r"a pack of version 99; this program reads version 1\.",
+    "counts": "do not fit its subjects",
+    "affines": "affines",
+    "unseen": "does not hold",
+    "spacing": "size of nan mm",
+    "alike": "look like",
+    "facts": "facts",
+}
+CHANGES = {
+    "counts": {"names": ("a", "b")},
+    "affines": {"affines": np.full((4, 4, 4), np.nan)},
+    "unseen": {"unseen": (4,)},
+    "spacing": {"spacing_mm": float("nan")},
+    "alike": {"alike": (0, 300)},
+    "facts": {"facts": {"license": 5}},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_no_pack_is_named_with_the_remedy(tmp_path, what, monkeypatch):
     path, made = tmp_path / "bad.npz", training_packs.pack("one")
     if what == "text":
         path.write_text("no pack")
@@ -50,11 +73,9 @@ def test_what_is_no_pack_is_named(tmp_path, what, monkeypatch):
         monkeypatch.setattr(packs, "VERSION", 99)
         path.write_bytes(packed(made))
         monkeypatch.undo()
-    elif what == "counts":
-        path.write_bytes(packed(dataclasses.replace(made, names=made.names[:2])))
-    elif what == "affines":
-        path.write_bytes(packed(dataclasses.replace(made, affines=np.full((4, 4, 4), np.nan))))
-    with pytest.raises(InputError, match=r"bad\.npz"):
+    elif what in CHANGES:
+        path.write_bytes(packed(dataclasses.replace(made, **CHANGES[what])))
+    with pytest.raises(InputError, match=rf"bad\.npz: .*{WRONG[what]}.*(Pack the data|pack the data|Check the path)"):
         read_pack(path)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..learning.feature_net import MULTIPLE
 from ..support.errors import InputError
 from .pack import FIRST_OUTSIDE, Pack
 
@@ -84,6 +85,11 @@ class Drawing:
                 raise InputError(
                     f"{pack.name}: has {len(pack.trained)} subject to train on; pairs need two. Pack more subjects, or "
                     "keep fewer of them aside."
+                )
+            if any(n % MULTIPLE for n in pack.shape) or len(pack.shape) != 3:
+                raise InputError(
+                    f"{pack.name}: has a grid of {pack.shape} voxels; three multiples of {MULTIPLE} are needed. Pack the "
+                    "data again."
                 )
         shares = np.array([mix[pack.name] for pack in self.packs], float)
         self.shares = shares / shares.sum()

@@ -154,3 +154,11 @@ def _check(pack: Pack) -> None:
     d = arrays[0].ndim - 1
     if pack.affines.shape != (n, d + 1, d + 1) or not np.isfinite(pack.affines).all():
         raise ValueError("its affines do not fit its subjects")
+    if not np.isfinite(pack.spacing_mm) or pack.spacing_mm <= 0:
+        raise ValueError(f"its voxels have a size of {pack.spacing_mm} mm")
+    if any(type(i) is not int or not 0 <= i < n for i in pack.unseen):
+        raise ValueError("it keeps subjects aside that it does not hold")
+    if any(type(c) is not int or not 0 <= c < 256 for c in pack.alike) or len(pack.alike) > 256:
+        raise ValueError("its labels look like labels that there are none of")
+    if not isinstance(pack.facts, dict) or not all(isinstance(v, str) for v in pack.facts.values()):
+        raise ValueError("its facts are no texts")
