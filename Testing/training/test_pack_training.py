@@ -117,7 +117,7 @@ def test_packs_that_do_not_fit_are_refused(sets):
     odd = dataclasses.replace(sets[2], images=sets[2].images[:, 1:])
     with pytest.raises(InputError, match=r"\(31, 32, 32\) voxels; three multiples of 16"):
         Drawing([odd], {"images": 1}, VARIED)
-    with pytest.raises(InputError, match="pairs need two. Pack more subjects"):
+    with pytest.raises(InputError, match=r"pairs need two\. Pack more subjects"):
         Drawing([dataclasses.replace(sets[0], unseen=(1, 2, 3))], {"both": 1}, VARIED)
 
 

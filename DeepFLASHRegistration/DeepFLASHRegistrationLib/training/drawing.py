@@ -88,8 +88,8 @@ class Drawing:
                 )
             if any(n % MULTIPLE for n in pack.shape) or len(pack.shape) != 3:
                 raise InputError(
-                    f"{pack.name}: has a grid of {pack.shape} voxels; three multiples of {MULTIPLE} are needed. Pack the "
-                    "data again."
+                    f"{pack.name}: has a grid of {pack.shape} voxels; three multiples of {MULTIPLE} are needed. Pack "
+                    "the data again."
                 )
         shares = np.array([mix[pack.name] for pack in self.packs], float)
         self.shares = shares / shares.sum()
