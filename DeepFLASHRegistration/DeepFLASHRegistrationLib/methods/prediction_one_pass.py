@@ -16,6 +16,7 @@ from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Evaluation, Objective, Pair
 from ..learning.feature_net import MULTIPLE, Design, Domain, FeatureNet
 from ..problem.problem import Problem, settings
+from ..support.memory import give_back_memory
 from .prediction import Maps, Prediction, Predictor
 
 _WARM_UP = 3  # runs before a capture: libraries choose their kernels in them
@@ -74,6 +75,9 @@ class Kind(Predictor):
                         stopped = True
                         break
                 stage, velocity, displacement = last.stage, last.velocity[0], last.displacement[0]
+                del both, last
+                # Features leave gaps between which the fields that follow find no place.
+                give_back_memory()
         rest, reached = self._energies(problem, pair, stage, velocity, displacement)
         if report is not None:
             for step, found in enumerate((rest, reached)):
