@@ -94,6 +94,7 @@ def train_on_packs(
     method = FeatureMethod(SIZES[options.size], options.label_weight, options.mixed_precision)
     course = Course(options.minutes, options.updates, options.learning_rate, options.seed)
     device = resolve_device(options.device)
+    _choose_kernels(device)
     training = PackTraining(method, drawing, course, device, tell=tell)
     checkpoint = Path(out) / CHECKPOINT
     begin = resume or (checkpoint if checkpoint.exists() else None)
@@ -135,6 +136,14 @@ def read_mix(text: str) -> dict[str, float]:
             raise InputError(f"--mix {text}: give shares such as adults=0.5,heads=0.5.")
         mix[name] = value
     return mix
+
+
+def _choose_kernels(device: str) -> None:
+    """Lets cuDNN try which of its kernels is the fastest: shapes never change."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 5
 
 
 def _make(out: Path) -> None:
