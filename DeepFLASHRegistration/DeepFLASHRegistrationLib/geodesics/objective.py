@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .band import Band, Lattice, Metric, Upsampler
 from .flow import BandLimitedFlow, Flow
+from .resizing import resized
 from .sampling import NonFiniteField, Sampler
 from .shooting import Shooting
 from .similarities import make_similarity
@@ -54,22 +55,20 @@ class Pair:
     lengths: tuple[float, ...]
 
     def reduced(self, factors: Sequence[int]) -> Pair:
-        """Averaged over blocks of ``factors`` voxels per axis (which must divide the shape)."""
+        """On cells of ``factors`` voxels per axis (which must divide the shape); masks and views averaged over them."""
         if all(f == 1 for f in factors):
             return self
         if any(n % f for n, f in zip(self.fixed.shape, factors, strict=True)):
             raise ValueError(f"Blocks of {tuple(factors)} voxels do not divide a shape of {tuple(self.fixed.shape)}.")
         pool = F.avg_pool3d if self.fixed.ndim == 3 else F.avg_pool2d
+        shape = [n // f for n, f in zip(self.fixed.shape, factors, strict=True)]
 
         def reduce(x: Tensor | None) -> Tensor | None:
             return None if x is None else pool(x[None, None], tuple(factors))[0, 0]
 
-        return Pair(
-            *map(
-                reduce, (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view)
-            ),
-            self.lengths,
-        )
+        images = (resized(x, shape) for x in (self.fixed, self.moving))
+        weights = map(reduce, (self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view))
+        return Pair(*images, *weights, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,9 @@ class _Side:
         part = cells.box(lower, upper)
         self.direction = direction
         self.upsample = Upsampler(objective.flow.lattice, part, dtype, device)
-        self.sample = Sampler(part, cells, dtype, device)
-        self.warped = warped[None]
+        # Between coarse cells the image is smooth: it is continued to the finest ones, and linear between those.
+        self.warped = resized(warped, objective.finest.shape)[None]
+        self.sample = Sampler(part, objective.finest, dtype, device)
         mask = mask[self.crop]
         support = None if own_view is None else own_view[self.crop]
         if view is not None:
@@ -163,7 +163,7 @@ class _Side:
             # with every step would reward steps that push voxels out of it.
             with torch.no_grad(), contextlib.suppress(NonFiniteField):
                 u = self.upsample(objective.map(velocity, direction))
-                seen = self.sample(view[None], u, padding="zeros")[0]
+                seen = Sampler(part, cells, dtype, device)(view[None], u, padding="zeros")[0]
                 if float((mask * seen).sum()) > 0.05 * float(mask.sum()):
                     mask = mask * seen
                     support = seen if support is None else support * seen
@@ -172,6 +172,12 @@ class _Side:
         name = objective.settings.similarity
         self.similarity = make_similarity(name, still[self.crop].contiguous(), mask, radius, support)
         self.covered = float(mask.sum()) / math.prod(cells.shape)
+
+    def at_rest(self) -> Tensor:
+        """Dissimilarity of the images as they lie."""
+        lattice = self.sample.lattice
+        still = self.warped.new_zeros(lattice.ndim, *lattice.shape)
+        return self.similarity(self.sample(self.warped, still)[0])
 
     def __call__(self, displacement: Tensor) -> tuple[Tensor, Sight]:
         """Dissimilarity, and what was seen in the box ``crop``, for a map (d, *map lattice) minus the identity."""
@@ -184,6 +190,7 @@ class Objective:
 
     Attributes:
         cells: the level's voxels.
+        finest: the pair's, between which the images that are warped are linear.
         fixed: the fixed image on them.
         moving: the moving image on them, as it is before the geodesic.
         window: lattice -> weights by which the velocity is damped where the map is followed, or None.
@@ -199,6 +206,7 @@ class Objective:
         self.fixed, self.moving = data.fixed, data.moving
         self.shooting = Shooting(level.band, level.metric, dtype, device)
         self.cells = Lattice.cells(tuple(data.fixed.shape), pair.lengths)
+        self.finest = Lattice.cells(tuple(pair.fixed.shape), pair.lengths)
         map_shape = tuple(
             max(4, min(n, math.ceil(length / level.map_step - 1e-6)))
             for n, length in zip(data.fixed.shape, pair.lengths, strict=True)
@@ -256,7 +264,7 @@ class Objective:
 
     def at_rest(self) -> float:
         """E where v0 is zero: the images as they lie."""
-        terms = [float(side.similarity(side.warped[0][side.crop])) for side in self.sides]
+        terms = [float(side.at_rest()) for side in self.sides]
         return self.data_weight * sum(terms) / len(terms)
 
     def evaluate_safely(self, velocity: Tensor, refinements: float = math.inf) -> Evaluation:

@@ -23,7 +23,7 @@ def parameterTexts() -> dict[str, tuple[str, str, dict[str, str]]]:
         "alpha": (_("Smoothness α"), _("Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain)."), {}),
         "power": (_("Smoothness power c"), _("Exponent of the metric L = (γ − α∇²)^c."), {}),
         "gamma": (_("γ"), _("Weight of the displacement itself in the metric."), {}),
-        "alpha_growth": (_("Growth of α"), _("Factor by which α grows for each coarser level, so that coarse levels stay as smooth as their voxels."), {}),
+        "alpha_growth": (_("Growth of α"), _("Factor by which α grows for each coarser level. 1 keeps one metric for all levels."), {}),
         "resolutions": (_("Resolutions"), _("Voxel size of each level in working voxels."), {}),
         "bands": (_("Bands"), _("Frequencies of the velocity along the longest axis at each level (odd; shorter axes get proportionally fewer)."), {}),
         "iterations": (_("Iterations"), _("Most iterations of each level."), {}),

@@ -140,7 +140,7 @@ class Parameters:
         limits=(1e-3, 10.0),
     )
     alpha: float = _setting(
-        15.0,
+        24.0,
         "Smoothness α",
         "Weight of the second derivative in the metric L = (γ − α∇²)^c. Larger is smoother. "
         "Lengths count in units that follow the size of the fixed object (1.25 mm for an adult's brain).",
@@ -149,9 +149,9 @@ class Parameters:
     power: float = _setting(1.5, "Smoothness power c", "Exponent of the metric L = (γ − α∇²)^c.", limits=(1.0, 8.0))
     gamma: float = _setting(1.0, "γ", "Weight of the displacement itself in the metric.", limits=(1e-3, 1e3))
     alpha_growth: float = _setting(
-        3.0,
+        1.0,
         "Growth of α",
-        "Factor by which α grows for each coarser level, so that coarse levels stay as smooth as their voxels.",
+        "Factor by which α grows for each coarser level. 1 keeps one metric for all levels.",
         limits=(1.0, 16.0),
     )
     resolutions: tuple[int, ...] = _setting(
@@ -165,7 +165,7 @@ class Parameters:
         limits=(3, 255),
     )
     iterations: tuple[int, ...] = _setting(
-        (8, 10, 5), "Iterations", "Most iterations of each level.", limits=(0, 10000)
+        (8, 10, 4), "Iterations", "Most iterations of each level.", limits=(0, 10000)
     )
     tolerance: float = _setting(
         1e-4,
@@ -269,12 +269,13 @@ class Parameters:
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"alpha": 18.0, "resolutions": (4, 2), "bands": (15, 31), "iterations": (6, 8), "tolerance": 1e-3},
+    "fast": {"alpha": 22.0, "resolutions": (4, 2), "bands": (15, 31), "iterations": (6, 9), "tolerance": 1e-3},
     "default": {},
     "fine": {
         "resolutions": (4, 2, 1),
         "bands": (15, 31, 47),
-        "iterations": (8, 10, 25),
+        "alpha": 22.0,
+        "iterations": (8, 10, 15),
         "sigma": 0.04,
         "symmetric": True,
     },
@@ -284,7 +285,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "sigma": 0.03,
         "alpha": 3.0,
         "power": 6.0,
-        "alpha_growth": 1.0,
         "resolutions": (1,),
         "bands": (15,),
         "iterations": (100,),

@@ -36,8 +36,12 @@ class Recipe:
 
 
 def _parameters(**changes: Any) -> Parameters:
-    # What is learned is learned at these lengths and of images scaled so, whatever the defaults are elsewhere.
-    stated = {"window_mm": 8.75, "margin_mm": 12.0, "normalization": "percentiles"}
+    # What is learned is learned at these lengths, of images scaled so, and of this energy and these steps, whatever the
+    # defaults are elsewhere.
+    stated = {
+        **{"window_mm": 8.75, "margin_mm": 12.0, "normalization": "percentiles"},
+        **{"alpha": 6.0, "power": 2.0, "alpha_growth": 3.0, "search": "lbfgs", "integrator": "multistep"},
+    }
     return Parameters.from_preset("default", **{**stated, **changes})
 
 
