@@ -65,6 +65,7 @@ _COMPUTING = (
     "methods.prediction",
     "methods.prediction_one_pass",
     "methods.prediction_unrolled",
+    "alignment.device_comparison",
 )
 
 

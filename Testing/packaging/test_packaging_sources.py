@@ -20,7 +20,16 @@ _COMMON = {*sys.stdlib_module_names, "numpy", "SimpleITK", "DeepFLASHRegistratio
 _IN_SLICER = {"slicer", "vtk", "vtkmodules"}
 _WINDOW = {"slicer", "vtk", "qt", "ctk"}
 _ALSO = {
-    **{place: {"torch"} for place in ("geodesics/", "learning/", "training/", "methods/prediction")},
+    **{
+        place: {"torch"}
+        for place in (
+            "geodesics/",
+            "learning/",
+            "training/",
+            "methods/prediction",
+            "alignment/device_comparison.py",
+        )
+    },
     "scene/": _IN_SLICER,
     "gui/": _WINDOW,
 }

@@ -6,8 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+from DeepFLASHRegistrationLib.geodesics import captured
+from DeepFLASHRegistrationLib.geodesics.sampling import sample_linear
 from DeepFLASHRegistrationLib.imaging.resampling import nearest
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem import resampling
 from DeepFLASHRegistrationLib.problem.resampling import blurred, linear
 from imaging_shapes import centered_grid, rotation
 from scipy.ndimage import gaussian_filter
@@ -49,6 +53,34 @@ def test_outside_has_its_value_and_the_same_grid_changes_nothing() -> None:
     grid = centered_grid((6, 6, 6), (1, 1, 1))
     assert (linear(ramp(grid), grid.padded(2), outside=-9)[0] == -9).all()
     assert np.array_equal(linear(ramp(grid), grid), ramp(grid).data)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("points", [100, 1 << 21], ids=["in slabs", "at once"])
+def test_a_gpu_samples_where_the_cpu_does(ndim, points, monkeypatch) -> None:
+    """Coordinates are made on the device, in slabs of their own: the same to a rounding of single precision."""
+    source = centered_grid((20, 17, 23)[:ndim], (1.5, 2, 1)[:ndim])
+    grid = centered_grid((25, 24, 22)[:ndim], (1, 1.5, 1.2)[:ndim])
+    matrix = turned() if ndim == 3 else np.array([[0.9, 0.2, 1.0], [-0.2, 1.1, -2.0], [0, 0, 1]])
+    volume = Volume(source, np.random.default_rng(0).normal(size=source.shape).astype(np.float32))
+    there = linear(volume, grid, matrix, -3.0)
+    monkeypatch.setattr(resampling, "is_cuda", lambda device: True)
+    monkeypatch.setattr(resampling, "_DEVICE_POINTS", points)
+    here = linear(volume, grid, matrix, -3.0, "cpu")
+    assert (there == -3).any()
+    assert np.abs(here - there).max() < 1e-5
+
+
+def test_what_a_device_samples_lies_on_it() -> None:
+    """The device "meta" has no numbers, and cannot be read."""
+    source, grid = centered_grid((20, 17, 23), (1.5, 2, 1)), centered_grid((25, 24, 22), (1, 1.5, 1.2))
+    device = torch.device("meta")
+    with captured._later() as conditions:
+        (part, index), *others = resampling._slabs_on(device, source, grid, turned())
+        assert (part, others) == (slice(0, 25), [])
+        values = sample_linear(torch.zeros(source.shape, device=device), index, -3.0)
+    assert values.device == conditions[0][0].device == device
+    assert tuple(values.shape) == (grid.size,)
 
 
 @pytest.mark.parametrize("kind", ["linear", "nearest"])

@@ -5,7 +5,7 @@ The measure is the correlation of both images over the foreground of the fixed o
 correlation coefficient" of Evangelidis & Psarakis, IEEE PAMI 30(10), 2008); for images of different contrast it is the
 correlation ratio (Roche et al., MICCAI 1998), i.e. the variance of the moving image that is explained by any function
 of the fixed image's intensity. Images are averaged along their own voxel axes, so that the result does not depend on
-how they are stored, and sums are taken over fixed blocks in fixed order, so that it does not depend on the threads.
+how they are stored.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 
 from ..imaging.volume import Volume
 from ..support.errors import InputError
-from .pyramid import BINS, LEVELS_MM, Pyramid, Sampler, mapped
+from ..support.torch_device import is_cuda
+from .comparison import Comparing, Comparison, Points
+from .pyramid import BINS, LEVELS_MM, Pyramid
 from .starts import mirrored_along, mirrored_starts, size_ratio, turned_by, turned_starts, upright_starts
 from .steps import basis, composed, correlation, correlation_ratio, explained_by_rising, inverted
 
 KINDS = ("none", "centers", "rigid", "affine")
 
-_BLOCK = 16_384
-_GRAM = 1024  # products of this length are too small for the BLAS to use threads of its own, beside ours
 _STARTS, _UPRIGHT, _REFINED = 6, 3, 3  # how many starts are climbed from, and how many of these to affine
 _MIN_OVERLAP = 0.2
 _SAME = 0.15  # in radii: maps nearer to each other are one
@@ -74,6 +74,7 @@ def align(
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> AffineAlignment:
     """Finds the affine map that takes points of the fixed image to those of the moving image.
 
@@ -84,6 +85,7 @@ def align(
         progress: called with the fraction done, 0 to 1.
         cancelled: asked between steps; once true, the best map so far is returned.
         threads: default: all cores (at most 4). The result does not depend on it.
+        device: a torch device; images are compared on it if it is a CUDA GPU, and else on the CPU.
 
     Raises:
         InputError: different dimensions, or a mask that does not meet its image.
@@ -98,14 +100,22 @@ def align(
     start = time.perf_counter()
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
         search = _Search(
-            Pyramid(fixed, fixed_mask),
-            Pyramid(moving, moving_mask),
-            pool,
+            *pool.map(Pyramid, (fixed, moving), (fixed_mask, moving_mask)),
+            _comparing(device, pool),
             progress or (lambda fraction: None),
             cancelled or (lambda: False),
         )
         matrix, similarity, notes = search.run(kind)
     return AffineAlignment(matrix, similarity, time.perf_counter() - start, tuple(notes))
+
+
+def _comparing(device: str, pool: ThreadPoolExecutor) -> Callable[[Points, Pyramid, int], Comparing]:
+    """What compares two images at a level: a GPU, or the CPU, which is faster without torch."""
+    if not is_cuda(device):
+        return lambda points, moving, level: Comparison(points, moving, level, pool)
+    from .device_comparison import DeviceComparison
+
+    return lambda points, moving, level: DeviceComparison(points, moving, level, device)
 
 
 @dataclass
@@ -135,11 +145,11 @@ class _Search:
         self,
         fixed: Pyramid,
         moving: Pyramid,
-        pool: ThreadPoolExecutor,
+        compare: Callable[[Points, Pyramid, int], Comparing],
         progress: Callable[[float], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        self.fixed, self.moving, self.pool = fixed, moving, pool
+        self.fixed, self.moving, self.compare = fixed, moving, compare
         self.progress, self.cancelled = progress, cancelled
         self.d = len(fixed.center)
 
@@ -163,7 +173,7 @@ class _Search:
         best, fit = self._refined(found.map, kind, measure, (0, 1, 2))
         if measure == "ratio":
             # Whether one image is a function of the other depends on which: try the other way round, keep the better.
-            back = _Search(self.moving, self.fixed, self.pool, lambda fraction: None, self.cancelled)
+            back = _Search(self.moving, self.fixed, self.compare, lambda fraction: None, self.cancelled)
             other_map, other = back._refined(inverted(best), kind, measure, (1, 2))
             if other.score > fit.score:
                 best, fit = inverted(other_map), other
@@ -232,18 +242,18 @@ class _Search:
         return matrix
 
     def _open(self, level: int) -> None:
-        points, self.values, self.bins = self.fixed.points(level)
-        self.points = np.ascontiguousarray((points - self.fixed.center).T, dtype=np.float32)
-        self.sampler = Sampler(self.moving, level)
+        self.points = Points.of(self.fixed, level)
+        self.compared = self.compare(self.points, self.moving, level)
+        self.count = self.points.places.shape[1]
         self.size = LEVELS_MM[level] * self.fixed.scale
-        self.reach = float(np.abs(self.points).max())
+        self.reach = float(np.abs(self.points.places).max())
 
     def _coarse(self, kind: str) -> tuple[_Candidate, str]:
         """The best map at the coarsest level, and the measure by which it is to be refined."""
         rigid = kind == "rigid"
         upright = upright_starts(self.fixed, self.moving, rigid)
         turned = turned_starts(self.fixed, self.moving, rigid)
-        scores = np.array([self._scores(s) for s in upright + turned])
+        scores = np.array([self._scored(*sums) for sums in self.compared.many(upright + turned)])
         found = self._candidates(kind, "correlation", upright, turned, scores[:, 0])
         best = found[0]
         if self._scores(best.map)[1] >= scores[:, 1].max() and self._same_contrast(best.map, _PLAINLY):
@@ -321,8 +331,10 @@ class _Search:
 
     def _scores(self, found: np.ndarray) -> tuple[float, float]:
         """Correlation, and root of the correlation ratio."""
-        gram, sums = self._products(found, "ratio", False)
-        if gram[0, 0] < _MIN_OVERLAP * self.points.shape[1]:
+        return self._scored(*self.compared.products(found, "ratio", False))
+
+    def _scored(self, gram: np.ndarray, sums: np.ndarray) -> tuple[float, float]:
+        if gram[0, 0] < _MIN_OVERLAP * self.count:
             return -np.inf, -np.inf
         fits = correlation(gram), correlation_ratio(gram, sums)
         return tuple(-np.inf if fit is None else float(fit[0]) for fit in fits)
@@ -352,11 +364,12 @@ class _Search:
     def _inside(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Of the points inside the object: fixed and moving values; of the bins that occur: number of points, and sum
         of the moving values less their mean."""
-        sampled, valid = self.sampler(mapped(found, self.points), False)
-        valid &= self.bins > 0
-        f, m = self.values[valid].astype(np.float64), sampled[0, valid].astype(np.float64)
-        count = np.bincount(self.bins[valid])
-        total = np.bincount(self.bins[valid], m - m.mean() if len(m) else m)
+        sampled, valid = self.compared.sampled(found)
+        _, values, bins = self.points
+        valid = valid & (bins > 0)
+        f, m = values[valid].astype(np.float64), sampled[valid].astype(np.float64)
+        count = np.bincount(bins[valid])
+        total = np.bincount(bins[valid], m - m.mean() if len(m) else m)
         return f, m, count[count > 0], total[count > 0]
 
     def _climb(self, found: np.ndarray, kind: str, measure: str, iterations: int = 40) -> tuple[np.ndarray, _Fit]:
@@ -387,47 +400,11 @@ class _Search:
         return found, fit
 
     def _evaluate(self, found: np.ndarray, measure: str, derivatives: bool) -> _Fit:
-        gram, sums = self._products(found, measure, derivatives)
-        overlap = gram[0, 0] / self.points.shape[1]
+        gram, sums = self.compared.products(found, measure, derivatives)
+        overlap = gram[0, 0] / self.count
         fit = None
         if overlap >= _MIN_OVERLAP:
             fit = correlation(gram) if measure == "correlation" else correlation_ratio(gram, sums)
         unknowns = len(gram) - 3
         score, gradient, hessian = fit or (-np.inf, np.zeros(unknowns), np.eye(unknowns))
         return _Fit(float(score), overlap, gradient, hessian)
-
-    def _products(self, found: np.ndarray, measure: str, derivatives: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """What `_block` gives, of all points."""
-        blocks = list(
-            self.pool.map(
-                lambda begin: self._block(slice(begin, begin + _BLOCK), found, measure, derivatives),
-                range(0, self.points.shape[1], _BLOCK),
-            )
-        )
-        return sum(b[0] for b in blocks), None if measure == "correlation" else sum(b[1] for b in blocks)
-
-    def _block(
-        self, part: slice, found: np.ndarray, measure: str, derivatives: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of some points: the products of the rows below with each other, and for the ratio their sums per bin."""
-        d = self.d
-        points = mapped(found, self.points[:, part])
-        sampled, valid = self.sampler(points, derivatives)
-        n = points.shape[1]
-        # Rows: 1, fixed value, [derivatives], moving value.
-        rows = np.zeros((3 + derivatives * d * (d + 1), -(-n // _GRAM) * _GRAM), np.float32)
-        rows[0, :n] = valid
-        np.multiply(self.values[part], valid, out=rows[1, :n])
-        np.multiply(sampled[0], valid, out=rows[-1, :n])
-        if derivatives:
-            # d/d(change) of value(point + change @ (point, 1)), row by row of change.
-            first = 2
-            for slope in sampled[1:] * valid:
-                np.multiply(points, slope, out=rows[first : first + d, :n])
-                rows[first + d, :n] = slope
-                first += d + 1
-        parts = rows.reshape(len(rows), -1, _GRAM).transpose(1, 0, 2)
-        gram = (parts @ parts.transpose(0, 2, 1)).sum(0, dtype=np.float64)
-        if measure == "correlation":
-            return gram, None
-        return gram, np.stack([np.bincount(self.bins[part], row[:n], BINS) for row in rows], 1)

@@ -10,7 +10,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, dilated, foreground, normalize
 from ..imaging.resampling import mask_on_grid
-from ..imaging.size import radius_mm, scale
+from ..imaging.size import BRAIN_RADIUS_MM, radius_mm
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 
@@ -50,7 +50,7 @@ class Pyramid:
             channels = [scaled.data * limits, channels[1], limits.astype(np.float32)]
         grid = volume.grid
         self.radius = radius_mm(grid, inside)
-        self.scale = scale(grid, inside)
+        self.scale = self.radius / BRAIN_RADIUS_MM
         self.levels: list[tuple[Grid, list[np.ndarray]]] = []
         for size in (self.scale * level for level in reversed(LEVELS_MM)):
             # Whole factors only; no axis below 4 voxels.
@@ -71,9 +71,9 @@ class Pyramid:
         """LPS mm (n, d), values and bins (n,) of the voxels that count."""
         grid, channels = self.levels[level]
         value, inside = channels[:2]
-        near = dilated(inside > _half(inside), [max(1, round(_RIM_MM * self.scale / h)) for h in grid.spacing])
+        near = dilated(inside > half(inside), [max(1, round(_RIM_MM * self.scale / h)) for h in grid.spacing])
         if len(channels) > 2:
-            near &= channels[2] > _half(channels[2])
+            near &= channels[2] > half(channels[2])
         index = np.argwhere(near)
         if len(index) > _MAX_POINTS[level]:
             chosen = np.random.default_rng(0).permutation(len(index))[: _MAX_POINTS[level]]
@@ -82,13 +82,13 @@ class Pyramid:
         value = np.ascontiguousarray(value[where])
         # Background is a class of its own, however dark the tissue.
         bins = 1 + np.minimum((value * (BINS - 1)).astype(np.intp), BINS - 2)
-        bins[inside[where] < _half(inside)] = 0
+        bins[inside[where] < half(inside)] = 0
         return grid.index_to_physical(index), value, bins
 
     def moments(self) -> np.ndarray:
         """(d, d) unit vectors of the principal axes of the foreground, longest last."""
         grid, channels = self.levels[0]
-        index = np.argwhere(channels[1] > _half(channels[1]))
+        index = np.argwhere(channels[1] > half(channels[1]))
         if len(index) < 2:
             return np.eye(grid.ndim)
         offsets = grid.index_to_physical(index) - self.center
@@ -115,7 +115,7 @@ class Sampler:
         self.values = value.reshape(-1, 1)
         self.mask = None
         if len(channels) > 2:
-            self.mask = np.pad(channels[2] > _half(channels[2]), 1).reshape(-1)
+            self.mask = np.pad(channels[2] > half(channels[2]), 1).reshape(-1)
         self.open = item.open
         self.shape = value.shape
         self.strides = [int(np.prod(value.shape[a + 1 :])) for a in range(d)]
@@ -157,7 +157,7 @@ class Sampler:
         return result.T, valid
 
 
-def _half(share: np.ndarray) -> float:
+def half(share: np.ndarray) -> float:
     """The share from which on a voxel counts: a half; of what is too thin to fill a voxel by half, half of the most."""
     most = float(share.max())
     return 0.5 if most > 0.5 else most / 2

@@ -104,10 +104,19 @@ class Band:
         """
         dim = coefficients.ndim - self.ndim + axis
         n = self.modes[axis]
-        partner, signed = _derivative(n, self.lengths[axis], step, coefficients.dtype, coefficients.device)
+        partner, signed = self.derivation(axis, step, coefficients.dtype, coefficients.device)
         view = [1] * coefficients.ndim
         view[dim] = n
         return coefficients.index_select(dim, partner) * signed.view(view)
+
+    def derivation(
+        self, axis: int, step: float | None, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Which coefficient along an axis each one of a derivative comes from, and by what factor: (modes[axis],) each.
+
+        They are kept as long as not too many others are asked for.
+        """
+        return _derivation(self.modes[axis], self.lengths[axis], step, dtype, device)
 
     def product_lattice(self) -> Lattice:
         """The coarsest lattice on which the product of two fields of the band can be projected on the band exactly.
@@ -118,13 +127,10 @@ class Band:
 
 
 @functools.lru_cache(maxsize=256)
-def _derivative(
+def _derivation(
     n: int, length: float, step: float | None, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Which coefficient each one of a derivative comes from, and by what factor: (n,) each.
-
-    Kept, because making them takes ten times the operations of using them.
-    """
+    # Kept, because making them takes ten times the operations of using them.
     # d/dx (a cos ωx + b sin ωx) = ωb cos ωx − ωa sin ωx: partners swap, the new sine changes sign.
     frequencies = Band((n, 1), (length, length)).frequencies(0)
     signed = frequencies.clone() if step is None else torch.sin(frequencies * step) / step

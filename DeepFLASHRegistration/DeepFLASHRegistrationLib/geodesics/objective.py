@@ -14,12 +14,14 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .band import Band, Lattice, Metric, Upsampler
+from .captured import Captured, require
 from .flow import BandLimitedFlow, Flow
 from .resizing import resized
 from .sampling import NonFiniteField, Sampler
@@ -97,8 +99,11 @@ class Settings:
     search: str = "gauss-newton"  # a name in search.directions.DIRECTIONS
 
 
-@dataclass(frozen=True)
-class Sight:
+class NoGeodesic(ArithmeticError):
+    """What was shot drifts, or its energy is no number."""
+
+
+class Sight(NamedTuple):
     """What a side saw: its map minus the identity on the objective's map lattice; in its box of the level's cells the
     warped image, and that image's derivatives by the displacement there, (d, *box)."""
 
@@ -127,6 +132,14 @@ class Evaluation:
     def warped(self) -> Tensor:
         """The warped moving image in the first side's box."""
         return self.sights[0].warped
+
+
+class _Values(NamedTuple):
+    """An Evaluation on the device: energy, dissimilarity and regularization (3,), the gradient and the sights."""
+
+    figures: Tensor
+    gradient: Tensor
+    sights: tuple[Sight, ...]
 
 
 _INFINITE = Evaluation(math.inf, math.inf, math.inf, None, ())
@@ -194,12 +207,23 @@ class Objective:
         fixed: the fixed image on them.
         moving: the moving image on them, as it is before the geodesic.
         window: lattice -> weights by which the velocity is damped where the map is followed, or None.
+        evaluation, product: calls of the evaluation, and of whatever multiplies by its curvature.
     """
 
     def __init__(
-        self, pair: Pair, level: Level, settings: Settings, window: Callable[[Lattice], Tensor] | None, velocity: Tensor
+        self,
+        pair: Pair,
+        level: Level,
+        settings: Settings,
+        window: Callable[[Lattice], Tensor] | None,
+        velocity: Tensor,
+        often: bool = False,
     ):
-        """``velocity`` (d, *modes): where the search starts; it decides the number of time steps."""
+        """
+        Args:
+            velocity: where the search starts, (d, *modes); it decides the number of time steps.
+            often: whether so much is evaluated that recording it pays.
+        """
         data = pair.reduced(level.factors)
         dtype, device = data.fixed.dtype, data.fixed.device
         self.level, self.settings, self.window = level, settings, window
@@ -225,6 +249,13 @@ class Objective:
         self.data_weight = 1 / (2 * settings.sigma**2)
         self.metric_weight = 0.5 / self.sides[0].covered
         self.voxel = max(self.cells.step)
+        self.evaluation, self.product = Captured(often), Captured(often)
+        # A recording reads them where they are.
+        self._held = [
+            level.band.derivation(axis, step, dtype, device)
+            for axis in range(level.band.ndim)
+            for step in (None, level.metric.step)
+        ]
 
     def chosen_steps(self, velocity: Tensor) -> int:
         """The time steps that are prescribed, or else suffice for a velocity."""
@@ -236,31 +267,26 @@ class Objective:
 
     def __call__(self, velocity: Tensor) -> Evaluation:
         """E, its parts and gradient; infinite where the geodesic is not finite or its energy drifts."""
+        try:
+            found = self.evaluation(self._values, velocity, key=self.steps)
+        except (NonFiniteField, NoGeodesic):
+            return _INFINITE
+        return Evaluation(*found.figures.tolist(), found.gradient, found.sights)
+
+    def _values(self, velocity: Tensor) -> _Values:
         v = velocity.detach().requires_grad_()
         trajectory = self.shooting.shoot(v, self.steps, self.settings.integrator)
         norm = self.shooting.energy(v)
-        if not self.shooting.drift(trajectory) <= ENERGY_DRIFT:
-            return _INFINITE
-        try:
-            maps = [getattr(self.flow, side.direction)(trajectory) for side in self.sides]
-            terms, sights = zip(*(side(u) for side, u in zip(self.sides, maps, strict=True)), strict=True)
-            dissimilarity = sum(terms) / len(terms)
-        except NonFiniteField:
-            return _INFINITE
+        require(self.shooting.drift_of(trajectory) <= ENERGY_DRIFT, NoGeodesic("The geodesic's energy drifts."))
+        maps = [getattr(self.flow, side.direction)(trajectory) for side in self.sides]
+        terms, sights = zip(*(side(u) for side, u in zip(self.sides, maps, strict=True)), strict=True)
+        dissimilarity = sum(terms) / len(terms)
         regularization = self.metric_weight * norm
         energy = self.data_weight * dissimilarity + regularization
-        if not math.isfinite(float(energy.detach())):
-            return _INFINITE
+        require(torch.isfinite(energy.detach()), NoGeodesic("The energy is no number."))
         (gradient,) = torch.autograd.grad(energy, v)
-        if not bool(torch.isfinite(gradient).all()):
-            return _INFINITE
-        return Evaluation(
-            float(energy.detach()),
-            float(dissimilarity.detach()),
-            float(regularization.detach()),
-            gradient,
-            sights,
-        )
+        require(torch.isfinite(gradient).all(), NoGeodesic("The energy's gradient is no number."))
+        return _Values(torch.stack([energy, dissimilarity, regularization]).detach(), gradient, sights)
 
     def at_rest(self) -> float:
         """E where v0 is zero: the images as they lie."""

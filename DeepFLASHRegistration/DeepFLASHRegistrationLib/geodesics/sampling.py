@@ -3,7 +3,7 @@
 
 Arrays are (channels, *shape); displacements (d, *shape) in units of length; a lattice says where the samples lie.
 Every sampler refuses coordinates that are not finite: torch's own may return wrong numbers for them, and its CPU
-backward pass can end the process.
+backward pass can end the process. (On a GPU it reads no further than the array, and what is recorded is refused later.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .band import Lattice
+from .captured import require
 
 
 class NonFiniteField(ArithmeticError):
@@ -34,8 +35,8 @@ _TIE = 1e-6  # weights that differ by less are equal
 def require_finite(field: Tensor) -> None:
     """Raise NonFiniteField unless every value is finite and of a sane size."""
     low, high = torch.aminmax(field.detach())  # NaN if any value is
-    if not bool((low > -_LARGEST) & (high < _LARGEST)):
-        raise NonFiniteField("The deformation is no longer finite: the geodesic blew up.")
+    error = NonFiniteField("The deformation is no longer finite: the geodesic blew up.")
+    require((low > -_LARGEST) & (high < _LARGEST), error)
 
 
 def identity_coordinates(lattice: Lattice, source: Lattice, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -64,8 +64,12 @@ class Shooting:
 
     def drift(self, trajectory: Trajectory) -> float:
         """Relative change of ⟨Lv, v⟩ from t = 0 to 1, which the exact geodesic keeps; NaN or infinite if it blew up."""
-        start, end = (float(self.energy(trajectory.velocities[i].detach())) for i in (0, -1))
-        return abs(end - start) / start if start > 0 else abs(end)
+        return float(self.drift_of(trajectory))
+
+    def drift_of(self, trajectory: Trajectory) -> Tensor:
+        """The same on the device."""
+        start, end = (self.energy(trajectory.velocities[i].detach()) for i in (0, -1))
+        return torch.where(start > 0, (end - start).abs() / start, end.abs())
 
     def ad(self, v: Tensor, w: Tensor) -> Tensor:
         """ad_v w = (Dv)w − (Dw)v, truncated to the band; (d, *modes) each."""

@@ -147,7 +147,7 @@ class MutualInformation:
 
     def __init__(self, fixed: Tensor, mask: Tensor, bins: int = 32):
         self.bins = bins
-        self.selected = mask.flatten() > 0
+        self.selected = (mask.flatten() > 0).nonzero().flatten()
         self.weight = (mask.flatten()[self.selected] / mask.sum()).contiguous()
         self.rows = (fixed.flatten()[self.selected].clamp(0, 1) * (bins - 1)).round().long()
 
@@ -156,7 +156,8 @@ class MutualInformation:
         position = warped.flatten()[self.selected].clamp(0, 1) * (self.bins - 1) + 2
         base = position.detach().floor()
         t = position - base
-        base = base.long() - 1
+        # Values that are no numbers stay in the histogram: a GPU that is told to write beside it stops for good.
+        base = base.long().clamp(2, self.bins + 1) - 1
         windows = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
         width = self.bins + 4
         joint = warped.new_zeros(self.bins * width)

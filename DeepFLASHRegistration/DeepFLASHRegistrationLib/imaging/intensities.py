@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -254,9 +255,13 @@ def match_histogram(moving: Volume, fixed: Volume) -> Volume:
 def _sampled(values: np.ndarray) -> np.ndarray:
     """At most _SAMPLE of the values, always the same ones, spread at random so as not to beat with the image's axes."""
     values = values.reshape(-1)
-    if values.size <= _SAMPLE:
-        return values
-    return values[np.random.default_rng(0).integers(values.size, size=_SAMPLE)]
+    return values if values.size <= _SAMPLE else values[_places(values.size)]
+
+
+@functools.lru_cache(maxsize=4)
+def _places(size: int) -> np.ndarray:
+    """_SAMPLE places of so many, in ascending order: then they are read ten times as fast."""
+    return np.sort(np.random.default_rng(0).integers(size, size=_SAMPLE))
 
 
 def _otsu(sample: np.ndarray, low: float, high: float) -> float:

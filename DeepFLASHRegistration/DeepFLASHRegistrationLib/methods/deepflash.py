@@ -8,7 +8,7 @@ from typing import Any
 
 from ..problem.problem import Problem
 from ..support.errors import InputError
-from .flash import optimized
+from .flash import optimized, unrecorded
 from .registry import Estimated, Plan, Watch
 
 
@@ -33,12 +33,13 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
         )
 
     found = predictor.predict(problem, device, report, watch.cancel)
-    velocity, metric, cancelled, endings = found.velocity, found.metric, found.cancelled, ()
+    velocity, metric, cancelled, endings, notes = found.velocity, found.metric, found.cancelled, (), ()
     if refined and not cancelled:
         better, more = optimized(
             problem, predictor.config.refining(parameters), device, velocity, watch, 0.2 + 0.65 * part
         )
         velocity, metric, cancelled, endings = better.velocity, better.metric, better.cancelled, better.why
+        notes = unrecorded(better, device)
         levels = 1 + max((record["level"] for record in history), default=-1)
         history += [{**record, "level": record["level"] + levels} for record in more]
-    return Estimated(problem.geodesic(velocity, metric, parameters), history, cancelled, found.unusual, endings)
+    return Estimated(problem.geodesic(velocity, metric, parameters), history, cancelled, found.unusual, endings, notes)

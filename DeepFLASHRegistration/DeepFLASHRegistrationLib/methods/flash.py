@@ -30,7 +30,17 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
             raise InputError("The initial velocity belongs to another fixed image or working grid.")
     found, history = optimized(problem, plan.parameters, device, start, watch)
     geodesic = problem.geodesic(found.velocity, found.metric, plan.parameters)
-    return Estimated(geodesic, history, found.cancelled, endings=found.why)
+    return Estimated(geodesic, history, found.cancelled, endings=found.why, notes=unrecorded(found, device))
+
+
+def unrecorded(found: Estimate, device: str) -> tuple[str, ...]:
+    """What to say if a device could not record what it was to replay."""
+    if not found.trouble:
+        return ()
+    return (
+        f"{device} could not record the evaluations ({found.trouble.rstrip('.')}). They were launched one by one, "
+        "which takes longer and gives the same result.",
+    )
 
 
 def optimized(

@@ -39,24 +39,26 @@ class Plan:
     parameters: Parameters
     predictor: Predictor | None = None
 
-    def problem(self, fixed: Subject, moving: Subject, affine: np.ndarray) -> Problem:
-        """The problem of two comparable subjects, aligned by the affine."""
-        if self.predictor is None:
-            return Problem(fixed, moving, affine, self.parameters)
+    def problem(self, fixed: Subject, moving: Subject, affine: np.ndarray, device: str = "cpu") -> Problem:
+        """The problem of two comparable subjects, aligned by the affine; their images are resampled on the device."""
         predictor = self.predictor
-        return Problem(fixed, moving, affine, self.parameters, unit_mm=predictor.unit_mm, multiple=predictor.multiple)
+        if predictor is None:
+            return Problem(fixed, moving, affine, self.parameters, device=device)
+        return Problem(fixed, moving, affine, self.parameters, predictor.unit_mm, predictor.multiple, device)
 
 
 @dataclass(frozen=True)
 class Estimated:
     """The arguments of a Deformation, one record per accepted step, what a trained model finds unlike its data
-    (prediction.Prediction), and why each level of a search ended (`geodesics.search.descent.Ending`)."""
+    (prediction.Prediction), why each level of a search ended (`geodesics.search.descent.Ending`), and what a user
+    should know besides."""
 
     velocity: dict[str, Any]
     history: list[dict[str, Any]]
     cancelled: bool
     unusual: tuple[dict[str, Any], ...] = ()
     endings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def plan(parameters: Parameters, ndim: int) -> Plan:

@@ -108,12 +108,14 @@ class Problem:
         parameters: Parameters,
         unit_mm: float | None = None,
         multiple: int = 1,
+        device: str = "cpu",
     ):
         """Subjects as `comparable` returns them; ``unit_mm``: the unit of length, chosen by default;
-        ``multiple``: of what every level has a multiple of voxels along each axis."""
+        ``multiple``: of what every level has a multiple of voxels along each axis; ``device``: where images are
+        resampled."""
         from ..imaging.intensities import background_value
 
-        self.affine = affine
+        self.affine, self._device = affine, device
         self.foreground = _object_voxels(fixed)
         inside = Volume(fixed.grid, self.foreground.astype(np.uint8))
         lengths = chosen_lengths(fixed.grid, inside, parameters)
@@ -126,8 +128,8 @@ class Problem:
             else float(np.percentile(v.data[(slice(None, None, 4),) * v.ndim], 5))
             for v in (fixed.image, moving.image)
         ]
-        self.fixed = linear(fixed.image, self.grid, outside=outside[0])
-        self.moving = linear(moving.image, self.grid, affine, outside[1])
+        self.fixed = linear(fixed.image, self.grid, None, outside[0], device)
+        self.moving = linear(moving.image, self.grid, affine, outside[1], device)
         self._compare_fixed(fixed)
         self._compare_moving(moving, fixed.image.name)
 
@@ -144,10 +146,11 @@ class Problem:
                 f"A working voxel of {float(self.grid.spacing.min()):.3g} mm is larger than what "
                 f"{fixed.image.name or 'the fixed image'} shows. Choose a smaller one, or 0 to let it be chosen."
             )
-        hidden = masked is not None or _goes_on(fixed.image)
-        whole = self.foreground if masked is not None else np.ones(fixed.grid.shape, dtype=bool)
-        seen = self._covered(fixed.grid, whole)
-        self.fixed_view = seen if hidden and float(seen.min()) < 0.999 else None
+        self.fixed_view = None
+        if masked is not None or _goes_on(fixed.image):
+            whole = self.foreground if masked is not None else np.ones(fixed.grid.shape, dtype=bool)
+            seen = self._covered(fixed.grid, whole)
+            self.fixed_view = seen if float(seen.min()) < 0.999 else None
 
     def _compare_moving(self, moving: Subject, fixed_name: str) -> None:
         from ..imaging.intensities import dilated, foreground
@@ -173,8 +176,7 @@ class Problem:
 
     def _covered(self, grid: Grid, inside: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
         """Which part of each voxel of the working grid is inside, 0..1."""
-
-        return linear(Volume(grid, inside.astype(np.float32)), self.grid, affine)
+        return linear(Volume(grid, inside.astype(np.float32)), self.grid, affine, 0.0, self._device)
 
     def pair(self, device: str = "cpu") -> Pair:
         """The images as tensors."""

@@ -4,18 +4,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.resampling import slabs
 from ..imaging.volume import Volume
+from ..support.torch_device import is_cuda
 
+if TYPE_CHECKING:
+    import torch
+
+_DEVICE_POINTS = 1 << 21  # whose coordinates a GPU holds at a time
 _BLUR_RADIUS = 3  # standard deviations, beyond which a Gaussian counts as 0
 
 
-def linear(volume: Volume, grid: Grid, matrix: np.ndarray | None = None, outside: float = 0.0) -> np.ndarray:
+def linear(
+    volume: Volume, grid: Grid, matrix: np.ndarray | None = None, outside: float = 0.0, device: str = "cpu"
+) -> np.ndarray:
     """The image at the points of a grid, mapped by an affine first.
 
     Args:
@@ -23,6 +31,7 @@ def linear(volume: Volume, grid: Grid, matrix: np.ndarray | None = None, outside
         grid: where it is wanted.
         matrix: (d+1, d+1) LPS mm, point of the grid -> point of the volume; identity by default.
         outside: value beyond the volume.
+        device: a torch device; it is used if it is a CUDA GPU, and else the CPU.
 
     Returns:
         float32 of grid.shape; the volume's own array where nothing changes.
@@ -33,11 +42,37 @@ def linear(volume: Volume, grid: Grid, matrix: np.ndarray | None = None, outside
 
     if matrix is None and volume.grid.same_as(grid, 1e-6):
         return volume.data
-    data = torch.tensor(volume.data, dtype=torch.float32)
+    place = torch.device(device if is_cuda(device) else "cpu")
+    data = torch.tensor(volume.data, dtype=torch.float32, device=place)
     result = np.empty(grid.shape, dtype=np.float32)
-    for part, index in slabs(volume.grid, grid, matrix):
-        result[part] = sample_linear(data, torch.from_numpy(index), outside).numpy().reshape(result[part].shape)
+    parts = _slabs_on(place, volume.grid, grid, matrix) if is_cuda(device) else slabs(volume.grid, grid, matrix)
+    for part, index in parts:
+        values = sample_linear(data, torch.as_tensor(index), outside)
+        result[part] = values.cpu().numpy().reshape(result[part].shape)
     return result
+
+
+def _slabs_on(
+    device: torch.device, source: Grid, grid: Grid, matrix: np.ndarray | None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """`imaging.resampling.slabs`, made where they are used: they are larger than the images."""
+    import torch
+
+    d = grid.ndim
+    combined = source.inverse_affine @ (np.eye(d + 1) if matrix is None else matrix) @ grid.affine
+    rows = max(1, _DEVICE_POINTS // max(1, math.prod(grid.shape[1:])))
+    for start in range(0, grid.shape[0], rows):
+        part = slice(start, min(start + rows, grid.shape[0]))
+        ranges = [torch.arange(part.start, part.stop), *map(torch.arange, grid.shape[1:])]
+        ranges = [
+            x.to(device, torch.float64).view([-1 if a == b else 1 for b in range(d)]) for a, x in enumerate(ranges)
+        ]
+        axes = [
+            (sum(float(row[a]) * ranges[a] for a in range(d)) + float(shift)).float()
+            for row, shift in zip(combined[:d, :d], combined[:d, d], strict=True)
+        ]
+        shape = (part.stop - part.start, *grid.shape[1:])
+        yield part, torch.stack([x.expand(shape) for x in axes], -1).reshape(-1, d)
 
 
 def blurred(values: np.ndarray, sigma: Sequence[float]) -> np.ndarray:

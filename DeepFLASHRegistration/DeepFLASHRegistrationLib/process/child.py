@@ -32,7 +32,7 @@ from typing import Any
 
 from ..support import memory
 from ..support.processors import share_processors
-from ..support.torch_device import is_out_of_memory
+from ..support.torch_device import is_memory_gone
 from . import folders, transfer
 from .errors import is_no_room
 from .tasks import TASKS
@@ -219,7 +219,7 @@ def _words(error: BaseException) -> str:
 def _kind(error: BaseException) -> str:
     if is_no_room(error):
         return "DiskFull"
-    if is_out_of_memory(error):
+    if is_memory_gone(error):
         return "OutOfMemory"
     return type(error).__name__
 

@@ -21,8 +21,15 @@ from ..problem.parameters import Parameters
 from ..problem.problem import Problem, comparable
 from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
 from ..support.errors import InputError
-from ..support.torch_device import is_out_of_memory, require_torch, resolve_device, torch_threads
-from .maps import outputs, unfolded
+from ..support.torch_device import (
+    chosen_device,
+    device_failure,
+    is_out_of_memory,
+    release,
+    require_torch,
+    torch_threads,
+)
+from .maps import Maps, outputs, unfolded
 from .progress import Progress
 from .result import Result, provenance
 from .verdict import verdict
@@ -85,7 +92,8 @@ def register(
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
     notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two)]
-    run = _Run(one, two, plan, resolve_device(device), watch, list(dict.fromkeys(notes)))
+    device, why = chosen_device(device)
+    run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)))
     watch.note(run.notes)
     with torch_threads(threads):
         problem = run.posed(initial_affine, threads)
@@ -164,51 +172,80 @@ class _Run:
             affine = self._aligned(fixed, moving, threads)
         watch.stop_if_cancelled()
         watch.phase("level", "Preparing the levels")
-        return self.plan.problem(fixed, moving, affine)
+        return self._computed(lambda device: self.plan.problem(fixed, moving, affine, device))
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
-        found = align(
-            fixed.image.upright(),
-            moving.image.upright(),
-            self.plan.parameters.initial_alignment,
-            fixed_mask=fixed.mask,
-            moving_mask=moving.mask,
-            progress=lambda p: self.watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
-            cancelled=self.watch.cancel,
-            threads=threads,
+        found = self._computed(
+            lambda device: align(
+                fixed.image.upright(),
+                moving.image.upright(),
+                self.plan.parameters.initial_alignment,
+                fixed_mask=fixed.mask,
+                moving_mask=moving.mask,
+                progress=lambda p: self.watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
+                cancelled=self.watch.cancel,
+                threads=threads,
+                device=device,
+            )
         )
-        self.notes += found.notes
-        self.watch.note(found.notes)
+        self._note(*found.notes)
         return found.matrix
 
     def estimated(self, problem: Problem, initial_velocity: Mapping[str, Any] | None) -> Estimated:
-        """v0 on the device, or on the CPU where the device's memory does not suffice."""
-        import torch
-
+        """v0 by the plan's method."""
         from ..methods.registry import estimate
 
+        found = self._computed(lambda device: estimate(problem, self.plan, device, initial_velocity, self.watch))
+        self._note(*found.notes)
+        return found
+
+    def _computed(self, work: Callable[[str], Any]) -> Any:
+        """What ``work`` makes on the device; on the CPU where the device's memory does not suffice, or it fails."""
         try:
-            return estimate(problem, self.plan, self.device, initial_velocity, self.watch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if self.device == "cpu" or not is_out_of_memory(error):
+            return work(self.device)
+        except RuntimeError as error:
+            reason, full = device_failure(error), is_out_of_memory(error)
+            if self.device == "cpu" or not reason:
                 raise
-            self.notes.append(f"The memory of {self.device} did not suffice; this was computed on the CPU.")
-            self.watch.note(self.notes[-1:])
-            self.device = "cpu"
-            torch.cuda.empty_cache()
-            return estimate(problem, self.plan, self.device, initial_velocity, self.watch)
+        # Not before here, where nothing that the error came from is held any longer.
+        if full:
+            self._note(f"The memory of {self.device} did not suffice; this was computed on the CPU.")
+        else:
+            self._note(
+                f"{self.device} failed ({reason}); this was computed on the CPU. Before you use that device again, "
+                "start the program anew."
+            )
+        release(self.device)
+        failed, self.device = self.device, "cpu"
+        try:
+            return work("cpu")
+        except RuntimeError as error:
+            if not device_failure(error):
+                raise
+            # What it held cannot be fetched from a device that is gone.
+            raise RuntimeError(
+                f"{failed} failed ({reason}). Start the program anew, and choose the device cpu if it fails again."
+            ) from error
+
+    def _note(self, *notes: str) -> None:
+        self.notes += notes
+        self.watch.note(notes)
+
+    def _measured(self, problem: Problem, found: Estimated, device: str) -> tuple[Maps, dict[str, Any], dict[str, Any]]:
+        """The maps, what they make of images and labels, and the figures."""
+        from .measuring import measured
+
+        maps = unfolded(self.fixed.grid, found.velocity, problem.foreground, device)
+        parts = outputs(self.fixed, self.moving, maps)
+        self.watch.tell(phase="finish", progress=0.95, message="Measuring")
+        return maps, parts, measured(self.fixed, self.moving, parts, maps, problem, self.plan.parameters)
 
     def finished(self, problem: Problem, found: Estimated, threads: int | None) -> Result:
         """Maps, images and figures of the geodesic."""
-        from .measuring import measured
-
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
         self.watch.phase("finish", "Computing the maps")
-        maps = unfolded(fixed.grid, found.velocity, problem.foreground, self.device)
+        maps, parts, metrics = self._computed(lambda device: self._measured(problem, found, device))
         self.notes += maps.notes
-        parts = outputs(fixed, moving, maps)
-        self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        metrics = measured(fixed, moving, parts, maps, problem, parameters)
         if found.endings:
             metrics["levels_ended"] = list(found.endings)
         if found.unusual:

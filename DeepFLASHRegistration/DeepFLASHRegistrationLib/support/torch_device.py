@@ -4,9 +4,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import warnings
 from collections.abc import Iterator
 
 from .errors import InputError
+
+# By which words torch says that a GPU failed: a driver or one of its libraries, whatever the reason.
+_FAILURES = (
+    "CUDA error",
+    "CUDA driver error",
+    "cuDNN error",
+    "CUDNN_STATUS",
+    "CUBLAS_STATUS",
+    "HIP error",
+    "MPS backend",
+)
 
 
 def require_torch() -> None:
@@ -22,16 +35,55 @@ def require_torch() -> None:
 
 def resolve_device(name: str) -> str:
     """A torch device that works: "auto" is a CUDA GPU if there is one; RuntimeError for one that cannot be used."""
+    return chosen_device(name)[0]
+
+
+def chosen_device(name: str) -> tuple[str, str]:
+    """A torch device that works, as `resolve_device` finds it; and if "auto" leaves a GPU aside, a sentence why."""
+    if name == "auto":
+        found, trouble = _gpu()
+        if found or not trouble:
+            return "cuda" if found else "cpu", ""
+        return "cpu", (
+            f"The GPU was not used: {trouble.rstrip('.')}. This was computed on the CPU. For the GPU, update its "
+            "driver, or install a PyTorch that supports it."
+        )
+    trouble = _trouble(name)
+    if trouble:
+        raise RuntimeError(f"The device {name!r} cannot be used ({trouble.rstrip('.')}). Choose auto or cpu.")
+    return name, ""
+
+
+@functools.cache
+def _gpu() -> tuple[bool, str]:
+    """Whether there is a CUDA GPU that works; if it does not, why. Torch itself says it only once in a process."""
     import torch
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        there = torch.cuda.is_available()
+    if there:
+        trouble = _trouble("cuda")
+        return not trouble, trouble
+    # Of a machine without a GPU, torch tells nothing, or that it found no driver.
+    words = [str(warning.message).split("\n")[0] for warning in told]
+    return False, next((text for text in words if "driver" in text and "Found no" not in text), "")
+
+
+def _trouble(name: str) -> str:
+    """Why a device cannot compute; "" if it can."""
+    import torch
+
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise RuntimeError(f"The device {name!r} cannot be used ({reason}). Choose auto or cpu.") from error
-    return name
+        torch.zeros(1, device=name).add_(1).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return str(error).split("\n")[0] or type(error).__name__
+    return ""
+
+
+def is_cuda(device: str) -> bool:
+    """Whether a torch device is a CUDA GPU: one that knows double precision, and whose work can be recorded."""
+    return device.partition(":")[0] == "cuda"
 
 
 def free_device_bytes(device: str) -> int:
@@ -42,10 +94,35 @@ def free_device_bytes(device: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory did not suffice."""
+    text = str(error).lower()
+    return "out of memory" in text or "alloc_failed" in text or type(error).__name__ == "OutOfMemoryError"
+
+
+def is_memory_gone(error: BaseException) -> bool:
     """Whether the memory of a device, or of the computer, did not suffice."""
     # torch has a type for a GPU's memory only; for the host's it says so in words, which differ between versions.
     words = ("out of memory", "not enough memory", "allocate memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    return (
+        isinstance(error, MemoryError) or is_out_of_memory(error) or any(word in str(error).lower() for word in words)
+    )
+
+
+def device_failure(error: BaseException) -> str:
+    """Why a GPU failed, in torch's words; "" if that is not what the error says."""
+    text = str(error).split("\n")[0]
+    return text if is_out_of_memory(error) or any(word in text for word in _FAILURES) else ""
+
+
+def release(device: str) -> None:
+    """Gives back what torch keeps of a GPU's memory, if the GPU still answers."""
+    import torch
+
+    with contextlib.suppress(RuntimeError):
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        elif device.startswith("mps"):
+            torch.mps.empty_cache()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..support.errors import InputError
 from ..support.tensors import read_tensors, write_tensors
-from ..support.torch_device import is_out_of_memory
+from ..support.torch_device import is_memory_gone
 from .drawing import Drawing
 from .examples import Maker
 from .learned import Method
@@ -119,7 +119,7 @@ class PackTraining:
                 self._update()
                 break
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not is_memory_gone(error):
                     raise
                 if self.drawing.pairs < 2:
                     shape = " x ".join(map(str, self.drawing.shape))
@@ -188,7 +188,7 @@ class PackTraining:
             with torch.cuda.graph(graph, stream=self._stream):
                 self._work()
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if is_memory_gone(error):
                 raise
             self._capture = False
             self.tell(f"Updates cannot be captured as one graph here ({str(error).splitlines()[0]}): they take longer.")
@@ -324,7 +324,7 @@ def run(
         try:
             training.update()
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if is_memory_gone(error):
                 save()
                 raise RuntimeError(f"{error} What was reached is in {checkpoint}.") from error
             raise

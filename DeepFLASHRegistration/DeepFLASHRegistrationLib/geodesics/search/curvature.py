@@ -50,7 +50,8 @@ class Curvature:
         self._points = math.prod(lattice.shape)
         self._blocks = [_Blocks(objective, index, lattice) for index in range(len(objective.sides))]
         self._damping = None if objective.window is None else objective.window(lattice).to(like).square()
-        self._tensors: Tensor | None = None  # (d, d, *lattice.shape)
+        # (d, d, *lattice.shape), always in the same place: products may be recorded.
+        self._tensors: Tensor | None = None
 
     def look(self, evaluation: Evaluation) -> None:
         """Take the curvature where this was evaluated."""
@@ -58,7 +59,7 @@ class Curvature:
         rows = sum(blocks(sight) for blocks, sight in zip(self._blocks, evaluation.sights, strict=True))
         if self._damping is not None:
             rows = rows * self._damping
-        self._tensors = _full(rows, pairs)
+        self._tensors = _full(rows, pairs, self._tensors)
         trace = sum(row for row, (i, j) in zip(rows, pairs, strict=True) if i == j)
         self.white = float(trace.sum()) / self._evaluate.band.ndim
 
@@ -125,9 +126,10 @@ def _pairs(d: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(d) for j in range(i, d)]
 
 
-def _full(rows: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+def _full(rows: Tensor, pairs: list[tuple[int, int]], full: Tensor | None = None) -> Tensor:
+    """Symmetric matrices (d, d, …) of their upper triangles (pairs, …), written to ``full`` if that is given."""
     d = pairs[-1][0] + 1
-    full = rows.new_empty(d, d, *rows.shape[1:])
+    full = rows.new_empty(d, d, *rows.shape[1:]) if full is None else full
     for row, (i, j) in zip(rows, pairs, strict=True):
         full[i, j] = full[j, i] = row
     return full

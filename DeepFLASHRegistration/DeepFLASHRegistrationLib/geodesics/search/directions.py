@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..objective import Evaluation, Objective
@@ -75,6 +76,8 @@ class GaussNewton:
 
     def __init__(self, objective: Objective, remember: bool = True):
         self.objective, self.curvature = objective, Curvature(objective)
+        self.diagonal = self.curvature.metric.clone()
+        objective.product.forget()  # what was recorded of another's curvature
         self.memory = Memory() if remember else None
         self.moved = _MOVED
 
@@ -82,18 +85,18 @@ class GaussNewton:
         curvature = self.curvature
         if self.moved >= _MOVED:
             curvature.look(now)
+            torch.add(curvature.metric, _DATA_PART * curvature.white, out=self.diagonal)
             self.moved = 0.0
-        diagonal = curvature.metric + _DATA_PART * curvature.white
-
-        def solve(right: Tensor) -> Tensor:
-            return solved(lambda x: curvature.product(x, _DATA_PART), right, lambda x: x / diagonal, _PRODUCTS, _CLOSE)
-
         if self.memory is not None and self.memory.pairs:
-            return Proposal(self.memory.direction(now.gradient, solve), 1.0)
-        direction = -solve(now.gradient)
+            return Proposal(self.memory.direction(now.gradient, self._solved), 1.0)
+        direction = -self._solved(now.gradient)
         slope = float((now.gradient * direction).sum())
         bend = float((direction * curvature.product(direction)).sum())
         return Proposal(direction, -slope / bend if bend > 0 else 1.0)
+
+    def _solved(self, right: Tensor) -> Tensor:
+        product, captured = self.curvature.product, self.objective.product
+        return solved(lambda x: product(x, _DATA_PART), right, lambda x: x / self.diagonal, _PRODUCTS, _CLOSE, captured)
 
     def learn(self, step: Tensor, change: Tensor) -> None:
         self.moved += self.objective.largest_displacement(step)

@@ -32,13 +32,17 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The velocity found, its band and metric, the time steps that integrated it, and why each level ended."""
+    """The velocity found, its band and metric, the time steps that integrated it, and why each level ended.
+
+    ``trouble``: why evaluations were not recorded although the device could ("" if they were, or it cannot).
+    """
 
     velocity: Tensor
     band: Band
     metric: Metric
     steps: int
     endings: tuple[Ending, ...]
+    trouble: str = ""
 
     @property
     def cancelled(self) -> bool:
@@ -74,13 +78,13 @@ def minimize(
         raise ValueError("minimize needs at least one level.")
     if not bool((pair.fixed_mask > 0).any()) or not bool((pair.moving_mask > 0).any()):
         raise ValueError("The masks must not be empty: there would be nothing to compare.")
-    velocity = initial
+    velocity, trouble = initial, ""
     endings: list[Ending] = []
     for number, level in enumerate(levels):
         modes = level.band.modes
         zero = torch.zeros(len(modes), *modes, dtype=pair.fixed.dtype, device=pair.fixed.device)
         velocity = zero if velocity is None else fit_modes(velocity, modes).to(zero).contiguous()
-        objective = Objective(pair, level, settings, window, velocity)
+        objective = Objective(pair, level, settings, window, velocity, often=True)
         for state in descend(objective, velocity, initial is not None, cancelled or (lambda: False)):
             velocity, ending, evaluation = state.velocity, state.ending, state.evaluation
             if state.accepted and report is not None:
@@ -98,6 +102,8 @@ def minimize(
                     )
                 )
         endings.append(ending)
+        trouble = trouble or objective.evaluation.trouble or objective.product.trouble
         if ending is Ending.CANCELLED:
             break
-    return Estimate(velocity, objective.level.band, objective.level.metric, objective.steps, tuple(endings))
+    last = objective.level
+    return Estimate(velocity, last.band, last.metric, objective.steps, tuple(endings), trouble)

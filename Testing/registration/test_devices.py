@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""register() on a device that fails in the middle: the same result from the CPU, and a note.
+
+"cpu:0" is a device that is not "cpu" to us, and computes the same.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import registration_pairs as pairs
+from DeepFLASHRegistrationLib.alignment import affine
+from DeepFLASHRegistrationLib.problem import resampling
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.registration.register import register
+from DeepFLASHRegistrationLib.support import torch_device
+
+torch = pytest.importorskip("torch")
+
+from DeepFLASHRegistrationLib.geodesics import captured  # noqa: E402
+from DeepFLASHRegistrationLib.geodesics.objective import Objective  # noqa: E402
+from DeepFLASHRegistrationLib.problem.deformation import Deformation  # noqa: E402
+from recordings import Again  # noqa: E402
+
+TINY = Parameters.from_preset("default", resolutions=(1,), bands=(9,), iterations=(4,), initial_alignment="none")
+FIXED_GRID, MOVING_GRID = pairs.box((18, 20, 17), 5.2), pairs.box((19, 18, 18), (5.0, 5.5, 5.3))
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+GONE = RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+SENTENCES = {
+    FULL: "The memory of cpu:0 did not suffice; this was computed on the CPU.",
+    GONE: "cpu:0 failed (CUDA error: unspecified launch failure); this was computed on the CPU. Before you use that "
+    "device again, start the program anew.",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return pairs.fixed_image(FIXED_GRID), pairs.moving_image(MOVING_GRID)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny):
+    return register(*tiny, TINY, device="cpu", threads=1)
+
+
+def failing(monkeypatch, kind, name, error, at=1, times=1):
+    """The method raises at its ``at``-th call, so many times."""
+    whole, calls = getattr(kind, name), []
+
+    def method(self, *arguments, **named):
+        calls.append(1)
+        if at <= len(calls) < at + times:
+            raise type(error)(*error.args)
+        return whole(self, *arguments, **named)
+
+    monkeypatch.setattr(kind, name, method)
+    return calls
+
+
+def assert_same(one, other):
+    assert np.array_equal(one.velocity["velocity"], other.velocity["velocity"])
+    assert np.array_equal(one.fixed_to_moving, other.fixed_to_moving)
+    assert np.array_equal(one.moving_to_fixed, other.moving_to_fixed)
+    assert np.array_equal(one.warped.data, other.warped.data)
+
+
+@pytest.mark.parametrize("error", [FULL, GONE], ids=["full", "gone"])
+@pytest.mark.parametrize(
+    ("kind", "name", "at"),
+    [(Objective, "__call__", 1), (Objective, "__call__", 3), (Deformation, "displacement", 1)],
+    ids=["at first", "in the middle", "at the end"],
+)
+def test_a_device_that_fails_gives_way_to_the_cpu(error, kind, name, at, tiny, plain, monkeypatch):
+    calls, told = failing(monkeypatch, kind, name, error, at), []
+    result = register(*tiny, TINY, device="cpu:0", threads=1, progress=told.append)
+    assert len(calls) > at
+    assert_same(result, plain)
+    assert result.notes.count(SENTENCES[error]) == 1
+    assert any(SENTENCES[error] in event.get("notes", ()) for event in told)
+    assert result.provenance["device"] == plain.provenance["device"]
+    assert not set(SENTENCES.values()) & set(plain.notes)
+
+
+def test_a_mistake_of_the_program_is_no_failure_of_the_device(tiny, monkeypatch):
+    failing(monkeypatch, Objective, "__call__", RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        register(*tiny, TINY, device="cpu:0", threads=1)
+
+
+def test_a_device_that_takes_all_with_it_is_named_with_the_remedy(tiny, monkeypatch):
+    failing(monkeypatch, Objective, "__call__", GONE, times=99)
+    with pytest.raises(RuntimeError, match=r"cpu:0 failed \(CUDA error.+\)\. Start the program anew, and choose the"):
+        register(*tiny, TINY, device="cpu:0", threads=1)
+
+
+def test_out_of_memory_in_a_recorded_evaluation_changes_nothing_and_is_told(tiny, plain, monkeypatch):
+    class Full(Again):
+        def replay(self):
+            if type(self).replayed == 2:
+                raise FULL
+            super().replay()
+
+    monkeypatch.setitem(captured.RECORDINGS, "cpu", Full)
+    result = register(*tiny, TINY, device="cpu:0", threads=1)
+    assert_same(result, plain)
+    assert any(
+        "could not record the evaluations (CUDA out of memory" in note and "the same result" in note
+        for note in result.notes
+    )
+
+
+def test_all_that_a_gpu_does_gives_what_the_cpu_gives(monkeypatch):
+    """Aligned, resampled and searched as on CUDA, with recordings, from labels to measures."""
+    whole = pairs.fixed_image(pairs.box((32, 30, 34), 3.0)), pairs.moving_image(pairs.box((33, 32, 31), 3.1))
+    labels = {"moving_labels": pairs.moving_labels(whole[1].grid)}
+    parameters = pairs.quick(initial_alignment="affine")
+    there = register(*whole, parameters, device="cpu", threads=1, **labels)
+    for module in (affine, resampling):
+        monkeypatch.setattr(module, "is_cuda", lambda device: device == "cpu:0")
+    monkeypatch.setitem(captured.RECORDINGS, "cpu", Again)
+    monkeypatch.setattr(Again, "replayed", 0)
+    here = register(*whole, parameters, device="cpu:0", threads=1, **labels)
+    assert Again.replayed > 100
+    assert here.notes == there.notes
+    apart = np.linalg.norm(here.fixed_to_moving - there.fixed_to_moving, axis=-1)
+    assert apart.mean() < 0.005
+    assert apart.max() < 0.1
+    assert np.count_nonzero(here.labels.data != there.labels.data) <= 1e-3 * here.labels.data.size
+    assert here.verdict.level == there.verdict.level
+
+
+def test_a_gpu_left_aside_is_told(tiny, plain, monkeypatch):
+    monkeypatch.setattr(torch_device, "_gpu", lambda: (False, "The NVIDIA driver on your system is too old."))
+    result = register(*tiny, TINY, threads=1)
+    assert_same(result, plain)
+    assert any("driver on your system is too old. This was computed on the CPU" in note for note in result.notes)
+
+
+def test_two_registrations_at_once_are_as_each_alone(tiny, plain, monkeypatch):
+    """Recorded and replayed side by side, in one process."""
+    monkeypatch.setitem(captured.RECORDINGS, "cpu", Again)
+    other = register(*tiny[::-1], TINY, device="cpu", threads=1)
+    found = {}
+    threads = [
+        threading.Thread(target=lambda k=k, two=two: found.update({k: register(*two, TINY, device="cpu", threads=1)}))
+        for k, two in enumerate((tiny, tiny[::-1], tiny))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    for number, expected in ((0, plain), (1, other), (2, plain)):
+        assert_same(found[number], expected)
