@@ -38,6 +38,11 @@ TINY = Parameters.from_preset(
     iterations=(5, 5),
     similarity="ssd",
     sigma=0.05,
+    alpha=6.0,
+    power=2.0,
+    alpha_growth=3.0,
+    search="lbfgs",
+    integrator="multistep",
     margin_mm=8.0,
     initial_alignment="centers",
 )
