@@ -3,10 +3,14 @@
 
     python Utilities/train_models.py hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py brain-t1 --data FOLDER --out MODELS [--processes 2]
+    python Utilities/train_models.py brain --data FOLDER --out MODELS
 
-FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4) and `oasis-brains` (skull-stripped
-brains ID_SS.nii.gz with labels ID_glm.nii.gz: MICCAI 2012 multi-atlas challenge). Subjects named in HELD_OUT are never
-trained on; the figures of the model cards are measured on them. Interrupted, the same command goes on where it was.
+FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4), `oasis-brains` (skull-stripped
+brains ID_SS.nii.gz with labels ID_glm.nii.gz: MICCAI 2012 multi-atlas challenge), `adults-t1` (OpenNeuro ds002748,
+stripped) and `head-labels` (label maps of SynthSeg). Subjects named in HELD_OUT are never trained on; the figures of
+the model cards are measured on them. Interrupted, the same command goes on where it was.
+
+*brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HELD_OUT = {
@@ -35,6 +40,13 @@ OPTIONS = {
         "--license-note=Derived from data under CC BY-SA 4.0: share alike, and give credit.",
         "--attribution=Medical Segmentation Decathlon (Antonelli et al., arXiv:1902.09063 and 2106.05735)",
     ],
+    "brain": [
+        "--mix=adults=0.5,heads=0.5",
+        "--minutes=8",
+        "--name=brain",
+        "--description=brains of adults in MR images of any contrast, at 1.25 mm",
+        "--license=Apache-2.0",
+    ],
     "brain-t1": [
         "--recipe=brain",
         "--deformation-mm=2",
@@ -49,6 +61,31 @@ OPTIONS = {
         "--attribution=MRI from the OASIS project; labels provided by Neuromorphometrics, Inc. "
         "(neuromorphometrics.com) under academic subscription",
     ],
+}
+# Of *brain*: by pack, its folder, how many of the last subjects are kept aside, and what its labels mean.
+GRID = ["--shape=128,160,128", "--spacing-mm=1.25"]
+PACKS = {
+    "adults": (
+        "adults-t1",
+        4,
+        [
+            "--description=T1 brains of OpenNeuro ds002748",
+            "--license=CC0",
+            "--attribution=Images: Bezmaternykh et al., Neural Plasticity 2021, 8846097 (OpenNeuro ds002748)",
+        ],
+    ),
+    "heads": (
+        "head-labels",
+        2,
+        [
+            "--label-maps",
+            "--outside-from=501",
+            "--names=freesurfer",
+            "--description=heads of SynthSeg",
+            "--license=Apache-2.0",
+            "--attribution=Label maps: SynthSeg, Billot et al., Medical Image Analysis 2023",
+        ],
+    ),
 }
 # One training after the other, each from what the last one reached: updates that two processes share.
 PASSES = {
@@ -76,6 +113,23 @@ def brain_t1(data: Path, out: Path) -> tuple[Path, str]:
     return _table(out / "brain-t1.csv", [row for row in rows if row[0] not in HELD_OUT["brain-t1"][0]]), "0"
 
 
+def brain(data: Path, out: Path, more: Sequence[str]) -> int:
+    """Packs of what may be used freely, and the training on them."""
+    deepflash = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli"]
+    packs = []
+    for name, (folder, aside, settings) in PACKS.items():
+        packs.append(out / f"{name}.npz")
+        if packs[-1].exists():
+            continue
+        images = sorted(p.name.partition(".")[0] for p in (data / folder).glob("*.nii.gz"))
+        command = [*deepflash, "pack", str(data / folder), "-o", str(packs[-1]), *GRID, *settings]
+        code = subprocess.run([*command, f"--validation={','.join(images[-aside:])}"], check=False).returncode
+        if code:
+            return code
+    command = [*deepflash, "train", *map(str, packs), "-o", str(out / "brain"), *OPTIONS["brain"], *more]
+    return subprocess.run(command, check=False).returncode
+
+
 def _table(path: Path, rows: list[tuple[str, Path, Path]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -92,6 +146,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=2, help="that share each update (default: 2)")
     options, more = parser.parse_known_args()  # further options are those of deepflash train
+    if options.model == "brain":
+        options.out.mkdir(parents=True, exist_ok=True)
+        return brain(options.data, options.out, more)
     make = {"hippocampus": hippocampus, "brain-t1": brain_t1}[options.model]
     table, validation = make(options.data.resolve(), options.out.resolve())
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]

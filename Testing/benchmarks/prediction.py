@@ -65,15 +65,11 @@ def main() -> None:
     whole = seconds(lambda: found.maps(problem, (pair,)), repeats, device)
     print(f"warped image and both maps       {whole:8.3f} s")
     levels, window = problem.levels(found.parameters), problem.window(device)
-    only = seconds(lambda: list(found.unrolled((pair,), levels, window, last_evaluated=False)), repeats, device)
-    print(f"  the velocity                   {only:8.3f} s")
-    print(f"  maps and warped image          {whole - only:8.3f} s")
-    for number in range(len(levels)):
-        states = list(found.unrolled((pair,), levels, window, last_evaluated=True, stages=number + 1))
-        objective, velocity = states[-1].objectives[0], states[-1].velocities[0]
-        steps = sum(s.stage == number and s.step >= 0 for s in states)
-        once = seconds(lambda o=objective, v=velocity: o(v), repeats, device)
-        print(f"  stage {number}: {steps} steps of {once:.3f} s for energy and gradient, without the network")
+    if found.config.kind == "unrolled":
+        _by_stage(found, pair, levels, window, whole, repeats, device)
+    else:
+        only = seconds(lambda: found.predict(problem, device), repeats, device)
+        print(f"  the velocity, and what it leaves of the energy {only:8.3f} s")
     start = time.perf_counter()
     minimize(pair, levels, settings(found.parameters), None, window)
     took = time.perf_counter() - start
@@ -87,6 +83,19 @@ def main() -> None:
     )
     if device.startswith("cuda"):
         print(f"peak GPU memory {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
+
+
+def _by_stage(found, pair, levels, window, whole: float, repeats: int, device: str) -> None:
+    """Where an unrolled predictor's time goes."""
+    only = seconds(lambda: list(found.unrolled((pair,), levels, window, last_evaluated=False)), repeats, device)
+    print(f"  the velocity                   {only:8.3f} s")
+    print(f"  maps and warped image          {whole - only:8.3f} s")
+    for number in range(len(levels)):
+        states = list(found.unrolled((pair,), levels, window, last_evaluated=True, stages=number + 1))
+        objective, velocity = states[-1].objectives[0], states[-1].velocities[0]
+        steps = sum(s.stage == number and s.step >= 0 for s in states)
+        once = seconds(lambda o=objective, v=velocity: o(v), repeats, device)
+        print(f"  stage {number}: {steps} steps of {once:.3f} s for energy and gradient, without the network")
 
 
 def _real(found, fixed: Path, moving: Path) -> Problem:

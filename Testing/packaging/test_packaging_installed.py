@@ -58,7 +58,15 @@ def installed(tmp_path_factory) -> Path:
 
 
 # Rooms that need torch to be loaded.
-_COMPUTING = ("geodesics", "learning", "training", "methods.prediction", "alignment.device_comparison")
+_COMPUTING = (
+    "geodesics",
+    "learning",
+    "training",
+    "methods.prediction",
+    "methods.prediction_one_pass",
+    "methods.prediction_unrolled",
+    "alignment.device_comparison",
+)
 
 
 def _library_modules() -> dict[str, str]:

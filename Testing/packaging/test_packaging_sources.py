@@ -26,7 +26,7 @@ _ALSO = {
             "geodesics/",
             "learning/",
             "training/",
-            "methods/prediction.py",
+            "methods/prediction",
             "alignment/device_comparison.py",
         )
     },

@@ -14,7 +14,7 @@ from DeepFLASHRegistrationLib.geodesics.band import Band, Evaluator, Lattice, Me
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Pair, Settings
 from DeepFLASHRegistrationLib.geodesics.search.lbfgs import LBFGS
 from DeepFLASHRegistrationLib.learning.unrolled import MULTIPLE, Stage, UnrolledPredictor, built
-from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor
+from DeepFLASHRegistrationLib.methods.prediction import predictor, predictor_of
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import settings as problem_settings
@@ -38,6 +38,11 @@ TINY = Parameters.from_preset(
     iterations=(5, 5),
     similarity="ssd",
     sigma=0.05,
+    alpha=6.0,
+    power=2.0,
+    alpha_growth=3.0,
+    search="lbfgs",
+    integrator="multistep",
     margin_mm=8.0,
     initial_alignment="centers",
 )
@@ -402,7 +407,7 @@ def test_wrong_models_are_refused_before_any_work(model: Path) -> None:
     loaded = load_model(model)
     del loaded.arrays[next(iter(loaded.arrays))]
     with pytest.raises(InputError, match="do not fit"):
-        Predictor(loaded)
+        predictor_of(loaded)
 
 
 def test_training_is_kept_and_other_options_are_refused(

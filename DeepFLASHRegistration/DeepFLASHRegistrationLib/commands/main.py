@@ -23,7 +23,8 @@ from ..support.memory import keep_freed_memory
 from ..support.processors import share_processors
 from ..version import __version__
 
-# Each is a file with DESCRIPTION, add_options(parser) and run(options), and a line of the help.
+# Each is a file with DESCRIPTION, add_options(parser) and run(options), and a line of the help. A file whose options
+# depend on what it is given has for_arguments(arguments) besides, which returns the one that is meant.
 COMMANDS = {
     "register": "register a moving image to a fixed one",
     "register-many": "register the pairs of a table, several at once, to be resumed at any time",
@@ -31,6 +32,7 @@ COMMANDS = {
     "phantom": "make a pair of images whose true map is known",
     "models": "list trained models, or show one's card",
     "teach": "find velocities of many pairs by FLASH, to train on",
+    "pack": "put images of many subjects into one file to train on",
     "train": "train a model on images of your own",
     "evaluate": "measure a model on pairs with labels",
 }
@@ -97,6 +99,8 @@ def _parsed(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
         commands.add_parser(name, help=text, add_help=False)
     name = parser.parse_args(arguments[:1]).command
     command = import_module(f".{name.replace('-', '_')}", __package__)
+    if hasattr(command, "for_arguments"):
+        command = command.for_arguments(arguments[1:])
     options = argparse.ArgumentParser(prog=f"deepflash {name}", description=command.DESCRIPTION)
     command.add_options(options)
     options.add_argument("--traceback", action="store_true", help="show where a failure happened")

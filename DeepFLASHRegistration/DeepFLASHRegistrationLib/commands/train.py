@@ -5,13 +5,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from ..support.errors import Cancelled
 from .field_options import add_fields, from_options
 from .options import DATA, checked, data_options, say_skipped
 
-DESCRIPTION = f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA}"
+DESCRIPTION = (
+    f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA} DATA may also be packs that "
+    '"deepflash pack" wrote, several of them, which train another kind of model with options of its own: '
+    '"deepflash train some.npz --help" tells them.'
+)
+
+
+def for_arguments(arguments: Sequence[str]) -> ModuleType:
+    """The command for packs if packs are named, else this one."""
+    if any(a.endswith(".npz") for a in arguments if not a.startswith("-")):
+        from . import train_packs
+
+        return train_packs
+    return sys.modules[__name__]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -3,29 +3,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..geodesics.band import Lattice, Metric, Upsampler
-from ..geodesics.jacobian import smallest_determinant
+from ..geodesics.band import Metric
 from ..geodesics.objective import Pair
-from ..geodesics.sampling import Sampler
-from ..learning.unrolled import MULTIPLE, built
-from ..problem.problem import Problem, settings
+from ..problem.problem import Problem
 from ..support.errors import InputError
 from .trained_models import Model, load_model
 
 # What lies further beyond what was met in training is reported.
 _EXTENT_SLACK = 1.25
 _UNUSUAL = 4.0  # standard deviations
+# By a model's kind, the file of this room in which its Predictor is, as the class Kind.
+_FILES = {"unrolled": "prediction_unrolled", "feature-net": "prediction_one_pass"}
 
 
 @dataclass(frozen=True)
@@ -50,28 +48,36 @@ class Maps:
 
 
 class Predictor:
-    """A model in memory, for any device. InputError if its weights do not fit its architecture."""
+    """A model in memory, for any device. InputError if its weights do not fit its architecture.
+
+    Attributes:
+        multiple: of what a level has a multiple of voxels along each axis.
+    """
+
+    multiple: int
 
     def __init__(self, model: Model):
         config = self.config = model.config
-        if config.kind != "unrolled":
-            raise InputError(f"The model {config.name} is of the kind {config.kind!r}, which register() does not run.")
         self.ndim, self.unit_mm, self.parameters = config.ndim, config.unit_mm, config.parameters
-        self.multiple = MULTIPLE
         try:
             # Without memory until the weights are known to fit: an architecture may ask for anything.
             with torch.device("meta"):
-                self.network = built(config.ndim, config.architecture)
-            levels = config.architecture["refinement"]
-            dataclasses.replace(config.parameters, **levels, iterations=(1,) * len(levels["resolutions"]))
+                self.network = self.built()
+            config.refining(config.parameters)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InputError(
                 f"{model.folder}: describes no predictor known here ({error}). Install the model again."
             ) from error
         model.check_shapes({name: tuple(value.shape) for name, value in self.network.state_dict().items()})
         weights = {name: torch.from_numpy(value) for name, value in model.arrays.items()}
+        # Weights in files may be rounded to half precision; nothing is computed in it.
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
         self.network.load_state_dict(weights, assign=True)
         self.network.requires_grad_(False).eval()
+
+    def built(self) -> torch.nn.Module:
+        """The network that the config describes."""
+        raise NotImplementedError
 
     def predict(
         self,
@@ -88,42 +94,7 @@ class Predictor:
             report: called with (step, steps, record) after every step.
             cancelled: asked between steps; the velocity so far is returned.
         """
-        started = time.perf_counter()
-        levels = problem.levels(self.parameters)
-        total = sum(stage.steps for stage in self.network.stages)
-        done, last, stopped = 0, None, False
-        for state in self.unrolled((problem.pair(device),), levels, problem.window(device), last_evaluated=True):
-            last, evaluation, objective = state, state.evaluations[0], state.objectives[0]
-            done += state.attempts is not None
-            if report is not None and (state.attempts is not None or done == 0):
-                report(
-                    done,
-                    total,
-                    {
-                        "level": state.stage,
-                        "iteration": state.step + 1,
-                        "energy": evaluation.energy,
-                        "similarity": evaluation.dissimilarity,
-                        "regularization": evaluation.regularization,
-                        "smallest_determinant": smallest_determinant(evaluation.displacement, objective.flow.lattice),
-                        "seconds": time.perf_counter() - started,
-                    },
-                )
-            if cancelled is not None and cancelled() and done < total:
-                stopped = True
-                break
-        before = objective.at_rest()
-        unusual = self._unusual(problem, before, evaluation.energy)
-        velocity = last.velocities[0]
-        if not evaluation.energy <= before:
-            velocity = torch.zeros_like(velocity)
-            unusual = (*unusual, {"finding": "dropped", "model": self.config.name})
-        return Prediction(velocity, objective.level.metric, stopped, unusual)
-
-    def unrolled(self, pairs: Sequence[Pair], levels: Any, window: Any, **more: Any) -> Any:
-        """The states of the network's steps; see UnrolledPredictor.unroll."""
-        self.network.to(pairs[0].fixed.device)
-        return self.network.unroll(pairs, levels, settings(self.parameters), window, **more)
+        raise NotImplementedError
 
     def maps(self, problem: Problem, pairs: Sequence[Pair]) -> list[Maps]:
         """From images in memory to both maps and the warped image of every pair, all on the images' device.
@@ -132,25 +103,10 @@ class Predictor:
             problem: what the levels and the window come from.
             pairs: images as tensors, all on the problem's working grid; the networks see them together.
         """
-        last = None
-        for state in self.unrolled(
-            pairs, problem.levels(self.parameters), problem.window(str(pairs[0].fixed.device)), last_evaluated=False
-        ):
-            last = state
-        like, found = pairs[0].fixed, []
-        cells = Lattice.cells(tuple(like.shape), pairs[0].lengths)
-        fine = Upsampler(last.objectives[0].flow.lattice, cells, like.dtype, like.device)
-        sample = Sampler(cells, cells, like.dtype, like.device)
-        with torch.no_grad():
-            for pair, objective, velocity in zip(pairs, last.objectives, last.velocities, strict=True):
-                trajectory = objective.shooting.shoot(velocity, objective.steps, objective.settings.integrator)
-                flow = objective.flow
-                forth, back = fine(flow.fixed_to_moving(trajectory)), fine(flow.moving_to_fixed(trajectory))
-                found.append(Maps(forth, back, sample(pair.moving[None], forth)[0]))
-        return found
+        raise NotImplementedError
 
-    def _unusual(self, problem: Problem, before: float, after: float) -> tuple[dict[str, Any], ...]:
-        """What about a pair is unlike the pairs of the training."""
+    def unusual(self, problem: Problem, before: float, after: float) -> tuple[dict[str, Any], ...]:
+        """What about a pair is unlike the pairs of the training, as findings; of the energies at rest and left."""
         found = []
         low, high = self.config.extent_mm
         at = np.argwhere(problem.fixed_mask)
@@ -166,6 +122,10 @@ class Predictor:
             found.append({"finding": "energy-left", "model": self.config.name, **energies})
         return tuple(found)
 
+    def dropped(self) -> dict[str, Any]:
+        """The finding that a prediction did not lower the energy."""
+        return {"finding": "dropped", "model": self.config.name}
+
 
 _KEPT: dict[tuple[str, str], Predictor] = {}
 
@@ -180,5 +140,13 @@ def predictor(model: str) -> Predictor:
     key = (str(found.folder.resolve()), found.checksum)
     if key not in _KEPT:
         _KEPT.clear()  # one at a time: a warm child must not collect them
-        _KEPT[key] = Predictor(found)
+        _KEPT[key] = predictor_of(found)
     return _KEPT[key]
+
+
+def predictor_of(model: Model) -> Predictor:
+    """The predictor of a model that was read."""
+    config = model.config
+    if config.kind not in _FILES:
+        raise InputError(f"The model {config.name} is of the kind {config.kind!r}, which register() does not run.")
+    return import_module(f".{_FILES[config.kind]}", __package__).Kind(model)

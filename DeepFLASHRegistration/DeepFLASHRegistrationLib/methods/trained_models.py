@@ -28,7 +28,7 @@ from ..support.tensors import read_tensors, write_tensors
 from ..version import __version__
 
 FORMAT = 1
-KINDS = ("unrolled", "dual-net", "force-net")
+KINDS = ("unrolled", "feature-net", "dual-net", "force-net")
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
 BUNDLED = Path(__file__).resolve().parent / "models"
 _MOST_TEXT = 1 << 20
@@ -143,7 +143,7 @@ def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[s
     Args:
         folder: made if needed.
         config: its versions are completed.
-        arrays: of the weights, finite; float64, float32, int64, int32 or uint8.
+        arrays: of the weights, finite; float64, float32, float16, int64, int32 or uint8.
 
     Raises:
         InputError: the folder cannot be written.

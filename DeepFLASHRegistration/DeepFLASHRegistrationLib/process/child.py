@@ -32,6 +32,7 @@ from typing import Any
 
 from ..support import memory
 from ..support.processors import share_processors
+from ..support.torch_device import is_memory_gone
 from . import folders, transfer
 from .errors import is_no_room
 from .tasks import TASKS
@@ -218,9 +219,7 @@ def _words(error: BaseException) -> str:
 def _kind(error: BaseException) -> str:
     if is_no_room(error):
         return "DiskFull"
-    # torch has a type for a GPU's memory only; for the host's it says so in words, which differ between versions.
-    words = ("out of memory", "not enough memory", "allocate memory")
-    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in words):
+    if is_memory_gone(error):
         return "OutOfMemory"
     return type(error).__name__
 

@@ -65,19 +65,19 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     for attempt in range(_UNFOLDING + 1):
         deformation = deformation_from(velocity, device, both=True)
         forward = deformation.field(field_grid, "fixed_to_moving")
-        folded, determinant = _folds(fixed, forward)
-        folded &= inside
+        # Folds are mended wherever they are; those around the object do not count in the metrics.
+        anywhere, determinant = _folds(fixed, forward)
         steep = _below(determinant, inside, SMALLEST_DETERMINANT.check)
-        steep |= folded
+        steep |= anywhere
         count = int(np.count_nonzero(steep))
         # FLASH's own map folds by truncation, which damping cannot mend; a field that folds widely is no slip.
         if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * np.count_nonzero(inside):
             break
         damped += count
-        steep = folded | _below(determinant, inside, 1.6 * SMALLEST_DETERMINANT.check)
+        steep = anywhere | _below(determinant, inside, 1.6 * SMALLEST_DETERMINANT.check)
         index = np.argwhere(steep)
         velocity = _damped(velocity, deformation, fixed.index_to_physical(index) + forward.inner(fixed).at(index))
-        forward = folded = determinant = steep = None  # room for the next
+        forward = anywhere = determinant = steep = None  # room for the next
     notes = []
     if damped:
         notes.append(
@@ -85,7 +85,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
             "voxels can show."
         )
     inverse = deformation.field(inverse_grid, "moving_to_fixed")
-    return Maps(dict(velocity), deformation, forward, inverse, folded, determinant, notes)
+    return Maps(dict(velocity), deformation, forward, inverse, anywhere & inside, determinant, notes)
 
 
 def _folds(fixed: Grid, forward: Field) -> tuple[np.ndarray, np.ndarray]:

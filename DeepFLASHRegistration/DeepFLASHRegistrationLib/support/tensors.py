@@ -17,12 +17,12 @@ import numpy as np
 
 from .errors import InputError
 
-_TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 _MAX_HEADER = 1 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes arrays (float64, float32, int64, int32, uint8) and text to ``path``, not atomically."""
+    """Writes arrays (float64, float32, float16, int64, int32, uint8) and text to ``path``, not atomically."""
     names = {np.dtype(v): k for k, v in _TYPES.items()}
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0

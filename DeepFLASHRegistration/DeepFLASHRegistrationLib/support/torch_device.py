@@ -105,6 +105,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "out of memory" in text or "alloc_failed" in text or type(error).__name__ == "OutOfMemoryError"
 
 
+def is_memory_gone(error: BaseException) -> bool:
+    """Whether the memory of a device, or of the computer, did not suffice."""
+    # torch has a type for a GPU's memory only; for the host's it says so in words, which differ between versions.
+    words = ("out of memory", "not enough memory", "allocate memory")
+    return (
+        isinstance(error, MemoryError) or is_out_of_memory(error) or any(word in str(error).lower() for word in words)
+    )
+
+
 def device_failure(error: BaseException) -> str:
     """Why a GPU failed, in torch's words; "" if that is not what the error says."""
     text = str(error).split("\n")[0]

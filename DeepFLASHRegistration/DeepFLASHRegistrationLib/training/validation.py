@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights judged on pairs of a pack as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geodesics.band import Lattice
+from ..geodesics.batched import BatchedSampler
+from ..geodesics.jacobian import smallest_determinant
+from ..geodesics.similarities import LocalCorrelation
+from .optimizer import FlatAdam
+from .pack import FIRST_OUTSIDE, Pack
+
+if TYPE_CHECKING:
+    from .pack_training import PackTraining
+
+# Of every pack at most so many pairs are judged: a validation must not take the time of the training.
+_MOST_PAIRS = 4
+_DARK = 0.02
+
+
+class Validator:
+    """Dice of labels by the nearest voxel, dissimilarity before and after, smallest determinant."""
+
+    def __init__(self, training: PackTraining):
+        self.drawing, self.maker = training.drawing, training.maker
+        self.learner = training.method.learner(self.drawing.shape, training.device)
+        self.learner.network.eval()
+        self._flat = FlatAdam(self.learner.network)  # for its view of the weights as one vector
+        cells = Lattice.cells(self.drawing.shape, tuple(map(float, self.drawing.shape)))
+        self.cells, self.sample = cells, BatchedSampler(cells, cells, torch.float32, training.device)
+
+    @torch.no_grad()
+    def __call__(self, weights: Tensor, pairs: Sequence[tuple[str, int, int]]) -> dict[str, float]:
+        """Means over pairs of named packs, by "pack figure"."""
+        self._flat.weights.copy_(weights)
+        rows: dict[str, list[list[float]]] = {}
+        for name, fixed, moving in pairs:
+            rows.setdefault(name, []).append(self._judged(name, fixed, moving))
+        found = {}
+        for name, values in rows.items():
+            mean = np.mean(values, 0)
+            keys = ("dissimilarity_before", "dissimilarity", "dice_before", "dice", "smallest_determinant")
+            found |= {f"{name} {key}": round(float(x), 4) for key, x in zip(keys, mean) if np.isfinite(x)}
+            found[f"{name} smallest_determinant"] = round(float(np.min(values, 0)[-1]), 4)
+        return found
+
+    def _judged(self, name: str, fixed: int, moving: int) -> list[float]:
+        torch.manual_seed(fixed * 1000 + moving)
+        images = self.maker(self.maker.tensors(self.drawing.plain(name, fixed, moving, (fixed, moving))))
+        forth = self.learner.displacement(images.seen[:1], images.seen[1:])
+        halves = F.avg_pool3d(images.clean[:1, None], 2)[:, 0]
+        term = LocalCorrelation(halves, (halves > _DARK).float(), (2, 2, 2))
+        warped = self.sample(images.clean[1:, None], forth)
+        before, after = (float(term(F.avg_pool3d(x, 2)[:, 0])) for x in (images.clean[1:, None], warped))
+        dice = [math.nan, math.nan]
+        if bool((images.weights > 0).any()):
+            there = self.sample(images.labels[1:, None], forth, mode="nearest")[0, 0]
+            dice = [_dice(images.labels[0], x) for x in (images.labels[1], there)]
+        return [before, after, *dice, smallest_determinant(forth[0], self.cells)]
+
+
+def unseen_pairs(packs: Sequence[Pack]) -> list[tuple[str, int, int]]:
+    """Some pairs of subjects that are never trained on, of each pack that has any."""
+    return [
+        (pack.name, a, b)
+        for pack in packs
+        for a, b in list(zip(pack.unseen, (*pack.unseen[1:], *pack.unseen[:1])))[:_MOST_PAIRS]
+        if a != b
+    ]
+
+
+def _dice(one: Tensor, two: Tensor) -> float:
+    """Mean over the structures that both have."""
+    one, two = one.long(), two.long()
+    a, b, both = (torch.bincount(x.flatten(), minlength=256).double() for x in (one, two, one[one == two]))
+    used = (a > 0) & (b > 0)
+    used[0], used[FIRST_OUTSIDE:] = False, False
+    return float((2 * both[used] / (a + b)[used]).mean())
