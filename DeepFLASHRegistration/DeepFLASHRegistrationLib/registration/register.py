@@ -220,6 +220,8 @@ class _Run:
         self._made_room()
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
         metrics = measured(fixed, moving, parts, carried, maps, problem, parameters)
+        del carried
+        self._made_room()
         if found.endings:
             metrics["levels_ended"] = list(found.endings)
         if found.unusual:
