@@ -34,8 +34,8 @@ def ball(shape: tuple[int, ...], extent_mm: tuple[float, ...] = (192.0, 192.0, 1
     return Volume(Grid(shape, affine), (x * x + y * y + z * z < 0.85**2).astype(np.uint8))
 
 
-def needed(fixed: Volume, parameters: Parameters) -> int:
-    return memory.needed_bytes(sizes(fixed.grid, fixed.grid, fixed, stages(parameters)))[0]
+def needed(fixed: Volume, parameters: Parameters, labels: tuple[int, int] = (0, 0)) -> int:
+    return memory.needed_bytes(sizes(fixed.grid, fixed.grid, fixed, stages(parameters), labels))[0]
 
 
 # Peak resident megabytes of the command (Linux, two cores, 2026), over images of 192 mm of 128 voxels an axis and more;
@@ -62,7 +62,7 @@ def needed(fixed: Volume, parameters: Parameters) -> int:
 )
 def test_the_estimate_is_what_was_seen(shape: tuple[int, ...], preset: str, changes: dict, seen: int) -> None:
     parameters = Parameters.from_preset(preset, margin_mm=12.0, **changes)
-    assert 0.95 <= needed(ball(shape), parameters) / MEGABYTE / seen <= 1.26
+    assert 0.8 <= needed(ball(shape), parameters) / MEGABYTE / seen <= 1.2
 
 
 # Seconds of one thread (processor time), level and end, of two 1 mm brains of 167 x 214 x 162 voxels.
@@ -97,17 +97,26 @@ def test_thick_slices_are_estimated_too() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted differently elsewhere")
-def test_a_run_takes_what_is_estimated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_run_takes_what_is_estimated(tmp_path: Path, labelled: bool) -> None:
     pytest.importorskip("torch")
-    fixed = ball((72,) * 3)
-    z, y, x = np.meshgrid(*[np.linspace(-1, 1, 72)] * 3, indexing="ij")
+    # With labels a large image of a small object: what lies in memory at the end is more than what the search takes.
+    shape, extent = ((160, 150, 150), (420.0, 420.0, 420.0)) if labelled else ((72,) * 3, (192.0, 192.0, 192.0))
+    fixed = ball(shape, extent)
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij")
     for name, bend in (("fixed", 0.0), ("moving", 0.06)):
         u, v, w = x + bend * np.sin(2.5 * y), y + bend * np.sin(2.2 * z + 1), z + bend * np.sin(2.8 * x + 2)
         texture = sum(np.cos(f * u + f) * np.cos(f * v + 2 * f) * np.cos(f * w) for f in (6, 13, 27))
-        data = np.where(u * u + v * v + w * w < 0.85**2, 0.5 + 0.15 * texture, 0).astype(np.float32)
+        inside = u * u + v * v + w * w < 0.85**2
+        data = np.where(inside, 0.5 + 0.15 * texture, 0).astype(np.float32)
         write_volume(tmp_path / f"{name}.nii.gz", fixed.with_data(data))
+        write_volume(tmp_path / f"{name}_labels.nii.gz", fixed.with_data((inside * (2 + np.sign(u))).astype(np.uint8)))
     register = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli", "register", "fixed.nii.gz", "moving.nii.gz"]
-    register += ["-o", "out", "-q", "--iterations", "3,3,3"]
+    register += ["-o", "out", "-q", "--iterations", "3,3" if labelled else "3,3,3"]
+    parameters = Parameters.from_preset("fast" if labelled else "default")
+    if labelled:
+        register += ["--preset", "fast", "--fixed-labels", "fixed_labels.nii.gz"]
+        register += ["--moving-labels", "moving_labels.nii.gz"]
     # From a small process: the peak of a new one counts what its parent was before.
     small = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
@@ -116,7 +125,8 @@ def test_a_run_takes_what_is_estimated(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(LIBRARY)}
     command = [sys.executable, "-c", small, *register]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
-    assert 0.85 <= needed(fixed, Parameters()) / (int(done.stdout) * 1024) <= 1.3
+    labels = (fixed.grid.size,) * 2 if labelled else (0, 0)
+    assert 0.8 <= needed(fixed, parameters, labels) / (int(done.stdout) * 1024) <= 1.2
 
 
 def test_a_larger_working_voxel_is_found_that_fits_and_no_larger_than_needed() -> None:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..imaging.grid import Grid
+from ..support.memory import KEPT_FIELD_BYTES
 from ..support.side_by_side import side_by_side
 from .on_grid import OnGrid
 
-# What is kept once it was computed: of a brain of 1 mm each field takes 170 MB.
-_KEPT_BYTES = 2**28
+_KEPT_BYTES = KEPT_FIELD_BYTES
 _ROWS = 8
 
 

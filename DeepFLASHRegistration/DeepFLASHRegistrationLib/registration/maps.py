@@ -139,14 +139,14 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
     return points[np.sort(first)]
 
 
-# What `outputs` finds of the moving image on the fixed grid, as bits: that it is there, that it shows the object, and
-# that it lies inside the mask.
-SEEN, OBJECT, INSIDE = 1, 2, 4
+# What `outputs` finds at a voxel of the fixed grid, as bits: that the moving image is there, that it shows the object,
+# and that it lies inside its mask; and that the fixed image shows the object.
+SEEN, OBJECT, INSIDE, FIXED_OBJECT = 1, 2, 4, 8
 
 
 def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any], np.ndarray]:
-    """The images and fields of a Result but for the determinants; and what the fixed grid sees of the moving image,
-    uint8 of SEEN, OBJECT and INSIDE."""
+    """The images and fields of a Result but for the determinants; and what is seen on the fixed grid, uint8 of SEEN,
+    OBJECT, INSIDE and FIXED_OBJECT."""
     from ..imaging.intensities import foreground
     from ..imaging.resampling import nearest, nearest_values, sampled_together
     from ..problem.resampling import linear_values
@@ -155,7 +155,7 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
     affine, image, moving_labels = maps.deformation.affine, moving.image, moving.label_map
     on_fixed = maps.fixed_to_moving.inner(fixed.grid)
     background = float(image.data.min())
-    shown = foreground(image).astype(np.uint8)
+    own, shown = foreground(fixed.image), foreground(image).astype(np.uint8)
     shown *= OBJECT
     shown |= SEEN
     if moving.inside is not None:
@@ -167,12 +167,14 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
     together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
     if together:
         after.append(strongest_labels(moving_labels))
-        first.append(nearest_values(moving_labels))
+        first.append(nearest_values(_compact(moving_labels)))
     warped, carried, *after = sampled_together(image.grid, fixed.grid, after, displacement=on_fixed)
+    carried |= own.view(np.uint8) * np.uint8(FIXED_OBJECT)
+    del own
     before, *first = sampled_together(image.grid, fixed.grid, first, affine)
     if moving_labels is not None and not together:
         after = [warp_labels(moving_labels, fixed.grid, on_fixed)]
-        first = [nearest(moving_labels, fixed.grid, affine)]
+        first = [nearest(_compact(moving_labels), fixed.grid, affine)]
     labels, labels_before = (
         (Volume(fixed.grid, each[0], moving_labels.name) if each else None) for each in (after, first)
     )
@@ -189,9 +191,18 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
     return parts, carried
 
 
+def _compact(labels: Volume) -> Volume:
+    """The same labels in the smallest integers: what they were before is only compared."""
+    low, high = int(labels.data.min()), int(labels.data.max())
+    fitting = (t for t in (np.int8, np.int16) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return labels.with_data(labels.data.astype(next(fitting, labels.data.dtype), copy=False))
+
+
 def log_jacobian(fixed: Grid, maps: Maps) -> Volume:
     """The logarithm of the determinants, whose place it takes; minus infinity where they are not positive."""
-    values, regular = maps.determinant, maps.determinant > 0  # false for nan
-    np.log(values, out=values, where=regular)
-    values[~regular] = -np.inf
+    values = maps.determinant
+    for row in values:
+        regular = row > 0  # false for nan
+        np.log(row, out=row, where=regular)
+        row[~regular] = -np.inf
     return Volume(fixed, values, "log Jacobian determinant")

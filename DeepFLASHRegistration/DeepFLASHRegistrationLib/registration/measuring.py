@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.intensities import foreground
 from ..imaging.resampling import nearest
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
@@ -17,7 +16,7 @@ from ..problem.problem import Problem
 from ..problem.subject import Subject, corresponding
 from . import metrics as m
 from .agreement import agreement
-from .maps import INSIDE, OBJECT, SEEN, Maps
+from .maps import FIXED_OBJECT, INSIDE, OBJECT, SEEN, Maps
 from .verdict import SMALLEST_LABEL_VOXELS
 
 
@@ -42,10 +41,13 @@ def measured(
     probes = m.grid_points(grid, object_)
     mapped = m.map_points(probes, parts["fixed_to_moving"], parts["field_grid"])
     hits = m.border_hits(mapped, moving.grid)
-    seen = carried & SEEN != 0 if hits else np.ones(grid.shape, dtype=bool)
-    inside = object_ & seen
+    if not hits:
+        carried |= SEEN
+    inside = _of_bit(carried, SEEN)
+    inside &= object_
     if not inside.any():
-        inside, seen = object_, np.ones(grid.shape, dtype=bool)
+        carried |= SEEN
+        inside = object_
     found: dict[str, Any] = {
         "similarity_before": m.ncc(fixed.image.data, parts["moving_affine"].data, inside),
         "similarity_after": m.ncc(fixed.image.data, parts["warped"].data, inside),
@@ -67,7 +69,7 @@ def measured(
     found["border_hits"] = hits
     found["cut"] = _cut(fixed, moving, parts, hits)
     found["largest_displacement_mm"] = float(np.sqrt(np.square(mapped - probes).sum(-1).max()))
-    found["overlap"] = _overlap(fixed, moving, carried, seen)
+    found["overlap"] = _overlap(fixed, moving, carried)
     found.update(_of_labels(fixed, moving, parts))
     found.update(_of_landmarks(fixed, moving, parts, maps.deformation.affine, 0.02 * found["object_mm"]))
     return found
@@ -102,17 +104,26 @@ def _cut(fixed: Subject, moving: Subject, parts: Mapping[str, Any], hits: float)
     return {"what": "foreground", "part": hits}
 
 
-def _overlap(fixed: Subject, moving: Subject, carried: np.ndarray, seen: np.ndarray) -> float:
+def _of_bit(carried: np.ndarray, bit: int) -> np.ndarray:
+    found = carried & bit
+    return np.not_equal(found, 0, out=found.view(bool))
+
+
+def _overlap(fixed: Subject, moving: Subject, carried: np.ndarray) -> float:
     """Dice of both foregrounds where both are seen; inside the masks where there are any. A mask of one side only
     holds for both."""
-    first, second = foreground(fixed.image), carried & OBJECT != 0
-    masks = [fixed.inside, None if moving.inside is None else carried & INSIDE != 0]
-    own = [mask if mask is not None else other for mask, other in zip(masks, reversed(masks), strict=True)]
-    for object_, mask in zip((first, second), own, strict=True):
-        object_ &= seen
-        if mask is not None:
-            object_ &= mask
-    return m.overlap(first, second)
+    inside = fixed.inside
+    both = total = 0
+    for k, there in enumerate(carried):
+        first, second = (there & (SEEN | bit) == SEEN | bit for bit in (FIXED_OBJECT, OBJECT))
+        masks = [None if inside is None else inside[k], None if moving.inside is None else there & INSIDE != 0]
+        own = [mask if mask is not None else other for mask, other in zip(masks, reversed(masks), strict=True)]
+        for shown, mask in zip((first, second), own, strict=True):
+            if mask is not None:
+                shown &= mask
+        both += np.count_nonzero(first & second)
+        total += np.count_nonzero(first) + np.count_nonzero(second)
+    return 2.0 * both / total if total else float("nan")
 
 
 def _of_labels(fixed: Subject, moving: Subject, parts: Mapping[str, Any]) -> dict[str, Any]:

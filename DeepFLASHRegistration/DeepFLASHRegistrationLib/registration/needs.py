@@ -64,7 +64,7 @@ def sizes(
         points=points,
         fixed=fixed.size,
         labels=sum(labels),
-        carried=2 * fixed.size if labels[1] else 0,
+        carried=fixed.size if labels[1] else 0,
     )
 
 

@@ -257,6 +257,7 @@ class _Run:
         self.watch.phase("finish", "Computing the maps")
         maps, parts, metrics = self._computed(lambda device: self._measured(problem, found, device))
         self.notes += maps.notes
+        self._made_room()
         if found.endings:
             metrics["levels_ended"] = list(found.endings)
         if found.unusual:

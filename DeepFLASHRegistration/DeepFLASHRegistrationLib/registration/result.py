@@ -32,7 +32,8 @@ class Result:
 
     Fields of displacements are float32 (*grid.shape, d) in LPS mm, affine included; determinants include it too. They
     are arrays, or computed when asked (problem.field.Field): ``result.fixed_to_moving[a:b]`` are some slices of one,
-    ``np.asarray(result.fixed_to_moving)`` is the whole, which of large images fills gigabytes.
+    ``np.asarray(result.fixed_to_moving)`` is the whole, which of large images fills gigabytes. labels_before are in the
+    smallest integers that hold them.
     """
 
     parameters: Parameters

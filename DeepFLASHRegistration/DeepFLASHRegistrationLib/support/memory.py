@@ -13,19 +13,24 @@ from pathlib import Path
 
 from .errors import InputError
 
-# From the peak resident size of the command, phase by phase, over images of 64^3 to 320^3 and 40 x 512^2, made ones and
-# brains, with the presets fast, default, fine and paper, every similarity, and trained models: what these numbers give
-# is between 0.89 and 1.11 of what was seen.
+# From the peak resident size of the command, phase by phase (Testing/benchmarks/memory.py).
 HOST_BASE_BYTES = 370 * 2**20  # the interpreter with torch, SimpleITK and their thread pools
 DEVICE_BASE_BYTES = 600 * 2**20  # a GPU's context and its libraries
-_IMAGE, _IMAGE_AT_END = 8, 14  # each voxel of both images while searching; at the end with warped images and metrics
-_FIELD = 22  # each voxel of both fields: displacements, what they are made of, and their copy for the file
+_READ = 4  # each voxel of both images and of both label maps, all along
+_PREPARING = 10  # each voxel of both images: scaled, and upright for the alignment
+_SEARCHING = 4  # the same while searching: what was freed is kept
+_CARRYING = 2  # each voxel of both label maps, for the labels' sampler
+_AT_END = 19  # each voxel of the fixed image: warped images, determinants, what is seen, what is being looked at
+_CARRIED = 6  # each voxel onto which labels are carried, before and after
+_FIELD = 12  # each voxel of both fields, if they are small enough to be kept
 _WORKING = 22  # each voxel of the working grid: images, masks, views
 _CELL = 130  # each voxel of a level: the map, sampled images and the similarity, with their gradients
 _COEFFICIENT = 1150  # of the velocity: time steps, their adjoints and the quasi-Newton history
-_POINT = 230  # each point of the lattice on which the final map is followed
+_POINT = 330  # each point of the lattice on which the final map is followed
 # And so much more, to be on the safe side.
-_RESERVE = 1.1
+_RESERVE = 1.05
+# A displacement field of up to so many bytes is kept once it was computed (problem.field): 170 MB of a brain of 1 mm.
+KEPT_FIELD_BYTES = 2**28
 
 # Filling memory to the brim makes a system swap or end processes, so a part of what is free is left alone.
 USABLE_FRACTION = 0.85
@@ -46,7 +51,7 @@ class Sizes:
         points: of the lattice of the final map.
         fixed: voxels of the fixed image.
         labels: voxels of the label maps of both.
-        carried: voxels onto which labels are carried, before and after.
+        carried: voxels onto which labels are carried.
     """
 
     images: int
@@ -69,16 +74,20 @@ def needed_bytes(sizes: Sizes, device: str = "cpu") -> tuple[int, int]:
     Returns:
         (host, device) bytes; the second is 0 on the CPU, and on "mps", whose memory is the host's.
     """
-    search = _WORKING * sizes.working + max(
+    read = _READ * (sizes.images + sizes.labels)
+    level = max(
         _CELL * sides * cells + _COEFFICIENT * coefficients * (1 + sides) // 2
         for cells, coefficients, sides in sizes.levels
     )
-    end = _WORKING * sizes.working + _POINT * sizes.points
-    images, written = _IMAGE * sizes.images, _IMAGE_AT_END * sizes.images + _FIELD * sizes.fields
+    work = _WORKING * sizes.working
+    kept = _FIELD * sizes.fields if _FIELD * sizes.fields <= 2 * KEPT_FIELD_BYTES else 0
+    end = kept + _AT_END * sizes.fixed + _CARRIED * sizes.carried + _CARRYING * sizes.labels
+    maps = _POINT * sizes.points
     if device.startswith("cuda"):
-        host = HOST_BASE_BYTES + max(images, written) + _WORKING * sizes.working
-        return int(_RESERVE * host), DEVICE_BASE_BYTES + int(_RESERVE * max(search, end))
-    return int(_RESERVE * (HOST_BASE_BYTES + max(images + search, written + end))), 0
+        host = HOST_BASE_BYTES + read + max(_PREPARING * sizes.images, work + end)
+        return int(_RESERVE * host), DEVICE_BASE_BYTES + int(_RESERVE * (work + max(level, maps)))
+    most = max(_PREPARING * sizes.images, _SEARCHING * sizes.images + work + level, work + maps + end)
+    return int(_RESERVE * (HOST_BASE_BYTES + read + most)), 0
 
 
 @dataclass(frozen=True)
