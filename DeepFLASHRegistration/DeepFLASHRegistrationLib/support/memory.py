@@ -20,7 +20,7 @@ _READ = 4  # each voxel of both images and of both label maps, all along
 _PREPARING = 10  # each voxel of both images: scaled, and upright for the alignment
 _SEARCHING = 4  # the same while searching: what was freed is kept
 _CARRYING = 2  # each voxel of both label maps, for the labels' sampler
-_AT_END = 19  # each voxel of the fixed image: warped images, determinants, what is seen, what is being looked at
+_AT_END = 16  # each voxel of the fixed image: warped images, determinants, what is seen, what is being looked at
 _CARRIED = 6  # each voxel onto which labels are carried, before and after
 _FIELD = 12  # each voxel of both fields, if they are small enough to be kept
 _WORKING = 22  # each voxel of the working grid: images, masks, views
@@ -80,7 +80,10 @@ def needed_bytes(sizes: Sizes, device: str = "cpu") -> tuple[int, int]:
         for cells, coefficients, sides in sizes.levels
     )
     work = _WORKING * sizes.working
-    kept = _FIELD * sizes.fields if _FIELD * sizes.fields <= 2 * KEPT_FIELD_BYTES else 0
+    kept = _FIELD * sizes.fields
+    if kept > 2 * KEPT_FIELD_BYTES:
+        # Of one of both, the lattice's slices on the rows and columns of the field.
+        kept = kept / 2 * (sizes.points / max(1, sizes.fixed)) ** (1 / 3)
     end = kept + _AT_END * sizes.fixed + _CARRIED * sizes.carried + _CARRYING * sizes.labels
     maps = _POINT * sizes.points
     if device.startswith("cuda"):
