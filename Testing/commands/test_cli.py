@@ -377,7 +377,7 @@ STAGES = [
     "geodesics.flow.Flow.fixed_to_moving",
     "problem.deformation.Deformation.displacement",
     "registration.metrics.jacobian_determinant",
-    "registration.warping.warp",
+    "imaging.resampling.sampled_together",
     "results.folder.write_velocity",
     "results.folder.write_report",
     "imaging.image_files.nifti.write_gzip",
