@@ -95,14 +95,14 @@ def registered(sides: list[Subject], seen: list[Subject], affine: np.ndarray, pa
     estimated = registry.estimate(problem, plan, "cpu", None, Silent())
     seconds = time.process_time() - started
     maps = unfolded(sides[0].grid, estimated.velocity, problem.foreground, "cpu")
-    parts = outputs(*sides, maps)
+    parts, _ = outputs(*sides, maps)
     whole = time.process_time() - started
     fixed, energies = sides[0].label_map.data, [record["energy"] for record in estimated.history]
     predicted = plan.predictor is not None and parameters.method == "deepflash"
     return {
         "before": dice(fixed, parts["labels_before"].data),
         "after": dice(fixed, parts["labels"].data),
-        "folds": int(np.count_nonzero(folded_voxels(parts["fixed_to_moving"], parts["field_grid"]))),
+        "folds": int(np.count_nonzero(folded_voxels(np.asarray(parts["fixed_to_moving"]), parts["field_grid"]))),
         "seconds": seconds,
         "with maps": whole,
         "left": energies[-1] / energies[0] if predicted else np.nan,
