@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .band import Band, Evaluator, Lattice, Metric
+from .flow import stepped
 from .sampling import identity_coordinates, scale_to_normalized
 from .shooting import Shooting
 
@@ -37,6 +38,8 @@ class BatchedShooting:
         self.band, self.metric, self.L, self.K, self.product = band, metric, shooting.L, shooting.K, shooting.product
         d = band.ndim
         self._pairs = [(i, j) for i in range(d) for j in range(i + 1, d)]
+        # A recording reads them where they are.
+        self._held = [band.derivation(axis, None, dtype, shooting.L.device) for axis in range(d)]
 
     def energy(self, v: Tensor) -> Tensor:
         """⟨Lv, v⟩ as means over the domain: (batch, d, *modes) -> (batch,)."""
@@ -117,7 +120,7 @@ class BatchedFlow:
         self.band, self.lattice = band, lattice
         self.evaluate = Evaluator(band, lattice, dtype, device)
         self.sample = BatchedSampler(lattice, lattice, dtype, device)
-        self.window = None
+        self.window = self._slope = None
         if window is not None:
             self.window = window(lattice).to(device=device, dtype=dtype)
             self._slope = torch.stack(torch.gradient(self.window, spacing=list(lattice.step)))
@@ -129,12 +132,7 @@ class BatchedFlow:
         values = self.evaluate(torch.cat([v, *(self.band.derivative(v, j) for j in range(d))], 1))
         vx = values[:, :d]
         along = sum(values[:, d * (j + 1) : d * (j + 2)] * vx[:, j : j + 1] for j in range(d))
-        if self.window is None:
-            result = -dt * vx + (0.5 * dt * dt) * along
-        else:
-            damping = self.window * (1 - (0.5 * dt) * (self._slope * vx).sum(1, keepdim=True))
-            result = -dt * damping * vx + (0.5 * dt * dt) * self.window.square() * along
-        return list(result.chunk(n))
+        return list(stepped(vx, along, dt, self.window, self._slope).chunk(n))
 
     def displacement(self, velocities: Sequence[Tensor], dt: float) -> Tensor:
         """ψ − id after following the velocities, given in order, each for dt: (batch, d, *lattice)."""

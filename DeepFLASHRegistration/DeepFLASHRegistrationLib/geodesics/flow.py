@@ -13,6 +13,19 @@ from .sampling import Sampler, compose
 from .shooting import Shooting, Trajectory
 
 
+def stepped(vx: Tensor, along: Tensor, dt: float, window: Tensor | None, slope: Tensor | None) -> Tensor:
+    """b of a step back over dt, to second order, of v and (Dv)v (…, d, *lattice): −dt·v + ½dt²(Dv)v.
+
+    Args:
+        window, slope: weights of v (*lattice) and their derivatives (d, *lattice), or None.
+    """
+    if window is None:
+        return -dt * vx + (0.5 * dt * dt) * along
+    # The same for the damped velocity wv, whose derivative is w·Dv + v⊗∇w.
+    damping = window * (1 - (0.5 * dt) * (slope * vx).sum(vx.ndim - slope.ndim, keepdim=True))
+    return -dt * damping * vx + (0.5 * dt * dt) * window.square() * along
+
+
 class Flow:
     """Semi-Lagrangian maps of a trajectory: points are followed back along characteristics, step by step.
 
@@ -35,7 +48,7 @@ class Flow:
         device: str | torch.device = "cpu",
         window: Tensor | None = None,
     ):
-        self.band, self.lattice, self.window = band, lattice, window
+        self.band, self.lattice, self.window, self._slope = band, lattice, window, None
         self.evaluate = Evaluator(band, lattice, dtype, device)
         self.sample = Sampler(lattice, lattice, dtype, device)
         if window is not None:
@@ -43,7 +56,7 @@ class Flow:
 
     def step_displacement(self, v: Tensor, dt: float) -> Tensor:
         """b of one step on the lattice, (d, *lattice.shape)."""
-        return self._step(*self._values(v), dt)
+        return stepped(*self._values(v), dt, self.window, self._slope)
 
     def steps_of_both(self, trajectory: Trajectory) -> tuple[list[Tensor], list[Tensor]]:
         """b of all steps of `fixed_to_moving` and of `moving_to_fixed`, each in the order of its velocities.
@@ -54,8 +67,8 @@ class Flow:
         there, back = [], []
         for v in trajectory.middles:
             vx, along = self._values(v)
-            there.append(self._step(vx, along, dt))
-            back.append(self._step(vx, along, -dt))
+            there.append(stepped(vx, along, dt, self.window, self._slope))
+            back.append(stepped(vx, along, -dt, self.window, self._slope))
         return there, back[::-1]
 
     def _values(self, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,13 +78,6 @@ class Flow:
         values = self.evaluate(fields)
         vx, dv = values[:d], values[d:].unflatten(0, (d, d))  # dv[j, i] = ∂_j v_i
         return vx, (dv * vx[:, None]).sum(0)
-
-    def _step(self, vx: Tensor, along: Tensor, dt: float) -> Tensor:
-        if self.window is None:
-            return -dt * vx + (0.5 * dt * dt) * along
-        # The same for the damped velocity wv, whose derivative is w·Dv + v⊗∇w.
-        damping = self.window * (1 - (0.5 * dt) * (self._slope * vx).sum(0))
-        return -dt * damping * vx + (0.5 * dt * dt) * self.window.square() * along
 
     def displacement(self, velocities: list[Tensor], dt: float) -> Tensor:
         """ψ − id on the lattice after following the velocities, given in order, each for dt; (d, *lattice.shape)."""
