@@ -52,7 +52,7 @@ def test_what_describes_no_network_is_refused(change):
 def test_silent_heads_leave_the_images_where_they_are():
     net, pair = network(), images(2)
     with torch.no_grad():
-        velocity, forth, back, warped = net.answer(pair[:1], pair[1:], Domain(TINY, SHAPE))
+        velocity, _, forth, back, warped = net.answer(pair[:1], pair[1:], Domain(TINY, SHAPE))
     assert all(float(x.abs().max()) == 0 for x in (velocity, forth, back))
     torch.testing.assert_close(warped, pair[1:], atol=1e-5, rtol=0)
 
@@ -61,7 +61,7 @@ def test_the_map_is_the_engines_for_the_velocity_and_both_maps_undo_each_other()
     net, both, domain = network(0.1), images(4), Domain(TINY, SHAPE)
     with torch.no_grad():
         last = net(both[:2], both[2:], domain)
-        velocity, forth, back, _ = net.answer(both[:2], both[2:], domain)
+        velocity, _, forth, back, _ = net.answer(both[:2], both[2:], domain)
     stage = last.stage
     for k in range(2):
         trajectory = Shooting(stage.band, TINY.metric).shoot(velocity[k], 3, "multistep")

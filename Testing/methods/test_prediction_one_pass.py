@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from DeepFLASHRegistrationLib.geodesics import captured
 from DeepFLASHRegistrationLib.learning.feature_net import Design, FeatureNet, Head
-from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor
+from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor, predictor_of
 from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, load_model, save_model
 from DeepFLASHRegistrationLib.problem.deformation import deformation_from
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
@@ -18,6 +19,7 @@ from DeepFLASHRegistrationLib.problem.problem import Problem, comparable
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import InputError
+from recordings import Traced
 from training_images import subject
 
 SPACING = 4.0
@@ -176,6 +178,24 @@ def test_maps_in_memory_are_those_of_the_registration_also_in_batches(tmp_path: 
     # Beyond the object they fade out, on coarser cells in memory.
     inside = problem.fixed_mask
     np.testing.assert_allclose(mm[inside], field[inside], atol=0.1 * SPACING)
+
+
+def test_what_is_recorded_and_replayed_is_what_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = shifting(-SHIFT)
+    torch.nn.init.normal_(network.heads[1].answer.weight, std=0.02)
+    found, problem = posed(saved(tmp_path / "model", network))
+    pair = problem.pair()
+    other = dataclasses.replace(pair, fixed=pair.moving, moving=pair.fixed)
+    plain = [found.maps(problem, (each,))[0] for each in (pair, other)]
+    monkeypatch.setitem(captured.RECORDINGS, "cpu", Traced)
+    found = predictor_of(load_model(tmp_path / "model"))
+    before = Traced.replayed
+    recorded = [found.maps(problem, (each,))[0] for each in (other, pair, other)][1:]
+    assert Traced.replayed == before + 2
+    for one, two in zip(plain, recorded, strict=True):
+        for name in ("fixed_to_moving", "moving_to_fixed", "warped"):
+            assert torch.equal(getattr(one, name), getattr(two, name)), name
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -293,6 +293,17 @@ class Step:
     displacement: Tensor
 
 
+class Answer(NamedTuple):
+    """Of a batch of pairs: v0 (n, 3, *modes), the map that the last head left on its cells, both maps in more steps on
+    the images' cells, minus the identity (n, 3, *shape) in units, and the warped images (n, *shape)."""
+
+    velocity: Tensor
+    displacement: Tensor
+    fixed_to_moving: Tensor
+    moving_to_fixed: Tensor
+    warped: Tensor
+
+
 class FeatureNet(nn.Module):
     """The network; `unroll` is what is trained, `forward` what is used."""
 
@@ -339,12 +350,12 @@ class FeatureNet(nn.Module):
             pass
         return last
 
-    def answer(self, fixed: Tensor, moving: Tensor, domain: Domain) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pairs of images -> v0, fixed_to_moving and moving_to_fixed minus the identity (batch, 3, *shape) in units,
-        and the warped images (batch, *shape)."""
+    def answer(self, fixed: Tensor, moving: Tensor, domain: Domain) -> Answer:
+        """Pairs of images (batch, *shape) -> all that is asked of them."""
         last = self(fixed, moving, domain)
         forth, back = (domain.whole(u) for u in self.maps(last))
-        return last.velocity, forth, back, domain.sample(moving[:, None], forth)[:, 0]
+        warped = domain.sample(moving[:, None], forth)[:, 0]
+        return Answer(last.velocity, last.displacement, forth, back, warped)
 
     @staticmethod
     def maps(last: Step) -> tuple[Tensor, Tensor]:

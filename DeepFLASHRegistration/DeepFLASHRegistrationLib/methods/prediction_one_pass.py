@@ -5,37 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..geodesics.band import Upsampler, fit_modes
+from ..geodesics.captured import Captured
 from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Evaluation, Objective, Pair
-from ..learning.feature_net import MULTIPLE, Design, Domain, FeatureNet
+from ..learning.feature_net import MULTIPLE, Answer, Design, Domain, FeatureNet
 from ..problem.problem import Problem, settings
 from ..support.memory import give_back_memory
 from .prediction import Maps, Prediction, Predictor
-
-_WARM_UP = 3  # runs before a capture: libraries choose their kernels in them
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Of a batch of pairs: v0 (n, 3, *modes), the map that the last head left on its cells, both maps in more steps on
-    the images' cells, minus the identity (n, 3, *shape), and the warped images (n, *shape)."""
-
-    velocity: Tensor
-    displacement: Tensor
-    fixed_to_moving: Tensor
-    moving_to_fixed: Tensor
-    warped: Tensor
-
-    def finite(self) -> bool:
-        parts = (self.velocity, self.fixed_to_moving, self.moving_to_fixed)
-        return bool(torch.stack([torch.isfinite(x).all() for x in parts]).all())
 
 
 class Kind(Predictor):
@@ -49,7 +31,7 @@ class Kind(Predictor):
         if config.ndim != 3:
             raise ValueError("it is for images of three dimensions only")
         self._domain: tuple[Any, Domain] | None = None
-        self._graph: _Graph | None = None
+        self._captured = Captured()
         return FeatureNet(Design.from_dict(config.architecture["design"]))
 
     def predict(
@@ -107,31 +89,12 @@ class Kind(Predictor):
             self.network.to(device)
             self.network.mixed_precision = device.type == "cuda"
             domain = Domain(self.network.design, key[0], key[1], device, problem.window(str(device)))
-            self._domain, self._graph = (key, domain), None
+            self._domain, self._captured = (key, domain), Captured()
         return self._domain[1]
 
-    def _answered(self, domain: Domain, fixed: Tensor, moving: Tensor) -> _Answer:
-        """Captured and replayed on CUDA; plainly where that fails, or where what was replayed is not finite."""
-        if not fixed.is_cuda:
-            return self._plainly(domain, fixed, moving)
-        try:
-            if self._graph is None or self._graph.fixed.shape != fixed.shape:
-                self._graph = None  # its memory first
-                self._graph = _Graph(lambda *images: self._plainly(domain, *images), fixed, moving)
-            answer = self._graph(fixed, moving)
-        except torch.OutOfMemoryError:
-            self._graph = None
-            raise
-        except RuntimeError:  # a driver or library that cannot capture
-            self._graph = None
-            return self._plainly(domain, fixed, moving)
-        return answer if answer.finite() else self._plainly(domain, fixed, moving)
-
-    def _plainly(self, domain: Domain, fixed: Tensor, moving: Tensor) -> _Answer:
-        last = self.network(fixed, moving, domain)
-        forth, back = (domain.whole(u) for u in self.network.maps(last))
-        warped = domain.sample(moving[:, None], forth)[:, 0]
-        return _Answer(last.velocity, last.displacement, forth, back, warped)
+    def _answered(self, domain: Domain, fixed: Tensor, moving: Tensor) -> Answer:
+        """Recorded and replayed on CUDA."""
+        return self._captured(lambda *images: self.network.answer(*images, domain), fixed, moving)
 
     def _energies(
         self, problem: Problem, pair: Pair, stage: Any, velocity: Tensor, displacement: Tensor
@@ -152,27 +115,3 @@ class Kind(Predictor):
         energy = objective.data_weight * dissimilarity + regularization
         found.append(Evaluation(energy, dissimilarity, regularization, None, ()))
         return found[0], found[1]
-
-
-class _Graph:
-    """A function of two images as a captured CUDA graph for images of one shape."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], _Answer], fixed: Tensor, moving: Tensor):
-        self.fixed, self.moving = fixed.clone(), moving.clone()
-        stream = torch.cuda.Stream(fixed.device)
-        stream.wait_stream(torch.cuda.current_stream(fixed.device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                function(self.fixed, self.moving)
-        torch.cuda.current_stream(fixed.device).wait_stream(stream)
-        torch.cuda.synchronize(fixed.device)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=stream):
-            self._answer = function(self.fixed, self.moving)
-
-    def __call__(self, fixed: Tensor, moving: Tensor) -> _Answer:
-        """Its tensors are overwritten by the next call."""
-        self.fixed.copy_(fixed)
-        self.moving.copy_(moving)
-        self._graph.replay()
-        return self._answer
