@@ -478,6 +478,21 @@ def test_an_interrupt_during_the_renaming_waits(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_while_the_folder_is_tried_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.mkdir
+
+    def mkdir(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(KeyboardInterrupt):
+        output_folder.check_output(tmp_path / "out", ["report.html"])
+    assert not os.listdir(tmp_path)
+
+
 def test_a_really_full_disk(registered: Registered, tmp_path: Path) -> None:
     """Where the system lets a small file system be mounted."""
     import subprocess

@@ -41,8 +41,9 @@ def check_output(folder: str | os.PathLike, names: Collection[str], force: bool 
         if not place.is_dir():
             raise InputError(f"{folder}: cannot be made, because {place} is a file. Choose another folder.")
         probe = place / f".{secrets.token_hex(8)}"
-        probe.mkdir()
-        probe.rmdir()
+        with _interrupts_wait():
+            probe.mkdir()
+            probe.rmdir()
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
