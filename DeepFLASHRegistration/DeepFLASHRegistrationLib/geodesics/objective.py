@@ -5,7 +5,7 @@
 
 D is the mean dissimilarity over the mask and |mask| its volume, so that neither the resolution nor the empty space
 around the object changes what σ means. Multiplied by the number of voxels in the mask this is the energy of FLASH
-(Zhang & Fletcher, IJCV 2019).
+(Zhang & Fletcher, IJCV 2019). What D compares decides a `Compared`: images here, the map itself in known_map.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,62 @@ _STEPPING = {
 }
 
 
+class Side(Protocol):
+    """What a map of one direction leads to.
+
+    Attributes:
+        direction: of the map, "fixed_to_moving" or "moving_to_fixed".
+        cells: those of the level's cells where it looks.
+        covered: their weights' part of the domain.
+    """
+
+    direction: str
+    cells: Lattice
+    covered: float
+
+    def at_rest(self) -> Tensor:
+        """Dissimilarity where the map is the identity."""
+
+    def __call__(self, displacement: Tensor) -> tuple[Tensor, Any]:
+        """Dissimilarity for a map (d, *map lattice) minus the identity; and what was seen, a named tuple of tensors of
+        which ``displacement`` is one."""
+
+    def curvature(self, sight: Any) -> Tensor:
+        """Its second derivatives by the displacement at each of the cells where this was seen, of Gauss and Newton:
+        the upper triangles as `upper` orders them, (d(d + 1)/2, *cells)."""
+
+
+class Compared(Protocol):
+    """What an energy compares, on cells of the domain.
+
+    Attributes:
+        lengths: edges of the domain.
+        like: any tensor on the cells.
+        data_part: of the dissimilarity's curvature, what a direction of Gauss and Newton trusts.
+        weights: for each side where it is compared, (*shape).
+    """
+
+    lengths: tuple[float, ...]
+    data_part: float
+
+    @property
+    def like(self) -> Tensor: ...
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]: ...
+
+    def reduced(self, factors: Sequence[int]) -> Compared:
+        """On cells of ``factors`` voxels per axis (which must divide the shape)."""
+
+    def sides(self, objective: Objective, velocity: Tensor) -> list[Side]:
+        """Of an objective that has all but these, whose search starts at the velocity."""
+
+
+def upper(d: int) -> list[tuple[int, int]]:
+    """Indices of the upper triangle of a matrix, row by row."""
+    return [(i, j) for i in range(d) for j in range(i, d)]
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two images on the same cells of the domain: fixed, moving (*shape); weights (*shape) of 0..1.
@@ -55,6 +111,17 @@ class Pair:
     fixed_view: Tensor | None
     moving_view: Tensor | None
     lengths: tuple[float, ...]
+    # A step of Gauss and Newton that is damped in the metric (Levenberg, Marquardt): the similarity is far from
+    # quadratic over the steps that pay.
+    data_part: ClassVar[float] = 0.03
+
+    @property
+    def like(self) -> Tensor:
+        return self.fixed
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return self.fixed_mask, self.moving_mask
 
     def reduced(self, factors: Sequence[int]) -> Pair:
         """On cells of ``factors`` voxels per axis (which must divide the shape); masks and views averaged over them."""
@@ -71,6 +138,14 @@ class Pair:
         images = (resized(x, shape) for x in (self.fixed, self.moving))
         weights = map(reduce, (self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view))
         return Pair(*images, *weights, self.lengths)
+
+    def sides(self, objective: Objective, velocity: Tensor) -> list[Side]:
+        forth = (self.fixed, self.fixed_mask, self.fixed_view, self.moving, self.moving_view)
+        back = (self.moving, self.moving_mask, self.moving_view, self.fixed, self.fixed_view)
+        sides = [_ImageSide(objective, "fixed_to_moving", *forth, velocity)]
+        if objective.settings.symmetric:
+            sides.append(_ImageSide(objective, "moving_to_fixed", *back, velocity))
+        return sides
 
 
 @dataclass(frozen=True)
@@ -104,7 +179,7 @@ class NoGeodesic(ArithmeticError):
 
 
 class Sight(NamedTuple):
-    """What a side saw: its map minus the identity on the objective's map lattice; in its box of the level's cells the
+    """What an image's side saw: its map minus the identity on the objective's map lattice; in its box of the level's cells the
     warped image, and that image's derivatives by the displacement there, (d, *box)."""
 
     displacement: Tensor
@@ -121,7 +196,7 @@ class Evaluation:
     dissimilarity: float
     regularization: float
     gradient: Tensor | None
-    sights: tuple[Sight, ...]
+    sights: tuple[Any, ...]
 
     @property
     def displacement(self) -> Tensor:
@@ -139,14 +214,14 @@ class _Values(NamedTuple):
 
     figures: Tensor
     gradient: Tensor
-    sights: tuple[Sight, ...]
+    sights: tuple[Any, ...]
 
 
 _INFINITE = Evaluation(math.inf, math.inf, math.inf, None, ())
 
 
-class _Side:
-    """One image resampled onto the other, compared inside a mask."""
+class _ImageSide:
+    """See Side: one image resampled onto the other, compared inside a mask."""
 
     def __init__(
         self,
@@ -161,9 +236,9 @@ class _Side:
     ):
         dtype, device, cells, radius = still.dtype, still.device, objective.cells, objective.level.radius
         # The similarity sees only the box around the mask: half the voxels of a head, and none that do not count.
-        lower, upper = _box(mask > 0, tuple(math.ceil(r) + 1 for r in radius))
-        self.crop = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
-        part = cells.box(lower, upper)
+        lower, end = _box(mask > 0, tuple(math.ceil(r) + 1 for r in radius))
+        self.crop = tuple(slice(a, b) for a, b in zip(lower, end, strict=True))
+        part = self.cells = cells.box(lower, end)
         self.direction = direction
         self.upsample = Upsampler(objective.flow.lattice, part, dtype, device)
         # Between coarse cells the image is smooth: it is continued to the finest ones, and linear between those.
@@ -197,22 +272,26 @@ class _Side:
         warped, slope = self.sample.with_slope(self.warped, self.upsample(displacement))
         return self.similarity(warped[0]), Sight(displacement.detach(), warped[0].detach(), slope)
 
+    def curvature(self, sight: Sight) -> Tensor:
+        weight = self.similarity.curvature(sight.warped)
+        return torch.stack([weight * sight.slope[i] * sight.slope[j] for i, j in upper(len(sight.slope))])
+
 
 class Objective:
     """E and its gradient at one level.
 
     Attributes:
-        cells: the level's voxels.
-        finest: the pair's, between which the images that are warped are linear.
-        fixed: the fixed image on them.
-        moving: the moving image on them, as it is before the geodesic.
+        data: what is compared, on the level's voxels.
+        cells: these.
+        finest: the voxels that they consist of.
+        like: any tensor on the cells.
         window: lattice -> weights by which the velocity is damped where the map is followed, or None.
         evaluation, product: calls of the evaluation, and of whatever multiplies by its curvature.
     """
 
     def __init__(
         self,
-        pair: Pair,
+        compared: Compared,
         level: Level,
         settings: Settings,
         window: Callable[[Lattice], Tensor] | None,
@@ -224,28 +303,24 @@ class Objective:
             velocity: where the search starts, (d, *modes); it decides the number of time steps.
             often: whether so much is evaluated that recording it pays.
         """
-        data = pair.reduced(level.factors)
-        dtype, device = data.fixed.dtype, data.fixed.device
+        data = self.data = compared.reduced(level.factors)
+        self.like, lengths = data.like, compared.lengths
+        dtype, device = self.like.dtype, self.like.device
         self.level, self.settings, self.window = level, settings, window
-        self.fixed, self.moving = data.fixed, data.moving
         self.shooting = Shooting(level.band, level.metric, dtype, device)
-        self.cells = Lattice.cells(tuple(data.fixed.shape), pair.lengths)
-        self.finest = Lattice.cells(tuple(pair.fixed.shape), pair.lengths)
+        self.cells = Lattice.cells(tuple(self.like.shape), lengths)
+        self.finest = Lattice.cells(tuple(compared.like.shape), lengths)
         map_shape = tuple(
             max(4, min(n, math.ceil(length / level.map_step - 1e-6)))
-            for n, length in zip(data.fixed.shape, pair.lengths, strict=True)
+            for n, length in zip(self.cells.shape, lengths, strict=True)
         )
-        map_cells = Lattice.cells(map_shape, pair.lengths)
+        map_cells = Lattice.cells(map_shape, lengths)
         if settings.band_limited_map:
             self.flow = BandLimitedFlow(self.shooting, map_cells)
         else:
             self.flow = Flow(level.band, map_cells, dtype, device, None if window is None else window(map_cells))
         self.steps = self.chosen_steps(velocity)
-        forth = (data.fixed, data.fixed_mask, data.fixed_view, data.moving, data.moving_view)
-        back = (data.moving, data.moving_mask, data.moving_view, data.fixed, data.fixed_view)
-        self.sides = [_Side(self, "fixed_to_moving", *forth, velocity)]
-        if settings.symmetric:
-            self.sides.append(_Side(self, "moving_to_fixed", *back, velocity))
+        self.sides = data.sides(self, velocity)
         self.data_weight = 1 / (2 * settings.sigma**2)
         self.metric_weight = 0.5 / self.sides[0].covered
         self.voxel = max(self.cells.step)

@@ -283,7 +283,7 @@ class _Sight:
 
     def __init__(self, objective: Objective):
         self.objective = objective
-        cells, band, like = objective.cells, objective.shooting.band, objective.fixed
+        cells, band, like = objective.cells, objective.shooting.band, objective.like
         if any(n % MULTIPLE for n in cells.shape):
             raise ValueError(f"The cells of a level must be a multiple of {MULTIPLE} in number, not {cells.shape}.")
         coarse = Lattice.cells(tuple(n // MULTIPLE for n in cells.shape), band.lengths)
@@ -295,7 +295,7 @@ class _Sight:
         side = objective.sides[0]
         inside = torch.zeros_like(like)
         inside[side.crop] = 1
-        self.crop, self.still = side.crop, torch.stack([objective.fixed, inside])
+        self.crop, self.still = side.crop, torch.stack([objective.data.fixed, inside])
 
     def propose(self, velocity: Tensor, gradient: Tensor) -> Tensor:
         """The step of quasi-Newton descent (d, *modes), which learns the curvature from all steps of the stage."""
@@ -308,7 +308,7 @@ class _Sight:
 
     def look(self, velocity: Tensor, evaluation: Evaluation, proposal: Tensor) -> tuple[Tensor, Tensor]:
         """Images (3, *cells) and fields (5d, *coarse) for the network."""
-        warped = self.objective.moving.clone()
+        warped = self.objective.data.moving.clone()
         warped[self.crop] = evaluation.warped
         images = torch.cat([self.still[:1] - 0.5, warped[None] - 0.5, self.still[1:]])
         # Also in the coordinates p = v/√K, in which all frequencies weigh alike: K hides detail.

@@ -68,7 +68,7 @@ class Overlap:
     """1 - mean soft Dice of some labels under a map, at one level."""
 
     def __init__(self, objective: Objective, fixed: Tensor, moving: Tensor, chosen: Sequence[int]):
-        cells, like = objective.cells, objective.fixed
+        cells, like = objective.cells, objective.like
         self.upsample = Upsampler(objective.flow.lattice, cells, like.dtype, like.device)
         self.sample = Sampler(cells, cells, like.dtype, like.device)
         self.fixed, self.moving = (_shares(x, chosen, objective.level.factors, like.dtype) for x in (fixed, moving))
@@ -294,7 +294,7 @@ def _overlap_gradient(objective: Objective, overlap: Overlap, velocity: Tensor) 
 
 def _targets(objective: Objective, example: Example, taught: Mapping[str, Any]) -> list[Tensor]:
     """FLASH's velocity in the objective's band, and that of the way back: the reversed geodesic starts with -v1."""
-    shooting, like = objective.shooting, objective.fixed
+    shooting, like = objective.shooting, objective.like
     v0 = _transferred(taught, example.problem, shooting.band).to(like)
     with torch.no_grad():
         steps = 2 * shooting.recommended_steps(v0)

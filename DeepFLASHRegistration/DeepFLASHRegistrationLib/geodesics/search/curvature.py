@@ -18,13 +18,14 @@ image would seem free; a part of each tensor counts in all directions.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..band import Evaluator, Lattice, Upsampler
-from ..objective import Evaluation, Objective, Sight
+from ..objective import Evaluation, Objective, upper
 from ..sampling import Sampler
 
 # Part of each tensor that counts in all directions.
@@ -42,7 +43,7 @@ class Curvature:
     """
 
     def __init__(self, objective: Objective):
-        band, like = objective.level.band, objective.fixed
+        band, like = objective.level.band, objective.like
         lattice = band.product_lattice()
         self.metric = 2 * objective.metric_weight * objective.shooting.L
         self.white = 0.0
@@ -55,7 +56,7 @@ class Curvature:
 
     def look(self, evaluation: Evaluation) -> None:
         """Take the curvature where this was evaluated."""
-        pairs = _pairs(self._evaluate.band.ndim)
+        pairs = upper(self._evaluate.band.ndim)
         rows = sum(blocks(sight) for blocks, sight in zip(self._blocks, evaluation.sights, strict=True))
         if self._damping is not None:
             rows = rows * self._damping
@@ -75,7 +76,7 @@ class _Blocks:
     def __init__(self, objective: Objective, index: int, lattice: Lattice):
         self.side, self.lattice = objective.sides[index], lattice
         self.weight = objective.data_weight / len(objective.sides)
-        like, part = objective.fixed, self.side.sample.lattice
+        like, part = objective.like, self.side.cells
         # About as fine as the lattice; blocks that the box does not fill are left out.
         self.block = tuple(
             max(1, min(n, round(h / s))) for n, s, h in zip(part.shape, part.step, lattice.step, strict=True)
@@ -90,14 +91,12 @@ class _Blocks:
         self.upsample = Upsampler(objective.flow.lattice, self.cells, like.dtype, like.device)
         self.sample = Sampler(self.cells, lattice, like.dtype, like.device)
 
-    def __call__(self, sight: Sight) -> Tensor:
+    def __call__(self, sight: Any) -> Tensor:
         """The tensors' upper triangles, (pairs, *lattice.shape)."""
         d = self.lattice.ndim
-        pairs = _pairs(d)
+        pairs = upper(d)
         with torch.no_grad():
-            weight = self.weight * self.side.similarity.curvature(sight.warped)
-            rows = torch.stack([weight * sight.slope[i] * sight.slope[j] for i, j in pairs])
-            tensors = _full(self._summed(rows), pairs)
+            tensors = _full(self._summed(self.weight * self.side.curvature(sight)), pairs)
             displacement = self.upsample(sight.displacement)
             derivative = _derivative(displacement, self.cells)
             forth = self.side.direction == "fixed_to_moving"
@@ -120,10 +119,6 @@ class _Blocks:
             return rows
         pool = F.avg_pool3d if len(self.block) == 3 else F.avg_pool2d
         return pool(rows[(slice(None), *self.inside)][None], self.block)[0] * math.prod(self.block)
-
-
-def _pairs(d: int) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(d) for j in range(i, d)]
 
 
 def _full(rows: Tensor, pairs: list[tuple[int, int]], full: Tensor | None = None) -> Tensor:

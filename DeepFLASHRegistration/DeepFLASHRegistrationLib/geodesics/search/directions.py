@@ -15,9 +15,6 @@ from .conjugate_gradients import solved
 from .curvature import Curvature
 from .lbfgs import LBFGS, Memory
 
-# Of the dissimilarity's curvature, what counts beside the whole of the metric's. A step of Gauss and Newton that is
-# damped in the metric (Levenberg, Marquardt): the similarity is far from quadratic over the steps that pay.
-_DATA_PART = 0.03
 # Of each solution: more products, or a closer solution, lower no energy faster on brains.
 _PRODUCTS, _CLOSE = 10, 0.05
 # In voxels: a curvature serves until the steps since have moved something so far.
@@ -76,6 +73,8 @@ class GaussNewton:
 
     def __init__(self, objective: Objective, remember: bool = True):
         self.objective, self.curvature = objective, Curvature(objective)
+        # Of the dissimilarity's curvature, what counts beside the whole of the metric's.
+        self.part = objective.data.data_part
         self.diagonal = self.curvature.metric.clone()
         objective.product.forget()  # what was recorded of another's curvature
         self.memory = Memory() if remember else None
@@ -85,7 +84,7 @@ class GaussNewton:
         curvature = self.curvature
         if self.moved >= _MOVED:
             curvature.look(now)
-            torch.add(curvature.metric, _DATA_PART * curvature.white, out=self.diagonal)
+            torch.add(curvature.metric, self.part * curvature.white, out=self.diagonal)
             self.moved = 0.0
         if self.memory is not None and self.memory.pairs:
             return Proposal(self.memory.direction(now.gradient, self._solved), 1.0)
@@ -95,8 +94,8 @@ class GaussNewton:
         return Proposal(direction, -slope / bend if bend > 0 else 1.0)
 
     def _solved(self, right: Tensor) -> Tensor:
-        product, captured = self.curvature.product, self.objective.product
-        return solved(lambda x: product(x, _DATA_PART), right, lambda x: x / self.diagonal, _PRODUCTS, _CLOSE, captured)
+        product, captured, part = self.curvature.product, self.objective.product, self.part
+        return solved(lambda x: product(x, part), right, lambda x: x / self.diagonal, _PRODUCTS, _CLOSE, captured)
 
     def learn(self, step: Tensor, change: Tensor) -> None:
         self.moved += self.objective.largest_displacement(step)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..band import Band, Lattice, Metric, fit_modes
 from ..jacobian import smallest_determinant
-from ..objective import Level, Objective, Pair, Settings
+from ..objective import Compared, Level, Objective, Settings
 from .descent import Ending, descend
 
 
@@ -55,7 +55,7 @@ class Estimate:
 
 
 def minimize(
-    pair: Pair,
+    compared: Compared,
     levels: Sequence[Level],
     settings: Settings,
     initial: Tensor | None = None,
@@ -66,7 +66,7 @@ def minimize(
     """Minimize E over v0 through the levels.
 
     Args:
-        pair: images on the finest cells.
+        compared: images, or whatever else a geodesic is to fit, on the finest cells.
         levels: coarse to fine.
         initial: v0 to start from, (d, *modes) of any band on the same domain; zero by default.
         window: lattice -> weights (*shape) by which the velocity is damped where the map is followed (towards the
@@ -76,15 +76,15 @@ def minimize(
     """
     if not levels:
         raise ValueError("minimize needs at least one level.")
-    if not bool((pair.fixed_mask > 0).any()) or not bool((pair.moving_mask > 0).any()):
+    if not all(bool((weight > 0).any()) for weight in compared.weights):
         raise ValueError("The masks must not be empty: there would be nothing to compare.")
     velocity, trouble = initial, ""
     endings: list[Ending] = []
     for number, level in enumerate(levels):
         modes = level.band.modes
-        zero = torch.zeros(len(modes), *modes, dtype=pair.fixed.dtype, device=pair.fixed.device)
+        zero = torch.zeros(len(modes), *modes, dtype=compared.like.dtype, device=compared.like.device)
         velocity = zero if velocity is None else fit_modes(velocity, modes).to(zero).contiguous()
-        objective = Objective(pair, level, settings, window, velocity, often=True)
+        objective = Objective(compared, level, settings, window, velocity, often=True)
         for state in descend(objective, velocity, initial is not None, cancelled or (lambda: False)):
             velocity, ending, evaluation = state.velocity, state.ending, state.evaluation
             if state.accepted and report is not None:
