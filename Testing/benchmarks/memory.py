@@ -26,7 +26,7 @@ sys.path.insert(0, str(LIBRARY))
 
 from DeepFLASHRegistrationLib import Grid, Parameters, Volume, read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
-from DeepFLASHRegistrationLib.methods.trained_models import stages
+from DeepFLASHRegistrationLib.methods.stages import stages
 from DeepFLASHRegistrationLib.registration.needs import sizes
 from DeepFLASHRegistrationLib.support import memory
 

@@ -13,7 +13,7 @@ import pytest
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import write_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.methods.trained_models import stages
+from DeepFLASHRegistrationLib.methods.stages import stages
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration.needs import fitting_spacing, seconds, sizes
 from DeepFLASHRegistrationLib.registration.progress import PHASES, share_done

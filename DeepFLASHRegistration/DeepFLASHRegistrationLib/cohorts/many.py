@@ -19,8 +19,9 @@ from ..imaging.volume import Volume
 from ..jobs.job import Digests, Job, key_of
 from ..jobs.ledger import Ledger, Place
 from ..jobs.pool import Ended, Pool
-from ..methods.trained_models import find_models, load_model, stages
-from ..problem.parameters import Parameters
+from ..methods.stages import stages
+from ..methods.trained_models import find_models, load_model
+from ..problem.parameters import METHODS, Parameters
 from ..process import RegistrationProcess
 from ..registration.needs import sizes
 from ..support import memory
@@ -140,7 +141,7 @@ def _plain(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     parameters = settings.parameters.to_dict()
     outputs = None if settings.outputs is None else sorted(settings.outputs)
     decisive = {"parameters": dict(parameters), "outputs": outputs}
-    if settings.parameters.method != "flash":
+    if METHODS[settings.parameters.method].needs_model:
         # The model itself decides, not what it is called or where it lies.
         model = load_model(settings.parameters.model)
         decisive["parameters"]["model"] = model.checksum

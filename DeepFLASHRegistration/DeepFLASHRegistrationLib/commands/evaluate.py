@@ -14,6 +14,7 @@ from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .options import DATA, checked, data_options, positive, say_skipped, seed_options
 
+_METHODS = [name for name, method in METHODS.items() if not method.needs_transform]
 DESCRIPTION = f"Register pairs drawn from DATA by a model and by FLASH, and compare labels, folds and seconds. {DATA}"
 
 
@@ -29,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "deepflash train --validation",
     )
     parser.add_argument(
-        "--methods", default=",".join(METHODS), metavar="NAME,…", help=f"of {', '.join(METHODS)} (default: all)"
+        "--methods", default=",".join(_METHODS), metavar="NAME,…", help=f"of {', '.join(_METHODS)} (default: all)"
     )
     parser.add_argument(
         "--preset", choices=PRESETS, help="settings of the method flash (default: those the model was trained for)"
@@ -135,8 +136,8 @@ def _methods(options: argparse.Namespace, model: Any) -> dict[str, Parameters]:
     """The settings of each method that is to be evaluated."""
     result = {}
     for method in dict.fromkeys(options.methods.split(",")):
-        if method not in METHODS:
-            raise InputError(f"--methods: {method!r} is none of {', '.join(METHODS)}.")
+        if method not in _METHODS:
+            raise InputError(f"--methods: {method!r} is none of {', '.join(_METHODS)}.")
         parameters, changes = model.config.parameters, {"method": method, "model": str(model.folder)}
         if not METHODS[method].needs_model:
             changes["model"] = ""

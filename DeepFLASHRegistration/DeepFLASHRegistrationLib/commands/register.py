@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..imaging.files import ITK_TRANSFORMS, POINTS, TRANSFORMS
-from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
+from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import InputError
 from .field_options import add_fields, given_fields
-from .options import IMAGE, common_options, result_options, say_event
+from .options import IMAGE, checked, common_options, result_options, say_event
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,10 +47,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="FILE", help=what)
     parser.add_argument(
         "--init",
-        default="",
+        default=[],
+        action="append",
         metavar="HOW",
         help=f"{', '.join(ALIGNMENTS)}, or a linear transform file: of ITK ({', '.join(ITK_TRANSFORMS)}; fixed to "
-        "moving), FSL FLIRT (.mat), FreeSurfer (.lta) or MINC (.xfm; these three moving to fixed); default: affine",
+        "moving), FSL FLIRT (.mat), FreeSurfer (.lta) or MINC (.xfm; these three moving to fixed); default: affine. "
+        "With --method transform also a displacement field or another transform of ITK or ANTs; several, in the order "
+        "of antsApplyTransforms, by --init for each",
     )
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     parser.add_argument(
@@ -64,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    parameters, transform = _parameters(options)
+    parameters, transforms = _parameters(options)
     from ..problem.reading import PairFiles
     from ..registration.register import register
     from ..report import FILES
@@ -76,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
     pair = PairFiles(**{field.name: getattr(options, field.name) for field in dataclasses.fields(PairFiles)})
     labelled = pair.moving_labels is not None
-    files = chosen_files(options.outputs, labelled, pair.segmented)
+    files = chosen_files(options.outputs, labelled, pair.segmented, parameters.dense)
     for output, there, what in (
         ("labels", labelled, "labels"),
         ("segmentation", pair.segmented, "a segmentation (.seg.nrrd)"),
@@ -86,11 +89,16 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, FILES, options.force)
     free = free_bytes()
     fixed, moving, segmentation = pair.read()
-    affine = None
-    if transform is not None:
+    affine = known = None
+    if METHODS[parameters.method].needs_transform:
+        from ..results.known_maps import read_map
+
+        known, notes = read_map(transforms, fixed.grid, moving.grid)
+        fixed = fixed.with_image(fixed.image.noted(*notes))
+    elif transforms:
         from ..imaging.transforms import read_affine_with_notes
 
-        affine, notes = read_affine_with_notes(transform, fixed.ndim, fixed.grid, moving.grid)
+        affine, notes = read_affine_with_notes(transforms[0], fixed.ndim, fixed.grid, moving.grid)
         fixed = fixed.with_image(fixed.image.noted(*notes))
     truth = _truth(options, fixed)
     need = check_needs(options.output, files, (fixed, moving), parameters, affine, options.device, free)
@@ -105,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
             moving,
             parameters,
             initial_affine=affine,
+            initial_map=known,
             device=options.device,
             threads=options.threads,
             progress=progress,
@@ -158,23 +167,43 @@ def _stamp(folder: str) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _parameters(options: argparse.Namespace) -> tuple[Parameters, str | None]:
-    """The settings, and the path of the initial transform if --init names one."""
+def _parameters(options: argparse.Namespace) -> tuple[Parameters, list[str]]:
+    """The settings, and the paths of the initial transforms if --init names any."""
     changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
-    transform = None
-    if options.init in ALIGNMENTS:
-        changes["initial_alignment"] = options.init
-    elif options.init:
-        if not options.init.lower().endswith(TRANSFORMS):
+    # As of any option the last one counts; of files all that follow each other.
+    transforms = []
+    for text in options.init:
+        transforms = [] if text in ALIGNMENTS else [*transforms, text]
+    if options.init and not transforms:
+        changes["initial_alignment"] = options.init[-1]
+    parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    _check_transforms(transforms, parameters)
+    return parameters, transforms
+
+
+def _check_transforms(transforms: list[str], parameters: Parameters) -> None:
+    """InputError unless the method can do with them."""
+    from ..results.bare_transform import is_transform
+
+    for text in transforms:
+        if not is_transform(text):
             raise InputError(
-                f"--init {options.init}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
-                f"({', '.join(TRANSFORMS)})."
+                f"--init {text}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
+                f"({', '.join(TRANSFORMS)}; with --method transform also a displacement field)."
             )
-        transform = options.init
-    try:
-        return Parameters.from_preset(options.preset, **changes), transform
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    if METHODS[parameters.method].needs_transform:
+        if not transforms:
+            raise InputError(f"--method {parameters.method}: needs the transform: --init FILE, fixed to moving.")
+        return
+    if parameters.as_geodesic:
+        raise InputError(f"--as-geodesic: the method {parameters.method} finds a geodesic anyway. Leave it out.")
+    for text in transforms:
+        if len(transforms) > 1 or not text.lower().endswith(TRANSFORMS):
+            raise InputError(
+                f"--init {text}: {parameters.method} starts from one linear transform. Add --method transform to take "
+                "this map as it is (with --as-geodesic: the geodesic nearest to it), or --method transform+flash to "
+                "go on from it."
+            )
 
 
 def _summarize(result: Any, shown: Path) -> None:

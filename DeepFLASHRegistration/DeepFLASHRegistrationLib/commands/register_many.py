@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
+from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .field_options import add_fields, given_fields
 from .options import checked, common_options, positive, result_options, say_event
@@ -68,6 +68,11 @@ def run(options: argparse.Namespace) -> int:
     if options.init:
         changes["initial_alignment"] = options.init
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    if METHODS[parameters.method].needs_transform:
+        raise InputError(
+            f"--method {parameters.method}: takes a transform of each pair, for which a table has no column. Use "
+            "deepflash register."
+        )
     if options.threads is not None and options.threads < 1:
         raise InputError(f"threads must be at least 1, not {options.threads}.")
     from ..cohorts.many import Many, Settings

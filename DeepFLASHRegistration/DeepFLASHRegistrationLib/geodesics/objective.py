@@ -179,8 +179,8 @@ class NoGeodesic(ArithmeticError):
 
 
 class Sight(NamedTuple):
-    """What an image's side saw: its map minus the identity on the objective's map lattice; in its box of the level's cells the
-    warped image, and that image's derivatives by the displacement there, (d, *box)."""
+    """What an image's side saw: its map minus the identity on the objective's map lattice; in its box of the level's
+    cells the warped image, and that image's derivatives by the displacement there, (d, *box)."""
 
     displacement: Tensor
     warped: Tensor

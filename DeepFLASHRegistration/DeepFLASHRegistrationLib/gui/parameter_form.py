@@ -17,12 +17,15 @@ from ..support.errors import InputError
 from .keyboard import underlined
 from .parameter_texts import parameterTexts
 
+# What the window has no way to give yet is not offered in it: a transform that was found elsewhere.
+_ELSEWHERE = {name for name, method in METHODS.items() if method.needs_transform}
+_LEFT_OUT = ("as_geodesic",)
 # Underlined in Slicer's menus and in what is always seen of the window.
 _OTHER_LETTERS = "efvhxmskogrlbc"
 
 
 class ParameterForm:
-    """A labeled widget for every field of Parameters.
+    """A labeled widget for every field of Parameters that can be chosen in the window.
 
     What the user does not touch keeps its exact value, whatever the widgets can show of it. Values that contradict each
     other for a moment (a level added to one list and not yet to the others) are kept as they are typed, and told.
@@ -49,7 +52,8 @@ class ParameterForm:
         self.modelNote.setSizePolicy(narrow)
         self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
         for each in self._fields.values():
-            self.widgets[each.name] = self._widget(each)
+            if each.name not in _LEFT_OUT:
+                self.widgets[each.name] = self._widget(each)
         self._show()
 
     def addTo(self, layout: qt.QFormLayout, names: Iterable[str] | None = None) -> None:
@@ -124,7 +128,8 @@ class ParameterForm:
         if meta["choices"]:
             widget = qt.QComboBox()
             for choice, title in self._texts[name][2].items():
-                widget.addItem(title, choice)
+                if name != "method" or choice not in _ELSEWHERE:
+                    widget.addItem(title, choice)
             widget.connect("currentIndexChanged(int)", lambda index: self._set(name, widget.itemData(index)))
         elif name == "model":
             widget = self._modelWidget()

@@ -36,7 +36,7 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
     velocity, metric, cancelled, endings, notes = found.velocity, found.metric, found.cancelled, (), ()
     if refined and not cancelled:
         better, more = optimized(
-            problem, predictor.config.refining(parameters), device, velocity, watch, 0.2 + 0.65 * part
+            problem, predictor.config.refining(parameters), device, velocity, watch, (0.2 + 0.65 * part, 0.85)
         )
         velocity, metric, cancelled, endings = better.velocity, better.metric, better.cancelled, better.why
         notes = unrecorded(better, device)

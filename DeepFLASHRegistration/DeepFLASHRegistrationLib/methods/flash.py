@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..problem.known_transform import KnownTransform
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem, settings
 from ..support.errors import InputError
@@ -16,13 +17,20 @@ from .registry import Estimated, Plan, Watch
 if TYPE_CHECKING:
     import torch
 
+    from ..geodesics.objective import Compared
     from ..geodesics.search.flash import Estimate
 
 
-def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:
+def estimate(
+    problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | KnownTransform | None, watch: Watch
+) -> Estimated:
     """v0 by FLASH, from zero or from an earlier `Result.velocity`."""
     import torch
 
+    if isinstance(initial, KnownTransform):
+        raise InputError(
+            'FLASH starts from an affine, or a geodesic. Use the method "transform+flash" to start from a map.'
+        )
     start = None
     if initial is not None:
         start = torch.as_tensor(initial["velocity"], device=device)
@@ -49,9 +57,15 @@ def optimized(
     device: str,
     start: torch.Tensor | None,
     watch: Watch,
-    begin: float = 0.2,
+    part: tuple[float, float] = (0.2, 0.85),
+    compared: Compared | None = None,
 ) -> tuple[Estimate, list[dict[str, Any]]]:
-    """FLASH from a velocity: what was found, and its history."""
+    """FLASH from a velocity: what was found, and its history.
+
+    Args:
+        part: of the whole progress, where this begins and ends.
+        compared: what the geodesic fits; the problem's images by default.
+    """
     from ..geodesics.search.flash import minimize
 
     levels = problem.levels(parameters)
@@ -67,14 +81,13 @@ def optimized(
         history.append(record)
         watch.tell(
             phase="level",
-            progress=begin + (0.85 - begin) * done / total,
+            progress=part[0] + (part[1] - part[0]) * done / total,
             levels=step.levels,
             iterations=step.iterations,
             message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}",
             **record,
         )
 
-    found = minimize(
-        problem.pair(device), levels, settings(parameters), start, problem.window(device), report, watch.cancel
-    )
+    compared = compared or problem.pair(device)
+    found = minimize(compared, levels, settings(parameters), start, problem.window(device), report, watch.cancel)
     return found, history

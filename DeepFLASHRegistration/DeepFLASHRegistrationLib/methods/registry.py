@@ -2,8 +2,8 @@
 """What a method is, and the way to it by name.
 
 A method is a file of this room with a function estimate(problem, plan, device, initial, watch), which makes of a
-problem the geodesic that solves it: what determines the maps, a history of energies, and whether it was cancelled.
-Adding one is adding the file, and its name to parameters.METHODS.
+problem the map that solves it, a geodesic or a dense one: what determines it, a history of energies, and whether it was
+cancelled. Adding one is adding the file, and its name to parameters.METHODS.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..problem.known_transform import KnownTransform
 from ..problem.parameters import METHODS, Parameters
 from ..problem.problem import Problem
 from ..problem.subject import Subject
 from ..support.errors import InputError
+from .stages import fitting, refining
 
 if TYPE_CHECKING:
     from .prediction import Predictor
@@ -34,10 +36,12 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters in effect, and the trained model that prescribes them, if any."""
+    """The parameters in effect, the trained model that prescribes them if there is one, and the parameters of FLASH
+    after a transform."""
 
     parameters: Parameters
     predictor: Predictor | None = None
+    after: Parameters | None = None
 
     def problem(self, fixed: Subject, moving: Subject, affine: np.ndarray, device: str = "cpu") -> Problem:
         """The problem of two comparable subjects, aligned by the affine; their images are resampled on the device."""
@@ -49,9 +53,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimated:
-    """The arguments of a Deformation, one record per accepted step, what a trained model finds unlike its data
-    (prediction.Prediction), why each level of a search ended (`geodesics.search.descent.Ending`), and what a user
-    should know besides."""
+    """The arguments of a Deformation or of a DenseMap, one record per accepted step, what a trained model finds unlike
+    its data (prediction.Prediction), why each level of a search ended (`geodesics.search.descent.Ending`), and what a
+    user should know besides."""
 
     velocity: dict[str, Any]
     history: list[dict[str, Any]]
@@ -63,6 +67,9 @@ class Estimated:
 
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
+    if METHODS[parameters.method].needs_transform:
+        refined = parameters.method.endswith("+flash")
+        return Plan(fitting(parameters), after=refining(parameters) if refined else None)
     if not METHODS[parameters.method].needs_model:
         return Plan(parameters)
     from .prediction import predictor
@@ -76,7 +83,9 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
     return Plan(found.config.effective(parameters), found)
 
 
-def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:
-    """v0 by the plan's method."""
+def estimate(
+    problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | KnownTransform | None, watch: Watch
+) -> Estimated:
+    """The map by the plan's method, from where it is to start if that is given: a `Result.velocity`, or a map."""
     method = import_module(f".{METHODS[plan.parameters.method].file}", __package__)
     return method.estimate(problem, plan, device, initial, watch)

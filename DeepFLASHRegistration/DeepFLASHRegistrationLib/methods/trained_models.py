@@ -199,22 +199,6 @@ def load_model(name: str | os.PathLike, ndim: int | None = None) -> Model:
     return Model(config, arrays, folder, checksum)
 
 
-def stages(parameters: Parameters) -> tuple[Parameters, ...]:
-    """The parameters in effect, one after the other: the given ones, or a model's and those of the refinement.
-
-    Raises:
-        InputError: there is no such model, or it is damaged.
-    """
-    if parameters.method == "flash":
-        return (parameters,)
-    model = load_model(parameters.model)
-    try:
-        effective = model.config.effective(parameters)
-        return (effective, model.config.refining(effective)) if parameters.method.endswith("+flash") else (effective,)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _refused(model.folder, f"it describes no predictor known here ({error})") from error
-
-
 def find_model(name: str | os.PathLike) -> Path:
     """The folder of a model, given by name or folder; InputError with the names there are if it is neither."""
     text = os.fspath(name)

@@ -6,16 +6,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..imaging.grid import Grid
-from .field import Field
-from .on_grid import FAR, Across, Along, Interpolated, OnGrid, finer, parallel
+from .dense_map import DenseMap
+from .spatial_map import SpatialMap
 
 if TYPE_CHECKING:
     import torch
+
+    from ..geodesics.band import Lattice
 
 # Lattice points per shortest wavelength of the band when the final maps are computed; denser changes them by less than
 # the interpolation of the written fields.
@@ -28,8 +30,8 @@ _DRIFT, _MOST_STEPS = 0.02, 200
 
 
 @dataclass(frozen=True, eq=False)
-class Deformation:
-    """All that determines the maps of a registration.
+class Deformation(SpatialMap):
+    """All that determines the maps of a geodesic.
 
     Attributes:
         domain: the working grid; the geodesic lives on the box its voxels fill.
@@ -59,74 +61,19 @@ class Deformation:
     both: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
+    timed: ClassVar[bool] = True
+
     def on(self, device: str) -> Deformation:
         """The same, computed on another device."""
         return replace(self, device=device)
-
-    @property
-    def lengths(self) -> tuple[float, ...]:
-        """Edges of the domain in units of length, along array axes."""
-        return tuple(float(x) for x in self.domain.extent / self.unit_mm)
-
-    @property
-    def cell(self) -> np.ndarray:
-        """Edges of the domain's voxels in units of length, along array axes."""
-        return self.domain.spacing / self.unit_mm
 
     @property
     def shortest_wavelength(self) -> float:
         """Of the velocity, in units of length."""
         return _shortest_wavelength(self.velocity.shape[1:], self.lengths)
 
-    def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
-        """The displacement field of the whole map, affine included.
-
-        Args:
-            grid: where it is wanted.
-            direction: "fixed_to_moving" (for resampling images; grid in the fixed image's space) or
-                "moving_to_fixed" (for moving points; grid in the moving image's space).
-            t: time on the geodesic; at 0 the affine is left.
-
-        Returns:
-            float32 (*grid.shape, d), LPS mm.
-        """
-        return np.asarray(self.field(grid, direction, t))
-
-    def field(self, grid: Grid, direction: str, t: float = 1.0) -> Field:
-        """The same, computed where it is looked at."""
-        d = grid.ndim
-        matrix, offset = self.affine[:d, :d], self.affine[:d, d]
-        if direction == "fixed_to_moving":
-            # x -> A(x + u): (A − I)x + b + A u, with u read on a grid parallel to the domain or point by point.
-            linear, shift, turn, before = matrix - np.eye(d), offset, matrix, np.eye(d + 1)
-        else:
-            # y -> z + w(z), z = A⁻¹y
-            before = np.linalg.inv(self.affine)
-            linear, shift, turn = before[:d, :d] - np.eye(d), before[:d, d], np.eye(d)
-        slope, base = linear @ grid.affine[:d, :d], linear @ grid.affine[:d, d] + shift
-        rest = None
-        if self.velocity.any() and t != 0:
-            rest = self._interpolated(grid, self.domain.inverse_affine @ before @ grid.affine, turn, direction, t)
-        return Field(grid, OnGrid(slope, base, rest))
-
-    def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
-        """Moves points (N, d), LPS mm, followed through the geodesic one by one; (N, d) float64 LPS mm."""
-        import torch
-
-        points = np.asarray(points, dtype=np.float64)
-        d = self.domain.ndim
-        if direction == "moving_to_fixed":
-            inverse = np.linalg.inv(self.affine)
-            points = points @ inverse[:d, :d].T + inverse[:d, d]
-        if len(points) and self.velocity.any() and t > 0:
-            index = self.domain.physical_to_index(points)
-            u = self._follow(torch.as_tensor(index), direction, t).cpu().double().numpy().T
-            points = points + u @ (self.domain.direction * self.unit_mm).T
-        if direction == "fixed_to_moving":
-            points = points @ self.affine[:d, :d].T + self.affine[:d, d]
-        return points
-
-    # ------------------------------------------------------------------------------------------ the geodesic
+    def rests(self, t: float) -> bool:
+        return not self.velocity.any() or t == 0
 
     def _shooting(self) -> Any:
         import torch
@@ -192,48 +139,11 @@ class Deformation:
                 self._kept["steps", name, t] = steps
         return self._kept.pop(key)
 
-    def _interpolated(
-        self, grid: Grid, to_index: np.ndarray, turn: np.ndarray, direction: str, t: float
-    ) -> Interpolated:
-        """u in mm, turned, at the voxels of a grid, which ``to_index`` takes to the domain's."""
-        import torch
+    def _known(self, direction: str, t: float) -> tuple[Lattice, torch.Tensor]:
+        return self._flow(t)[0].lattice, self._on_lattice(direction, t)
 
-        d = grid.ndim
-        lattice = self._flow(t)[0].lattice
-        u = self._on_lattice(direction, t)
-        to_mm = torch.as_tensor(turn @ self.domain.direction * self.unit_mm).to(u)
-        u = (to_mm @ u.flatten(1)).view_as(u)
-        found = parallel(to_index[:d, :d])
-        if found is not None:
-            axes, along = found
-            start = (to_index[:d, d] + 0.5) * self.cell
-            positions = [
-                start[axis] + along[a] * self.cell[axis] * np.arange(grid.shape[a]) for a, axis in enumerate(axes)
-            ]
-            return Along(u, lattice, positions, axes)
-
-        def to_lattice(lattice: Any) -> tuple[np.ndarray, np.ndarray]:
-            scale, base = self._normalizing(lattice)
-            return scale[:, None] * to_index[:d, :d], scale * to_index[:d, d] + base
-
-        wanted = finer([length * self.unit_mm for length in self.lengths], float(grid.spacing.min()))
-        return Across(u, lattice, wanted, to_lattice)
-
-    def _normalizing(self, lattice: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(slope, base): domain indices times slope plus base are normalized coordinates of a lattice; (d,) each."""
-        scale = 2 / (np.array(lattice.step) * np.maximum(np.array(lattice.shape) - 1, 1))
-        return self.cell * scale, (0.5 * self.cell - np.array(lattice.origin)) * scale - 1
-
-    def _normalized(self, index: torch.Tensor, lattice: Any) -> torch.Tensor:
-        """Domain indices (…, d) as normalized coordinates (1, …, d) of a lattice; far points are brought near, where
-        the field is at rest as well."""
-        import torch
-
-        slope, base = (torch.as_tensor(x, device=index.device) for x in self._normalizing(lattice))
-        return (index * slope + base).clamp(-FAR, FAR).flip(-1).float()[None]
-
-    def _follow(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
-        """Displacements (d, N) in units of domain indices (N, d)."""
+    def _moved(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
+        """Followed through the geodesic one by one."""
         import torch
 
         flow, trajectory = self._flow(t)
@@ -250,11 +160,7 @@ class Deformation:
                 middles = trajectory.middles
                 velocities = middles if direction == "fixed_to_moving" else [-v for v in reversed(middles)]
                 u = flow.follow(velocities, 1.0 / trajectory.steps, points)
-        u = u.reshape(d, -1)
-        cell = torch.as_tensor(self.cell, device=index.device)
-        position = (index + 0.5) * cell
-        inside = ((position >= 0) & (position <= torch.as_tensor(self.lengths, device=index.device))).all(-1)
-        return u * inside
+        return u.reshape(d, -1)
 
 
 def lattice_shape(shape: Sequence[int], lengths: Sequence[float], modes: Sequence[int]) -> tuple[int, ...]:
@@ -271,8 +177,10 @@ def _shortest_wavelength(modes: Sequence[int], lengths: Sequence[float]) -> floa
     return min(2 * length / max(n - 1, 1) for n, length in zip(modes, lengths, strict=True))
 
 
-def deformation_from(values: Mapping[str, Any], device: str = "cpu", both: bool = False) -> Deformation:
-    """The Deformation of Result.velocity."""
+def deformation_from(values: Mapping[str, Any], device: str = "cpu", both: bool = False) -> Deformation | DenseMap:
+    """The Deformation, or the DenseMap, of Result.velocity."""
+    if "forth" in values:
+        return DenseMap(**{**values, "device": device})
     return Deformation(**{**values, "device": device, "both": both})
 
 

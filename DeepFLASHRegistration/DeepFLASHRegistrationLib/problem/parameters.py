@@ -11,12 +11,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Method:
-    """A way to find the deformation: its file in methods/, what it is called in a user's words, and whether a trained
-    model decides its settings."""
+    """A way to find the deformation.
+
+    Attributes:
+        file: in methods/.
+        title: what it is called in a user's words.
+        needs_model: whether a trained model decides its settings.
+        needs_transform: whether it starts from a transform that was found elsewhere.
+        dense: whether it finds a map that is no geodesic.
+    """
 
     file: str
     title: str = ""
     needs_model: bool = False
+    needs_transform: bool = False
+    dense: bool = False
 
 
 METHODS = {
@@ -24,6 +33,10 @@ METHODS = {
     "deepflash": Method("deepflash", "Prediction by a neural network, fast (DeepFLASH)", needs_model=True),
     "deepflash+flash": Method(
         "deepflash", "Prediction, then a short optimization (DeepFLASH + FLASH)", needs_model=True
+    ),
+    "transform": Method("transform", "A transform found elsewhere, as it is", needs_transform=True, dense=True),
+    "transform+flash": Method(
+        "transform", "A transform found elsewhere, then a short optimization (FLASH)", needs_transform=True
     ),
 }
 # What each choice is called in a user's words, with the technical name behind.
@@ -101,14 +114,23 @@ class Parameters:
         "Method",
         "Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a "
         "fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the "
-        "alignment and the bias correction.",
+        "alignment and the bias correction. A transform that another program found can be taken as it is, or refined.",
         choices={name: method.title for name, method in METHODS.items()},
     )
     model: str = _setting(
         "", "Trained model", "Model of DeepFLASH: the name of a bundled or installed one, or its folder."
     )
     refinement: int = _setting(
-        5, "Refinement", "Iterations of FLASH after the prediction, with DeepFLASH + FLASH.", limits=(1, 1000)
+        5,
+        "Refinement",
+        "Iterations of FLASH after the prediction, with DeepFLASH + FLASH, or after a transform.",
+        limits=(1, 1000),
+    )
+    as_geodesic: bool = _setting(
+        False,
+        "As a geodesic",
+        "Of a map that is none, such as a transform found elsewhere, the geodesic nearest to it: it has an exact "
+        "inverse, no folds, and a way from the alignment to the map.",
     )
     initial_alignment: str = _setting(
         "affine", "Initial alignment", "Linear alignment before the deformation.", choices=_ALIGNMENTS
@@ -246,6 +268,11 @@ class Parameters:
             raise ValueError(f"The method {self.method!r} needs a model: its name, or its folder.")
         if self.window_low >= self.window_high:
             raise ValueError(f"window_low must lie below window_high, not {self.window_low} and {self.window_high}.")
+
+    @property
+    def dense(self) -> bool:
+        """Whether the result is a map that is no geodesic."""
+        return METHODS[self.method].dense and not self.as_geodesic
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> Parameters:

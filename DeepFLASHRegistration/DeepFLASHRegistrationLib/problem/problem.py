@@ -116,7 +116,7 @@ class Problem:
         from ..imaging.intensities import background_value
 
         self.affine, self._device = affine, device
-        self.foreground = _object_voxels(fixed)
+        self.foreground = object_voxels(fixed)
         inside = Volume(fixed.grid, self.foreground.astype(np.uint8))
         lengths = chosen_lengths(fixed.grid, inside, parameters)
         self.margin_mm, self.window_mm, self.unit_mm = lengths.margin_mm, lengths.window_mm, unit_mm or lengths.unit_mm
@@ -244,7 +244,7 @@ class Problem:
         return levels
 
 
-def _object_voxels(fixed: Subject) -> np.ndarray:
+def object_voxels(fixed: Subject) -> np.ndarray:
     """The foreground of the fixed image inside its mask."""
     from ..imaging.intensities import foreground
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.deformation import Deformation, deformation_from
+from ..problem.dense_map import DenseMap
 from ..problem.field import Field
 from ..problem.subject import Subject
 from ..support.side_by_side import side_by_side
@@ -41,11 +42,11 @@ def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
 
 @dataclass(frozen=True)
 class Maps:
-    """The final geodesic: its arguments, what computes its maps, and on the fixed grid where it folds and by how much
+    """The final map: its arguments, what computes its maps, and on the fixed grid where it folds and by how much
     it scales volumes."""
 
     velocity: dict[str, Any]
-    deformation: Deformation
+    deformation: Deformation | DenseMap
     fixed_to_moving: Field
     moving_to_fixed: Field
     folded: np.ndarray
@@ -54,7 +55,7 @@ class Maps:
 
 
 def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, device: str) -> Maps:
-    """The maps of a velocity, which is weakened where they fold until they do not.
+    """The maps of a velocity, which is weakened where they fold until they do not; or of a dense map as it is.
 
     The geodesic's map is one to one; its samples on the fixed grid need not be where it is steeper than voxels can
     show (or nearly so: a determinant below the verdict's limit). There, and only there, the velocity's detail is
@@ -70,8 +71,11 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
         steep = _below(determinant, inside, SMALLEST_DETERMINANT.check)
         steep |= anywhere
         count = int(np.count_nonzero(steep))
-        # FLASH's own map folds by truncation, which damping cannot mend; a field that folds widely is no slip.
-        if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * np.count_nonzero(inside):
+        # FLASH's own map folds by truncation, which damping cannot mend, and so may a map that is no geodesic; a field
+        # that folds widely is no slip.
+        if not count or attempt == _UNFOLDING or count > 0.01 * np.count_nonzero(inside):
+            break
+        if not deformation.timed or velocity["band_limited"]:
             break
         damped += count
         steep = anywhere | _below(determinant, inside, 1.6 * SMALLEST_DETERMINANT.check)

@@ -12,7 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.deformation import lattice_shape
-from ..problem.parameters import Parameters
+from ..problem.parameters import METHODS, Parameters
 from ..problem.working import level_factors, level_modes, problem_grid
 from ..support import memory
 from ..support.errors import InputError
@@ -39,7 +39,7 @@ def sizes(
     Args:
         fixed, moving: the images' grids.
         inside: the fixed object, as a mask on any grid; a coarse one will do.
-        stages: the parameters in effect, one after the other (see `methods.trained_models.stages`).
+        stages: the parameters in effect, one after the other (see `methods.stages.stages`).
         labels: voxels of the fixed and of the moving label map; 0 without.
 
     Raises:
@@ -101,7 +101,7 @@ def fitting_spacing(
 ) -> float | None:
     """The smallest working voxel in mm (in steps of a quarter of the present one) that lets a run fit; None if none
     does, or if it must stay as it is."""
-    if len(stages) > 1 or stages[0].method != "flash":
+    if len(stages) > 1 or METHODS[stages[0].method].needs_model:
         return None  # a model's own
     present = float(problem_grid(fixed, inside, stages[0]).spacing.min())
     for factor in _COARSER:

@@ -17,8 +17,9 @@ import numpy as np
 from ..alignment.affine import align
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
+from ..problem.known_transform import KnownTransform
 from ..problem.parameters import Parameters
-from ..problem.problem import Problem, comparable
+from ..problem.problem import Problem, comparable, object_voxels
 from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
 from ..support.errors import InputError
 from ..support.memory import give_back_memory
@@ -50,6 +51,7 @@ def register(
     *,
     initial_affine: np.ndarray | None = None,
     initial_velocity: Mapping[str, Any] | None = None,
+    initial_map: KnownTransform | None = None,
     device: str = "auto",
     threads: int | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -65,6 +67,8 @@ def register(
         parameters: settings; the preset "default" if None.
         initial_affine: (d+1, d+1) LPS mm, fixed -> moving; instead of the alignment in the parameters.
         initial_velocity: `Result.velocity` of an earlier run on the same fixed image, to start from.
+        initial_map: what the methods that begin with "transform" take or start from (results.known.read_map); it
+            comes with its affine, so that nothing is aligned.
         device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         threads: of the CPU; torch's own choice if None.
         progress: called with events, dicts with phase ("prepare", "affine", "level", "finish"), progress (0..1) and
@@ -96,7 +100,7 @@ def register(
     pairs = corresponding(one.landmarks, two.landmarks)
     notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two)]
     device, why = chosen_device(device)
-    run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)))
+    run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)), initial_map)
     watch.note(run.notes)
     with torch_threads(threads):
         problem = run.posed(initial_affine, threads)
@@ -161,15 +165,18 @@ class _Run:
     device: str
     watch: Progress
     notes: list[str]
+    known: KnownTransform | None = None
 
     def posed(self, initial_affine: np.ndarray | None, threads: int | None) -> Problem:
-        """The problem of both subjects, aligned."""
+        """The problem of both subjects, aligned: by an affine, or that of a map, if it is given."""
         watch = self.watch
         fixed, moving = comparable(self.fixed, self.moving, self.plan.parameters)
         self.notes += [*fixed.notes, *moving.notes]
         watch.stop_if_cancelled()
         watch.phase("affine", "Aligning")
-        if initial_affine is not None:
+        if self.known is not None:
+            affine = self.known.affine(fixed.grid, object_voxels(fixed))
+        elif initial_affine is not None:
             affine = _checked_affine(initial_affine, fixed.ndim)
         else:
             affine = self._aligned(fixed, moving, threads)
@@ -195,10 +202,11 @@ class _Run:
         return found.matrix
 
     def estimated(self, problem: Problem, initial_velocity: Mapping[str, Any] | None) -> Estimated:
-        """v0 by the plan's method."""
+        """The map by the plan's method."""
         from ..methods.registry import estimate
 
-        found = self._computed(lambda device: estimate(problem, self.plan, device, initial_velocity, self.watch))
+        start = self.known or initial_velocity
+        found = self._computed(lambda device: estimate(problem, self.plan, device, start, self.watch))
         self._note(*found.notes)
         return found
 
@@ -253,6 +261,8 @@ class _Run:
 
     def finished(self, problem: Problem, found: Estimated, threads: int | None) -> Result:
         """Maps, images and figures of the geodesic."""
+        from .measuring import difference, difference_note
+
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
         self.watch.phase("finish", "Computing the maps")
         maps, parts, metrics = self._computed(lambda device: self._measured(problem, found, device))
@@ -262,7 +272,10 @@ class _Run:
             metrics["levels_ended"] = list(found.endings)
         if found.unusual:
             metrics["unusual"] = list(found.unusual)
-        if not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):
+        if self.known is not None:
+            metrics["map_difference_mm"] = difference(maps, self.known, fixed.grid, problem.foreground)
+            self._note(difference_note(metrics["map_difference_mm"], self.known.name))
+        elif not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):
             self.notes.append("The optimization could not lower the energy: the result is the affine alignment.")
         return Result(
             parameters=parameters,

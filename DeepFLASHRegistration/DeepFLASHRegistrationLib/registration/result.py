@@ -16,6 +16,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.deformation import Deformation, deformation_from
+from ..problem.dense_map import DenseMap
 from ..problem.field import Field
 from ..problem.parameters import Parameters
 from ..version import __version__
@@ -33,7 +34,8 @@ class Result:
     Fields of displacements are float32 (*grid.shape, d) in LPS mm, affine included; determinants include it too. They
     are arrays, or computed when asked (problem.field.Field): ``result.fixed_to_moving[a:b]`` are some slices of one,
     ``np.asarray(result.fixed_to_moving)`` is the whole, which of large images fills gigabytes. labels_before are in the
-    smallest integers that hold them.
+    smallest integers that hold them. velocity holds what determines the maps: the arguments of a Deformation, v0 among
+    them, or of a DenseMap.
     """
 
     parameters: Parameters
@@ -68,8 +70,8 @@ class Result:
         return self.fixed_to_moving[inner]
 
     @property
-    def deformation(self) -> Deformation:
-        """The geodesic itself, from which every map can be computed anew."""
+    def deformation(self) -> Deformation | DenseMap:
+        """The geodesic itself, or the dense map, from which every map can be computed anew."""
         return deformation_from(self.velocity)
 
 

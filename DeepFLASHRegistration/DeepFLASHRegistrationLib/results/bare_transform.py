@@ -115,12 +115,17 @@ def for_points(
 def _linear(
     path: str | os.PathLike, ndim: int | None, to: str, origin: Grid | None, target: Grid | None
 ) -> tuple[Deformation, tuple[str, ...]]:
-    """A linear transform as a deformation whose geodesic rests."""
+    """A linear transform as a deformation."""
     fixed, moving = (target, origin) if to == "fixed" else (origin, target)
     matrix, notes = read_affine_with_notes(path, ndim, fixed, moving)
-    d = len(matrix) - 1
+    return resting(matrix), notes
+
+
+def resting(affine: np.ndarray) -> Deformation:
+    """An affine alone, (d+1, d+1) LPS mm fixed -> moving, as a deformation whose geodesic rests."""
+    d = len(affine) - 1
     rest = np.zeros((d, *(1,) * d), np.float32)
-    return Deformation(Grid((1,) * d, np.eye(d + 1)), 1.0, rest, 1.0, 1.0, 1.0, None, matrix, 0.0), notes
+    return Deformation(Grid((1,) * d, np.eye(d + 1)), 1.0, rest, 1.0, 1.0, 1.0, None, affine, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ def _check_memory(
     sides: tuple[Subject, Subject], parameters: Parameters, device: str, free: int | None
 ) -> tuple[str, ...]:
     """A note, if memory is short; InputError if it cannot suffice."""
-    from ..methods.trained_models import stages
+    from ..methods.stages import stages
     from ..registration.needs import fitting_spacing, sizes
     from ..support.torch_device import free_device_bytes, require_torch, resolve_device
 

@@ -25,6 +25,7 @@ from ..support.torch_device import resolve_device, torch_threads
 from . import bare_transform
 from .bare_transform import Field, Nonlinear
 from .velocity import load_result
+from .written_maps import WrittenMaps
 
 # Any .json is taken for landmarks, so that a wrong one is refused as such.
 _LANDMARKS = (*POINTS, ".json")
@@ -127,7 +128,7 @@ class _Way:
 
     def __init__(
         self,
-        deformation: Deformation | Field | Nonlinear,
+        deformation: Deformation | WrittenMaps | Field | Nonlinear,
         origin: Grid,
         target: Grid,
         how: Carrying,

@@ -22,7 +22,7 @@ from ..support.output_folder import whole_folder
 from .outputs import SEGMENTATION, chosen_files
 from .plain import grid_values, plain
 from .rounding import field_step, squeezed
-from .velocity import VELOCITY, write_velocity
+from .velocity import FIELDS, VELOCITY, write_velocity
 
 # What is written for a folded voxel, whose determinant has no logarithm.
 _LOG_FLOOR = math.log(1e-3)
@@ -56,13 +56,14 @@ def save_result(
         OSError: the disk is full or fails; nothing is left behind, and an earlier result is as it was.
     """
     one, two = subjects(fixed, moving, {"fixed_labels": fixed_labels})
-    files = chosen_files(outputs, result.labels is not None, segmentation is not None)
+    files = chosen_files(outputs, result.labels is not None, segmentation is not None, not result.deformation.timed)
     with whole_folder(folder, FILES, force) as temporary:
         changes = _write_arrays(result, temporary, files)
         if segmentation is not None and SEGMENTATION in files:
             carried = warp_segmentation(segmentation, result.fixed_grid, result.displacement)
             write_segmentation(temporary / SEGMENTATION, carried)
-        write_velocity(temporary / VELOCITY, result)
+        if VELOCITY in files:
+            write_velocity(temporary / VELOCITY, result)
         if "report.html" in files:
             write_report(temporary / "report.html", result, one, two, files)
         text = json.dumps(summary(result, files, changes), indent=1, allow_nan=False)
@@ -77,9 +78,10 @@ def _write_arrays(result: Result, folder: Path, files: Collection[str]) -> dict[
 
     changes = {}
     there, back = squeezed(result)
+    forth, inverse = FIELDS
     fields = {
-        "fixed_to_moving.nii.gz": (result.field_grid, result.fixed_to_moving, result.moving_grid, there),
-        "moving_to_fixed.nii.gz": (result.inverse_grid, result.moving_to_fixed, result.fixed_grid, back),
+        forth: (result.field_grid, result.fixed_to_moving, result.moving_grid, there),
+        inverse: (result.inverse_grid, result.moving_to_fixed, result.fixed_grid, back),
     }
     for name, (grid, field, target, where) in fields.items():
         if name in files:
@@ -116,6 +118,7 @@ def summary(result: Result, files: Collection[str], changes: Mapping[str, float]
             "affine_fixed_to_moving_lps_mm": result.affine,
             "affine_log_determinant": float(np.log(abs(np.linalg.det(result.affine)))),
             "fixed_grid": grid_values(result.fixed_grid),
+            "moving_grid": grid_values(result.moving_grid),
             "field_grid": grid_values(result.field_grid),
             "history": result.history,
             "files": {name: FILES[name] for name in files},

@@ -17,7 +17,7 @@ from ..registration.maps import field_grids
 from ..registration.needs import TURNED
 from ..report import FILES
 from ..support.errors import InputError
-from .velocity import VELOCITY
+from .velocity import FIELDS, VELOCITY
 
 # By the name of an output, that of its file.
 OUTPUTS = {name.split(".")[0]: name for name in FILES}
@@ -31,23 +31,28 @@ _FIELD_SHARE, _IMAGE_SHARE, _LABEL_SHARE = 0.37, 1.0, 0.1
 _REPORT_BYTES, _REST_BYTES = 1_500_000, 50_000
 
 
-def chosen_files(outputs: Collection[str] | None, labels: bool, segmentation: bool = False) -> list[str]:
+def chosen_files(
+    outputs: Collection[str] | None, labels: bool, segmentation: bool = False, dense: bool = False
+) -> list[str]:
     """Names of the files to write, in the order of report.FILES.
 
     Args:
         outputs: names of files, with or without suffix; None for all.
         labels, segmentation: whether there are labels to write, and a segmentation.
+        dense: whether the map is no geodesic: then its fields take the place of the velocity.
 
     Raises:
         InputError: there is no such output.
     """
     wanted = set(FILES) if outputs is None else set(_ALWAYS)
+    if dense:
+        wanted = (wanted - {VELOCITY}) | set(FIELDS)
     for name in outputs or ():
         file = OUTPUTS.get(name, name)
         if file not in FILES:
             raise InputError(f"There is no output {name!r}. Choose among {', '.join(OUTPUTS)}.")
         wanted.add(file)
-    there = {"labels.nii.gz": labels, SEGMENTATION: segmentation}
+    there = {"labels.nii.gz": labels, SEGMENTATION: segmentation, VELOCITY: not dense}
     return [name for name in FILES if name in wanted and there.get(name, True)]
 
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,12 @@ from ..support.errors import InputError
 from ..support.tensors import read_tensors, write_tensors
 from .plain import grid_from, grid_values, plain
 
-VELOCITY = "velocity.safetensors"
+if TYPE_CHECKING:
+    from .written_maps import WrittenMaps
+
+VELOCITY, SUMMARY = "velocity.safetensors", "result.json"
+# What a folder holds of a map that is no geodesic.
+FIELDS = ("fixed_to_moving.nii.gz", "moving_to_fixed.nii.gz")
 _FORMAT = "deepflash-geodesic-1"
 # Numbers of a Deformation, with what they may be.
 _NUMBERS = (
@@ -74,9 +79,10 @@ def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SavedResult:
-    """What `load_result` reads: the geodesic, the grids it was found on, and how (None where that was not kept)."""
+    """What `load_result` reads: the geodesic, or the fields of a map that is none, the grids it was found on, and how
+    (None where that was not kept)."""
 
-    deformation: Deformation
+    deformation: Deformation | WrittenMaps
     fixed_grid: Grid
     moving_grid: Grid
     parameters: dict[str, Any] | None = None
@@ -91,6 +97,8 @@ def load_result(path: str | os.PathLike) -> SavedResult:
     """
     path = Path(path)
     if path.is_dir():
+        if not (path / VELOCITY).exists() and all((path / name).is_file() for name in (SUMMARY, *FIELDS)):
+            return _load_fields(path)
         path = path / VELOCITY
     if not path.is_file():
         raise InputError(f'{path}: there is no such file. Pass the folder that "deepflash register" wrote.')
@@ -115,6 +123,24 @@ def load_result(path: str | os.PathLike) -> SavedResult:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: cannot be used ({reason}). Copy it again, or register again.") from error
     return SavedResult(deformation, fixed, moving, *found)
+
+
+def _load_fields(folder: Path) -> SavedResult:
+    """Of a folder whose map is no geodesic."""
+    from .written_maps import WrittenMaps
+
+    path = folder / SUMMARY
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        fixed, moving = (grid_from(values[name]) for name in ("fixed_grid", "moving_grid"))
+        affine = np.array(values["affine_fixed_to_moving_lps_mm"], dtype=np.float64)
+        if affine.shape != (fixed.ndim + 1,) * 2 or not np.isfinite(affine).all():
+            raise ValueError("the affine is none")
+        maps = WrittenMaps(fixed, moving, affine, *(folder / name for name in FIELDS))
+        return SavedResult(maps, fixed, moving, values["parameters"])
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, OSError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"{path}: cannot be used ({reason}). Copy it again, or register again.") from error
 
 
 def _deformation(domain: Grid, velocity: np.ndarray, affine: np.ndarray, settings: Mapping[str, Any]) -> Deformation:

@@ -12,7 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, foreground
 from ..imaging.volume import Volume, checked_image
-from ..methods import trained_models
+from ..methods.stages import stages as stagesOf
 from ..problem.parameters import Parameters
 from ..registration import needs
 from ..support import memory
@@ -338,7 +338,7 @@ def _memory(
         return []
     inside = Volume(fixed.grid, foreground(fixed).astype(np.uint8))
     try:
-        stages = trained_models.stages(parameters)
+        stages = stagesOf(parameters)
         labels = tuple(grid.size if there else 0 for grid, there in zip(grids, labelled, strict=True))
         size = needs.sizes(*grids, inside, stages, labels)
     except InputError as error:

@@ -15,7 +15,7 @@ from ..imaging.grid import Grid
 from ..imaging.intensities import foreground
 from ..imaging.landmarks import Landmarks
 from ..imaging.volume import Volume
-from ..methods.trained_models import stages
+from ..methods.stages import stages
 from ..problem.parameters import Parameters
 from ..problem.subject import Subject
 from ..process.runner import Run
