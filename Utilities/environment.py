@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = "2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# Programs that are compared with, for their tests; they pin versions of NumPy, and so live beside everything else.
+PEERS = ("antspyx==0.6.3", "picsl-greedy==1.4.0.3")
 SLICER_WHEELS = ("slicer-core", "slicer-layer-dm", "trame-slicer", "vtk")
 
 
@@ -128,6 +130,15 @@ def install(venv: Path, purpose: str) -> None:
         sys.exit("The installation failed.")
 
 
+def install_peers(venv: Path) -> None:
+    """ANTs and Greedy in an environment within the environment; without them their tests are skipped."""
+    peers = venv / "peers"
+    make_venv(peers)
+    if not pip(peers, "--only-binary", ":all:", *PEERS):
+        say("ANTs and Greedy are not to be had for this Python and system: the tests that need them are skipped.")
+        shutil.rmtree(peers, ignore_errors=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the environment [.venv]")
@@ -143,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_venv(options.venv)
     install_torch(options.venv)
     install(options.venv, options.purpose)
+    if options.purpose == "test":
+        install_peers(options.venv)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ if not _LINUX:
     ALLOWED[r"reads /proc"] = "only Linux has /proc"
 if not _LINUX or sys.version_info < (3, 11):
     ALLOWED[r"slicer-core|slicer-layer-dm|trame-slicer"] = "Slicer's wheels exist for some systems and versions only"
+    ALLOWED[r"ANTs and Greedy"] = "their wheels exist for some systems and versions only"
     ALLOWED[r"libEGL|OpenGL"] = "pictures need a software OpenGL"
 
 

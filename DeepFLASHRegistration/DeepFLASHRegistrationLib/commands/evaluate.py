@@ -14,7 +14,7 @@ from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .options import DATA, checked, data_options, positive, say_skipped, seed_options
 
-_METHODS = [name for name, method in METHODS.items() if not method.needs_transform]
+_METHODS = [name for name, method in METHODS.items() if not method.fitted]
 DESCRIPTION = f"Register pairs drawn from DATA by a model and by FLASH, and compare labels, folds and seconds. {DATA}"
 
 

@@ -195,7 +195,7 @@ def _check_transforms(transforms: list[str], parameters: Parameters) -> None:
         if not transforms:
             raise InputError(f"--method {parameters.method}: needs the transform: --init FILE, fixed to moving.")
         return
-    if parameters.as_geodesic:
+    if parameters.as_geodesic and not METHODS[parameters.method].fitted:
         raise InputError(f"--as-geodesic: the method {parameters.method} finds a geodesic anyway. Leave it out.")
     for text in transforms:
         if len(transforms) > 1 or not text.lower().endswith(TRANSFORMS):

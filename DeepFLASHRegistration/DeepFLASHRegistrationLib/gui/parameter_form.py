@@ -17,8 +17,8 @@ from ..support.errors import InputError
 from .keyboard import underlined
 from .parameter_texts import parameterTexts
 
-# What the window has no way to give yet is not offered in it: a transform that was found elsewhere.
-_ELSEWHERE = {name for name, method in METHODS.items() if method.needs_transform}
+# What the window has no way to give yet is not offered in it: a transform that was found elsewhere, another Python.
+_ELSEWHERE = {name for name, method in METHODS.items() if method.fitted}
 _LEFT_OUT = ("as_geodesic",)
 # Underlined in Slicer's menus and in what is always seen of the window.
 _OTHER_LETTERS = "efvhxmskogrlbc"

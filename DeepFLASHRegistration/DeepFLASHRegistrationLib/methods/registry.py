@@ -67,7 +67,7 @@ class Estimated:
 
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
-    if METHODS[parameters.method].needs_transform:
+    if METHODS[parameters.method].fitted:
         refined = parameters.method.endswith("+flash")
         return Plan(fitting(parameters), after=refining(parameters) if refined else None)
     if not METHODS[parameters.method].needs_model:

@@ -24,7 +24,7 @@ def stages(parameters: Parameters) -> tuple[Parameters, ...]:
     Raises:
         InputError: there is no such model, or it is damaged.
     """
-    if METHODS[parameters.method].needs_transform:
+    if METHODS[parameters.method].fitted:
         first = fitting(parameters)
         return (first, refining(parameters)) if parameters.method.endswith("+flash") else (first,)
     if not METHODS[parameters.method].needs_model:
@@ -49,5 +49,5 @@ def refining(parameters: Parameters) -> Parameters:
     """The parameters of FLASH after a map: the last of the levels."""
     last = {name: getattr(parameters, name)[-1:] for name in ("resolutions", "bands")}
     if _FITTED["resolutions"][0] % last["resolutions"][0]:
-        raise InputError("After a transform FLASH goes on at resolution 1, 2 or 4: choose one of them for the last.")
+        raise InputError("After another map FLASH goes on at resolution 1, 2 or 4: choose one of them for the last.")
     return replace(parameters, **last, iterations=(parameters.refinement,), tolerance=0.0, alpha_growth=1.0)

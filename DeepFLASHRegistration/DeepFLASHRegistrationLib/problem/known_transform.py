@@ -14,12 +14,10 @@ from ..support.errors import InputError
 from ..support.side_by_side import side_by_side
 
 if TYPE_CHECKING:
-    from ..geodesics.known_map import KnownMap
     from .problem import Problem
 
-# Points from which the affine part is taken; part of the object that the map must reach; what lies beside the object
-# counts as this part of a voxel in it.
-_POINTS, _REACHED, _BESIDE = 50_000, 0.8, 0.01
+# Points from which the affine part is taken; part of the object that the map must reach.
+_POINTS, _REACHED = 50_000, 0.8
 _SLAB = 1 << 18
 
 
@@ -97,14 +95,3 @@ class KnownTransform:
         for _ in side_by_side(fill, range(0, grid.size, _SLAB)):
             pass
         return left.reshape(d, *grid.shape), known.reshape(grid.shape)
-
-    def compared(self, problem: Problem, device: str) -> KnownMap:
-        """As what a geodesic of the problem is fitted to: all of the object, and a little of what lies beside it."""
-        import torch
-
-        from ..geodesics.known_map import KnownMap
-
-        left, known = self.on(problem)
-        weight = np.where(problem.fixed_mask, np.float32(1), np.float32(_BESIDE)) * known
-        displacement = torch.from_numpy(left / np.float32(problem.unit_mm))
-        return KnownMap(displacement.to(device), torch.from_numpy(weight).to(device), problem.lengths)

@@ -19,6 +19,7 @@ class Method:
         needs_model: whether a trained model decides its settings.
         needs_transform: whether it starts from a transform that was found elsewhere.
         dense: whether it finds a map that is no geodesic.
+        peer: whether another program finds it, which is not installed with this one.
     """
 
     file: str
@@ -26,6 +27,12 @@ class Method:
     needs_model: bool = False
     needs_transform: bool = False
     dense: bool = False
+    peer: bool = False
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a geodesic may have to be fitted to what it finds."""
+        return self.dense or self.peer or self.needs_transform
 
 
 METHODS = {
@@ -34,10 +41,16 @@ METHODS = {
     "deepflash+flash": Method(
         "deepflash", "Prediction, then a short optimization (DeepFLASH + FLASH)", needs_model=True
     ),
-    "transform": Method("transform", "A transform found elsewhere, as it is", needs_transform=True, dense=True),
-    "transform+flash": Method(
-        "transform", "A transform found elsewhere, then a short optimization (FLASH)", needs_transform=True
+    "transform": Method(
+        "transform", "A transform found elsewhere, as it is (transform)", needs_transform=True, dense=True
     ),
+    "transform+flash": Method(
+        "transform", "A transform found elsewhere, then a short optimization (transform + FLASH)", needs_transform=True
+    ),
+    "ants": Method("peers", "SyN of another program (ANTs)", dense=True, peer=True),
+    "ants+flash": Method("peers", "SyN of another program, then a short optimization (ANTs + FLASH)", peer=True),
+    "greedy": Method("peers", "Greedy diffeomorphic registration of another program (Greedy)", dense=True, peer=True),
+    "greedy+flash": Method("peers", "Another program's, then a short optimization (Greedy + FLASH)", peer=True),
 }
 # What each choice is called in a user's words, with the technical name behind.
 _ALIGNMENTS = {
@@ -114,7 +127,8 @@ class Parameters:
         "Method",
         "Estimator of the initial velocity: FLASH optimizes it; DeepFLASH predicts it by a trained model, in a "
         "fraction of the time; DeepFLASH + FLASH refines the prediction. The model decides all other settings but the "
-        "alignment and the bias correction. A transform that another program found can be taken as it is, or refined.",
+        "alignment and the bias correction. A transform that another program found can be taken as it is, or refined; "
+        "ANTs and Greedy can be asked for theirs.",
         choices={name: method.title for name, method in METHODS.items()},
     )
     model: str = _setting(

@@ -275,7 +275,7 @@ class _Run:
         if self.known is not None:
             metrics["map_difference_mm"] = difference(maps, self.known, fixed.grid, problem.foreground)
             self._note(difference_note(metrics["map_difference_mm"], self.known.name))
-        elif not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):
+        elif not (found.cancelled or parameters.dense) and len(found.history) < 2 and sum(parameters.iterations):
             self.notes.append("The optimization could not lower the energy: the result is the affine alignment.")
         return Result(
             parameters=parameters,
