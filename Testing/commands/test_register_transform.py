@@ -134,7 +134,7 @@ def test_flash_goes_on_from_a_field(pair: tuple[str, str], tmp_path: Path) -> No
         (["--method", "transform"], "--method transform: needs the transform: --init FILE"),
         (["--method", "transform+flash"], "needs the transform: --init FILE"),
         (["--method", "transform", "--init", "affine"], "needs the transform: --init FILE"),
-        (["--init", "FIELD"], "flash starts from one linear transform. Add --method transform"),
+        (["--init", "FIELD"], "flash starts from one linear transform. The method transform takes"),
         (["--init", "AFFINE", "--init", "AFFINE"], "flash starts from one linear transform"),
         (["--as-geodesic"], "the method flash finds a geodesic anyway"),
         (["--method", "transform", "--init", "nothing.nii.gz"], "nothing.nii.gz"),
@@ -180,7 +180,24 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_table_of_pairs_has_no_column_for_transforms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "table.csv").write_text("fixed,moving\n")
-    assert run("register-many", tmp_path / "table.csv", "-o", tmp_path / "out", "--method", "transform") == 2
-    assert "Use deepflash register" in capsys.readouterr().err
+def test_many_pairs_with_a_transform_each(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    field, linear = write_field(tmp_path / "field.nii.gz"), write_affine(tmp_path / "affine.tfm")
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    table.write_text(f"fixed,moving,transform,output\n{pair[0]},{pair[1]},{field},a\n{pair[0]},{pair[1]},,b\n")
+    more = ["-o", out, "-q", "--outputs", "none", "--workers", 1]
+    assert run("register-many", table, *more, "--method", "transform") == 2
+    assert "line 3, column transform: is empty" in capsys.readouterr().err
+    table.write_text(f"fixed,moving,transform,output\n{pair[0]},{pair[1]},{field},a\n{pair[0]},{pair[1]},{linear},b\n")
+    assert run("register-many", table, *more, "--method", "transform") == 0
+    for name, function in (("a", pairs.bend), ("b", affine)):
+        write_points(tmp_path / "x.csv", points := np.array([[3.0, -8, 5], [-12, 10, 8]]))
+        assert run("apply", out / name, tmp_path / "x.csv", "--to", "moving", "-o", tmp_path / f"{name}.csv") == 0
+        np.testing.assert_allclose(read_points(tmp_path / f"{name}.csv")[0], function(points), atol=0.15)
+    # A linear one takes the place of the alignment; of a field FLASH says what it can do with it.
+    quick = pairs.TINY_OPTIONS[:6]
+    assert run("register-many", table, *more, *quick, "--force") == 3
+    assert "flash starts from one linear transform" in capsys.readouterr().err
+    found = json.loads((out / "b" / "result.json").read_text())
+    np.testing.assert_allclose(found["affine_fixed_to_moving_lps_mm"], MATRIX, atol=1e-9)

@@ -73,11 +73,13 @@ def run(options: argparse.Namespace) -> int:
     from ..report import FILES
     from ..results.before import check_needs
     from ..results.folder import save_result
+    from ..results.known_maps import with_transforms
     from ..results.outputs import chosen_files
     from ..support.memory import free_bytes
     from ..support.output_folder import check_output
 
-    pair = PairFiles(**{field.name: getattr(options, field.name) for field in dataclasses.fields(PairFiles)})
+    names = [field.name for field in dataclasses.fields(PairFiles) if field.name != "transform"]
+    pair = PairFiles(**{name: getattr(options, name) for name in names})
     labelled = pair.moving_labels is not None
     files = chosen_files(options.outputs, labelled, pair.segmented, parameters.dense)
     for output, there, what in (
@@ -89,18 +91,9 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, FILES, options.force)
     free = free_bytes()
     fixed, moving, segmentation = pair.read()
-    affine = known = None
-    if METHODS[parameters.method].needs_transform:
-        from ..results.known_maps import read_map
-
-        known, notes = read_map(transforms, fixed.grid, moving.grid)
-        fixed = fixed.with_image(fixed.image.noted(*notes))
-    elif transforms:
-        from ..imaging.transforms import read_affine_with_notes
-
-        affine, notes = read_affine_with_notes(transforms[0], fixed.ndim, fixed.grid, moving.grid)
-        fixed = fixed.with_image(fixed.image.noted(*notes))
+    fixed, given = with_transforms(transforms, fixed, moving, parameters)
     truth = _truth(options, fixed)
+    affine = given.get("initial_affine")
     need = check_needs(options.output, files, (fixed, moving), parameters, affine, options.device, free)
     if need.disk >= _WORTH_SAYING and not options.json_progress:
         with contextlib.suppress(OSError):
@@ -112,8 +105,7 @@ def run(options: argparse.Namespace) -> int:
             fixed,
             moving,
             parameters,
-            initial_affine=affine,
-            initial_map=known,
+            **given,
             device=options.device,
             threads=options.threads,
             progress=progress,
@@ -191,19 +183,10 @@ def _check_transforms(transforms: list[str], parameters: Parameters) -> None:
                 f"--init {text}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
                 f"({', '.join(TRANSFORMS)}; with --method transform also a displacement field)."
             )
-    if METHODS[parameters.method].needs_transform:
-        if not transforms:
-            raise InputError(f"--method {parameters.method}: needs the transform: --init FILE, fixed to moving.")
-        return
+    if METHODS[parameters.method].needs_transform and not transforms:
+        raise InputError(f"--method {parameters.method}: needs the transform: --init FILE, fixed to moving.")
     if parameters.as_geodesic and not METHODS[parameters.method].fitted:
         raise InputError(f"--as-geodesic: the method {parameters.method} finds a geodesic anyway. Leave it out.")
-    for text in transforms:
-        if len(transforms) > 1 or not text.lower().endswith(TRANSFORMS):
-            raise InputError(
-                f"--init {text}: {parameters.method} starts from one linear transform. Add --method transform to take "
-                "this map as it is (with --as-geodesic: the geodesic nearest to it), or --method transform+flash to "
-                "go on from it."
-            )
 
 
 def _summarize(result: Any, shown: Path) -> None:

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Register the pairs that TABLE names, several at once, each into a folder of its own in OUT, with a summary of "
     "all. TABLE (.csv, .tsv) has a line of titles and a line for each pair, with the columns fixed, moving and, where "
-    "there are any, fixed_labels, moving_labels, fixed_mask, moving_mask, fixed_points, moving_points and output, the "
-    "name of the pair's folder. Paths are relative to the table. A pair that fails stops no other. Interrupted at "
-    "whatever moment, the same command goes on where it was: what is done is not done again."
+    "there are any, fixed_labels, moving_labels, fixed_mask, moving_mask, fixed_points, moving_points, transform (a "
+    "linear one in the place of the alignment; with --method transform any) and output, the name of the pair's folder. "
+    "Paths are relative to the table. A pair that fails stops no other. Interrupted at whatever moment, the same "
+    "command goes on where it was: what is done is not done again."
 )
 # So long after it was written last, the summary is written again, or so many times as long as that took.
 _SUMMARY_SECONDS, _SUMMARY_PART = 5.0, 20.0
@@ -68,17 +69,18 @@ def run(options: argparse.Namespace) -> int:
     if options.init:
         changes["initial_alignment"] = options.init
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
-    if METHODS[parameters.method].needs_transform:
-        raise InputError(
-            f"--method {parameters.method}: takes a transform of each pair, for which a table has no column. Use "
-            "deepflash register."
-        )
     if options.threads is not None and options.threads < 1:
         raise InputError(f"threads must be at least 1, not {options.threads}.")
     from ..cohorts.many import Many, Settings
     from ..cohorts.pairs import read_pairs
 
     pairs = read_pairs(options.table, options.output)
+    without = [pair.line for pair in pairs.rows if pair.files.transform is None]
+    if METHODS[parameters.method].needs_transform and without:
+        raise InputError(
+            f"{options.table}, line {without[0]}, column transform: is empty, and --method {parameters.method} takes "
+            "the transform of each pair. Name it."
+        )
     _check_outputs(options.outputs, pairs)
     settings = Settings(parameters, options.outputs, options.device, options.threads, options.workers, options.tries)
     many = Many(pairs, options.output, settings, options.force)

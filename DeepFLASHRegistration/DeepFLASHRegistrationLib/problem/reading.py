@@ -50,7 +50,8 @@ def read_subject(
 
 @dataclass(frozen=True)
 class PairFiles:
-    """A pair as files: the images (or DICOM folders), and what belongs to each where there is any."""
+    """A pair as files: the images (or DICOM folders), what belongs to each where there is any, and a transform from the
+    fixed to the moving image where one is known."""
 
     fixed: str
     moving: str
@@ -60,6 +61,7 @@ class PairFiles:
     moving_mask: str | None = None
     fixed_points: str | None = None
     moving_points: str | None = None
+    transform: str | None = None
 
     @property
     def segmented(self) -> bool:

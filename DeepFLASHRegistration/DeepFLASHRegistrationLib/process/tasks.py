@@ -46,6 +46,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     from ..registration.register import register as run
     from ..results.before import TooLittleMemory, check_needs
     from ..results.folder import save_result
+    from ..results.known_maps import with_transforms
     from ..results.outputs import chosen_files
     from ..results.plain import plain
 
@@ -57,15 +58,19 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     if following is not None:
         _AHEAD.begin(PairFiles(**following["pair"]))
     parameters, outputs = Parameters.from_dict(arguments["parameters"]), arguments["outputs"]
-    names = chosen_files(outputs, files.moving_labels is not None, files.segmented)
+    transforms = [] if files.transform is None else [files.transform]
+    fixed, given = with_transforms(transforms, fixed, moving, parameters)
+    names = chosen_files(outputs, files.moving_labels is not None, files.segmented, parameters.dense)
     device, disk = arguments["device"], arguments["disk"]
     try:
-        need = check_needs(disk, names, (fixed, moving), parameters, None, device, free)
+        need = check_needs(disk, names, (fixed, moving), parameters, given.get("initial_affine"), device, free)
     except TooLittleMemory as error:
         raise MemoryError(str(error)) from error
     if need.notes:
         control.progress({"phase": "prepare", "progress": 0.0, "message": need.message, "notes": list(need.notes)})
-    result = run(fixed, moving, parameters, device=device, threads=arguments["threads"], progress=control.progress)
+    result = run(
+        fixed, moving, parameters, **given, device=device, threads=arguments["threads"], progress=control.progress
+    )
     control.progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
     save_result(result, arguments["folder"], fixed, moving, outputs=outputs, segmentation=segmentation)
     figures = result.metrics

@@ -5,14 +5,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from ..imaging.files import TRANSFORMS
 from ..imaging.grid import Grid
+from ..imaging.transforms import read_affine_with_notes
 from ..problem.deformation import Deformation
 from ..problem.known_transform import KnownTransform
+from ..problem.parameters import METHODS, Parameters
+from ..problem.subject import Subject
 from ..support.errors import InputError
 from .bare_transform import Field, for_points
+
+
+def with_transforms(
+    paths: Sequence[str | os.PathLike], fixed: Subject, moving: Subject, parameters: Parameters
+) -> tuple[Subject, dict[str, Any]]:
+    """Reads the transforms that a registration is given, as its method wants them.
+
+    Returns:
+        The fixed subject, with notes on them, and what register() is given: initial_map, initial_affine or nothing.
+
+    Raises:
+        InputError: the method lacks one, or cannot do with those there are.
+    """
+    if METHODS[parameters.method].needs_transform:
+        if not paths:
+            raise InputError(f"The method {parameters.method} needs a transform, fixed to moving, and there is none.")
+        known, notes = read_map(paths, fixed.grid, moving.grid)
+        return fixed.with_image(fixed.image.noted(*notes)), {"initial_map": known}
+    if not paths:
+        return fixed, {}
+    for path in paths:
+        if len(paths) > 1 or not str(path).lower().endswith(TRANSFORMS):
+            raise InputError(
+                f"{path}: {parameters.method} starts from one linear transform. The method transform takes this map as "
+                "it is (with --as-geodesic: the geodesic nearest to it), transform+flash goes on from it."
+            )
+    affine, notes = read_affine_with_notes(paths[0], fixed.ndim, fixed.grid, moving.grid)
+    return fixed.with_image(fixed.image.noted(*notes)), {"initial_affine": affine}
 
 
 def read_map(paths: Sequence[str | os.PathLike], fixed: Grid, moving: Grid) -> tuple[KnownTransform, tuple[str, ...]]:
