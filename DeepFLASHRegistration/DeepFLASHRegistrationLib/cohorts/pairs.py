@@ -59,7 +59,8 @@ def read_pairs(path: str | os.PathLike, out: str | os.PathLike) -> Pairs:
 
     Columns, in any order: fixed, moving; where there are any, fixed_labels, moving_labels, fixed_mask, moving_mask,
     fixed_points, moving_points, and transform, in the place of the alignment; and output, the name of the folder of the
-    result within `out` (without it, or where it is empty: the names of moving and fixed image). Paths are relative to the table's folder. Other columns are noted.
+    result within `out` (without it, or where it is empty: the names of moving and fixed image). Paths are relative to
+    the table's folder. Other columns are noted.
 
     Args:
         path: of the table (.csv, .tsv).

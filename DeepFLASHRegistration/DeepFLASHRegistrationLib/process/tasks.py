@@ -35,7 +35,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The figures of a summary: verdict, dice (before and after, of those with labels on both sides), folds,
-        folds_strict, seconds, notes.
+        folds_strict, seconds, notes, and memory_bytes, the most that this process or one that it started has taken.
 
     Raises:
         InputError: also if the disk does not suffice.
@@ -81,6 +81,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             "dice": None if dice[1] is None else dice,
             **{name: (figures.get(name) or {}).get("count") for name in ("folds", "folds_strict")},
             "seconds": result.timings["total"],
+            "memory_bytes": memory.largest_bytes(),
             "notes": list(dict.fromkeys([*need.notes, *result.notes])),
         }
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .overlays import polylines
+from .tables import escaped
 
 CHART_WIDTH, CHART_HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 34
@@ -97,6 +98,42 @@ def log_histogram(values: np.ndarray, limit: float, x_title: str, y_title: str) 
     return _frame(parts, [(x(at), text) for at, text in factor_ticks(limit)], x_title, y_title)
 
 
+def box_chart(groups: Sequence[tuple[str, Sequence[float]]], y_title: str) -> str:
+    """SVG of a box for each group of values, a name and finite numbers: quartiles and median; whiskers reach to the
+    outermost value within one and a half times the box, and what lies beyond is dots (Tukey)."""
+    groups = [(name, np.sort(np.asarray(values, dtype=float))) for name, values in groups if len(values)]
+    every = np.concatenate([values for _, values in groups])
+    low, high = float(every.min()), float(every.max())
+    margin = 0.06 * (high - low or abs(high) or 1.0)
+    y = _scale(low - margin, high + margin, CHART_HEIGHT - _BOTTOM, _TOP)
+    x = _scale(0, len(groups), _LEFT, CHART_WIDTH - _RIGHT)
+    half = min(16.0, 0.3 * (x(1) - x(0)))
+    parts = [_horizontal_rule(y(t), short(t)) for t in nice_ticks(low - margin, high + margin)]
+    for number, (_, values) in enumerate(groups):
+        at = x(number + 0.5)
+        first, median, third = np.percentile(values, [25, 50, 75])
+        reach = 1.5 * (third - first)
+        inside = values[(values >= first - reach) & (values <= third + reach)]
+        bottom, top = (y(float(value)) for value in (inside.min(), inside.max()))
+        parts.append(
+            f'<path class="axis" d="M{at:.1f} {bottom:.1f}V{y(first):.1f}M{at:.1f} {top:.1f}V{y(third):.1f}"/>'
+        )
+        parts.append(
+            f'<rect class="box" x="{at - half:.1f}" y="{y(third):.1f}" width="{2 * half:.1f}" '
+            f'height="{max(y(first) - y(third), 0.5):.1f}"/>'
+        )
+        parts.append(f'<path class="line s1" d="M{at - half:.1f} {y(median):.1f}H{at + half:.1f}"/>')
+        beyond = values[(values < first - reach) | (values > third + reach)]
+        parts += [f'<circle class="dot s1" cx="{at:.1f}" cy="{y(float(v)):.1f}" r="2"/>' for v in beyond]
+    # Names stand in two rows by turns, each as long as two boxes.
+    most, bottom = max(6, int((x(2) - x(0)) / 5.8)), CHART_HEIGHT - _BOTTOM
+    for number, (name, _) in enumerate(groups):
+        shown = escaped(name if len(name) <= most else f"{name[: most - 1]}…")
+        row = bottom + 14 + 13 * (number % 2 if len(groups) > 4 else 0)
+        parts.append(f'<text class="tick" x="{x(number + 0.5):.1f}" y="{row}" text-anchor="middle">{shown}</text>')
+    return _frame(parts, [], "", y_title)
+
+
 def factor_ticks(limit: float) -> list[tuple[float, str]]:
     """Where to mark an axis of logarithms from -limit to limit, and the factor to write there (1/2, 1, 2)."""
     choices = ((1.03,), (1.1, 1.2), (1.25, 1.5), (1.5, 2), (2, 3), (2, 4, 8), (4, 16))
@@ -150,5 +187,5 @@ def _frame(parts: list[str], x_ticks: list[tuple[float, str]], x_title: str, y_t
     )
     return (
         f'<svg class="chart" viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" '
-        f'aria-label="{y_title} against {x_title}">{"".join(parts)}</svg>'
+        f'aria-label="{y_title}{f" against {x_title}" if x_title else ""}">{"".join(parts)}</svg>'
     )

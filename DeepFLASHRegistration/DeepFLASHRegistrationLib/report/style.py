@@ -103,6 +103,7 @@ figcaption { color: var(--soft); font-size: 13px; margin-top: 10px }
 .dot.s1 { fill: var(--s1) }
 .dot.s2 { fill: var(--s2) }
 .dot.s3 { fill: var(--s3) }
+rect.box { fill: var(--card); stroke: var(--soft) }
 rect.low { fill: #3a8cc8 }
 rect.high { fill: #e2841e }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px }

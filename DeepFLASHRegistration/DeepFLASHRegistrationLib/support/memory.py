@@ -157,6 +157,16 @@ def resident_bytes() -> int:
         return 0
 
 
+def largest_bytes() -> int:
+    """The most memory that this process, or one that it started and saw end, has had; 0 where nobody says."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def check_free(name: str | os.PathLike, needed: int) -> None:
     """Refuses what is larger than the memory, before room is made for it.
 

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A comparison of methods as files: a page for people, tables for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ..imaging.files import atomic
+from ..problem.parameters import Parameters
+from ..registration.verdict import LEVELS
+from ..report.charts import box_chart
+from ..report.page import symbol
+from ..report.style import STYLE
+from ..report.tables import escaped
+from .comparison import ALIGNMENT, Comparison, Measured
+from .comparison_table import FIGURES, JUDGING, Line, lines, plain_lines, structures
+
+NAMES = ("comparison.html", "comparison.csv", "comparison.json")
+# Of more structures than these no chart each is drawn.
+_MOST_STRUCTURES = 12
+
+_MORE_STYLE = """
+.wide { overflow-x: auto } .methods td, .methods th { padding: 5px 14px 5px 0; text-align: right }
+.methods td, .methods tbody th, .methods tr th:first-child { white-space: nowrap }
+.methods th:first-child { text-align: left } .methods td { font-variant-numeric: tabular-nums }
+.methods small { display: block; color: var(--soft) } .methods .reference th { font-weight: 700 }
+.pairs td, .pairs th { white-space: nowrap } .pairs a { color: var(--s1) }
+.pairs .symbol { width: 14px; height: 14px; display: inline-block; margin: 0 5px -2px 0 }
+"""
+
+
+def write_comparison(comparison: Comparison, reference: str) -> list[Line]:
+    """Writes comparison.html, .csv and .json into the comparison's folder; returns the lines of the table.
+
+    Raises:
+        InputError: SciPy is missing.
+        OSError: they cannot be written; earlier ones stay.
+    """
+    measured = list(comparison.measured())
+    found = lines(measured, reference)
+    settings = {each.name: each.parameters for each in comparison.entrants}
+    folders = {ALIGNMENT: ALIGNMENT, **{each.name: each.folder for each in comparison.entrants}}
+    texts = (
+        _page(comparison.pairs.path.name, measured, found, reference, settings, folders),
+        _table(measured),
+        _json(measured, found, reference, settings),
+    )
+    for name, text in zip(NAMES, texts, strict=True):
+        with atomic(comparison.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    return found
+
+
+def _table(measured: Sequence[Measured]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["pair", "method", "state", "verdict", *(figure.name for figure in FIGURES), "reason"])
+    for each in measured:
+        values = [figure.read(each) if each.state == "done" else math.nan for figure in FIGURES]
+        cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+        writer.writerow([each.pair, each.method, each.state, each.verdict, *cells, " ".join(each.reason.split())])
+    return text.getvalue()
+
+
+def _json(
+    measured: Sequence[Measured], found: Sequence[Line], reference: str, settings: Mapping[str, Parameters]
+) -> str:
+    values: dict[str, Any] = {
+        "reference": reference,
+        "methods": plain_lines(found),
+        "structures": structures(measured),
+        "parameters": {name: parameters.to_dict() for name, parameters in settings.items()},
+    }
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def _page(
+    title: str,
+    measured: Sequence[Measured],
+    found: Sequence[Line],
+    reference: str,
+    settings: Mapping[str, Parameters],
+    folders: Mapping[str, str],
+) -> str:
+    pairs = dict.fromkeys(each.pair for each in measured)
+    rest = sum(each.state == "open" for each in measured)
+    sub = f"{len(pairs)} pairs, {len(found) - 1} methods, from the same alignment"
+    sub += f"; {rest} registrations still to be done" if rest else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
+        f'content="light dark"><title>{escaped(title)} – methods</title><style>{STYLE}{_MORE_STYLE}</style></head>'
+        f'<body><main><header><p class="kind">DeepFLASH comparison of methods</p><h1>{escaped(title)}</h1>'
+        f'<p class="sub">{sub}</p></header>{_methods(found, reference)}{_charts(measured)}'
+        f"{_pairs(measured, folders)}{_settings(settings)}</main></body></html>\n"
+    )
+
+
+def _methods(found: Sequence[Line], reference: str) -> str:
+    shown = [figure for figure in FIGURES if any(figure.name in line.figures for line in found)]
+    head = "".join(f"<th>{escaped(title)}</th>" for title in ("Method", "Pairs", *(f.title for f in shown)))
+    rows = []
+    for line in found:
+        cells = [f"{line.done}" + (f"<small>{line.failed} without a result</small>" if line.failed else "")]
+        for figure in shown:
+            cells.append(_method_cell(line, figure.name, figure.digits))
+        style = ' class="reference"' if line.method == reference else ""
+        rows.append(
+            f'<tr{style}><th scope="row">{escaped(line.method)}</th>'
+            + "".join(f"<td>{c}</td>" for c in cells)
+            + "</tr>"
+        )
+    note = (
+        f"<p>Mean ± standard deviation over the pairs. Small: the mean difference to <b>{escaped(reference)}</b> over "
+        "the pairs that both registered, with the p value of Wilcoxon's signed-rank test after Holm's correction. "
+        "Seconds are those of the registration on this computer, memory the most that its process had taken.</p>"
+    )
+    table = f'<table class="methods"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
+    return f'<section><h2>Methods</h2><div class="wide">{table}</div>{note}</section>'
+
+
+def _method_cell(line: Line, name: str, digits: int) -> str:
+    if name not in line.figures:
+        return "–"
+    mean, sd = line.figures[name]
+    text = f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    if name in JUDGING and name in line.differences:
+        difference, _, _, p = line.differences[name]
+        text += f"<small>{difference:+.{digits}f}{'' if math.isnan(p) else f', p = {p:.2g}'}</small>"
+    return text
+
+
+def _charts(measured: Sequence[Measured]) -> str:
+    methods = list(dict.fromkeys(each.method for each in measured))
+    done = [each for each in measured if each.state == "done"]
+    charts = []
+    for figure in FIGURES:
+        groups = []
+        for method in methods:
+            values = [figure.read(each) for each in done if each.method == method]
+            groups.append((method, [value for value in values if math.isfinite(value)]))
+        if figure.name in (*JUDGING, "sd_log_determinant", "seconds") and any(values for _, values in groups):
+            charts.append(f"<figure>{box_chart(groups, escaped(figure.title))}</figure>")
+    found = structures(done)
+    if 1 < len(found) <= _MOST_STRUCTURES:
+        for label, by_method in found.items():
+            groups = [(method, by_method.get(method, [])) for method in methods]
+            charts.append(f"<figure>{box_chart(groups, f'Dice of label {escaped(label)}')}</figure>")
+    if not charts:
+        return ""
+    return f'<section><h2>Over the pairs</h2><div class="charts">{"".join(charts)}</div></section>'
+
+
+def _pairs(measured: Sequence[Measured], folders: Mapping[str, str]) -> str:
+    methods = list(dict.fromkeys(each.method for each in measured))
+    by_pair: dict[str, dict[str, Measured]] = {}
+    for each in measured:
+        by_pair.setdefault(each.pair, {})[each.method] = each
+    head = "".join(f"<th>{escaped(name)}</th>" for name in ("Pair", *methods))
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(pair)}</th>'
+        + "".join(f"<td>{_pair_cell(there.get(method), folders)}</td>" for method in methods)
+        + "</tr>"
+        for pair, there in by_pair.items()
+    )
+    failed = [each for each in measured if each.state == "failed"]
+    reasons = "".join(
+        f"<li><b>{escaped(each.pair)}</b>, {escaped(each.method)}: {escaped(each.reason)}</li>" for each in failed
+    )
+    table = f'<table class="pairs"><thead><tr>{head}</tr></thead>{rows}</table>'
+    more = f"<ul>{reasons}</ul>" if reasons else ""
+    return f'<section><h2>Pairs</h2><div class="wide">{table}</div>{more}</section>'
+
+
+def _pair_cell(each: Measured | None, folders: Mapping[str, str]) -> str:
+    if each is None or each.state != "done":
+        return "no result" if each is not None and each.state == "failed" else "to be done"
+    dice, similarity = (figure.read(each) for figure in (FIGURES[0], FIGURES[2]))
+    text = f"Dice {dice:.3f}" if math.isfinite(dice) else f"r {similarity:.3f}"
+    text = (symbol(each.verdict) if each.verdict in LEVELS else "") + text
+    if each.method == ALIGNMENT:
+        return text
+    path = "/".join(quote(part) for part in (folders[each.method], *each.pair.split("/"), "report.html"))
+    return f'<a href="{escaped(path)}">{text}</a>'
+
+
+def _settings(settings: Mapping[str, Parameters]) -> str:
+    items = []
+    for name, parameters in settings.items():
+        usual = Parameters.from_preset(parameters.preset).to_dict()
+        changed = [f"{key} = {value}" for key, value in parameters.to_dict().items() if value != usual[key]]
+        items.append(
+            f"<li><b>{escaped(name)}</b>: preset {escaped(parameters.preset)}"
+            + (f"; {escaped(', '.join(changed))}" if changed else "")
+            + "</li>"
+        )
+    return f"<section><h2>Settings</h2><ul>{''.join(items)}</ul></section>"
