@@ -305,32 +305,35 @@ class Objective:
         """
         data = self.data = compared.reduced(level.factors)
         self.like, lengths = data.like, compared.lengths
-        dtype, device = self.like.dtype, self.like.device
         self.level, self.settings, self.window = level, settings, window
-        self.shooting = Shooting(level.band, level.metric, dtype, device)
         self.cells = Lattice.cells(tuple(self.like.shape), lengths)
         self.finest = Lattice.cells(tuple(compared.like.shape), lengths)
         map_shape = tuple(
             max(4, min(n, math.ceil(length / level.map_step - 1e-6)))
             for n, length in zip(self.cells.shape, lengths, strict=True)
         )
-        map_cells = Lattice.cells(map_shape, lengths)
-        if settings.band_limited_map:
-            self.flow = BandLimitedFlow(self.shooting, map_cells)
-        else:
-            self.flow = Flow(level.band, map_cells, dtype, device, None if window is None else window(map_cells))
+        self.shooting, self.flow = self._engines(Lattice.cells(map_shape, lengths))
         self.steps = self.chosen_steps(velocity)
         self.sides = data.sides(self, velocity)
         self.data_weight = 1 / (2 * settings.sigma**2)
         self.metric_weight = 0.5 / self.sides[0].covered
         self.voxel = max(self.cells.step)
         self.evaluation, self.product = Captured(often), Captured(often)
+
+    def _engines(self, lattice: Lattice) -> tuple[Any, Any]:
+        """What shoots, and what follows the map on a lattice."""
+        level, dtype, device = self.level, self.like.dtype, self.like.device
         # A recording reads them where they are.
         self._held = [
             level.band.derivation(axis, step, dtype, device)
             for axis in range(level.band.ndim)
             for step in (None, level.metric.step)
         ]
+        shooting = Shooting(level.band, level.metric, dtype, device)
+        if self.settings.band_limited_map:
+            return shooting, BandLimitedFlow(shooting, lattice)
+        window = None if self.window is None else self.window(lattice)
+        return shooting, Flow(level.band, lattice, dtype, device, window)
 
     def chosen_steps(self, velocity: Tensor) -> int:
         """The time steps that are prescribed, or else suffice for a velocity."""

@@ -36,12 +36,13 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters in effect, the trained model that prescribes them if there is one, and the parameters of FLASH
-    after a transform."""
+    """The parameters in effect, the trained model that prescribes them if there is one, the parameters of FLASH after a
+    transform, and those that were given."""
 
     parameters: Parameters
     predictor: Predictor | None = None
     after: Parameters | None = None
+    given: Parameters | None = None
 
     def problem(self, fixed: Subject, moving: Subject, affine: np.ndarray, device: str = "cpu") -> Problem:
         """The problem of two comparable subjects, aligned by the affine; their images are resampled on the device."""
@@ -69,7 +70,7 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
     if METHODS[parameters.method].fitted:
         refined = parameters.method.endswith("+flash")
-        return Plan(fitting(parameters), after=refining(parameters) if refined else None)
+        return Plan(fitting(parameters), None, refining(parameters) if refined else None, parameters)
     if not METHODS[parameters.method].needs_model:
         return Plan(parameters)
     from .prediction import predictor

@@ -32,7 +32,7 @@ class Method:
     @property
     def fitted(self) -> bool:
         """Whether a geodesic may have to be fitted to what it finds."""
-        return self.dense or self.peer or self.needs_transform
+        return self.file not in ("flash", "deepflash")
 
 
 METHODS = {
@@ -47,6 +47,8 @@ METHODS = {
     "transform+flash": Method(
         "transform", "A transform found elsewhere, then a short optimization (transform + FLASH)", needs_transform=True
     ),
+    "lddmm": Method("lddmm", "Optimization without a band, slow (LDDMM)", dense=True),
+    "lddmm+flash": Method("lddmm", "Without a band, then a short optimization (LDDMM + FLASH)"),
     "ants": Method("peers", "SyN of another program (ANTs)", dense=True, peer=True),
     "ants+flash": Method("peers", "SyN of another program, then a short optimization (ANTs + FLASH)", peer=True),
     "greedy": Method("peers", "Greedy diffeomorphic registration of another program (Greedy)", dense=True, peer=True),
