@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -93,3 +95,10 @@ def say_skipped(skipped: tuple[str, ...]) -> None:
         print(f"{len(skipped)} images were left out:", file=sys.stderr)
         for text in skipped:
             print(f"  {text}", file=sys.stderr)
+
+
+def say_how_to_install(folder: Path) -> None:
+    """Prints the line that makes a model that was trained into a folder known by its name."""
+    words = ["deepflash", "models", "install", str(folder)]
+    line = subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+    print(f"To use it by its name: {line}", flush=True)

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,8 +31,15 @@ from ..version import __version__
 FORMAT = 1
 KINDS = ("unrolled", "feature-net", "dual-net", "force-net")
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
+AUTO = "auto"  # in the place of a model: the one that fits
 BUNDLED = Path(__file__).resolve().parent / "models"
 _MOST_TEXT = 1 << 20
+# What stands for something else where a name may stand, or is no name of a folder on Windows.
+_RESERVED = re.compile(r"auto|install|remove|con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
+# Entries that models of earlier versions lack.
+_LATER = ("noncommercial", "any_contrast")
+# How licenses, and notes on them, say that commercial use is excluded.
+_NONCOMMERCIAL = re.compile(r"\bNC\b|\bnon-?\s?commercial|\bnot for commercial|\bno commercial", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class ModelConfig:
         limits: what it cannot do; may be empty.
         held_out: figures on unseen subjects, {name: number or text}.
         versions: of the programs that trained it.
+        noncommercial: whether commercial use is excluded; true as well if its license or the note says so.
+        any_contrast: whether it takes images of other contrasts than those it was trained on.
     """
 
     name: str
@@ -75,12 +85,13 @@ class ModelConfig:
     limits: str = ""
     held_out: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    noncommercial: bool = False
+    any_contrast: bool = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             _check_type(f.name, f.type, getattr(self, f.name))
-        if not _is_name(self.name):
-            raise ValueError(f"its name {self.name[:80]!r} is not made of letters, digits, - and _")
+        check_name(self.name)
         if self.kind not in KINDS:
             raise ValueError(f"its kind {self.kind[:80]!r} is unknown; known are {', '.join(KINDS)}")
         if self.ndim not in (2, 3):
@@ -91,6 +102,8 @@ class ModelConfig:
             raise ValueError("its statistics are out of range")
         if not self.license:
             raise ValueError("its license is missing")
+        if _NONCOMMERCIAL.search(f"{self.license} {self.license_note}"):
+            object.__setattr__(self, "noncommercial", True)
 
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
@@ -317,7 +330,14 @@ def _cell(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------ the config
 
 _FIELDS = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
-_PLAIN = {"str": str, "int": int, "dict[str, Any]": dict, "dict[str, str]": dict, "Parameters": Parameters}
+_PLAIN = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "dict[str, Any]": dict,
+    "dict[str, str]": dict,
+    "Parameters": Parameters,
+}
 
 
 def _check_type(name: str, kind: str, value: Any) -> None:
@@ -329,7 +349,7 @@ def _check_type(name: str, kind: str, value: Any) -> None:
     elif kind == "tuple[float, float]":
         right = isinstance(value, tuple) and len(value) == 2 and all(map(number, value))
     else:
-        right = isinstance(value, _PLAIN[kind]) and not isinstance(value, bool)
+        right = isinstance(value, _PLAIN[kind]) and isinstance(value, bool) == (kind == "bool")
     if not right or (kind == "dict[str, str]" and not all(isinstance(x, str) for x in value.values())):
         raise ValueError(f"its {name} is of the wrong kind")
 
@@ -356,16 +376,17 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
         if not isinstance(values, dict):
             raise ValueError(f"{CONFIG} holds no table")
         if values.get("format") != FORMAT:
-            raise ValueError(f"its format is {str(values.get('format'))[:20]}, not {FORMAT}: another version wrote it")
+            raise _Newer(f"its format is {str(values.get('format'))[:20]}, not {FORMAT}: another version wrote it")
         checksums = values.pop("checksums", None)
         if not isinstance(checksums, dict) or set(checksums) != {"weights", "shapes", "config"}:
             raise ValueError("its checksums are missing")
         if checksums["config"] != _text_hash(values):
             raise ValueError(f"the checksum of {CONFIG} is wrong")
         del values["format"]
-        if set(values) != set(_FIELDS):
-            other = sorted(set(values) ^ set(_FIELDS))
-            raise ValueError(f"its entry {other[0][:40]!r} is missing or unknown")
+        other = sorted((set(values) ^ set(_FIELDS)) - set(_LATER))
+        if other:
+            kind = _Newer if other[0] in values else ValueError
+            raise kind(f"its entry {other[0][:40]!r} is missing or unknown")
         for name in ("extent_mm", "energy"):
             values[name] = tuple(values[name])
         # The figures of models that name no search were measured when there was but one.
@@ -374,15 +395,28 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-        raise _refused(folder, str(error)) from error
+        raise _refused(folder, str(error), isinstance(error, _Newer)) from error
 
 
 def _not_finite(text: str) -> Any:
     raise ValueError(f"{CONFIG} holds {text}")
 
 
-def _refused(folder: Path, reason: str) -> InputError:
-    return InputError(f"{folder}: this model cannot be used ({reason}). Copy it again, or choose another model.")
+class _Newer(ValueError):
+    """Something that a newer version may have written."""
+
+
+def _refused(folder: Path, reason: str, newer: bool = False) -> InputError:
+    remedy = "If it is of a newer version of DeepFLASH, update this one; else copy it" if newer else "Copy it"
+    return InputError(f"{folder}: this model cannot be used ({reason}). {remedy} again, or choose another model.")
+
+
+def check_name(name: str) -> None:
+    """ValueError for what cannot be the name of a model."""
+    if not _is_name(name):
+        raise ValueError(f"its name {name[:80]!r} is not made of letters, digits, - and _")
+    if _RESERVED.fullmatch(name):
+        raise ValueError(f"its name {name!r} stands for something else")
 
 
 def _is_name(text: str) -> bool:

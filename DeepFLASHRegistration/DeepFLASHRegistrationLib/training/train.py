@@ -24,7 +24,7 @@ from ..imaging.files import atomic
 from ..imaging.intensities import foreground
 from ..imaging.volume import Volume
 from ..learning.unrolled import MULTIPLE, built
-from ..methods.trained_models import ModelConfig, load_model, save_model
+from ..methods.trained_models import ModelConfig, check_name, load_model, save_model
 from ..problem.parameters import Parameters
 from ..problem.problem import scaled
 from ..problem.subject import Subject
@@ -62,6 +62,12 @@ class About:
     license_note: str = ""
     attribution: str = ""
     limits: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            check_name(self.name)
+        except ValueError as error:  # now rather than after the training
+            raise ValueError(f"--name: {error}.") from error
 
 
 @dataclass(frozen=True)
