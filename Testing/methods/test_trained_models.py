@@ -54,7 +54,6 @@ SETTINGS: dict[str, Any] = {
     "held_out": {"Dice": 0.75123, "folds": 0},
     "versions": {"torch": "2.9"},
     "noncommercial": True,
-    "any_contrast": True,
 }
 CONFIGURED = ModelConfig(**SETTINGS)
 
@@ -113,8 +112,7 @@ def test_a_model_saved_before_searches_could_be_chosen_keeps_the_one_there_was(m
 def test_a_model_saved_before_licenses_were_told_by_a_flag_is_told_by_its_license(model: Path) -> None:
     def older(license_: str, note: str) -> Callable[[dict[str, Any]], None]:
         def change(values: dict[str, Any]) -> None:
-            for name in ("noncommercial", "any_contrast"):
-                values.pop(name, None)
+            values.pop("noncommercial", None)
             values.update(license=license_, license_note=note)
 
         return change
@@ -130,7 +128,7 @@ def test_a_model_saved_before_licenses_were_told_by_a_flag_is_told_by_its_licens
     ):
         rewrite(model, older(license_, note))
         found = load_model(model).config
-        assert (found.noncommercial, found.any_contrast) == (noncommercial, False), license_
+        assert found.noncommercial == noncommercial, license_
 
 
 def test_a_license_that_excludes_commercial_use_is_not_overruled_by_the_flag() -> None:

@@ -47,6 +47,26 @@ def result_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
+def consent_option(parser: Any) -> None:
+    """--accept-noncommercial; see `keep_consent`."""
+    parser.add_argument(
+        "--accept-noncommercial",
+        action=argparse.BooleanOptionalAction,
+        help="agree to licenses that exclude commercial use, so that --model auto may choose models under them; kept "
+        "until --no-accept-noncommercial",
+    )
+
+
+def keep_consent(options: argparse.Namespace) -> None:
+    """Keeps what the user said about licenses that exclude commercial use, if anything."""
+    if options.accept_noncommercial is not None:
+        from ..methods.consent import accept_noncommercial
+
+        path = accept_noncommercial(options.accept_noncommercial)
+        what = "agreed to" if options.accept_noncommercial else "declined"
+        print(f"Note: you have {what} licenses that exclude commercial use; kept in {path}.", file=sys.stderr)
+
+
 def _names(text: str) -> list[str]:
     return [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
 

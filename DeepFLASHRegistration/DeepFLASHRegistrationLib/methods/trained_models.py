@@ -37,7 +37,7 @@ _MOST_TEXT = 1 << 20
 # What stands for something else where a name may stand, or is no name of a folder on Windows.
 _RESERVED = re.compile(r"auto|install|remove|con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
 # Entries that models of earlier versions lack.
-_LATER = ("noncommercial", "any_contrast")
+_LATER = ("noncommercial",)
 # How licenses, and notes on them, say that commercial use is excluded.
 _NONCOMMERCIAL = re.compile(r"\bNC\b|\bnon-?\s?commercial|\bnot for commercial|\bno commercial", re.IGNORECASE)
 
@@ -65,7 +65,6 @@ class ModelConfig:
         held_out: figures on unseen subjects, {name: number or text}.
         versions: of the programs that trained it.
         noncommercial: whether commercial use is excluded; true as well if its license or the note says so.
-        any_contrast: whether it takes images of other contrasts than those it was trained on.
     """
 
     name: str
@@ -86,7 +85,6 @@ class ModelConfig:
     held_out: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     noncommercial: bool = False
-    any_contrast: bool = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -241,6 +239,8 @@ def find_model(name: str | os.PathLike) -> Path:
             raise InputError(f"{folder}: holds no model ({CONFIG} is missing). Pass the folder that was trained into.")
         return folder
     names = ", ".join(found.name for found in find_models()) or "none"
+    if text == AUTO:
+        raise InputError(f"{AUTO}: stands for the model that fits two images. Name one here: {names}.")
     raise InputError(f"There is no model {text!r}. Known are: {names}. Pass one of them, or the folder of a model.")
 
 

@@ -41,6 +41,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         InputError: also if the disk does not suffice.
         MemoryError: the memory that is free does not suffice.
     """
+    from ..methods.choosing import settled
     from ..problem.parameters import Parameters
     from ..problem.reading import PairFiles
     from ..registration.register import register as run
@@ -56,7 +57,8 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     fixed, moving, segmentation = _AHEAD.take(files)
     if following is not None:
         _AHEAD.begin(PairFiles(**following["pair"]))
-    parameters, outputs = Parameters.from_dict(arguments["parameters"]), arguments["outputs"]
+    parameters, why = settled(Parameters.from_dict(arguments["parameters"]), fixed, moving)
+    fixed, outputs = fixed.with_image(fixed.image.noted(*why)), arguments["outputs"]
     names = chosen_files(outputs, files.moving_labels is not None, files.segmented)
     device, disk = arguments["device"], arguments["disk"]
     try:

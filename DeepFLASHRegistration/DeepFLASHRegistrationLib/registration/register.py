@@ -62,7 +62,7 @@ def register(
         fixed, moving: subjects, or images alone; of the same dimension, on any grids, in any units. Labels of the
             moving subject are carried over to the fixed grid, and compared with the fixed ones; what lies outside a
             mask does not count in the similarity; of landmarks the error is measured, nothing is fitted to them.
-        parameters: settings; the preset "default" if None.
+        parameters: settings; the preset "default" if None. Of a model "auto" the one that fits both images is used.
         initial_affine: (d+1, d+1) LPS mm, fixed -> moving; instead of the alignment in the parameters.
         initial_velocity: `Result.velocity` of an earlier run on the same fixed image, to start from.
         device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
@@ -85,16 +85,18 @@ def register(
     """
     require_torch()
     from ..methods import registry
+    from ..methods.choosing import settled
 
     sides = subjects(fixed, moving, attached)
-    plan = registry.plan(parameters or Parameters(), sides[0].ndim)
     watch = Progress(progress, cancel)
     watch.phase("prepare", "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     # One image and at most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
-    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two)]
+    parameters, chosen = settled(parameters or Parameters(), one, two)
+    plan = registry.plan(parameters, one.ndim)
+    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two), *chosen]
     device, why = chosen_device(device)
     run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)))
     watch.note(run.notes)
