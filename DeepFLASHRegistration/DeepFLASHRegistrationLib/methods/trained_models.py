@@ -26,12 +26,15 @@ from ..support.errors import InputError
 from ..support.output_folder import whole_folder
 from ..support.tensors import read_tensors, write_tensors
 from ..version import __version__
+from .pose import MeanImage
 
 FORMAT = 1
 KINDS = ("unrolled", "feature-net", "dual-net", "force-net")
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
 BUNDLED = Path(__file__).resolve().parent / "models"
 _MOST_TEXT = 1 << 20
+CONTRASTS = ("any", "alike")
+_MEAN_IMAGE = "mean image"  # its grays, among the weights
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class ModelConfig:
         limits: what it cannot do; may be empty.
         held_out: figures on unseen subjects, {name: number or text}.
         versions: of the programs that trained it.
+        mean_image: what describes the mean image of the training set (`pose.MeanImage.to_dict`); {} if there is none.
+        contrast: of the images it takes: "any", or "alike": both as those of the training set.
+        posed: whether it works on a grid that lies as the mean image does, on which the fixed image is laid first.
     """
 
     name: str
@@ -75,6 +81,9 @@ class ModelConfig:
     limits: str = ""
     held_out: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    mean_image: dict[str, Any] = field(default_factory=dict)
+    contrast: str = "any"
+    posed: bool = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -91,6 +100,10 @@ class ModelConfig:
             raise ValueError("its statistics are out of range")
         if not self.license:
             raise ValueError("its license is missing")
+        if self.contrast not in CONTRASTS:
+            raise ValueError(f"its contrast {self.contrast[:40]!r} is unknown")
+        if self.posed and not self.mean_image:
+            raise ValueError("it wants a pose and has no mean image")
 
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
@@ -106,12 +119,13 @@ class ModelConfig:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that was read and found whole; ``checksum`` is the SHA-256 of its weights."""
+    """A model that was read and found whole; ``checksum`` is the SHA-256 of its weights, mean image included."""
 
     config: ModelConfig
     arrays: dict[str, np.ndarray]
     folder: Path
     checksum: str
+    mean_image: MeanImage | None = None
 
     def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """InputError unless the weights are just the arrays that the architecture asks for."""
@@ -137,13 +151,19 @@ class Found:
     problem: str = ""
 
 
-def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> Path:
+def save_model(
+    folder: str | os.PathLike,
+    config: ModelConfig,
+    arrays: Mapping[str, np.ndarray],
+    mean_image: MeanImage | None = None,
+) -> Path:
     """Writes a model; an earlier one in the folder is replaced, other files there stay.
 
     Args:
         folder: made if needed.
         config: its versions are completed.
         arrays: of the weights, finite; float64, float32, float16, int64, int32 or uint8.
+        mean_image: of the training set; the config's description of it follows.
 
     Raises:
         InputError: the folder cannot be written.
@@ -153,7 +173,11 @@ def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[s
         if not np.isfinite(array).all():
             raise ValueError(f"The weights {name} are not finite: the training has diverged.")
     versions = {"deepflash-registration": __version__, "python": platform.python_version(), "numpy": np.__version__}
-    config = dataclasses.replace(config, versions=versions | config.versions)
+    described = {} if mean_image is None else mean_image.to_dict()
+    config = dataclasses.replace(config, versions=versions | config.versions, mean_image=described)
+    weights = sum(a.size for a in arrays.values())
+    if mean_image is not None:
+        arrays = {**arrays, _MEAN_IMAGE: mean_image.gray}
     with whole_folder(folder, (CONFIG, WEIGHTS, CARD), force=True) as temporary:
         write_tensors(temporary / WEIGHTS, arrays, {"model": config.name})
         values = _values(config)
@@ -163,7 +187,7 @@ def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[s
             "config": _text_hash(values),
         }
         _write_text(temporary / CONFIG, json.dumps(values, indent=1, allow_nan=False) + "\n")
-        _write_text(temporary / CARD, model_card(config, sum(a.size for a in arrays.values())))
+        _write_text(temporary / CARD, model_card(config, weights))
     return Path(folder)
 
 
@@ -196,7 +220,15 @@ def load_model(name: str | os.PathLike, ndim: int | None = None) -> Model:
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise _refused(folder, f"its weights {key} are not finite")
-    return Model(config, arrays, folder, checksum)
+    mean_image = None
+    if config.mean_image:
+        try:
+            mean_image = MeanImage.from_dict(config.mean_image, arrays.pop(_MEAN_IMAGE, None))
+            if mean_image.grid.ndim != config.ndim:
+                raise ValueError(f"its mean image has {mean_image.grid.ndim} dimensions")
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise _refused(folder, str(error)) from error
+    return Model(config, arrays, folder, checksum, mean_image)
 
 
 def stages(parameters: Parameters) -> tuple[Parameters, ...]:
@@ -317,6 +349,8 @@ def _cell(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------ the config
 
 _FIELDS = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+# What a model of an earlier version may lack.
+_OPTIONAL = {"mean_image", "contrast", "posed"}
 _PLAIN = {"str": str, "int": int, "dict[str, Any]": dict, "dict[str, str]": dict, "Parameters": Parameters}
 
 
@@ -329,7 +363,7 @@ def _check_type(name: str, kind: str, value: Any) -> None:
     elif kind == "tuple[float, float]":
         right = isinstance(value, tuple) and len(value) == 2 and all(map(number, value))
     else:
-        right = isinstance(value, _PLAIN[kind]) and not isinstance(value, bool)
+        right = type(value) is bool if kind == "bool" else isinstance(value, _PLAIN[kind]) and type(value) is not bool
     if not right or (kind == "dict[str, str]" and not all(isinstance(x, str) for x in value.values())):
         raise ValueError(f"its {name} is of the wrong kind")
 
@@ -363,8 +397,8 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
         if checksums["config"] != _text_hash(values):
             raise ValueError(f"the checksum of {CONFIG} is wrong")
         del values["format"]
-        if set(values) != set(_FIELDS):
-            other = sorted(set(values) ^ set(_FIELDS))
+        other = sorted(set(values) ^ set(_FIELDS) - (_OPTIONAL - set(values)))
+        if other:
             raise ValueError(f"its entry {other[0][:40]!r} is missing or unknown")
         for name in ("extent_mm", "energy"):
             values[name] = tuple(values[name])
