@@ -27,6 +27,7 @@ from ..support.errors import InputError
 from ..support.output_folder import whole_folder
 from ..support.tensors import read_tensors, write_tensors
 from ..version import __version__
+from .pose import MeanImage
 
 FORMAT = 1
 KINDS = ("unrolled", "feature-net", "dual-net", "force-net")
@@ -37,9 +38,11 @@ _MOST_TEXT = 1 << 20
 # What stands for something else where a name may stand, or is no name of a folder on Windows.
 _RESERVED = re.compile(r"auto|install|remove|con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
 # Entries that models of earlier versions lack.
-_LATER = ("noncommercial",)
+_LATER = ("mean_image", "contrast", "posed", "noncommercial")
 # How licenses, and notes on them, say that commercial use is excluded.
 _NONCOMMERCIAL = re.compile(r"\bNC\b|\bnon-?\s?commercial|\bnot for commercial|\bno commercial", re.IGNORECASE)
+CONTRASTS = ("any", "alike")
+_MEAN_IMAGE = "mean image"  # its grays, among the weights
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class ModelConfig:
         held_out: figures on unseen subjects, {name: number or text}.
         versions: of the programs that trained it.
         noncommercial: whether commercial use is excluded; true as well if its license or the note says so.
+        mean_image: what describes the mean image of the training set (`pose.MeanImage.to_dict`); {} if there is none.
+        contrast: of the images it takes: "any", or "alike": both as those of the training set.
+        posed: whether it works on a grid that lies as the mean image does, on which the fixed image is laid first.
     """
 
     name: str
@@ -85,6 +91,9 @@ class ModelConfig:
     held_out: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     noncommercial: bool = False
+    mean_image: dict[str, Any] = field(default_factory=dict)
+    contrast: str = "any"
+    posed: bool = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -102,6 +111,10 @@ class ModelConfig:
             raise ValueError("its license is missing")
         if _NONCOMMERCIAL.search(f"{self.license} {self.license_note}"):
             object.__setattr__(self, "noncommercial", True)
+        if self.contrast not in CONTRASTS:
+            raise ValueError(f"its contrast {self.contrast[:40]!r} is unknown")
+        if self.posed and not self.mean_image:
+            raise ValueError("it wants a pose and has no mean image")
 
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
@@ -117,12 +130,13 @@ class ModelConfig:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that was read and found whole; ``checksum`` is the SHA-256 of its weights."""
+    """A model that was read and found whole; ``checksum`` is the SHA-256 of its weights, mean image included."""
 
     config: ModelConfig
     arrays: dict[str, np.ndarray]
     folder: Path
     checksum: str
+    mean_image: MeanImage | None = None
 
     def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """InputError unless the weights are just the arrays that the architecture asks for."""
@@ -148,13 +162,19 @@ class Found:
     problem: str = ""
 
 
-def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> Path:
+def save_model(
+    folder: str | os.PathLike,
+    config: ModelConfig,
+    arrays: Mapping[str, np.ndarray],
+    mean_image: MeanImage | None = None,
+) -> Path:
     """Writes a model; an earlier one in the folder is replaced, other files there stay.
 
     Args:
         folder: made if needed.
         config: its versions are completed.
         arrays: of the weights, finite; float64, float32, float16, int64, int32 or uint8.
+        mean_image: of the training set; the config's description of it follows.
 
     Raises:
         InputError: the folder cannot be written.
@@ -164,7 +184,11 @@ def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[s
         if not np.isfinite(array).all():
             raise ValueError(f"The weights {name} are not finite: the training has diverged.")
     versions = {"deepflash-registration": __version__, "python": platform.python_version(), "numpy": np.__version__}
-    config = dataclasses.replace(config, versions=versions | config.versions)
+    described = {} if mean_image is None else mean_image.to_dict()
+    config = dataclasses.replace(config, versions=versions | config.versions, mean_image=described)
+    weights = sum(a.size for a in arrays.values())
+    if mean_image is not None:
+        arrays = {**arrays, _MEAN_IMAGE: mean_image.gray}
     with whole_folder(folder, (CONFIG, WEIGHTS, CARD), force=True) as temporary:
         write_tensors(temporary / WEIGHTS, arrays, {"model": config.name})
         values = _values(config)
@@ -174,7 +198,7 @@ def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[s
             "config": _text_hash(values),
         }
         _write_text(temporary / CONFIG, json.dumps(values, indent=1, allow_nan=False) + "\n")
-        _write_text(temporary / CARD, model_card(config, sum(a.size for a in arrays.values())))
+        _write_text(temporary / CARD, model_card(config, weights))
     return Path(folder)
 
 
@@ -207,7 +231,15 @@ def load_model(name: str | os.PathLike, ndim: int | None = None) -> Model:
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise _refused(folder, f"its weights {key} are not finite")
-    return Model(config, arrays, folder, checksum)
+    mean_image = None
+    if config.mean_image:
+        try:
+            mean_image = MeanImage.from_dict(config.mean_image, arrays.pop(_MEAN_IMAGE, None))
+            if mean_image.grid.ndim != config.ndim:
+                raise ValueError(f"its mean image has {mean_image.grid.ndim} dimensions")
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise _refused(folder, str(error)) from error
+    return Model(config, arrays, folder, checksum, mean_image)
 
 
 def stages(parameters: Parameters) -> tuple[Parameters, ...]:
