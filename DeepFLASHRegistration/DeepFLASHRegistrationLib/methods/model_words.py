@@ -97,10 +97,7 @@ _MISFITS = {
         "{image} does not look like the images that the model was trained on: it agrees with their mean to "
         "{agreement:.2f}, and they to {usual:.2f}."
     ),
-    "contrast": lambda _: _(
-        "{image} has another contrast than the images that the model was trained on: it agrees with their mean to "
-        "{agreement:.2f}, and they to {usual:.2f}."
-    ),
+    "contrast": lambda _: _("{image} has another contrast than the images that the model was trained on."),
     "turned": lambda _: _(
         "{image} is turned by {degrees:.0f}° against the images that the model was trained on. Is its orientation "
         "stored rightly?"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..alignment.affine import align
+from ..alignment.affine import align, align_nearby
 from ..alignment.pyramid import BINS, Pyramid, Sampler, averaged
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
@@ -28,6 +28,7 @@ _OTHER_SIZE = 1.6
 # Agreement that lies further below what training images have, in their standard deviations, is reported; they are
 # never taken for more alike than this.
 FAR, _LEAST_SPREAD = 4.0, 0.05
+_FEW = 20  # points, of which nothing is told
 _GRAYS = 254  # of what is seen; 0 is what is not
 
 
@@ -107,6 +108,7 @@ class Pose:
         agreement: correlation (-1..1) of the two over both objects, times the part of the less seen one that the other
             shows: near 1 for the same object in the same contrast.
         any_contrast: the same with the root of the correlation ratio (0..1), which takes any contrast.
+        tissue: correlation over the brighter half of the mean image's object alone, in which contrasts differ most.
         turned: degrees by which the image is turned against the mean image.
         size: radius of the mean image's object over that of the image's.
         notes: the alignment's.
@@ -115,6 +117,7 @@ class Pose:
     matrix: np.ndarray
     agreement: float
     any_contrast: float
+    tissue: float
     turned: float
     size: float
     notes: tuple[str, ...] = ()
@@ -157,11 +160,38 @@ def pose(
     size = theirs.radius / ours.radius
     kind = "rigid" if 1 / _OTHER_SIZE < size < _OTHER_SIZE else "centers"
     found = align(small, other, kind, fixed_mask=mask, moving_mask=seen, cancelled=cancelled, threads=threads)
-    agreement, any_contrast = _agreement(ours, theirs, found.matrix) if kind == "rigid" else (0.0, 0.0)
-    turn = found.matrix[:-1, :-1]
+    return _posed(ours, theirs, found.matrix, kind == "rigid", found.notes)
+
+
+def pose_nearby(image: Volume, mean: MeanImage, mask: Volume | None = None) -> Pose:
+    """As `pose` in a part of the time, for an image that lies about as its header says, or turned by half; one that
+    lies otherwise agrees badly."""
+    ours, theirs = Pyramid(coarse(image, float(mean.grid.spacing.max())), mask), Pyramid(mean.image, mean.seen)
+    if not 1 / _OTHER_SIZE < theirs.radius / ours.radius < _OTHER_SIZE:
+        return _posed(ours, theirs, np.eye(image.ndim + 1), False)
+    return _posed(ours, theirs, align_nearby(ours, theirs), True)
+
+
+def _posed(ours: Pyramid, theirs: Pyramid, matrix: np.ndarray, alike: bool, notes: tuple[str, ...] = ()) -> Pose:
+    """What is measured at a map; nothing of objects that are not alike in size."""
+    agreement, any_contrast = _agreement(ours, theirs, matrix) if alike else (0.0, 0.0)
+    turn = matrix[:-1, :-1]
     cosine = (float(np.trace(turn)) - (len(turn) - 2)) / 2
     turned = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    return Pose(found.matrix, agreement, any_contrast, turned, size, found.notes)
+    tissue = _tissue(ours, theirs, matrix) if alike else 0.0
+    return Pose(matrix, agreement, any_contrast, tissue, turned, theirs.radius / ours.radius, notes)
+
+
+def _tissue(ours: Pyramid, theirs: Pyramid, matrix: np.ndarray) -> float:
+    points, mean, bins = theirs.points(_LEVEL)
+    bright = mean >= np.median(mean[bins > 0])
+    points, mean, back = points[bright], mean[bright], np.linalg.inv(matrix)
+    offsets = points @ back[:-1, :-1].T + back[:-1, -1] - ours.center
+    here, valid = Sampler(ours, _LEVEL)(np.ascontiguousarray(offsets.T, dtype=np.float32), False)
+    one, other = mean[valid].astype(np.float64), here[0][valid].astype(np.float64)
+    if valid.sum() < _FEW or min(np.ptp(one), np.ptp(other)) < 1e-6:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _agreement(ours: Pyramid, theirs: Pyramid, matrix: np.ndarray) -> tuple[float, float]:
