@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from DeepFLASHRegistrationLib.methods.trained_models import CONFIG, WEIGHTS, ModelConfig, save_model
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.methods.trained_models import CONFIG, WEIGHTS, ModelConfig, load_model, save_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.resampling import linear
 
 SETTINGS: dict[str, Any] = {
     "name": "ellipsoids",
@@ -37,6 +39,17 @@ def make(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """A model in a folder; of another seed its weights are others."""
     weights = {"w": np.random.default_rng(seed).normal(size=(4, 3)).astype(np.float32)}
     return save_model(folder, ModelConfig(**{**SETTINGS, **changes}), weights)
+
+
+def like_training(name: str, seed: int, inverted: bool = False) -> Volume:
+    """An image like those a model was trained on: their mean and something of its own; or in another contrast."""
+    mean = load_model(name).mean_image.image
+    grid = mean.grid.resampled(factor=[0.5] * mean.ndim)
+    values = linear(mean, grid)
+    if inverted:
+        values = values.max() - values
+    noise = np.random.default_rng(seed).normal(0, 0.05, grid.shape)
+    return Volume(grid, (100 * (values + noise)).astype(np.float32), f"{name} {seed}")
 
 
 def rewrite(model: Path, change: Callable[[dict[str, Any]], None]) -> None:

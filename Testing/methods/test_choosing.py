@@ -23,6 +23,7 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.support.errors import InputError
 from made_bodies import box, made_pair, turn_about
+from made_models import like_training
 
 AUTO = Parameters(method="deepflash", model="auto")
 
@@ -90,16 +91,6 @@ def moved(volume: Volume) -> Volume:
     return replace(volume, grid=Grid(volume.grid.shape, turned))
 
 
-def hippocampus(seed: int) -> Volume:
-    """What the model's training images show on average, and something of its own."""
-    mean = load_model("hippocampus").mean_image.image
-    fine = mean.grid.resampled(factor=[0.5] * 3)
-    from DeepFLASHRegistrationLib.problem.resampling import linear
-
-    noise = np.random.default_rng(seed).normal(0, 0.05, fine.shape)
-    return Volume(fine, (100 * linear(mean, fine) + 100 * noise).astype(np.float32), f"hippocampus {seed}")
-
-
 def plane(size: int) -> Volume:
     y, x = np.indices((size, size)) - size / 2
     data = (100.0 * (np.hypot(x, y) < size / 3) + 20 * np.cos(x / 5)).astype(np.float32)
@@ -133,8 +124,9 @@ TABLE: dict[str, tuple[Callable[[], tuple[Volume, Volume]], tuple[str, str], str
     "heads of fetuses": (lambda: body("fetal-brain", "MR"), NONE, "size"),
     "a fetus within its mother": (lambda: body("uterus", "MR"), NONE, "unlike"),
     "brains of mice": (lambda: body("mouse", "MR"), NONE, "size"),
-    "hippocampi": (lambda: (hippocampus(0), hippocampus(1)), CROP, "size"),
-    "hippocampus and head": (lambda: (hippocampus(0), head(0)), NONE, "size"),
+    "hippocampi": (lambda: (like_training("hippocampus", 0), like_training("hippocampus", 1)), CROP, "size"),
+    "hippocampi, T2": (lambda: (like_training("hippocampus", 0), like_training("hippocampus", 1, True)), NONE, "size"),
+    "hippocampus and head": (lambda: (like_training("hippocampus", 0), head(0)), NONE, "size"),
     "slices": (lambda: (plane(128), plane(128)), NONE, "dimension"),
 }
 
