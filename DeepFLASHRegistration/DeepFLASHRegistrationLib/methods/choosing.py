@@ -220,6 +220,23 @@ def preferred() -> list[Found]:
     return sorted((each for each in find_models() if each.config is not None and not each.problem), key=order)
 
 
+def likely(parameters: Parameters, sides: Sequence[Look]) -> Parameters:
+    """The parameters with a model that may fit in the place of "auto", or with FLASH; to tell what a run needs, in no
+    time."""
+    if not is_open(parameters):
+        return parameters
+    accepted = noncommercial_accepted() is True
+    for entry in preferred():
+        if not stated_misfits(entry.config, sides, accepted):
+            return dataclasses.replace(parameters, model=entry.name)
+    return dataclasses.replace(parameters, method="flash")
+
+
+def is_open(parameters: Parameters) -> bool:
+    """Whether a model is still to be chosen."""
+    return parameters.model == AUTO and METHODS[parameters.method].needs_model
+
+
 def settled(parameters: Parameters, fixed: Subject, moving: Subject) -> tuple[Parameters, tuple[str, ...]]:
     """The parameters with the model that fits in the place of "auto", and why, as notes.
 
@@ -229,7 +246,7 @@ def settled(parameters: Parameters, fixed: Subject, moving: Subject) -> tuple[Pa
     Raises:
         InputError: none fits; says why each does not, and what to do.
     """
-    if parameters.model != AUTO or not METHODS[parameters.method].needs_model:
+    if not is_open(parameters):
         return parameters, ()
     check_dimensions(fixed.image, moving.image)
     sides = [Look.at(each.image, each.mask) for each in (fixed, moving)]

@@ -106,6 +106,23 @@ def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"torch": torch.__version__, "reason": "", "devices": found}
 
 
+def fits(control: Any, arguments: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    """Which models fit two images (methods.choosing), the preferred ones first.
+
+    Args:
+        arguments: "sides", of the fixed and the moving image the thinned-out image and the longest edge of its own
+            voxels in mm; "accepted".
+
+    Returns:
+        By name of the model, finding and figures of what speaks against it.
+    """
+    from ..methods.choosing import Look, candidates
+
+    sides = [Look.at(image, None, voxel_mm) for image, voxel_mm in arguments["sides"]]
+    found = candidates(sides, arguments["accepted"], all_reasons=True)
+    return {each.found.name: [[misfit.finding, misfit.figures] for misfit in each.misfits] for each in found}
+
+
 def geodesic(control: Any, arguments: dict[str, Any]) -> list[np.ndarray]:
     """The maps on the way, from `velocity` (Result.velocity): one field (*grid.shape, d) LPS mm for each of `times`."""
     from ..problem.deformation import deformation_from
@@ -183,6 +200,7 @@ def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "devices": devices,
+    "fits": fits,
     "geodesic": geodesic,
     "phantom": phantom,
     "register": register,
