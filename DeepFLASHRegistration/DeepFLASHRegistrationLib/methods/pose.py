@@ -125,6 +125,18 @@ class Pose:
         return (usual - (self.any_contrast if any_contrast else self.agreement)) / max(spread, _LEAST_SPREAD)
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a posed model works: a grid in the space of its mean image, which lies in an image as that does."""
+
+    mean: MeanImage
+    grid: Grid
+
+    def of(self, pose: Pose) -> Grid:
+        """The grid in the space of an image, oblique as the pose is."""
+        return dataclasses.replace(self.grid, affine=np.linalg.inv(pose.matrix) @ self.grid.affine)
+
+
 def coarse(image: Volume, spacing_mm: float) -> Volume:
     """The image averaged over blocks of about this size, upright; no axis below four voxels."""
     image = image.upright()
@@ -162,6 +174,19 @@ def pose(
     cosine = (float(np.trace(turn)) - (len(turn) - 2)) / 2
     turned = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     return Pose(found.matrix, agreement, any_contrast, turned, size, found.notes)
+
+
+def carried(pose: Pose, mean: MeanImage, image: Volume, affine: np.ndarray) -> Pose:
+    """The pose of an image that is aligned to one whose pose is known, so far as it agrees with the mean image there.
+
+    Args:
+        affine: (d+1, d+1) LPS mm, point of the posed image -> point of this one.
+    """
+    small = coarse(image, float(mean.grid.spacing.max()))
+    matrix = pose.matrix @ np.linalg.inv(affine)
+    ours, theirs = Pyramid(small, None), Pyramid(mean.image, mean.seen)
+    agreement, any_contrast = _agreement(ours, theirs, matrix)
+    return dataclasses.replace(pose, matrix=matrix, agreement=agreement, any_contrast=any_contrast, notes=())
 
 
 def _agreement(ours: Pyramid, theirs: Pyramid, matrix: np.ndarray) -> tuple[float, float]:
