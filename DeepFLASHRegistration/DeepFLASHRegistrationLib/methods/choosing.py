@@ -40,7 +40,7 @@ _TURNED_DEGREES = 50.0
 _FAR_IN_ANY_CONTRAST = 5.5
 # Of the same contrast is what agrees over bright tissue at least half as well as training images do: T1 images of
 # brains and hippocampi reach 0.47 to 0.81, what is like T2 or FLAIR -0.8 to 0.
-_TISSUE, _SAME_TISSUE = 0.65, 0.5
+_SAME_TISSUE, _LEAST_SPREAD = 0.5, 0.05
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,14 @@ def seen_misfits(config: ModelConfig, mean: MeanImage | None, sides: Sequence[Lo
             return (Misfit("unlike", {**name, "agreement": at.any_contrast, "usual": mean.any_contrast[0]}),)
         if at.turned > _TURNED_DEGREES and not config.posed:
             return (Misfit("turned", {**name, "degrees": at.turned}),)
-        if config.contrast == "alike" and (at.below(mean) > FAR or at.tissue < _SAME_TISSUE * _TISSUE):
+        if config.contrast == "alike" and (at.below(mean) > FAR or _of_other_tissue(at, mean)):
             return (Misfit("contrast", name),)
     return ()
+
+
+def _of_other_tissue(at: Pose, mean: MeanImage) -> bool:
+    usual, spread = mean.tissue
+    return at.tissue < min(_SAME_TISSUE * usual, usual - FAR * max(spread, _LEAST_SPREAD))
 
 
 def _unlike(at: Pose, mean: MeanImage) -> bool:
@@ -241,13 +246,14 @@ def settled(parameters: Parameters, fixed: Subject, moving: Subject) -> tuple[Pa
     """The parameters with the model that fits in the place of "auto", and why, as notes.
 
     Args:
-        fixed, moving: with checked images.
+        fixed, moving: as `register` takes them.
 
     Raises:
-        InputError: none fits; says why each does not, and what to do.
+        InputError: they cannot be used, or none fits; says why each does not, and what to do.
     """
     if not is_open(parameters):
         return parameters, ()
+    fixed, moving = fixed.checked("fixed"), moving.checked("moving")
     check_dimensions(fixed.image, moving.image)
     sides = [Look.at(each.image, each.mask) for each in (fixed, moving)]
     found = candidates(sides, noncommercial_accepted() is True)

@@ -41,12 +41,14 @@ class MeanImage:
         gray: uint8 on it: 0 where too few images show anything, and from 1 (black) to 255.
         agreement: mean and standard deviation of `Pose.agreement` over training images.
         any_contrast: of `Pose.any_contrast`.
+        tissue: of `Pose.tissue`; by default as of T1 images of brains and hippocampi.
     """
 
     grid: Grid
     gray: np.ndarray
     agreement: tuple[float, float] = (1.0, 0.0)
     any_contrast: tuple[float, float] = (1.0, 0.0)
+    tissue: tuple[float, float] = (0.7, 0.05)
 
     @classmethod
     def of(cls, values: np.ndarray, seen: np.ndarray, grid: Grid) -> MeanImage:
@@ -70,18 +72,20 @@ class MeanImage:
             "affine": self.grid.affine.tolist(),
             "agreement": [float(x) for x in self.agreement],
             "any_contrast": [float(x) for x in self.any_contrast],
+            "tissue": [float(x) for x in self.tissue],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], gray: np.ndarray | None) -> MeanImage:
         """ValueError, TypeError or LookupError unless the values and the grays are those of a mean image."""
-        if set(values) != {"affine", "agreement", "any_contrast"}:
+        if set(values) - {"tissue"} != {"affine", "agreement", "any_contrast"}:
             raise ValueError("its mean image is described by other entries")
+        values = {"tissue": cls.tissue, **values}
         if gray is None or gray.dtype != np.uint8 or gray.ndim not in (2, 3) or min(gray.shape) < 8:
             raise ValueError("its mean image is missing or has another shape")
         if np.ptp(gray) == 0:
             raise ValueError("its mean image is empty")
-        pairs = [tuple(float(x) for x in values[name]) for name in ("agreement", "any_contrast")]
+        pairs = [tuple(float(x) for x in values[name]) for name in ("agreement", "any_contrast", "tissue")]
         if not all(len(pair) == 2 and np.isfinite(pair).all() for pair in pairs):
             raise ValueError("its mean image's statistics are none")
         return cls(Grid(gray.shape, np.array(values["affine"], dtype=np.float64)), gray, *pairs)
@@ -96,6 +100,7 @@ class MeanImage:
             self,
             agreement=spread([pose.agreement for pose in poses]),
             any_contrast=spread([pose.any_contrast for pose in poses]),
+            tissue=spread([pose.tissue for pose in poses]),
         )
 
 
@@ -126,6 +131,18 @@ class Pose:
         """By how many of training images' standard deviations it agrees less than they do: beyond FAR, it is unlike."""
         usual, spread = mean.any_contrast if any_contrast else mean.agreement
         return (usual - (self.any_contrast if any_contrast else self.agreement)) / max(spread, _LEAST_SPREAD)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a posed model works: a grid in the space of its mean image, which lies in an image as that does."""
+
+    mean: MeanImage
+    grid: Grid
+
+    def of(self, pose: Pose) -> Grid:
+        """The grid in the space of an image, oblique as the pose is."""
+        return dataclasses.replace(self.grid, affine=np.linalg.inv(pose.matrix) @ self.grid.affine)
 
 
 def coarse(image: Volume, spacing_mm: float) -> Volume:
@@ -192,6 +209,19 @@ def _tissue(ours: Pyramid, theirs: Pyramid, matrix: np.ndarray) -> float:
     if valid.sum() < _FEW or min(np.ptp(one), np.ptp(other)) < 1e-6:
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])
+
+
+def carried(pose: Pose, mean: MeanImage, image: Volume, affine: np.ndarray) -> Pose:
+    """The pose of an image that is aligned to one whose pose is known, so far as it agrees with the mean image there.
+
+    Args:
+        affine: (d+1, d+1) LPS mm, point of the posed image -> point of this one.
+    """
+    small = coarse(image, float(mean.grid.spacing.max()))
+    matrix = pose.matrix @ np.linalg.inv(affine)
+    ours, theirs = Pyramid(small, None), Pyramid(mean.image, mean.seen)
+    agreement, any_contrast = _agreement(ours, theirs, matrix)
+    return dataclasses.replace(pose, matrix=matrix, agreement=agreement, any_contrast=any_contrast, notes=())
 
 
 def _agreement(ours: Pyramid, theirs: Pyramid, matrix: np.ndarray) -> tuple[float, float]:

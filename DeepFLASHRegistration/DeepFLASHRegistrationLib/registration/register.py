@@ -33,7 +33,7 @@ from ..support.torch_device import (
 from .maps import Maps, log_jacobian, outputs, unfolded
 from .progress import Progress
 from .result import Result, provenance
-from .verdict import verdict
+from .verdict import unlike_training, verdict
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,21 +88,37 @@ def register(
     from ..methods.choosing import settled
 
     sides = subjects(fixed, moving, attached)
-    watch = Progress(progress, cancel)
+    parameters, chosen = settled(parameters or Parameters(), *sides)
+    plan = registry.plan(parameters, sides[0].ndim)
+    run = _begun(sides, plan, device, Progress(progress, cancel), chosen)
+    with torch_threads(threads):
+        problem = run.posed(initial_affine, threads)
+        return run.finished(problem, run.estimated(problem, initial_velocity), threads)
+
+
+def register_by(plan: Plan, fixed: Subject, moving: Subject, device: str = "cpu", threads: int | None = None) -> Result:
+    """As `register`, by a plan that was made otherwise than by name: for training."""
+    require_torch()
+    run = _begun((fixed, moving), plan, device, Progress(None, None))
+    with torch_threads(threads):
+        problem = run.posed(None, threads)
+        return run.finished(problem, run.estimated(problem, None), threads)
+
+
+def _begun(
+    sides: tuple[Subject, Subject], plan: Plan, device: str, watch: Progress, chosen: tuple[str, ...] = ()
+) -> _Run:
+    """The run of two sides, once they are known to be such as can be registered; ``chosen``: notes on the plan."""
     watch.phase("prepare", "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     # One image and at most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
-    parameters, chosen = settled(parameters or Parameters(), one, two)
-    plan = registry.plan(parameters, one.ndim)
     notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two), *chosen]
     device, why = chosen_device(device)
     run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)))
     watch.note(run.notes)
-    with torch_threads(threads):
-        problem = run.posed(initial_affine, threads)
-        return run.finished(problem, run.estimated(problem, initial_velocity), threads)
+    return run
 
 
 def made_again(
@@ -132,7 +148,7 @@ def made_again(
     sides = [_placed(side, grid) for side, grid in zip((fixed, moving), grids, strict=True)]
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     run = _Run(one, two, plan, "cpu", Progress(None, None), [])
-    result = run.finished(run.posed(found.velocity["affine"], None), found, None)
+    result = run.finished(run.posed(found.velocity["affine"], None, found.velocity["domain"]), found, None)
     for name, side in (("fixed", fixed), ("moving", moving)):
         key = f"{name}_sha256"
         if result.provenance[key] != history["provenance"].get(key):
@@ -163,9 +179,10 @@ class _Run:
     device: str
     watch: Progress
     notes: list[str]
+    unlike: tuple[dict[str, Any], ...] = ()
 
-    def posed(self, initial_affine: np.ndarray | None, threads: int | None) -> Problem:
-        """The problem of both subjects, aligned."""
+    def posed(self, initial_affine: np.ndarray | None, threads: int | None, grid: Grid | None = None) -> Problem:
+        """The problem of both subjects, aligned; on that working grid, if it is known."""
         watch = self.watch
         fixed, moving = comparable(self.fixed, self.moving, self.plan.parameters)
         self.notes += [*fixed.notes, *moving.notes]
@@ -176,8 +193,14 @@ class _Run:
         else:
             affine = self._aligned(fixed, moving, threads)
         watch.stop_if_cancelled()
+        pose = None
+        if grid is None:
+            pose = self.plan.pose(fixed, threads=threads, cancelled=watch.cancel)
+            self.unlike = self.plan.unlike(pose, moving.image, affine)
+            self._note(*map(str, unlike_training(self.unlike)))
+            watch.stop_if_cancelled()
         watch.phase("level", "Preparing the levels")
-        return self._computed(lambda device: self.plan.problem(fixed, moving, affine, device))
+        return self._computed(lambda device: self.plan.problem(fixed, moving, affine, device, pose, grid))
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
         found = self._computed(
@@ -262,8 +285,8 @@ class _Run:
         self._made_room()
         if found.endings:
             metrics["levels_ended"] = list(found.endings)
-        if found.unusual:
-            metrics["unusual"] = list(found.unusual)
+        if self.unlike or found.unusual:
+            metrics["unusual"] = [*self.unlike, *found.unusual]
         if not found.cancelled and len(found.history) < 2 and sum(parameters.iterations):
             self.notes.append("The optimization could not lower the energy: the result is the affine alignment.")
         return Result(
