@@ -215,9 +215,9 @@ def test_models_of_users_are_chosen_among_the_others(user_models: Path) -> None:
     add("better", 0.9, brain.mean_image)
     add("blind", 0.99, None)
     assert fitting() == ["better", "brain", "worse"]
-    add("special", 0.35, brain.mean_image, contrast="alike")
+    add("special", 0.35, load_model("brain-t1").mean_image, contrast="alike")
     assert fitting()[0] == "special"
-    add("noncommercial", 0.99, brain.mean_image, contrast="alike", noncommercial=True)
+    add("noncommercial", 0.99, load_model("brain-t1").mean_image, contrast="alike", noncommercial=True)
     assert fitting()[0] == "special"
     (blind,) = (each for each in candidates(sides, False, all_reasons=True) if each.found.name == "blind")
     assert [each.finding for each in blind.misfits] == ["no-mean-image"]

@@ -48,13 +48,21 @@ class ModelBox:
 
     def showFits(self, fits: Fits) -> None:
         """Greys what does not fit; the tooltip says why."""
-        self._fits = fits
-        for index in range(self.widget.count):
-            name = self.widget.itemData(index)
-            misfits = fits.get(name, ())
-            tip = "\n".join([*([reasons(misfits)] if misfits else []), self._tips[name]])
-            self.widget.setItemData(index, tip, qt.Qt.ToolTipRole)
-            self.widget.setItemData(index, _GREYED if misfits else _CHOOSABLE, _FLAGS_ROLE)
+        self._fits, self._filling = fits, True
+        text, cursor = self.widget.currentText, self.widget.lineEdit().cursorPosition
+        try:
+            for index in range(self.widget.count):
+                name = self.widget.itemData(index)
+                misfits = fits.get(name, ())
+                tip = "\n".join([*([reasons(misfits)] if misfits else []), self._tips[name]])
+                self.widget.setItemData(index, tip, qt.Qt.ToolTipRole)
+                self.widget.setItemData(index, _GREYED if misfits else _CHOOSABLE, _FLAGS_ROLE)
+            # An item that changes writes its title over what was typed since it was chosen.
+            if self.widget.currentText != text:
+                self.widget.setCurrentText(text)
+            self.widget.lineEdit().setCursorPosition(cursor)
+        finally:
+            self._filling = False
 
     @property
     def chosen(self) -> str:
@@ -66,7 +74,10 @@ class ModelBox:
     def show(self, name: str) -> None:
         """Shows a model, by its name or folder."""
         index = self.widget.findData(name)
-        self.widget.setCurrentText(self.widget.itemText(index) if index >= 0 else name)
+        self.widget.setCurrentIndex(index)
+        if index < 0:
+            self.widget.setCurrentText(name)
+        self.widget.lineEdit().setCursorPosition(0)
 
     def _onText(self, text: str) -> None:
         if not self._filling:

@@ -80,9 +80,8 @@ class ModelsDialog:
         self.consent.checked = noncommercial_accepted() is True
         self.consent.connect("toggled(bool)", self._onConsent)
         layout.addWidget(self.consent)
-        closing = qt.QDialogButtonBox(qt.QDialogButtonBox.Close)
-        closing.connect("rejected()", self.widget.reject)
-        layout.addWidget(closing)
+        closing = self._button("closeModelsButton", _("Close"), self.widget.reject)
+        layout.addWidget(closing, 0, qt.Qt.AlignRight)
 
     def _label(self, text: str) -> qt.QLabel:
         label = qt.QLabel(text)
