@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from command_line import run
 from DeepFLASHRegistrationLib import register as library_register
 from DeepFLASHRegistrationLib.imaging.io import write_volume
 from DeepFLASHRegistrationLib.methods.consent import noncommercial_accepted
+from DeepFLASHRegistrationLib.methods.trained_models import BUNDLED
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from made_models import like_training
 
@@ -71,6 +73,9 @@ def test_each_of_many_pairs_gets_its_own_model_or_a_reason(
 ) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text("fixed,moving,output\na.nii.gz,b.nii.gz,fits\na.nii.gz,t2.nii.gz,fits not\n")
+    (tmp_path / "user").mkdir()
+    shutil.copytree(BUNDLED / "brain", tmp_path / "user" / "damaged")
+    (tmp_path / "user" / "damaged" / "weights.safetensors").write_bytes(b"half")
     command = ["register-many", table, "-o", tmp_path / "out", *AUTO, "--workers", 1, "--outputs", "none"]
     assert run(*command) == 3
     assert "No trained model fits these images." in capsys.readouterr().err

@@ -19,7 +19,7 @@ from ..imaging.volume import Volume
 from ..jobs.job import Digests, Job, key_of
 from ..jobs.ledger import Ledger, Place
 from ..jobs.pool import Ended, Pool
-from ..methods.choosing import preferred
+from ..methods.choosing import is_open, usable_models
 from ..methods.consent import noncommercial_accepted
 from ..methods.trained_models import AUTO, find_models, load_model, stages
 from ..problem.parameters import Parameters
@@ -143,10 +143,10 @@ def _plain(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     outputs = None if settings.outputs is None else sorted(settings.outputs)
     decisive = {"parameters": dict(parameters), "outputs": outputs}
     if settings.parameters.method != "flash":
-        if settings.parameters.model == AUTO:
+        if is_open(settings.parameters):
             # Which one fits follows from the images, and from these.
-            usable = [load_model(found.folder).checksum for found in preferred()]
-            decisive["parameters"]["model"] = {AUTO: sorted(usable), "accepted": noncommercial_accepted() is True}
+            usable = sorted(model.checksum for model in usable_models())
+            decisive["parameters"]["model"] = {AUTO: usable, "accepted": noncommercial_accepted() is True}
             return {"parameters": parameters, "outputs": outputs}, decisive
         # The model itself decides, not what it is called or where it lies.
         model = load_model(settings.parameters.model)
@@ -202,7 +202,7 @@ def _resolved(device: str, processes: _Processes) -> str:
 
 def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: str) -> int:
     """Bytes of host memory that the largest of the pairs looked at takes at most; 0 if none can be looked at."""
-    names = [found.name for found in preferred()] if parameters.model == AUTO else [parameters.model]
+    names = [str(each.folder) for each in usable_models()] if is_open(parameters) else [parameters.model]
     ways = [stages(replace(parameters, model=name)) for name in names]
     step = -(-len(pairs) // _LOOKED_AT)
     largest = 0

@@ -8,6 +8,7 @@ that fit, one that was trained for one contrast comes before one for any, and th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from ..support.errors import InputError
 from .consent import noncommercial_accepted
 from .model_words import choice_note, figures_of_dice, nothing_fits
 from .pose import FAR, MeanImage, Pose, pose, pose_nearby
-from .trained_models import AUTO, Found, ModelConfig, find_models, load_model
+from .trained_models import AUTO, Found, Model, ModelConfig, find_models, load_model
 
 # Voxels per axis of the thinned-out images that are looked at: at least so many, if there are.
 _LOOKED_AT = 64
@@ -223,6 +224,15 @@ def preferred() -> list[Found]:
         return entry.config.contrast != "alike", -dice[1] if dice else 0.0, entry.name
 
     return sorted((each for each in find_models() if each.config is not None and not each.problem), key=order)
+
+
+def usable_models() -> list[Model]:
+    """The models of `preferred` that are whole."""
+    found = []
+    for entry in preferred():
+        with contextlib.suppress(InputError):
+            found.append(load_model(entry.folder))
+    return found
 
 
 def likely(parameters: Parameters, sides: Sequence[Look]) -> Parameters:
