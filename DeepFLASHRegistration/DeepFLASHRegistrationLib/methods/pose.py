@@ -76,7 +76,7 @@ class MeanImage:
         """ValueError, TypeError or LookupError unless the values and the grays are those of a mean image."""
         if set(values) != {"affine", "agreement", "any_contrast"}:
             raise ValueError("its mean image is described by other entries")
-        if gray is None or gray.dtype != np.uint8 or gray.ndim not in (2, 3) or min(gray.shape) < 8:
+        if gray is None or gray.dtype != np.uint8 or gray.ndim not in (2, 3) or min(gray.shape) < 2:
             raise ValueError("its mean image is missing or has another shape")
         if np.ptp(gray) == 0:
             raise ValueError("its mean image is empty")
