@@ -81,7 +81,7 @@ class MeanImage:
         if set(values) - {"tissue"} != {"affine", "agreement", "any_contrast"}:
             raise ValueError("its mean image is described by other entries")
         values = {"tissue": cls.tissue, **values}
-        if gray is None or gray.dtype != np.uint8 or gray.ndim not in (2, 3) or min(gray.shape) < 8:
+        if gray is None or gray.dtype != np.uint8 or gray.ndim not in (2, 3) or min(gray.shape) < 2:
             raise ValueError("its mean image is missing or has another shape")
         if np.ptp(gray) == 0:
             raise ValueError("its mean image is empty")

@@ -137,7 +137,8 @@ class Predictor:
                 record |= {"regularization": found.regularization, "smallest_determinant": determinant}
                 report(step, 1, record | {"seconds": time.perf_counter() - started})
         unusual = self.unusual(problem, rest.energy, reached.energy)
-        if not reached.energy <= rest.energy:
+        # What the velocity itself costs is for those to weigh who are taught by labels.
+        if not reached.dissimilarity <= rest.dissimilarity:
             velocity, unusual = torch.zeros_like(velocity), (*unusual, self.dropped())
         return Prediction(velocity, level.metric, False, unusual)
 

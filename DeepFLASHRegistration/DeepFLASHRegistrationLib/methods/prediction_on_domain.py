@@ -27,7 +27,7 @@ from .prediction import Maps, Predictor
 
 # Time steps of the maps that are handed out; see learning.feature_net.
 _FINAL_STEPS = 16
-_POINTS = 3.2  # of the maps' lattice per shortest wavelength
+_POINTS = 5.5  # of the maps' lattice per shortest wavelength; see problem.deformation
 _MOST_CELLS = 1 << 27
 
 
