@@ -13,6 +13,7 @@ from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
+from DeepFLASHRegistrationLib.gui.model_fits import ModelFits
 from DeepFLASHRegistrationLib.gui.node_selectors import keepFromJumping
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode, removeUnusedSettings
@@ -105,6 +106,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
         self.form = ParameterForm(self.onParametersChanged)
         self.folds = Folds(self.ui, self.form, self.logic.machine)
+        self.models = ModelFits(self.form, self.logic, lambda: self.checkTimer.start())
         self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
         # Inputs are looked at a moment after they were chosen, not at every step of a spin box.
         self.checkTimer = delayed(self.checkNow, msec=250)
@@ -238,7 +240,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         parameters = Parameters() if self.form.problem() else self.form.parameters()
         device, free = self.logic.machine.memory()
         found = checkInputs(node.inputs(), parameters, device, freeDevice=free)
-        self.checks.show([*found, *self.stamps.changed(node.transform)])
+        self.checks.show([*found, *self.models.checks(node.inputs(), parameters), *self.stamps.changed(node.transform)])
         self._updateButtons()
 
     def onRemedy(self, changes) -> None:
@@ -263,7 +265,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         started, node = False, self._parameterNode
         if node:  # the scene may have been closed meanwhile
             with told(_("The registration cannot begin.")):
-                run = self.logic.newRun(node.inputs(), self.form.parameters(), node.outputs())
+                run = self.logic.newRun(node.inputs(), self.models.consented(), node.outputs())
                 started = self.runPanel.start(run)
         self._updateButtons()
         return started

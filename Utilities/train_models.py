@@ -4,6 +4,7 @@
     python Utilities/train_models.py hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py brain-t1 --data FOLDER --out MODELS [--processes 2]
     python Utilities/train_models.py brain --data FOLDER --out MODELS
+    python Utilities/train_models.py mean-images --data FOLDER --out MODELS
 
 FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4), `oasis-brains` (skull-stripped
 brains ID_SS.nii.gz with labels ID_glm.nii.gz: MICCAI 2012 multi-atlas challenge), `adults-t1` (OpenNeuro ds002748,
@@ -11,12 +12,14 @@ stripped) and `head-labels` (label maps of SynthSeg). Subjects named in HELD_OUT
 the model cards are measured on them. Interrupted, the same command goes on where it was.
 
 *brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
+`mean-images` gives the models in MODELS the mean image of what they were trained on; their weights stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
@@ -130,6 +133,31 @@ def brain(data: Path, out: Path, more: Sequence[str]) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def mean_images(data: Path, out: Path) -> int:
+    """Mean images for the models in a folder, of the subjects that they were trained on."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "DeepFLASHRegistration"))
+    from DeepFLASHRegistrationLib.imaging.io import read_volume
+    from DeepFLASHRegistrationLib.methods.trained_models import load_model, save_model
+    from DeepFLASHRegistrationLib.training.mean_image import mean_image
+
+    hippocampi = sorted((data / "hippocampus" / "images").glob("*.nii.gz"))
+    brains = sorted((data / "oasis-brains").glob("*_SS.nii.gz"))
+    adults = sorted((data / "adults-t1").glob("*.nii.gz"))
+    test, validation = HELD_OUT["hippocampus"]
+    trained = {
+        "hippocampus": ("alike", [p for n, p in enumerate(hippocampi) if not test(n) and not validation(n)]),
+        "brain-t1": ("alike", [p for p in brains if p.name[:4] not in HELD_OUT["brain-t1"][0]]),
+        "brain": ("any", adults[: -PACKS["adults"][1]]),
+    }
+    for name, (contrast, images) in trained.items():
+        if not (out / name).is_dir():
+            continue
+        model, mean = load_model(out / name), mean_image([read_volume(path) for path in images])
+        save_model(out / name, dataclasses.replace(model.config, contrast=contrast), model.arrays, mean)
+        print(f"{name}: {' x '.join(map(str, mean.gray.shape))} voxels, agreement {mean.agreement}", flush=True)
+    return 0
+
+
 def _table(path: Path, rows: list[tuple[str, Path, Path]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -141,11 +169,13 @@ def _table(path: Path, rows: list[tuple[str, Path, Path]]) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=sorted(OPTIONS))
+    parser.add_argument("model", choices=[*sorted(OPTIONS), "mean-images"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=2, help="that share each update (default: 2)")
     options, more = parser.parse_known_args()  # further options are those of deepflash train
+    if options.model == "mean-images":
+        return mean_images(options.data, options.out)
     if options.model == "brain":
         options.out.mkdir(parents=True, exist_ok=True)
         return brain(options.data, options.out, more)

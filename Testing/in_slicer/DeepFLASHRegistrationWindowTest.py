@@ -2,6 +2,7 @@
 """The window, by real clicks: choose, register, look, cancel, fail, save and reload, close in between."""
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import signal
@@ -9,12 +10,17 @@ import subprocess
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import qt
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.keyboard import takesKeys
+from DeepFLASHRegistrationLib.gui.models_dialog import ModelsDialog
 from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
+from DeepFLASHRegistrationLib.methods import trained_models
+from DeepFLASHRegistrationLib.methods.consent import noncommercial_accepted
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import folders
 from DeepFLASHRegistrationLib.scene.display.changes import placementOf
@@ -27,6 +33,19 @@ SECTIONS = ("carry", "method", "alignment", "outputs", "parameters")
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a
 # machine that does nothing else it is 0.06 s, as figures.py measures; busy ones took 0.44 s.
 LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "1.0"))
+
+
+def _crops():
+    """Two arrays like the mean of what the model hippocampus was trained on, voxels of 1 mm, as Slicer stores them."""
+    mean = trained_models.load_model("hippocampus").mean_image
+    step, data = float(mean.grid.spacing[0]), mean.gray.astype(np.float32)
+    for axis, n in enumerate(mean.gray.shape):
+        at = np.arange(0, n - 1, 1 / step)
+        low = np.floor(at).astype(int)
+        part = (at - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        data = np.take(data, low, axis) * (1 - part) + np.take(data, low + 1, axis) * part
+    for seed in range(2):
+        yield (data + np.random.default_rng(seed).normal(0, 10, data.shape)).astype(np.float32)
 
 
 class DeepFLASHRegistrationWindowTest(unittest.TestCase):
@@ -139,8 +158,17 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         choose(self.widget.form, "method", "deepflash")
         spin(0.1)
         self.assertTrue(models.enabled)
-        self.assertIn("model", self.ui.registerButton.toolTip)
-        self.assertFalse(self.ui.registerButton.enabled)
+        self.assertEqual(self.widget.form.values()["model"], "auto")
+        waitUntil(lambda: not self.ui.registerButton.enabled, 10)
+        self.assertIn("No trained model fits", self.ui.registerButton.toolTip)
+        self.assertIn("too coarse", models.itemData(models.findData("brain"), qt.Qt.ToolTipRole))
+        flags = [models.model().flags(models.model().index(row, 0)) for row in range(models.count)]
+        self.assertEqual([bool(each & qt.Qt.ItemIsEnabled) for each in flags], [True] + [False] * (models.count - 1))
+        click(slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonModel")[0])
+        spin(0.5)
+        self.assertEqual(self.widget.form.values()["method"], "flash")
+        self.assertTrue(self.ui.registerButton.enabled, self.ui.registerButton.toolTip)
+        choose(self.widget.form, "method", "deepflash")
         models.setCurrentText("hippocampus")  # as it is typed
         spin(0.1)
         self.assertEqual(self.widget.form.values()["model"], "hippocampus")
@@ -150,7 +178,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(models.lineEdit().cursorPosition, 0)
         self.assertIn("share alike", self.widget.form.modelNote.text)
         sentences = [models.itemData(k, qt.Qt.ToolTipRole) for k in range(1, models.count)]
-        self.assertIn(self.widget.form.modelNote.text, sentences)
+        self.assertTrue(any(each.endswith(self.widget.form.modelNote.text) for each in sentences))
         for sentence in sentences:
             self.assertIn("License", sentence)
         self._needsTorch()
@@ -158,6 +186,87 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertNotEqual(self.ui.verdictLabel.text, "")
         # A head is no hippocampus, and that is said.
         self.assertIn("trained on", self.ui.verdictLabel.text)
+
+    def test_TheModelThatFitsIsFoundAndItsLicenseAskedAboutOnce(self):
+        self._needsTorch()
+        self._ownModels()
+        placed = vtk.vtkMatrix4x4()
+        for axis in range(2):
+            placed.SetElement(axis, axis, -1)  # arrays run to the left and to the back
+        pair = [slicer.util.addVolumeFromArray(data, placed, f"crop {n}") for n, data in enumerate(_crops())]
+        self.ui.fixedVolumeSelector.setCurrentNode(pair[0])
+        self.ui.movingVolumeSelector.setCurrentNode(pair[1])
+        with Turns() as turns:
+            choose(self.widget.form, "method", "deepflash")
+            waitUntil(lambda: "crop 0" in str(self.widget.models._known), 60)
+            spin(0.5)
+        self.assertLess(turns.longest, LONGEST_TURN)
+        self.assertEqual(self.widget.form.fittingModel, "hippocampus")
+        self.assertIn("hippocampus fits both", self.widget.form.modelNote.text)
+        self.assertTrue(self.ui.registerButton.enabled, self.ui.registerButton.toolTip)
+        asked = []
+        with mock.patch.object(slicer.util, "confirmYesNoDisplay", lambda text, **_: asked.append(text)):
+            self._register()
+            self.assertEqual(self.current.result.parameters.model, "hippocampus")
+            self.assertEqual(asked, [])
+            model = trained_models.load_model("hippocampus")
+            figures = {"Dice, aligned": 0.1, "Dice, deepflash": 0.99}
+            config = dataclasses.replace(model.config, name="restricted", noncommercial=True, held_out=figures)
+            folder = trained_models.user_folder() / "restricted"
+            trained_models.save_model(folder, config, model.arrays, model.mean_image)
+            self.widget.form.models.reload()
+            self.widget.checkNow()
+            waitUntil(lambda: "restricted" in self.widget.models._known[1], 60)
+            spin(0.5)
+            self._register()
+            self.assertEqual(self.current.result.parameters.model, "hippocampus")
+            self._register()
+            self.assertEqual(len(asked), 1)
+        self.assertIn("restricted", asked[0])
+
+    def _ownModels(self):
+        """A folder of models of this test's own."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder, True)
+        patch = mock.patch.dict(os.environ, {"DEEPFLASH_MODELS": str(Path(folder) / "models")})
+        patch.start()
+        self.addCleanup(self.widget.form.models.reload)
+        self.addCleanup(patch.stop)
+        return Path(folder)
+
+    def test_AModelIsLookedAtInstalledAndRemoved(self):
+        folder = self._ownModels()
+        source = trained_models.BUNDLED / "brain"
+        model = trained_models.load_model(source)
+        trained_models.save_model(folder / "mine", dataclasses.replace(model.config, name="mine"), model.arrays)
+        archive = shutil.make_archive(str(folder / "mine"), "zip", folder / "mine")
+        dialog = ModelsDialog(slicer.util.mainWindow())
+        self.addCleanup(dialog.widget.deleteLater)
+        dialog.widget.show()
+        spin(0.3)
+        self.assertFalse(dialog.installButton.enabled)
+        dialog.source.text = str(folder / "nothing.zip")
+        click(dialog.lookButton)
+        self.assertIn("no such folder or file", dialog.about.text)
+        self.assertFalse(dialog.installButton.enabled)
+        dialog.source.text = archive
+        click(dialog.lookButton)
+        for text in ("mine", "Apache-2.0", "MB", hashlib.sha256(Path(archive).read_bytes()).hexdigest()):
+            self.assertIn(text, dialog.about.text)
+        self.assertEqual(dialog.models.count, 0)
+        click(dialog.installButton)
+        self.assertIn("was installed", dialog.about.text)
+        self.assertEqual(dialog.models.count, 1)
+        self.widget.form.models.reload()
+        self.assertGreaterEqual(self.widget.form.widgets["model"].findData("mine"), 0)
+        dialog.models.setCurrentRow(0)
+        with mock.patch.object(slicer.util, "confirmYesNoDisplay", lambda text, **_: True):
+            click(dialog.removeButton)
+        self.assertEqual(dialog.models.count, 0)
+        self.assertFalse((folder / "models" / "mine").exists())
+        click(dialog.consent)
+        self.assertTrue(noncommercial_accepted())
+        dialog.widget.close()
 
     def test_RegisterThenEveryDisplay(self):
         self._needsTorch()

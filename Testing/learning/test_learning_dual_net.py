@@ -287,3 +287,45 @@ class TestForceNet:
         energies = [float(e.detach().mean()) for _, e in net.unroll(fixed, moving)]
         assert net.predict(fixed, moving).shape == (2, 3, 9, 9, 7)
         assert energies[2] < energies[0] < float((fixed - moving).square().mean()) / (2 * SIGMA**2)
+
+
+class TestCenter:
+    """Where phases count from, and what is looked at."""
+
+    def test_images_moved_with_the_center_have_the_same_spectra(self):
+        band = Band((7, 7), (LENGTH, LENGTH))
+        fixed, moving = disks(3)
+        here = DualNet(band, center=(0.25, 0.5)).spectra(fixed, moving)
+        rolled = [torch.roll(x, (4, -8), (1, 2)) for x in (fixed, moving)]
+        there = DualNet(band, center=(0.25 + 4 / CELLS, 0.5 - 8 / CELLS)).spectra(*rolled)
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-6)
+
+    def test_centered_and_back_is_nothing(self):
+        net = DualNet(BANDS["3d"], "dense", 1, center=(0.1, 0.7, 0.4))
+        spectrum = torch.randn(2, 3, *half_shape(net.band.modes), dtype=torch.complex64)
+        torch.testing.assert_close(net.uncentered(net.centered(spectrum)), spectrum)
+        velocities = torch.randn(2, 3, *net.band.modes)
+        torch.testing.assert_close(real_coefficients(net.uncentered(net.labels(velocities)), 3), velocities)
+
+    @pytest.mark.parametrize(("center", "told"), [(0.1, True), (0.5, False)])
+    def test_real_parts_tell_all_of_what_lies_on_one_side_of_the_center(self, center, told):
+        """Images that differ by what is odd about a center have the same real parts, and so R_net sees no difference;
+        of images within a half of the domain on one side of it there are no two such."""
+        band = Band((31, 3), (LENGTH, LENGTH))
+        net = DualNet(band, "dense", 1, center=(center, center), look=((0.15, 0.55), (0.0, 1.0)))
+        places = (torch.arange(64) + 0.5) / 64
+        bump = torch.exp(-(((places - 0.45) / 0.04) ** 2))[:, None].expand(64, 64)
+        mirrored = torch.exp(-(((places - (2 * center - 0.45)) / 0.04) ** 2))[:, None].expand(64, 64)
+        one, other = net.spectra(bump[None], mirrored[None]).real[0]
+        # About 0.5 the mirrored bump lies at 0.55, half within what is looked at; about 0.1 it lies beyond.
+        share = float((one * other).sum() / one.square().sum())
+        assert (share < 0.05) == told
+
+    def test_nothing_is_seen_beyond_what_is_looked_at(self):
+        net = DualNet(Band((5, 5), (LENGTH, LENGTH)), "dense", 1, look=((0.25, 0.75), (0.25, 0.75)))
+        image = torch.rand(1, CELLS, CELLS)
+        changed = image.clone()
+        changed[:, :6] += 1
+        torch.testing.assert_close(net.spectra(image, image), net.spectra(changed, changed))
+        changed[:, 12:20] += 1
+        assert not torch.allclose(net.spectra(image, image), net.spectra(changed, changed))

@@ -52,7 +52,10 @@ SETTINGS: dict[str, Any] = {
     "attribution": "Nobody | in particular",
     "limits": "It has seen ellipsoids alone.",
     "held_out": {"Dice": 0.75123, "folds": 0},
+    "contrast": "alike",
+    "posed": False,
     "versions": {"torch": "2.9"},
+    "noncommercial": True,
 }
 CONFIGURED = ModelConfig(**SETTINGS)
 
@@ -94,7 +97,7 @@ def test_there_and_back(model: Path) -> None:
     assert found.folder == model
     assert found.checksum == hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
     for f in dataclasses.fields(ModelConfig):
-        if f.name != "versions":
+        if f.name not in ("versions", "mean_image"):
             assert getattr(found.config, f.name) == SETTINGS[f.name], f.name
     assert set(found.config.versions) == {"torch", "deepflash-registration", "python", "numpy"}
     assert {k: v.dtype for k, v in found.arrays.items()} == {k: v.dtype for k, v in ARRAYS.items()}
@@ -106,6 +109,37 @@ def test_a_model_saved_before_searches_could_be_chosen_keeps_the_one_there_was(m
     assert load_model(model).config.parameters.search == Parameters().search
     rewrite(model, lambda values: values["parameters"].pop("search"))
     assert load_model(model).config.parameters == dataclasses.replace(SETTINGS["parameters"], search="lbfgs")
+
+
+def test_a_model_saved_before_licenses_were_told_by_a_flag_is_told_by_its_license(model: Path) -> None:
+    def older(license_: str, note: str) -> Callable[[dict[str, Any]], None]:
+        def change(values: dict[str, Any]) -> None:
+            values.pop("noncommercial", None)
+            values.update(license=license_, license_note=note)
+
+        return change
+
+    for license_, note, noncommercial in (
+        ("CC BY-NC 4.0", "", True),
+        ("CC-BY-NC-SA-4.0", "", True),
+        ("not stated", "Not for commercial use: trained on data of others.", True),
+        ("For non-commercial research", "", True),
+        ("CC BY-SA 4.0", "Derived from data under CC BY-SA 4.0: share alike, and give credit.", False),
+        ("Apache-2.0", "", False),
+        ("INCOMPLETE", "", False),
+    ):
+        rewrite(model, older(license_, note))
+        found = load_model(model).config
+        assert found.noncommercial == noncommercial, license_
+
+
+def test_a_license_that_excludes_commercial_use_is_not_overruled_by_the_flag() -> None:
+    assert ModelConfig(**{**SETTINGS, "license": "CC BY-NC 4.0", "noncommercial": False}).noncommercial
+    assert {f.name: f.config.noncommercial for f in find_models()} == {
+        "brain": False,
+        "brain-t1": True,
+        "hippocampus": False,
+    }
 
 
 def test_the_card_says_what_a_user_must_know(model: Path) -> None:
@@ -159,6 +193,8 @@ def test_weights_that_diverged_are_not_saved(tmp_path: Path) -> None:
         ({"energy": (float("nan"), 1.0)}, "energy is of the wrong kind"),
         ({"license": ""}, "license is missing"),
         ({"versions": {"torch": 2}}, "versions is of the wrong kind"),
+        ({"noncommercial": 1}, "noncommercial is of the wrong kind"),
+        ({"name": "auto"}, "stands for something else"),
     ],
 )
 def test_configs_that_make_no_sense(change: dict[str, Any], message: str) -> None:

@@ -140,6 +140,17 @@ CASES = [
         "left 90 % of the energy, where in validation it left 40 % (sd 3 %)",
     ),
     (
+        {"unusual": [{"finding": "other-fixed-image", "model": "a", "agreement": 0.12, "usual": 0.65}]},
+        "check",
+        "The fixed image does not look like those that the model a was trained on: it agrees with their mean to 0.12, "
+        "where they do to 0.65 on average.",
+    ),
+    (
+        {"unusual": [{"finding": "other-moving-image", "model": "a", "agreement": -0.1, "usual": 0.65}]},
+        "check",
+        "The moving image does not look like those that the model a was trained on: it agrees with their mean to −0.10",
+    ),
+    (
         {
             "unusual": [
                 {

@@ -10,6 +10,7 @@ how they are stored.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -107,6 +108,22 @@ def align(
         )
         matrix, similarity, notes = search.run(kind)
     return AffineAlignment(matrix, similarity, time.perf_counter() - start, tuple(notes))
+
+
+def align_nearby(fixed: Pyramid, moving: Pyramid) -> np.ndarray:
+    """The rigid map, as that of `align`, near one that lays the objects' centers on each other and turns nothing, or
+    by half about an axis of space; in any contrast, and in a part of the time."""
+    d = len(fixed.center)
+    with ThreadPoolExecutor(1) as pool:
+        search = _Search(fixed, moving, _comparing("cpu", pool), lambda fraction: None, lambda: False)
+        search._open(0)
+        climbed = []
+        for signs in itertools.product((1.0, -1.0), repeat=d):
+            if np.prod(signs) > 0:
+                climbed.append(search._climb(np.diag(signs) @ np.eye(d, d + 1), "rigid", "ratio", 15))
+        found, _ = max(climbed, key=lambda each: each[1].score)
+        search._open(1)
+        return search._matrix(search._climb(found, "rigid", "ratio")[0])
 
 
 def _comparing(device: str, pool: ThreadPoolExecutor) -> Callable[[Points, Pyramid, int], Comparing]:

@@ -57,7 +57,7 @@ class Pyramid:
             factors = [
                 max(1, min(int(size / h + 0.501), n // 4)) for h, n in zip(grid.spacing, grid.shape, strict=True)
             ]
-            channels = [_averaged(c, factors) for c in channels]
+            channels = [averaged(c, factors) for c in channels]
             grid = grid.resampled(factor=factors)
             value = channels[0] if limits is None else channels[0] / np.maximum(channels[2], 1e-6)
             self.levels.insert(0, (grid, [value, *channels[1:]]))
@@ -163,7 +163,7 @@ def half(share: np.ndarray) -> float:
     return 0.5 if most > 0.5 else most / 2
 
 
-def _averaged(data: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+def averaged(data: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     """Means over blocks of `factors` voxels; the last block repeats the border."""
     for axis, factor in enumerate(factors):
         if factor == 1:

@@ -19,8 +19,10 @@ from ..imaging.volume import Volume
 from ..jobs.job import Digests, Job, key_of
 from ..jobs.ledger import Ledger, Place
 from ..jobs.pool import Ended, Pool
+from ..methods.choosing import is_open, usable_models
+from ..methods.consent import noncommercial_accepted
 from ..methods.stages import stages
-from ..methods.trained_models import find_models, load_model
+from ..methods.trained_models import AUTO, find_models, load_model
 from ..problem.parameters import METHODS, Parameters
 from ..process import RegistrationProcess
 from ..registration.needs import sizes
@@ -142,6 +144,11 @@ def _plain(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     outputs = None if settings.outputs is None else sorted(settings.outputs)
     decisive = {"parameters": dict(parameters), "outputs": outputs}
     if METHODS[settings.parameters.method].needs_model:
+        if is_open(settings.parameters):
+            # Which one fits follows from the images, and from these.
+            usable = sorted(model.checksum for model in usable_models())
+            decisive["parameters"]["model"] = {AUTO: usable, "accepted": noncommercial_accepted() is True}
+            return {"parameters": parameters, "outputs": outputs}, decisive
         # The model itself decides, not what it is called or where it lies.
         model = load_model(settings.parameters.model)
         decisive["parameters"]["model"] = model.checksum
@@ -196,7 +203,8 @@ def _resolved(device: str, processes: _Processes) -> str:
 
 def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: str) -> int:
     """Bytes of host memory that the largest of the pairs looked at takes at most; 0 if none can be looked at."""
-    effective = stages(parameters)
+    names = [str(each.folder) for each in usable_models()] if is_open(parameters) else [parameters.model]
+    ways = [stages(replace(parameters, model=name)) for name in names]
     step = -(-len(pairs) // _LOOKED_AT)
     largest = 0
     for pair in pairs[::step]:
@@ -207,8 +215,9 @@ def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: st
                 grid.size if file is not None else 0
                 for grid, file in ((fixed, pair.files.fixed_labels), (moving, pair.files.moving_labels))
             ]
-            found = sizes(fixed, moving, _whole(fixed), effective, tuple(labels))
-            largest = max(largest, memory.needed_bytes(found, device)[0])
+            for effective in ways:
+                found = sizes(fixed, moving, _whole(fixed), effective, tuple(labels))
+                largest = max(largest, memory.needed_bytes(found, device)[0])
     return largest
 
 

@@ -97,12 +97,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _ready(entrants: Any) -> None:
     """InputError if a method lacks what it needs, before the work."""
+    from ..methods.choosing import is_open
     from ..methods.peers import peers_python
     from ..methods.trained_models import load_model
     from ..problem.parameters import METHODS
 
     for each in entrants:
-        if METHODS[each.parameters.method].needs_model:
+        if METHODS[each.parameters.method].needs_model and not is_open(each.parameters):
             load_model(each.parameters.model)
         if METHODS[each.parameters.method].peer:
             peers_python()

@@ -31,7 +31,7 @@ COMMANDS = {
     "compare": "compare methods on the same pairs",
     "apply": "carry an image, labels, points or a surface over with a saved result",
     "phantom": "make a pair of images whose true map is known",
-    "models": "list trained models, or show one's card",
+    "models": "list trained models, show one's card, install or remove one",
     "teach": "find velocities of many pairs by FLASH, to train on",
     "pack": "put images of many subjects into one file to train on",
     "train": "train a model on images of your own",

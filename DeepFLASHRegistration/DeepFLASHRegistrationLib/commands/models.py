@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deepflash models: the trained models there are."""
+"""deepflash models: the trained models there are. Installing and removing are files of their own."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 
-DESCRIPTION = "List the trained models that --model knows by name, or show the card of one."
+DESCRIPTION = (
+    "List the trained models that --model knows by name, or show the card of one. "
+    '"deepflash models install SOURCE" installs one, "deepflash models remove NAME" removes it.'
+)
+
+
+def for_arguments(arguments: Sequence[str]) -> ModuleType:
+    """The command for installing or removing if that is asked for, else this one."""
+    from . import models_install, models_remove
+
+    others = {"install": models_install, "remove": models_remove}
+    return others.get(arguments[0] if arguments else "", sys.modules[__name__])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    from ..methods.installing import record_of
     from ..methods.model_words import model_sentence
     from ..methods.trained_models import find_models, read_card, user_folder
 
@@ -31,6 +45,9 @@ def run(options: argparse.Namespace) -> int:
         where = "bundled" if entry.bundled else "yours"
         print(f"{entry.name} ({where}, trained at {config.spacing_mm:g} mm)")
         print(f"    {model_sentence(config)}")
+        record = record_of(entry.folder)
+        if record:
+            print(f"    Installed from {record.get('source')}, SHA-256 {record.get('sha256')}.")
         if entry.problem:
             print(f"    {entry.problem}")
     if not found:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,6 +45,26 @@ def result_options(parser: argparse.ArgumentParser) -> None:
         "affine, log_jacobian, labels, segmentation, report; none for none of them (default: all)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def consent_option(parser: Any) -> None:
+    """--accept-noncommercial; see `keep_consent`."""
+    parser.add_argument(
+        "--accept-noncommercial",
+        action=argparse.BooleanOptionalAction,
+        help="agree to licenses that exclude commercial use, so that --model auto may choose models under them; kept "
+        "until --no-accept-noncommercial",
+    )
+
+
+def keep_consent(options: argparse.Namespace) -> None:
+    """Keeps what the user said about licenses that exclude commercial use, if anything."""
+    if options.accept_noncommercial is not None:
+        from ..methods.consent import accept_noncommercial
+
+        path = accept_noncommercial(options.accept_noncommercial)
+        what = "agreed to" if options.accept_noncommercial else "declined"
+        print(f"Note: you have {what} licenses that exclude commercial use; kept in {path}.", file=sys.stderr)
 
 
 def _names(text: str) -> list[str]:
@@ -93,3 +115,10 @@ def say_skipped(skipped: tuple[str, ...]) -> None:
         print(f"{len(skipped)} images were left out:", file=sys.stderr)
         for text in skipped:
             print(f"  {text}", file=sys.stderr)
+
+
+def say_how_to_install(folder: Path) -> None:
+    """Prints the line that makes a model that was trained into a folder known by its name."""
+    words = ["deepflash", "models", "install", str(folder)]
+    line = subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+    print(f"To use it by its name: {line}", flush=True)

@@ -15,7 +15,7 @@ from ..imaging.files import ITK_TRANSFORMS, POINTS, TRANSFORMS
 from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import InputError
 from .field_options import add_fields, given_fields
-from .options import IMAGE, checked, common_options, result_options, say_event
+from .options import IMAGE, checked, common_options, consent_option, keep_consent, result_options, say_event
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     result_options(parser)
     common_options(parser)
+    consent_option(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
     add_fields(group, Parameters, ("preset", "initial_alignment"))
 
@@ -68,6 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     parameters, transforms = _parameters(options)
+    keep_consent(options)
+    from ..methods.choosing import settled
     from ..problem.reading import PairFiles
     from ..registration.register import register
     from ..report import FILES
@@ -93,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
     fixed, moving, segmentation = pair.read()
     fixed, given = with_transforms(transforms, fixed, moving, parameters)
     truth = _truth(options, fixed)
+    parameters, why = settled(parameters, fixed, moving)
+    fixed = fixed.with_image(fixed.image.noted(*why))
     affine = given.get("initial_affine")
     need = check_needs(options.output, files, (fixed, moving), parameters, affine, options.device, free)
     if need.disk >= _WORTH_SAYING and not options.json_progress:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .field_options import add_fields, given_fields
-from .options import checked, common_options, positive, result_options, say_event
+from .options import checked, common_options, consent_option, keep_consent, positive, result_options, say_event
 
 if TYPE_CHECKING:
     from ..cohorts.many import Many
@@ -59,6 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     result_options(parser)
     common_options(parser)
+    consent_option(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
     add_fields(group, Parameters, ("preset", "initial_alignment"))
 
@@ -71,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
     if options.threads is not None and options.threads < 1:
         raise InputError(f"threads must be at least 1, not {options.threads}.")
+    keep_consent(options)
     from ..cohorts.many import Many, Settings
     from ..cohorts.pairs import read_pairs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
-from ..support.errors import Cancelled
+from ..support.errors import Cancelled, InputError
 from ..support.processors import cores
 from .field_options import add_fields, given_fields
 from .options import DATA, checked, data_options, positive, say_skipped, seed_options
@@ -32,6 +32,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--processes", type=positive, metavar="N", help="registrations at a time, a core each (default: all cores)"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps (default: cpu)")
+    parser.add_argument(
+        "--recipe",
+        default="",
+        metavar="NAME",
+        help="of a dual net to be trained: FLASH works with its settings, in the pose of the mean of all images",
+    )
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     parser.add_argument("--init", choices=ALIGNMENTS, help="linear alignment of each pair (default: the preset's)")
     add_fields(parser.add_argument_group("settings (default: the preset's)"), Parameters, _NOT_SETTINGS)
@@ -46,6 +52,17 @@ def run(options: argparse.Namespace) -> int:
     if options.init:
         changes["initial_alignment"] = options.init
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    recipe = None
+    if options.recipe:
+        from ..training.posed import POSED_RECIPES
+
+        if options.recipe not in POSED_RECIPES:
+            raise InputError(
+                f"There is no recipe {options.recipe!r} of a dual net. Known are: {', '.join(POSED_RECIPES)}."
+            )
+        if changes or options.preset != "default":
+            raise InputError("A recipe states all settings of FLASH. Leave out the others, or the recipe.")
+        recipe = POSED_RECIPES[options.recipe]
     dataset = read_dataset(options.data, skip_broken=options.skip_broken)
     say_skipped(dataset.skipped)
     complete = failed = 0
@@ -72,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             processes=options.processes or (cores() if options.device == "cpu" else 1),
             device=options.device,
+            recipe=recipe,
             tell=tell,
         )
     except KeyboardInterrupt as error:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from ..support.errors import Cancelled
 from .field_options import add_fields, from_options
-from .options import DATA, checked, data_options, say_skipped
+from .options import DATA, checked, data_options, say_how_to_install, say_skipped
 
 DESCRIPTION = (
     f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA} DATA may also be packs that "
@@ -68,4 +68,6 @@ def run(options: argparse.Namespace) -> int:
         train(training, validation, options.output, training_options, options.labels, print)
     except KeyboardInterrupt as error:
         raise Cancelled(f"The last checkpoint is in {options.output}.") from error
+    if os.environ.get("RANK", "0") == "0":
+        say_how_to_install(options.output)
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..support.errors import Cancelled
 from .field_options import add_fields, from_options
-from .options import checked
+from .options import checked, say_how_to_install
 
 DESCRIPTION = (
     'Train a model that predicts in one pass on packs, which "deepflash pack" wrote, and write it to MODEL, a folder. '
@@ -52,4 +52,5 @@ def run(options: argparse.Namespace) -> int:
         train_on_packs(packs, mix, options.output, training, options.resume, tell)
     except KeyboardInterrupt as error:
         raise Cancelled(f"The last checkpoint is in {options.output}.") from error
+    say_how_to_install(options.output)
     return 0

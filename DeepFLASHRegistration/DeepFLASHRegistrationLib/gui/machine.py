@@ -13,6 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..process.remaining import learned
+from ..process.runner import Run
 from ..scene.runs import DevicesRun
 from .torch_installation import torch_is_installed
 
@@ -114,7 +115,7 @@ class MachinePanel:
         return self._run is not None and self._logic.current is self._run
 
     def whenIdle(self, action: Callable[[], bool], say: Callable[[str], None]) -> bool:
-        """Does what starts a run, at once or when the answer has come, whatever it is; the last one counts.
+        """Does what starts a run, at once or when what is brief has ended, however it has; the last one counts.
 
         Args:
             action: returns whether that was possible.
@@ -123,11 +124,14 @@ class MachinePanel:
         Returns:
             Whether it was started or will be.
         """
-        if self.asking:
+        current = self._logic.current
+        if current is not None and current.brief:
             say(_("Starting"))
+            if self._then is None:
+                current.on_end(self._goOn)
             self._then = action
             return True
-        if self._logic.current is not None:  # started from the console, or to make the sample
+        if current is not None:  # started from the console, or to make the sample
             say(_("Something else is being computed. Try again when it has ended."))
             return False
         return action()
@@ -135,19 +139,20 @@ class MachinePanel:
     def _since(self) -> float:
         return time.monotonic() - self._asked
 
+    def _goOn(self, run: Run) -> None:
+        following, self._then = self._then, None
+        if run.state != "cancelled" and following is not None:  # else its window or the scene is being closed
+            qt.QTimer.singleShot(0, following)
+
     def _onTold(self, run: DevicesRun) -> None:
         self._asked = time.monotonic()
-        following, self._then = self._then, None
         box = self._ui.deviceComboBox
         for device in self._machine.devices or []:
             if box.findText(device["name"]) < 0:
                 box.addItem(device["name"])
             box.setItemData(box.findText(device["name"]), device["title"], qt.Qt.ToolTipRole)
-        if run.state == "cancelled":  # its window or the scene is being closed
-            return
-        self._changed()
-        if following is not None:
-            qt.QTimer.singleShot(0, following)
+        if run.state != "cancelled":
+            self._changed()
 
     def _onChanged(self, value: Any) -> None:
         self._machine.device = self._ui.deviceComboBox.currentText

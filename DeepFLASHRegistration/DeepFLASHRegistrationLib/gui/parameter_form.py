@@ -10,11 +10,13 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ..methods.model_words import model_sentence, model_title
-from ..methods.trained_models import find_models, model_config
+from ..methods.model_words import model_sentence
+from ..methods.trained_models import AUTO, model_config
 from ..problem.parameters import METHODS, Parameters
+from ..scene.model_fits import Fits, fitting
 from ..support.errors import InputError
 from .keyboard import underlined
+from .model_box import ModelBox
 from .parameter_texts import parameterTexts
 
 # What the window has no way to give yet is not offered in it: a transform that was found elsewhere, another Python.
@@ -32,6 +34,7 @@ class ParameterForm:
 
     Attributes:
         widgets: name of the field -> its widget.
+        models: the list of trained models; getModelsButton, beside it, leads to more of them.
         modelNote: what the chosen model is for, how good it is, and what its license asks its users to know.
     """
 
@@ -40,9 +43,14 @@ class ParameterForm:
         self._changed = changed
         self._values = Parameters().to_dict()
         self._showing = False
+        self.fittingModel = ""
         self._texts = parameterTexts()
         self._letters = set(_OTHER_LETTERS)
         self.widgets: dict[str, qt.QWidget] = {}
+        self.models = ModelBox(lambda name: self._set("model", name))
+        self.getModelsButton = qt.QPushButton(_("Get models…"))
+        self.getModelsButton.objectName = "getModelsButton"
+        self.getModelsButton.toolTip = _("Install trained models from a file or an address, or remove them.")
         self.modelNote = qt.QLabel()
         self.modelNote.objectName = "modelNoteLabel"
         self.modelNote.wordWrap = True
@@ -62,9 +70,14 @@ class ParameterForm:
             label = qt.QLabel(underlined(self._texts[name][0], self._letters) + ":")
             label.setBuddy(self.widgets[name])
             label.toolTip = self.widgets[name].toolTip
-            layout.addRow(label, self.widgets[name])
             if name == "model":
+                row = qt.QHBoxLayout()
+                row.addWidget(self.widgets[name], 1)
+                row.addWidget(self.getModelsButton)
+                layout.addRow(label, row)
                 layout.addRow(self.modelNote)
+            else:
+                layout.addRow(label, self.widgets[name])
 
     def values(self) -> dict[str, Any]:
         """Plain values as they are shown, also if they contradict each other."""
@@ -132,7 +145,7 @@ class ParameterForm:
                     widget.addItem(title, choice)
             widget.connect("currentIndexChanged(int)", lambda index: self._set(name, widget.itemData(index)))
         elif name == "model":
-            widget = self._modelWidget()
+            widget = self.models.widget
         elif each.type == "bool":
             widget = qt.QCheckBox()
             widget.connect("toggled(bool)", lambda value: self._set(name, bool(value)))
@@ -160,26 +173,6 @@ class ParameterForm:
             widget.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         return widget
 
-    def _modelWidget(self) -> qt.QComboBox:
-        """The models there are, each with what it is for; the folder of another one may be typed."""
-        widget = qt.QComboBox()
-        widget.editable = True
-        widget.setInsertPolicy(qt.QComboBox.NoInsert)
-        widget.addItem("", "")
-        for found in find_models():
-            if found.config is not None:
-                widget.addItem(model_title(found.config), found.name)
-                widget.setItemData(widget.count - 1, model_sentence(found.config, _), qt.Qt.ToolTipRole)
-        widget.connect("currentTextChanged(QString)", lambda text: self._set("model", self._modelNamed(text)))
-        # Its beginning is what is seen of a long title.
-        widget.connect("currentIndexChanged(int)", lambda index: widget.lineEdit().setCursorPosition(0))
-        return widget
-
-    def _modelNamed(self, text: str) -> str:
-        """The name of the model with this title, else the text itself: a name or a folder."""
-        index = self.widgets["model"].findText(text)
-        return text.strip() if index < 0 else self.widgets["model"].itemData(index)
-
     def _tip(self, each: dataclasses.Field) -> str:
         meta, titles = each.metadata, self._texts[each.name][2]
         default = ", ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
@@ -201,6 +194,8 @@ class ParameterForm:
             return
         if name == "preset":
             self.setValues({"preset": value, **self._beside_preset()})
+        elif name == "method" and METHODS[value].needs_model and not self._values["model"]:
+            self.setValues({**self._values, "method": value, "model": AUTO})
         else:
             self._values[name] = value
             self._mark()
@@ -213,9 +208,10 @@ class ParameterForm:
                 value, each = self._values[name], self._fields[name]
                 if each.metadata["choices"]:
                     widget.setCurrentIndex(widget.findData(value))
+                elif name == "model":
+                    self.models.show(value)
                 elif each.type == "str":
-                    index = widget.findData(value)
-                    widget.setCurrentText(widget.itemText(index) if index >= 0 else value)
+                    widget.text = value
                 elif each.type == "bool":
                     widget.checked = value
                 elif each.type in ("int", "float"):
@@ -230,14 +226,23 @@ class ParameterForm:
         """The model matters to the methods that predict; what it is for and its license to whoever uses it."""
         predicted = METHODS[self._values["method"]].needs_model
         self.widgets["model"].enabled = predicted
-        note = ""
-        if predicted and self._values["model"]:
+        note, name = "", self._values["model"]
+        if predicted and name == AUTO:
+            name = self.fittingModel
+            note = _("The model {name} fits both volumes.").format(name=name) if name else ""
+        if predicted and name:
             try:
-                note = model_sentence(model_config(self._values["model"]), _)
+                note = " ".join([*([note] if note else []), model_sentence(model_config(name), _)])
             except InputError as error:
                 note = str(error)
         self.modelNote.text = note
         self.modelNote.visible = bool(note)
+
+    def showFits(self, fits: Fits) -> None:
+        """Shows which models fit the chosen volumes, as far as is known."""
+        self.models.showFits(fits)
+        self.fittingModel = fitting(fits)
+        self._showNote()
 
     def _mark(self) -> None:
         """Lists that contradict each other are underlined in red, in whatever style Slicer has."""

@@ -6,17 +6,22 @@ moving image and predicts the real parts of the spectrum of v0 in the band; I_ne
 The pair is a complex-valued network whose convolutions keep the parts apart, with the activation
 CReLU(z) = ReLU(Re z) + i ReLU(Im z).
 
-It is kept for comparison, and has limits that no training mends. v0 ≈ K F[(S − T)∇S], and the real part of the spectrum
-of a product takes products of real with real and imaginary with imaginary parts; a network that sees one kind cannot
-form the other. And the spectra depend on where the images lie in the domain: of images symmetric about its center all
+It has limits that no training mends. v0 ≈ K F[(S − T)∇S], and the real part of the spectrum of a product takes products
+of real with real and imaginary with imaginary parts; a network that sees one kind cannot form the other. And the
+spectra depend on where the images lie: of images symmetric about the point that phases count from (the center) all
 imaginary parts vanish, and so does all that I_net could know.
+
+Both have a remedy where images always lie alike. The real parts are the spectrum of an image's even part about the
+center, ½(S(c + x) + S(c − x)). If all that is looked at lies on one side of the center, along any axis, and the domain
+is twice as long there, nothing falls on anything else: the even part alone, and the odd part alone, tells all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +33,7 @@ from .spectra import half_shape, half_spectrum, multiplicity, real_coefficients
 KINDS = ("cnn", "unet", "dense")
 # Frequencies that vary less than this part of the one that varies most are not amplified to the same size.
 _LEAST_SPREAD = 1e-3
+_FADING = 0.05  # of the domain's edge, over which images fade out
 
 
 def _block(ndim: int, before: int, after: int) -> nn.Sequential:
@@ -109,13 +115,28 @@ class DualNet(nn.Module):
         band: of v0, and of the frequencies that are seen of the images.
         kind: "cnn" (the paper's), "unet" or "dense".
         width: number of channels that the networks' sizes are multiples of.
+        center: where the phases of spectra count from, for each axis as a fraction of the domain's edge; its corner by
+            default.
+        look: for each axis from where to where images are looked at, as fractions; everywhere by default. The images
+            fade out towards these borders.
     """
 
-    def __init__(self, band: Band, kind: str = "cnn", width: int = 16):
+    def __init__(
+        self,
+        band: Band,
+        kind: str = "cnn",
+        width: int = 16,
+        center: Sequence[float] = (),
+        look: Sequence[Sequence[float]] = (),
+    ):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"Unknown kind of network {kind!r}; choose one of {', '.join(KINDS)}.")
         self.band, self.kind, self.width = band, kind, width
+        self.center, self.look = tuple(map(float, center)), tuple((float(a), float(b)) for a, b in look)
+        self._seen: tuple[Any, Callable[[Tensor], Tensor], list[Tensor]] | None = None
+        if len(self.center) not in (0, band.ndim) or len(self.look) not in (0, band.ndim):
+            raise ValueError("A center and what is looked at need one entry per axis.")
         shape = half_shape(band.modes)
         self.real = _PARTS[kind](band.ndim, shape, width)
         self.imaginary = _PARTS[kind](band.ndim, shape, width)
@@ -130,14 +151,45 @@ class DualNet(nn.Module):
         images = torch.stack([fixed, moving], 1)
         if images.ndim != 2 + self.band.ndim:
             raise ValueError(f"Images must be (batch, *cells) in {self.band.ndim}-D, not {tuple(fixed.shape)}.")
-        cells = Lattice.cells(tuple(fixed.shape[1:]), self.band.lengths)
-        project = Evaluator(self.band, cells, images.dtype, images.device).project
-        return half_spectrum(project(images), self.band.ndim)
+        project, weights = self._lookings(images)
+        for axis_weights in weights:
+            images = images * axis_weights
+        return self.centered(half_spectrum(project(images), self.band.ndim))
+
+    def _lookings(self, images: Tensor) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+        """What projects images of a shape on the band, and where they are looked at, axis by axis: 1 between two
+        places, 0 beyond, over a short way between. Kept: a recording reads them where they are."""
+        key = (tuple(images.shape[2:]), images.dtype, images.device)
+        if self._seen is None or self._seen[0] != key:
+            cells, ndim = Lattice.cells(key[0], self.band.lengths), self.band.ndim
+            weights = []
+            for axis, (low, high) in enumerate(self.look):
+                x = cells.positions(axis, images.dtype, images.device) / self.band.lengths[axis]
+                along = (torch.minimum(x - low, high - x) / _FADING + 0.5).clamp(0, 1)
+                weights.append(along.view([-1 if a == axis else 1 for a in range(ndim)]))
+            self._seen = key, Evaluator(self.band, cells, images.dtype, images.device).project, weights
+        return self._seen[1:]
+
+    def centered(self, spectrum: Tensor) -> Tensor:
+        """Half spectra (..., *half) with phases counted from the domain's corner, counted from the center instead."""
+        return spectrum * self._phases(spectrum) if self.center else spectrum
+
+    def uncentered(self, spectrum: Tensor) -> Tensor:
+        """Inverse of `centered`."""
+        return spectrum * self._phases(spectrum).conj() if self.center else spectrum
+
+    def _phases(self, like: Tensor) -> Tensor:
+        """exp(iω·c), (*half)."""
+        angle: Tensor | float = 0.0
+        for axis, (n, c) in enumerate(zip(half_shape(self.band.modes), self.center, strict=True)):
+            k = torch.arange(n, device=like.device) - (0 if axis == self.band.ndim - 1 else (n - 1) // 2)
+            angle = angle + (2 * math.pi * c * k.double()).view([-1 if a == axis else 1 for a in range(self.band.ndim)])
+        return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
 
     def adapt(self, spectra: Tensor, velocities: Tensor) -> None:
         """Takes the units of inputs and outputs from training data: (n, 2, *half) and (n, d, *modes)."""
         images = spectra.flatten(0, 1)
-        labels = half_spectrum(velocities, self.band.ndim)
+        labels = self.labels(velocities)
         for i, part in enumerate((torch.real, torch.imag)):
             self.image_mean[i] = part(images).mean(0)
             for spread, value in (
@@ -147,19 +199,28 @@ class DualNet(nn.Module):
                 largest = float(value.max())
                 spread[i] = value.clamp(min=_LEAST_SPREAD * largest) if largest > 0 else 1.0
 
+    def labels(self, velocities: Tensor) -> Tensor:
+        """Coefficients of velocities (n, d, *modes) as the half spectra that `forward` is to return."""
+        return self.centered(half_spectrum(velocities, self.band.ndim))
+
     def forward(self, spectra: Tensor) -> Tensor:
-        """Half spectra of fixed and moving images (batch, 2, *half) -> of the velocities (batch, d, *half)."""
+        """Half spectra of fixed and moving images (batch, 2, *half) -> of the velocities (batch, d, *half); all counted
+        from the center."""
         parts = []
         for i, (net, x) in enumerate(((self.real, spectra.real), (self.imaginary, spectra.imag))):
             parts.append(self.velocity_spread[i] * net((x - self.image_mean[i]) / self.image_spread[i]))
         return torch.complex(*parts)
+
+    def velocities(self, spectra: Tensor) -> Tensor:
+        """Spectra of images, as `spectra` returns them -> coefficients of v0 (batch, d, *modes)."""
+        return real_coefficients(self.uncentered(self(spectra)), self.band.ndim)
 
     @torch.no_grad()
     def predict(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Images (batch, *cells) over the whole domain -> coefficients of v0 (batch, d, *modes)."""
         training = self.training
         self.eval()
-        velocity = real_coefficients(self(self.spectra(fixed, moving)), self.band.ndim)
+        velocity = self.velocities(self.spectra(fixed, moving))
         self.train(training)
         return velocity
 
@@ -215,7 +276,7 @@ def fit(
     """
     spectra, velocities = pairs
     net.adapt(spectra, velocities)
-    labels = half_spectrum(velocities, net.band.ndim)
+    labels = net.labels(velocities)
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
     for number in range(1, epochs + 1):
@@ -240,5 +301,5 @@ def fit(
 def error(net: DualNet, spectra: Tensor, velocities: Tensor) -> float:
     """Root of Σ‖v − v0‖² / Σ‖v0‖² over pairs, for spectra (n, 2, *half) and velocities (n, d, *modes)."""
     net.eval()
-    labels = half_spectrum(velocities, net.band.ndim)
+    labels = net.labels(velocities)
     return math.sqrt(float(net.loss(net(spectra), labels)) / float(net.loss(torch.zeros_like(labels), labels)))

@@ -23,7 +23,7 @@ from ..geodesics.band import Band, Lattice, Metric
 from ..geodesics.flow import Flow
 from ..geodesics.sampling import Sampler
 from ..geodesics.shooting import Shooting
-from .spectra import half_shape, half_spectrum, real_coefficients
+from .spectra import half_root, half_shape, half_spectrum, real_coefficients
 
 
 class _Step(nn.Module):
@@ -70,12 +70,6 @@ class ForceNet(nn.Module):
         shape = half_shape(band.modes)
         self.real = nn.ModuleList(_Step(band.ndim, shape, hidden) for _ in range(steps))
         self.imaginary = nn.ModuleList(_Step(band.ndim, shape, hidden) for _ in range(steps))
-        # K^½ at the frequencies of the half spectrum: in units of it all of them are of one size.
-        root = metric.symbol(band).rsqrt()
-        for axis, n in enumerate(shape):
-            k = (torch.arange(n) - (n - 1) // 2).abs() if axis < band.ndim - 1 else torch.arange(n)
-            root = root.index_select(axis, (2 * k - 1).clamp(min=0))
-        self.register_buffer("_root", root.float(), persistent=False)
         # Of the force, so that with a gain of 1 the first step is about a voxel long.
         self.register_buffer("unit", torch.ones(()))
 
@@ -93,12 +87,13 @@ class ForceNet(nn.Module):
             NonFiniteField: a velocity was too large for its geodesic.
         """
         scene, ndim = _Scene(self, fixed, moving), self.band.ndim
+        root = half_root(self.metric, self.band).to(fixed)  # in units of it all frequencies are of one size
         velocity = fixed.new_zeros(len(fixed), ndim, *self.band.modes)
         warped = moving
         for real, imaginary in zip(self.real, self.imaginary, strict=True):
-            force = half_spectrum(self.unit * scene.force(warped), ndim) / self._root
-            now = half_spectrum(velocity, ndim) / self._root
-            change = torch.complex(real(force.real, now.real), imaginary(force.imag, now.imag)) * self._root
+            force = half_spectrum(self.unit * scene.force(warped), ndim) / root
+            now = half_spectrum(velocity, ndim) / root
+            change = torch.complex(real(force.real, now.real), imaginary(force.imag, now.imag)) * root
             velocity = velocity + real_coefficients(change, ndim)
             warped, energy = scene.registered(velocity)
             yield velocity, energy

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..geodesics.band import separable
+from ..geodesics.band import Band, Metric, separable
 
 
 @functools.cache
@@ -36,6 +36,15 @@ def _matrix(modes: int, half: bool, dtype: torch.dtype, device: torch.device) ->
 def half_shape(modes: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the half spectrum of a band: (*modes[:-1], (modes[-1] + 1) / 2)."""
     return (*modes[:-1], (modes[-1] + 1) // 2)
+
+
+def half_root(metric: Metric, band: Band) -> Tensor:
+    """K^½ at the frequencies of a band's half spectrum, (*half_shape(modes)); float64 on the CPU."""
+    root = metric.symbol(band).rsqrt()
+    for axis, n in enumerate(half_shape(band.modes)):
+        k = (torch.arange(n) - (n - 1) // 2).abs() if axis < band.ndim - 1 else torch.arange(n)
+        root = root.index_select(axis, (2 * k - 1).clamp(min=0))
+    return root
 
 
 def half_spectrum(coefficients: Tensor, ndim: int) -> Tensor:

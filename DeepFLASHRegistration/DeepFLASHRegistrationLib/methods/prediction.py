@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained model at work: from two images to v0, to both maps and the warped image, without leaving the device."""
+"""A trained model at work: from two images to v0, to both maps and the warped image, without leaving the device.
+
+A kind of model is a file of this room with a class Kind, a Predictor, and its line in _FILES. It must tell how its
+network is built and how that makes v0 of images on the model's grid; all else it may leave as it is here.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,17 +18,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geodesics.band import Metric
-from ..geodesics.objective import Pair
-from ..problem.problem import Problem
+from ..geodesics.band import Lattice, Metric, Upsampler, fit_modes
+from ..geodesics.flow import Flow
+from ..geodesics.jacobian import smallest_determinant
+from ..geodesics.objective import Evaluation, Level, Objective, Pair
+from ..geodesics.sampling import NonFiniteField, Sampler
+from ..geodesics.shooting import Shooting
+from ..imaging.grid import Grid
+from ..problem.problem import Problem, settings
 from ..support.errors import InputError
+from .pose import FAR, MeanImage, Pose
 from .trained_models import Model, load_model
 
 # What lies further beyond what was met in training is reported.
 _EXTENT_SLACK = 1.25
 _UNUSUAL = 4.0  # standard deviations
 # By a model's kind, the file of this room in which its Predictor is, as the class Kind.
-_FILES = {"unrolled": "prediction_unrolled", "feature-net": "prediction_one_pass"}
+_FILES = {
+    "unrolled": "prediction_unrolled",
+    "feature-net": "prediction_one_pass",
+    "dual-net": "prediction_dual_net",
+    "force-net": "prediction_force_net",
+}
 
 
 @dataclass(frozen=True)
@@ -52,12 +68,14 @@ class Predictor:
 
     Attributes:
         multiple: of what a level has a multiple of voxels along each axis.
+        mean_image: of the training set; None if the model has none.
     """
 
-    multiple: int
+    multiple = 1
 
     def __init__(self, model: Model):
         config = self.config = model.config
+        self.mean_image: MeanImage | None = model.mean_image
         self.ndim, self.unit_mm, self.parameters = config.ndim, config.unit_mm, config.parameters
         try:
             # Without memory until the weights are known to fit: an architecture may ask for anything.
@@ -79,6 +97,19 @@ class Predictor:
         """The network that the config describes."""
         raise NotImplementedError
 
+    def velocities(self, problem: Problem, pairs: Sequence[Pair]) -> Tensor:
+        """v0 of pairs of images on the model's grid, (n, d, *modes), on their device; together where that is possible.
+
+        Args:
+            problem: made with this model's parameters, unit, multiple and grid.
+            pairs: images as tensors, all on the problem's working grid.
+        """
+        raise NotImplementedError
+
+    def grid(self, fixed: Grid, pose: Pose | None) -> Grid | None:
+        """The working grid of a fixed image that lies so to the mean image; None for the one that is chosen for any."""
+        return None
+
     def predict(
         self,
         problem: Problem,
@@ -89,12 +120,27 @@ class Predictor:
         """v0 of a problem.
 
         Args:
-            problem: made with this model's parameters, unit and multiple.
+            problem: made with this model's parameters, unit, multiple and grid.
             device: where.
             report: called with (step, steps, record) after every step.
             cancelled: asked between steps; the velocity so far is returned.
         """
-        raise NotImplementedError
+        started = time.perf_counter()
+        pair = problem.pair(device)
+        with torch.no_grad():
+            velocity = self.velocities(problem, [pair])[0]
+        level = problem.levels(self.parameters)[-1]
+        rest, reached, smallest = self.energies(problem, pair, level, velocity)
+        if report is not None:
+            for step, (found, determinant) in enumerate(((rest, 1.0), (reached, smallest))):
+                record = {"level": 0, "iteration": step, "energy": found.energy, "similarity": found.dissimilarity}
+                record |= {"regularization": found.regularization, "smallest_determinant": determinant}
+                report(step, 1, record | {"seconds": time.perf_counter() - started})
+        unusual = self.unusual(problem, rest.energy, reached.energy)
+        # What the velocity itself costs is for those to weigh who are taught by labels.
+        if not reached.dissimilarity <= rest.dissimilarity:
+            velocity, unusual = torch.zeros_like(velocity), (*unusual, self.dropped())
+        return Prediction(velocity, level.metric, False, unusual)
 
     def maps(self, problem: Problem, pairs: Sequence[Pair]) -> list[Maps]:
         """From images in memory to both maps and the warped image of every pair, all on the images' device.
@@ -103,7 +149,66 @@ class Predictor:
             problem: what the levels and the window come from.
             pairs: images as tensors, all on the problem's working grid; the networks see them together.
         """
-        raise NotImplementedError
+        with torch.no_grad():
+            velocities = self.velocities(problem, pairs)
+            level = problem.levels(self.parameters)[-1]
+            return [self._mapped(problem, pair, level, v) for pair, v in zip(pairs, velocities, strict=True)]
+
+    def _mapped(self, problem: Problem, pair: Pair, level: Level, velocity: Tensor) -> Maps:
+        """The maps of a geodesic, on a lattice as fine as its band asks for and between its points by cubic curves."""
+        like = pair.fixed
+        cells = Lattice.cells(tuple(like.shape), pair.lengths)
+        coarse = Lattice.cells(
+            tuple(
+                max(4, min(n, math.ceil(length / level.map_step - 1e-6)))
+                for n, length in zip(like.shape, pair.lengths, strict=True)
+            ),
+            pair.lengths,
+        )
+        shooting = Shooting(level.band, level.metric, like.dtype, like.device)
+        flow = Flow(level.band, coarse, like.dtype, like.device, problem.window(str(like.device))(coarse))
+        trajectory = shooting.shoot(velocity, shooting.recommended_steps(velocity), "multistep")
+        fine = Upsampler(coarse, cells, like.dtype, like.device)
+        forth, back = (fine(way(trajectory)) for way in (flow.fixed_to_moving, flow.moving_to_fixed))
+        return Maps(forth, back, Sampler(cells, cells, like.dtype, like.device)(pair.moving[None], forth)[0])
+
+    def energies(
+        self, problem: Problem, pair: Pair, level: Level, velocity: Tensor
+    ) -> tuple[Evaluation, Evaluation, float]:
+        """E at rest and at a velocity of any band, infinite if that is no geodesic, and the map's smallest determinant
+        there."""
+        velocity = fit_modes(velocity, level.band.modes)
+        device, finite = str(velocity.device), bool(torch.isfinite(velocity).all())
+        start = velocity if finite else torch.zeros_like(velocity)
+        objective = Objective(pair, level, settings(self.parameters), problem.window(device), start)
+        rest = objective.at_rest()
+        dissimilarity, regularization, smallest = torch.inf, torch.inf, 1.0
+        with torch.no_grad():
+            try:
+                if finite:
+                    u = objective.map(velocity, "fixed_to_moving")
+                    dissimilarity = float(objective.sides[0](u)[0])
+                    regularization = objective.metric_weight * float(objective.shooting.energy(velocity))
+                    smallest = smallest_determinant(u, objective.flow.lattice)
+            except NonFiniteField:
+                dissimilarity = torch.inf
+        energy = objective.data_weight * dissimilarity + regularization
+        energy = energy if math.isfinite(energy) else math.inf
+        return (
+            Evaluation(rest, rest / objective.data_weight, 0.0, None, ()),
+            Evaluation(energy, dissimilarity, regularization, None, ()),
+            smallest,
+        )
+
+    def unlike(self, pose: Pose, side: str) -> tuple[dict[str, Any], ...]:
+        """The finding that an image does not look as those of the training do, if so; ``side``: which image."""
+        mean, any_contrast = self.mean_image, self.config.contrast == "any"
+        if pose.below(mean, any_contrast) <= FAR:
+            return ()
+        found, usual = (
+            (pose.any_contrast, mean.any_contrast[0]) if any_contrast else (pose.agreement, mean.agreement[0])
+        )
+        return ({"finding": f"other-{side}", "model": self.config.name, "agreement": found, "usual": usual},)
 
     def unusual(self, problem: Problem, before: float, after: float) -> tuple[dict[str, Any], ...]:
         """What about a pair is unlike the pairs of the training, as findings; of the energies at rest and left."""

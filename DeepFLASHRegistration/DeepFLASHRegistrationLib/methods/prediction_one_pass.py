@@ -34,6 +34,11 @@ class Kind(Predictor):
         self._captured = Captured()
         return FeatureNet(Design.from_dict(config.architecture["design"]))
 
+    def velocities(self, problem: Problem, pairs: Sequence[Pair]) -> Tensor:
+        fixed, moving = (torch.stack([getattr(pair, name) for pair in pairs]) for name in ("fixed", "moving"))
+        with torch.no_grad():
+            return self._answered(self._prepared(problem, pairs[0]), fixed, moving).velocity.clone()
+
     def predict(
         self,
         problem: Problem,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..geodesics.band import Lattice, Upsampler
 from ..geodesics.jacobian import smallest_determinant
@@ -25,6 +26,16 @@ class Kind(Predictor):
 
     def built(self) -> UnrolledPredictor:
         return built(self.config.ndim, self.config.architecture)
+
+    def velocities(self, problem: Problem, pairs: Sequence[Pair]) -> Tensor:
+        return torch.stack([v.detach() for v in self._last(problem, pairs).velocities])
+
+    def _last(self, problem: Problem, pairs: Sequence[Pair]) -> Any:
+        """The state after the last step."""
+        window = problem.window(str(pairs[0].fixed.device))
+        for state in self.unrolled(pairs, problem.levels(self.parameters), window, last_evaluated=False):
+            last = state
+        return last
 
     def predict(
         self,
@@ -71,11 +82,7 @@ class Kind(Predictor):
         return self.network.unroll(pairs, levels, settings(self.parameters), window, **more)
 
     def maps(self, problem: Problem, pairs: Sequence[Pair]) -> list[Maps]:
-        last = None
-        for state in self.unrolled(
-            pairs, problem.levels(self.parameters), problem.window(str(pairs[0].fixed.device)), last_evaluated=False
-        ):
-            last = state
+        last = self._last(problem, pairs)
         like, found = pairs[0].fixed, []
         cells = Lattice.cells(tuple(like.shape), pairs[0].lengths)
         fine = Upsampler(last.objectives[0].flow.lattice, cells, like.dtype, like.device)

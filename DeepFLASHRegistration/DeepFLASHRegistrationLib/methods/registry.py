@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..imaging.grid import Grid
+from ..imaging.volume import Volume
 from ..problem.known_transform import KnownTransform
 from ..problem.parameters import METHODS, Parameters
 from ..problem.problem import Problem
@@ -23,6 +25,7 @@ from ..support.errors import InputError
 from .stages import fitting, refining
 
 if TYPE_CHECKING:
+    from .pose import Place, Pose
     from .prediction import Predictor
 
 
@@ -36,20 +39,54 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters in effect, the trained model that prescribes them if there is one, the parameters of FLASH after a
-    transform, and those that were given."""
+    """The parameters in effect; the trained model that prescribes them, if any; or where FLASH is to work instead of on
+    the grid that is chosen for any image, with the unit of length there; the parameters of FLASH after another map; and
+    those that were given."""
 
     parameters: Parameters
     predictor: Predictor | None = None
+    place: Place | None = None
+    unit_mm: float | None = None
     after: Parameters | None = None
     given: Parameters | None = None
 
-    def problem(self, fixed: Subject, moving: Subject, affine: np.ndarray, device: str = "cpu") -> Problem:
-        """The problem of two comparable subjects, aligned by the affine; their images are resampled on the device."""
+    def pose(self, fixed: Subject, **how: Any) -> Pose | None:
+        """How a fixed image lies to the mean image that the plan knows; None if it knows none. ``how``: see pose()."""
+        mean = self.place.mean if self.place else self.predictor.mean_image if self.predictor else None
+        if mean is None:
+            return None
+        from .pose import pose
+
+        return pose(fixed.image, mean, fixed.mask, **how)
+
+    def unlike(self, pose: Pose | None, moving: Volume, affine: np.ndarray) -> tuple[dict[str, Any], ...]:
+        """What about two images, aligned by the affine, is unlike the mean image of the plan's model, as findings."""
+        if pose is None or self.predictor is None:
+            return ()
+        from .pose import carried
+
+        found = self.predictor.unlike(pose, "fixed-image")
+        # Of a moving image that does not lie on the fixed one, more cannot be said.
+        return found or self.predictor.unlike(carried(pose, self.predictor.mean_image, moving, affine), "moving-image")
+
+    def problem(
+        self,
+        fixed: Subject,
+        moving: Subject,
+        affine: np.ndarray,
+        device: str = "cpu",
+        pose: Pose | None = None,
+        grid: Grid | None = None,
+    ) -> Problem:
+        """The problem of two comparable subjects, aligned by the affine; their images are resampled on the device.
+
+        ``pose``: of the fixed image, from `pose`; ``grid``: the working grid, if it is known."""
         predictor = self.predictor
         if predictor is None:
-            return Problem(fixed, moving, affine, self.parameters, device=device)
-        return Problem(fixed, moving, affine, self.parameters, predictor.unit_mm, predictor.multiple, device)
+            grid = grid or (self.place.of(pose) if self.place else None)
+            return Problem(fixed, moving, affine, self.parameters, self.unit_mm, 1, device, grid)
+        grid = grid or predictor.grid(fixed.grid, pose)
+        return Problem(fixed, moving, affine, self.parameters, predictor.unit_mm, predictor.multiple, device, grid)
 
 
 @dataclass(frozen=True)
@@ -70,7 +107,7 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
     if METHODS[parameters.method].fitted:
         refined = parameters.method.endswith("+flash")
-        return Plan(fitting(parameters), None, refining(parameters) if refined else None, parameters)
+        return Plan(fitting(parameters), after=refining(parameters) if refined else None, given=parameters)
     if not METHODS[parameters.method].needs_model:
         return Plan(parameters)
     from .prediction import predictor

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,12 +27,22 @@ from ..support.errors import InputError
 from ..support.output_folder import whole_folder
 from ..support.tensors import read_tensors, write_tensors
 from ..version import __version__
+from .pose import MeanImage
 
 FORMAT = 1
 KINDS = ("unrolled", "feature-net", "dual-net", "force-net")
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
+AUTO = "auto"  # in the place of a model: the one that fits
 BUNDLED = Path(__file__).resolve().parent / "models"
 _MOST_TEXT = 1 << 20
+# What stands for something else where a name may stand, or is no name of a folder on Windows.
+_RESERVED = re.compile(r"auto|install|remove|con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
+# Entries that models of earlier versions lack.
+_LATER = ("mean_image", "contrast", "posed", "noncommercial")
+# How licenses, and notes on them, say that commercial use is excluded.
+_NONCOMMERCIAL = re.compile(r"\bNC\b|\bnon-?\s?commercial|\bnot for commercial|\bno commercial", re.IGNORECASE)
+CONTRASTS = ("any", "alike")
+_MEAN_IMAGE = "mean image"  # its grays, among the weights
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,10 @@ class ModelConfig:
         limits: what it cannot do; may be empty.
         held_out: figures on unseen subjects, {name: number or text}.
         versions: of the programs that trained it.
+        noncommercial: whether commercial use is excluded; true as well if its license or the note says so.
+        mean_image: what describes the mean image of the training set (`pose.MeanImage.to_dict`); {} if there is none.
+        contrast: of the images it takes: "any", or "alike": both as those of the training set.
+        posed: whether it works on a grid that lies as the mean image does, on which the fixed image is laid first.
     """
 
     name: str
@@ -75,12 +90,15 @@ class ModelConfig:
     limits: str = ""
     held_out: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    noncommercial: bool = False
+    mean_image: dict[str, Any] = field(default_factory=dict)
+    contrast: str = "any"
+    posed: bool = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             _check_type(f.name, f.type, getattr(self, f.name))
-        if not _is_name(self.name):
-            raise ValueError(f"its name {self.name[:80]!r} is not made of letters, digits, - and _")
+        check_name(self.name)
         if self.kind not in KINDS:
             raise ValueError(f"its kind {self.kind[:80]!r} is unknown; known are {', '.join(KINDS)}")
         if self.ndim not in (2, 3):
@@ -91,6 +109,12 @@ class ModelConfig:
             raise ValueError("its statistics are out of range")
         if not self.license:
             raise ValueError("its license is missing")
+        if _NONCOMMERCIAL.search(f"{self.license} {self.license_note}"):
+            object.__setattr__(self, "noncommercial", True)
+        if self.contrast not in CONTRASTS:
+            raise ValueError(f"its contrast {self.contrast[:40]!r} is unknown")
+        if self.posed and not self.mean_image:
+            raise ValueError("it wants a pose and has no mean image")
 
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
@@ -106,12 +130,13 @@ class ModelConfig:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that was read and found whole; ``checksum`` is the SHA-256 of its weights."""
+    """A model that was read and found whole; ``checksum`` is the SHA-256 of its weights, mean image included."""
 
     config: ModelConfig
     arrays: dict[str, np.ndarray]
     folder: Path
     checksum: str
+    mean_image: MeanImage | None = None
 
     def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """InputError unless the weights are just the arrays that the architecture asks for."""
@@ -137,13 +162,19 @@ class Found:
     problem: str = ""
 
 
-def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> Path:
+def save_model(
+    folder: str | os.PathLike,
+    config: ModelConfig,
+    arrays: Mapping[str, np.ndarray],
+    mean_image: MeanImage | None = None,
+) -> Path:
     """Writes a model; an earlier one in the folder is replaced, other files there stay.
 
     Args:
         folder: made if needed.
         config: its versions are completed.
         arrays: of the weights, finite; float64, float32, float16, int64, int32 or uint8.
+        mean_image: of the training set; the config's description of it follows.
 
     Raises:
         InputError: the folder cannot be written.
@@ -153,7 +184,11 @@ def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[s
         if not np.isfinite(array).all():
             raise ValueError(f"The weights {name} are not finite: the training has diverged.")
     versions = {"deepflash-registration": __version__, "python": platform.python_version(), "numpy": np.__version__}
-    config = dataclasses.replace(config, versions=versions | config.versions)
+    described = {} if mean_image is None else mean_image.to_dict()
+    config = dataclasses.replace(config, versions=versions | config.versions, mean_image=described)
+    weights = sum(a.size for a in arrays.values())
+    if mean_image is not None:
+        arrays = {**arrays, _MEAN_IMAGE: mean_image.gray}
     with whole_folder(folder, (CONFIG, WEIGHTS, CARD), force=True) as temporary:
         write_tensors(temporary / WEIGHTS, arrays, {"model": config.name})
         values = _values(config)
@@ -163,7 +198,7 @@ def save_model(folder: str | os.PathLike, config: ModelConfig, arrays: Mapping[s
             "config": _text_hash(values),
         }
         _write_text(temporary / CONFIG, json.dumps(values, indent=1, allow_nan=False) + "\n")
-        _write_text(temporary / CARD, model_card(config, sum(a.size for a in arrays.values())))
+        _write_text(temporary / CARD, model_card(config, weights))
     return Path(folder)
 
 
@@ -196,7 +231,15 @@ def load_model(name: str | os.PathLike, ndim: int | None = None) -> Model:
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise _refused(folder, f"its weights {key} are not finite")
-    return Model(config, arrays, folder, checksum)
+    mean_image = None
+    if config.mean_image:
+        try:
+            mean_image = MeanImage.from_dict(config.mean_image, arrays.pop(_MEAN_IMAGE, None))
+            if mean_image.grid.ndim != config.ndim:
+                raise ValueError(f"its mean image has {mean_image.grid.ndim} dimensions")
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise _refused(folder, str(error)) from error
+    return Model(config, arrays, folder, checksum, mean_image)
 
 
 def find_model(name: str | os.PathLike) -> Path:
@@ -212,6 +255,8 @@ def find_model(name: str | os.PathLike) -> Path:
             raise InputError(f"{folder}: holds no model ({CONFIG} is missing). Pass the folder that was trained into.")
         return folder
     names = ", ".join(found.name for found in find_models()) or "none"
+    if text == AUTO:
+        raise InputError(f"{AUTO}: stands for the model that fits two images. Name one here: {names}.")
     raise InputError(f"There is no model {text!r}. Known are: {names}. Pass one of them, or the folder of a model.")
 
 
@@ -301,7 +346,14 @@ def _cell(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------ the config
 
 _FIELDS = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
-_PLAIN = {"str": str, "int": int, "dict[str, Any]": dict, "dict[str, str]": dict, "Parameters": Parameters}
+_PLAIN = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "dict[str, Any]": dict,
+    "dict[str, str]": dict,
+    "Parameters": Parameters,
+}
 
 
 def _check_type(name: str, kind: str, value: Any) -> None:
@@ -313,7 +365,7 @@ def _check_type(name: str, kind: str, value: Any) -> None:
     elif kind == "tuple[float, float]":
         right = isinstance(value, tuple) and len(value) == 2 and all(map(number, value))
     else:
-        right = isinstance(value, _PLAIN[kind]) and not isinstance(value, bool)
+        right = isinstance(value, _PLAIN[kind]) and isinstance(value, bool) == (kind == "bool")
     if not right or (kind == "dict[str, str]" and not all(isinstance(x, str) for x in value.values())):
         raise ValueError(f"its {name} is of the wrong kind")
 
@@ -340,16 +392,17 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
         if not isinstance(values, dict):
             raise ValueError(f"{CONFIG} holds no table")
         if values.get("format") != FORMAT:
-            raise ValueError(f"its format is {str(values.get('format'))[:20]}, not {FORMAT}: another version wrote it")
+            raise _Newer(f"its format is {str(values.get('format'))[:20]}, not {FORMAT}: another version wrote it")
         checksums = values.pop("checksums", None)
         if not isinstance(checksums, dict) or set(checksums) != {"weights", "shapes", "config"}:
             raise ValueError("its checksums are missing")
         if checksums["config"] != _text_hash(values):
             raise ValueError(f"the checksum of {CONFIG} is wrong")
         del values["format"]
-        if set(values) != set(_FIELDS):
-            other = sorted(set(values) ^ set(_FIELDS))
-            raise ValueError(f"its entry {other[0][:40]!r} is missing or unknown")
+        other = sorted((set(values) ^ set(_FIELDS)) - set(_LATER))
+        if other:
+            kind = _Newer if other[0] in values else ValueError
+            raise kind(f"its entry {other[0][:40]!r} is missing or unknown")
         for name in ("extent_mm", "energy"):
             values[name] = tuple(values[name])
         # The figures of models that name no search were measured when there was but one.
@@ -358,15 +411,28 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-        raise _refused(folder, str(error)) from error
+        raise _refused(folder, str(error), isinstance(error, _Newer)) from error
 
 
 def _not_finite(text: str) -> Any:
     raise ValueError(f"{CONFIG} holds {text}")
 
 
-def _refused(folder: Path, reason: str) -> InputError:
-    return InputError(f"{folder}: this model cannot be used ({reason}). Copy it again, or choose another model.")
+class _Newer(ValueError):
+    """Something that a newer version may have written."""
+
+
+def _refused(folder: Path, reason: str, newer: bool = False) -> InputError:
+    remedy = "If it is of a newer version of DeepFLASH, update this one; else copy it" if newer else "Copy it"
+    return InputError(f"{folder}: this model cannot be used ({reason}). {remedy} again, or choose another model.")
+
+
+def check_name(name: str) -> None:
+    """ValueError for what cannot be the name of a model."""
+    if not _is_name(name):
+        raise ValueError(f"its name {name[:80]!r} is not made of letters, digits, - and _")
+    if _RESERVED.fullmatch(name):
+        raise ValueError(f"its name {name!r} stands for something else")
 
 
 def _is_name(text: str) -> bool:

@@ -134,7 +134,10 @@ class Parameters:
         choices={name: method.title for name, method in METHODS.items()},
     )
     model: str = _setting(
-        "", "Trained model", "Model of DeepFLASH: the name of a bundled or installed one, or its folder."
+        "",
+        "Trained model",
+        "Model of DeepFLASH: the name of a bundled or installed one, its folder, or auto for the one that fits both "
+        "images.",
     )
     refinement: int = _setting(
         5,
@@ -281,7 +284,7 @@ class Parameters:
         if list(self.resolutions) != sorted(self.resolutions, reverse=True):
             raise ValueError(f"resolutions must run from coarse to fine, not {self.resolutions}.")
         if METHODS[self.method].needs_model and not self.model:
-            raise ValueError(f"The method {self.method!r} needs a model: its name, or its folder.")
+            raise ValueError(f"The method {self.method!r} needs a model: its name, its folder, or auto.")
         if self.window_low >= self.window_high:
             raise ValueError(f"window_low must lie below window_high, not {self.window_low} and {self.window_high}.")
 

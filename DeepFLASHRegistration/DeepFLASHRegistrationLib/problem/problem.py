@@ -109,10 +109,11 @@ class Problem:
         unit_mm: float | None = None,
         multiple: int = 1,
         device: str = "cpu",
+        grid: Grid | None = None,
     ):
         """Subjects as `comparable` returns them; ``unit_mm``: the unit of length, chosen by default;
         ``multiple``: of what every level has a multiple of voxels along each axis; ``device``: where images are
-        resampled."""
+        resampled; ``grid``: the working grid, whatever the axes of the images; chosen by default."""
         from ..imaging.intensities import background_value
 
         self.affine, self._device = affine, device
@@ -120,7 +121,7 @@ class Problem:
         inside = Volume(fixed.grid, self.foreground.astype(np.uint8))
         lengths = chosen_lengths(fixed.grid, inside, parameters)
         self.margin_mm, self.window_mm, self.unit_mm = lengths.margin_mm, lengths.window_mm, unit_mm or lengths.unit_mm
-        self.grid = problem_grid(fixed.grid, inside, parameters, multiple, fixed.image.name)
+        self.grid = grid or problem_grid(fixed.grid, inside, parameters, multiple, fixed.image.name)
         self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
         outside = [
             0.0

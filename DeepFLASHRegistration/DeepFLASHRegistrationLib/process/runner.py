@@ -37,6 +37,7 @@ class Run:
     """
 
     task = ""
+    brief = False  # whether it ends by itself so soon that others wait for it
     left_out: tuple[str, ...] = ()  # phases that are not done, or not to their end, once it was cancelled
 
     def __init__(self) -> None:

@@ -41,6 +41,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         InputError: also if the disk does not suffice.
         MemoryError: the memory that is free does not suffice.
     """
+    from ..methods.choosing import settled
     from ..problem.parameters import Parameters
     from ..problem.reading import PairFiles
     from ..registration.register import register as run
@@ -57,7 +58,8 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     fixed, moving, segmentation = _AHEAD.take(files)
     if following is not None:
         _AHEAD.begin(PairFiles(**following["pair"]))
-    parameters, outputs = Parameters.from_dict(arguments["parameters"]), arguments["outputs"]
+    parameters, why = settled(Parameters.from_dict(arguments["parameters"]), fixed, moving)
+    fixed, outputs = fixed.with_image(fixed.image.noted(*why)), arguments["outputs"]
     transforms = [] if files.transform is None else [files.transform]
     fixed, given = with_transforms(transforms, fixed, moving, parameters)
     names = chosen_files(outputs, files.moving_labels is not None, files.segmented, parameters.dense)
@@ -108,6 +110,23 @@ def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     if torch.backends.mps.is_available():
         found.append({"name": "mps", "title": "Apple GPU", "free": memory.free_bytes()})
     return {"torch": torch.__version__, "reason": "", "devices": found}
+
+
+def fits(control: Any, arguments: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    """Which models fit two images (methods.choosing), the preferred ones first.
+
+    Args:
+        arguments: "sides", of the fixed and the moving image the thinned-out image and the longest edge of its own
+            voxels in mm; "accepted".
+
+    Returns:
+        By name of the model, finding and figures of what speaks against it.
+    """
+    from ..methods.choosing import Look, candidates
+
+    sides = [Look.at(image, None, voxel_mm) for image, voxel_mm in arguments["sides"]]
+    found = candidates(sides, arguments["accepted"], all_reasons=True)
+    return {each.found.name: [[misfit.finding, misfit.figures] for misfit in each.misfits] for each in found}
 
 
 def geodesic(control: Any, arguments: dict[str, Any]) -> list[np.ndarray]:
@@ -187,6 +206,7 @@ def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "devices": devices,
+    "fits": fits,
     "geodesic": geodesic,
     "phantom": phantom,
     "register": register,

@@ -34,7 +34,7 @@ from ..support.torch_device import (
 from .maps import Maps, log_jacobian, outputs, unfolded
 from .progress import Progress
 from .result import Result, provenance
-from .verdict import verdict
+from .verdict import unlike_training, verdict
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,7 +64,7 @@ def register(
         fixed, moving: subjects, or images alone; of the same dimension, on any grids, in any units. Labels of the
             moving subject are carried over to the fixed grid, and compared with the fixed ones; what lies outside a
             mask does not count in the similarity; of landmarks the error is measured, nothing is fitted to them.
-        parameters: settings; the preset "default" if None.
+        parameters: settings; the preset "default" if None. Of a model "auto" the one that fits both images is used.
         initial_affine: (d+1, d+1) LPS mm, fixed -> moving; instead of the alignment in the parameters.
         initial_velocity: `Result.velocity` of an earlier run on the same fixed image, to start from.
         initial_map: what the methods that begin with "transform" take or start from (results.known.read_map); it
@@ -89,22 +89,41 @@ def register(
     """
     require_torch()
     from ..methods import registry
+    from ..methods.choosing import settled
 
     sides = subjects(fixed, moving, attached)
-    plan = registry.plan(parameters or Parameters(), sides[0].ndim)
-    watch = Progress(progress, cancel)
+    parameters, chosen = settled(parameters or Parameters(), *sides)
+    plan = registry.plan(parameters, sides[0].ndim)
+    run = _begun(sides, plan, device, Progress(progress, cancel), chosen)
+    run.known = initial_map
+    with torch_threads(threads):
+        problem = run.posed(initial_affine, threads)
+        return run.finished(problem, run.estimated(problem, initial_velocity), threads)
+
+
+def register_by(plan: Plan, fixed: Subject, moving: Subject, device: str = "cpu", threads: int | None = None) -> Result:
+    """As `register`, by a plan that was made otherwise than by name: for training."""
+    require_torch()
+    run = _begun((fixed, moving), plan, device, Progress(None, None))
+    with torch_threads(threads):
+        problem = run.posed(None, threads)
+        return run.finished(problem, run.estimated(problem, None), threads)
+
+
+def _begun(
+    sides: tuple[Subject, Subject], plan: Plan, device: str, watch: Progress, chosen: tuple[str, ...] = ()
+) -> _Run:
+    """The run of two sides, once they are known to be such as can be registered; ``chosen``: notes on the plan."""
     watch.phase("prepare", "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     # One image and at most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
-    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two)]
+    notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two), *chosen]
     device, why = chosen_device(device)
-    run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)), initial_map)
+    run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)))
     watch.note(run.notes)
-    with torch_threads(threads):
-        problem = run.posed(initial_affine, threads)
-        return run.finished(problem, run.estimated(problem, initial_velocity), threads)
+    return run
 
 
 def made_again(
@@ -134,7 +153,7 @@ def made_again(
     sides = [_placed(side, grid) for side, grid in zip((fixed, moving), grids, strict=True)]
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
     run = _Run(one, two, plan, "cpu", Progress(None, None), [])
-    result = run.finished(run.posed(found.velocity["affine"], None), found, None)
+    result = run.finished(run.posed(found.velocity["affine"], None, found.velocity["domain"]), found, None)
     for name, side in (("fixed", fixed), ("moving", moving)):
         key = f"{name}_sha256"
         if result.provenance[key] != history["provenance"].get(key):
@@ -166,9 +185,11 @@ class _Run:
     watch: Progress
     notes: list[str]
     known: KnownTransform | None = None
+    unlike: tuple[dict[str, Any], ...] = ()
 
-    def posed(self, initial_affine: np.ndarray | None, threads: int | None) -> Problem:
-        """The problem of both subjects, aligned: by an affine, or that of a map, if it is given."""
+    def posed(self, initial_affine: np.ndarray | None, threads: int | None, grid: Grid | None = None) -> Problem:
+        """The problem of both subjects, aligned: by an affine, or that of a map, if it is given; on that working grid,
+        if it is known."""
         watch = self.watch
         fixed, moving = comparable(self.fixed, self.moving, self.plan.parameters)
         self.notes += [*fixed.notes, *moving.notes]
@@ -181,8 +202,14 @@ class _Run:
         else:
             affine = self._aligned(fixed, moving, threads)
         watch.stop_if_cancelled()
+        pose = None
+        if grid is None:
+            pose = self.plan.pose(fixed, threads=threads, cancelled=watch.cancel)
+            self.unlike = self.plan.unlike(pose, moving.image, affine)
+            self._note(*map(str, unlike_training(self.unlike)))
+            watch.stop_if_cancelled()
         watch.phase("level", "Preparing the levels")
-        return self._computed(lambda device: self.plan.problem(fixed, moving, affine, device))
+        return self._computed(lambda device: self.plan.problem(fixed, moving, affine, device, pose, grid))
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
         found = self._computed(
@@ -270,8 +297,8 @@ class _Run:
         self._made_room()
         if found.endings:
             metrics["levels_ended"] = list(found.endings)
-        if found.unusual:
-            metrics["unusual"] = list(found.unusual)
+        if self.unlike or found.unusual:
+            metrics["unusual"] = [*self.unlike, *found.unusual]
         if self.known is not None:
             metrics["map_difference_mm"] = difference(maps, self.known, fixed.grid, problem.foreground)
             self._note(difference_note(metrics["map_difference_mm"], self.known.name))

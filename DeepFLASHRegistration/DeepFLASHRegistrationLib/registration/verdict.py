@@ -78,7 +78,7 @@ FINDINGS: dict[str, tuple[str, ...]] = {
     "mean-dice": ("met", "lost", "low"),
     "label-dice": ("met", "lost"),
     "volume-change": ("met", "large"),
-    "training-data": ("other-size", "energy-left", "dropped"),
+    "training-data": ("other-fixed-image", "other-moving-image", "other-size", "energy-left", "dropped"),
 }
 # Found of any of them: there is no figure, or it is no finite number.
 UNMEASURED = ("not-measured", "not-finite")
@@ -175,7 +175,7 @@ def verdict(metrics: Mapping[str, Any], cancelled: bool = False) -> Verdict:
         _inverse_error(metrics, measure),
         _field_of_view(metrics),
         *evidence,
-        *_unlike_training(metrics),
+        *unlike_training(metrics.get("unusual") or ()),
     )
     return Verdict(found)
 
@@ -373,9 +373,9 @@ def _label_dice(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None
     return Criterion("label-dice", level, finding, {"labels": labels}, {"loss": most})
 
 
-def _unlike_training(metrics: Mapping[str, Any]) -> list[Criterion]:
+def unlike_training(unusual: Sequence[Mapping[str, Any]]) -> list[Criterion]:
     """What a trained model found unlike what it was trained on (methods.prediction)."""
-    found = [dict(each) for each in metrics.get("unusual") or ()]
+    found = [dict(each) for each in unusual]
     return [Criterion("training-data", "check", each.pop("finding"), each) for each in found]
 
 

@@ -245,6 +245,15 @@ _SENTENCES = {
         "The volume changed by more than a factor of {factor:g}: {labels}. Disease can do that, and so can a wrong "
         "match."
     ),
+    ("training-data", "other-fixed-image"): lambda _: _(
+        "The fixed image does not look like those that the model {model} was trained on: it agrees with their mean to "
+        "{agreement:.2f}, where they do to {usual:.2f} on average. Use a model for such images, or the method flash."
+    ),
+    ("training-data", "other-moving-image"): lambda _: _(
+        "The moving image does not look like those that the model {model} was trained on: it agrees with their mean to "
+        "{agreement:.2f}, where they do to {usual:.2f} on average. Check the alignment; or use a model for such "
+        "images, or the method flash."
+    ),
     ("training-data", "other-size"): lambda _: _(
         "The fixed object measures {smallest_mm:.0f} to {largest_mm:.0f} mm along its sides; the model {model} was "
         "trained on objects with lengths of {low_mm:.0f} to {high_mm:.0f} mm."

@@ -12,6 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value, foreground
 from ..imaging.volume import Volume, checked_image
+from ..methods.choosing import Look, is_open, likely
 from ..methods.stages import stages as stagesOf
 from ..problem.parameters import Parameters
 from ..registration import needs
@@ -80,7 +81,7 @@ def checkInputs(
         if node is None:
             continue
         try:
-            images[role] = _thinned(node)
+            images[role] = thinned(node)
         except InputError as error:
             found.append(Check("input", ERROR, str(error)))
     found += _places(inputs)
@@ -104,13 +105,20 @@ def checkInputs(
     found += _voxelSize(*grids, fixed.name, moving.name, parameters)
     found += _stripped((fixed, inputs.fixedMask), (moving, inputs.movingMask))
     found += _flipped(fixed, moving, inputs.initialTransform is not None)
+    if is_open(parameters):
+        sides = zip((fixed, moving), grids)
+        parameters = likely(parameters, [Look.at(image, None, float(grid.spacing.max())) for image, grid in sides])
     labelled = (inputs.fixedSegmentation is not None, inputs.movingSegmentation is not None)
     found += _memory(fixed, grids, labelled, parameters, device, (host, freeDevice))
     return sorted(found, key=lambda check: check.level != ERROR)
 
 
-def _thinned(node: Any) -> Volume:
-    """Every n-th voxel, so that even a large volume is looked at in no time."""
+def thinned(node: Any) -> Volume:
+    """Every n-th voxel, so that even a large volume is looked at in no time.
+
+    Raises:
+        InputError: it cannot be registered.
+    """
     grid = gridFromVolume(node)
     image = node.GetImageData()
     if (

@@ -15,6 +15,7 @@ from ..imaging.grid import Grid
 from ..imaging.intensities import foreground
 from ..imaging.landmarks import Landmarks
 from ..imaging.volume import Volume
+from ..methods.choosing import Look, is_open, likely
 from ..methods.stages import stages
 from ..problem.parameters import Parameters
 from ..problem.subject import Subject
@@ -136,7 +137,10 @@ class RegistrationRun(Run):
             if inside is None or not inside.data.any():
                 image = self.fixed.image.thinned(_LOOKED_AT)
                 inside = image.with_data(foreground(image).astype(np.uint8))
-            effective = stages(self.parameters)
+            parameters = self.parameters
+            if is_open(parameters):
+                parameters = likely(parameters, [Look.at(each.image, each.mask) for each in (self.fixed, self.moving)])
+            effective = stages(parameters)
             sizes = needs.sizes(self.fixed.grid, self.moving.grid, inside, effective)
         except (InputError, ValueError):
             return {}
@@ -228,6 +232,7 @@ class DevicesRun(Run):
     """What can be computed on. `value` becomes what process.tasks.devices says."""
 
     task = "devices"
+    brief = True
 
 
 class GeodesicRun(Run):

@@ -26,7 +26,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     names = {np.dtype(v): k for k, v in _TYPES.items()}
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
-    arrays = [(name, np.ascontiguousarray(value)) for name, value in tensors.items()]
+    arrays = [(name, np.asarray(value, order="C")) for name, value in tensors.items()]
     for name, value in arrays:
         header[name] = {
             "dtype": names[value.dtype],

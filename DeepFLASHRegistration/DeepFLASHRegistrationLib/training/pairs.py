@@ -94,6 +94,11 @@ class AlignedSubjects:
     def __len__(self) -> int:
         return len(self._subjects)
 
+    @property
+    def images(self) -> list[Volume]:
+        """Of all subjects, as they were given."""
+        return [each.subject.image for each in self._subjects]
+
     def example(
         self,
         fixed: int,

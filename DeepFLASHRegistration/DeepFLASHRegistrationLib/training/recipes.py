@@ -35,7 +35,8 @@ class Recipe:
         object.__setattr__(self, "architecture", {"stages": stages, "refinement": self.refinement})
 
 
-def _parameters(**changes: Any) -> Parameters:
+def stated(**changes: Any) -> Parameters:
+    """The parameters of what is learned, with some changed."""
     # What is learned is learned at these lengths, of images scaled so, and of this energy and these steps, whatever the
     # defaults are elsewhere.
     stated = {
@@ -48,13 +49,13 @@ def _parameters(**changes: Any) -> Parameters:
 RECIPES = {
     # Small structures cut out of a scan: learned at half the resolution, finished on every voxel.
     "crop": Recipe(
-        _parameters(resolutions=(2, 1), bands=(15, 23), iterations=(20, 25), margin_mm=8.0),
+        stated(resolutions=(2, 1), bands=(15, 23), iterations=(20, 25), margin_mm=8.0),
         ((4, 4, (32, 64, 64)), (2, 0, ())),
         {"resolutions": [1], "bands": [23]},
     ),
     # Whole brains at 1.25 mm: learned at a quarter of the resolution, finished at half.
     "brain": Recipe(
-        _parameters(resolutions=(4, 2), bands=(15, 31), iterations=(10, 6), spacing_mm=1.25),
+        stated(resolutions=(4, 2), bands=(15, 31), iterations=(10, 6), spacing_mm=1.25),
         ((5, 5, (32, 64, 64)), (10, 0, ())),
         {"resolutions": [1], "bands": [47]},
         ignored_labels=3,

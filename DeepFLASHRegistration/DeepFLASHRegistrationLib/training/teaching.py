@@ -24,10 +24,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..imaging.files import atomic
+from ..methods.registry import Plan
 from ..problem.parameters import Parameters
 from ..support.errors import InputError
 from .dataset import Dataset, SubjectFiles, draw_pairs
+from .mean_image import mean_image
+from .posed import PLACE, PosedRecipe, posed, read_posed, write_posed
 
 MANIFEST = "teach.json"
 _FORMAT = 1
@@ -50,7 +55,7 @@ class _Job:
     fixed: SubjectFiles
     moving: SubjectFiles
     file: Path
-    parameters: Parameters
+    plan: Plan
     device: str
 
 
@@ -68,6 +73,7 @@ def teach(
     seed: int = 0,
     processes: int = 1,
     device: str = "cpu",
+    recipe: PosedRecipe | None = None,
     tell: Callable[[Taught, int, int], None] | None = None,
 ) -> list[Taught]:
     """Registers pairs by FLASH and keeps their velocities.
@@ -80,6 +86,8 @@ def teach(
         seed: decides which pairs.
         processes: at a time, each on one thread.
         device: "cpu", or a GPU (then one process is enough).
+        recipe: of a model that works in a pose: then the mean image of the data is made first and kept in the folder,
+            and FLASH works with the recipe's parameters on the domain that follows from it.
         tell: called with each pair that is done, how many are, and of how many.
 
     Returns:
@@ -92,10 +100,11 @@ def teach(
     """
     out = Path(out)
     pairs = draw_pairs(dataset, count, seed)
-    _keep_manifest(out, dataset, parameters)
+    _keep_manifest(out, dataset, parameters if recipe is None else recipe.parameters)
+    plan = Plan(parameters) if recipe is None else _posed_plan(out, dataset, recipe)
     jobs, done = [], []
     for fixed, moving in pairs:
-        job = _Job(fixed, moving, label_file(out, fixed, moving), parameters, device)
+        job = _Job(fixed, moving, label_file(out, fixed, moving), plan, device)
         if _whole(job.file):
             done.append(Taught(fixed.name, moving.name, job.file))
             if tell is not None:
@@ -108,6 +117,15 @@ def teach(
             if tell is not None:
                 tell(taught, len(done), len(pairs))
     return done
+
+
+def _posed_plan(out: Path, dataset: Dataset, recipe: PosedRecipe) -> Plan:
+    """FLASH in the pose of the data's mean image, which is made the first time."""
+    if not (out / PLACE).exists():
+        images = [files.read().image for files in dataset.subjects]
+        spacing = recipe.parameters.spacing_mm or float(np.median([image.grid.spacing.min() for image in images]))
+        write_posed(out, posed(mean_image(images), recipe.parameters, spacing))
+    return Plan(recipe.parameters, place=read_posed(out).place, unit_mm=recipe.unit_mm)
 
 
 def _whole(file: Path) -> bool:
@@ -191,7 +209,7 @@ def _hash(subject: SubjectFiles) -> str:
 
 def _taught(job: _Job) -> Taught:
     """Registers a pair and writes its velocity."""
-    from ..registration.register import register
+    from ..registration.register import register_by
     from ..results.velocity import write_velocity
 
     started = time.perf_counter()
@@ -199,7 +217,7 @@ def _taught(job: _Job) -> Taught:
     try:
         # A velocity depends on images and masks alone, and so shall its verdict.
         fixed, moving = (replace(files.read(), labels=()) for files in (job.fixed, job.moving))
-        result = register(fixed, moving, job.parameters, device=job.device, threads=1)
+        result = register_by(job.plan, fixed, moving, job.device, threads=1)
         if result.verdict.level == "failed":
             return Taught(*names, " ".join(map(str, result.verdict.reasons)), time.perf_counter() - started)
         with atomic(job.file) as temporary:

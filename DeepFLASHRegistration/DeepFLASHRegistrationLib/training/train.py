@@ -24,14 +24,19 @@ from ..imaging.files import atomic
 from ..imaging.intensities import foreground
 from ..imaging.volume import Volume
 from ..learning.unrolled import MULTIPLE, built
-from ..methods.trained_models import ModelConfig, load_model, save_model
+from ..methods.pose import MeanImage
+from ..methods.prediction_on_domain import domain_values
+from ..methods.trained_models import ModelConfig, check_name, load_model, save_model
 from ..problem.parameters import Parameters
 from ..problem.problem import scaled
 from ..problem.subject import Subject
 from ..support.errors import InputError
 from ..support.tensors import read_tensors, write_tensors
 from .dataset import Dataset, draw_pairs
+from .mean_image import mean_image
 from .pairs import AlignedSubjects, Variation
+from .posed import POSED_RECIPES, Posed, PosedRecipe, read_posed
+from .posed_training import PosedSubjects, PosedTrainer
 from .recipes import RECIPES, Recipe
 from .teaching import label_file, read_manifest
 from .trainer import Schedule, Trainer
@@ -63,6 +68,12 @@ class About:
     attribution: str = ""
     limits: str = ""
 
+    def __post_init__(self) -> None:
+        try:
+            check_name(self.name)
+        except ValueError as error:  # now rather than after the training
+            raise ValueError(f"--name: {error}.") from error
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -78,7 +89,7 @@ class TrainingOptions:
         patience: validations without a better one after which training ends.
     """
 
-    recipe: str = field(default="brain", metadata={"choices": tuple(RECIPES)})
+    recipe: str = field(default="brain", metadata={"choices": (*RECIPES, *POSED_RECIPES)})
     spacing_mm: float = 0.0
     initial_model: str = ""
     device: str = "auto"
@@ -90,15 +101,15 @@ class TrainingOptions:
     about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, not {self.recipe!r}.")
+        if self.recipe not in RECIPES and self.recipe not in POSED_RECIPES:
+            raise ValueError(f"recipe must be one of {', '.join((*RECIPES, *POSED_RECIPES))}, not {self.recipe!r}.")
         for name in ("validation_pairs", "validate_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         schedule = self.schedule
         if schedule.iterations < 1 or schedule.batch < 1 or not schedule.learning_rate > 0:
             raise ValueError("iterations, batch and learning_rate must be positive.")
-        if len(schedule.joining) != len(RECIPES[self.recipe].stages):
+        if self.recipe in RECIPES and len(schedule.joining) != len(RECIPES[self.recipe].stages):
             raise ValueError(f"joining needs {len(RECIPES[self.recipe].stages)} numbers, one per stage of the recipe.")
 
 
@@ -124,7 +135,10 @@ def train(
     """
     if len(training) < 2:
         raise InputError(f"{training.path}: one image makes no pair. Give at least two.")
-    recipe, device = RECIPES[options.recipe], _device(options.device)
+    device = _device(options.device)
+    recipe, place = RECIPES.get(options.recipe), None
+    if recipe is None:
+        recipe, place = POSED_RECIPES[options.recipe], _posed(options, labels)
     alone = _join(device)
     try:
         leader = alone or dist.get_rank() == 0
@@ -133,26 +147,26 @@ def train(
         if options.spacing_mm:
             parameters = dataclasses.replace(parameters, spacing_mm=options.spacing_mm)
         _check_memory(training, validation, say)
-        subjects = _prepared(training, parameters, recipe, say)
-        unseen = _prepared(validation, parameters, recipe, say) if len(validation) else None
+        subjects = _prepared(training, parameters, recipe, place, say)
+        unseen = _prepared(validation, parameters, recipe, place, say) if len(validation) else None
         torch.manual_seed(options.schedule.seed)
-        predictor = built(subjects.ndim, recipe.architecture)
+        how = (options.schedule, options.variation, device, _teachers(training, labels))
+        if place is None:
+            trainer = Trainer(built(subjects.ndim, recipe.architecture), parameters, *how)
+        else:
+            trainer = PosedTrainer(recipe, place, *how)
         if options.initial_model:
-            _begin_with(predictor, options.initial_model)
-        trainer = Trainer(
-            predictor,
-            parameters,
-            options.schedule,
-            options.variation,
-            device,
-            _teachers(training, labels),
-        )
+            _begin_with(trainer.predictor, options.initial_model)
         run = _Run(Path(out), trainer, options, [s.name for s in training.subjects], leader)
         run.resume(say)
         _loop(run, subjects, unseen, validation, say)
         if leader:
-            config = _config(run, subjects, training, recipe, parameters)
-            save_model(out, config, {name: value.numpy() for name, value in run.best_weights.items()})
+            mean = place.mean if place else mean_image(subjects.images)
+            config = _config(run, subjects, training, recipe, parameters, mean)
+            weights = {name: value.numpy() for name, value in run.best_weights.items()}
+            if place is not None:
+                weights = {name: value.astype(np.float16) for name, value in weights.items()}
+            save_model(out, config, weights, mean)
             run.clean()
             say(f"The model is in {out}")
     finally:
@@ -161,8 +175,24 @@ def train(
     return Path(out)
 
 
+def _posed(options: TrainingOptions, labels: Path | None) -> Posed:
+    """Where a dual net is to work: where FLASH found the velocities that teach it."""
+    if labels is None:
+        raise InputError(
+            f'A dual net learns from velocities of FLASH. Find them by "deepflash teach --recipe {options.recipe}", '
+            "and name their folder (--labels)."
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("A dual net is trained by one process. Start it without torchrun.")
+    return read_posed(labels)
+
+
 def _loop(
-    run: _Run, subjects: AlignedSubjects, unseen: AlignedSubjects | None, validation: Dataset, say: Callable
+    run: _Run,
+    subjects: AlignedSubjects | PosedSubjects,
+    unseen: AlignedSubjects | PosedSubjects | None,
+    validation: Dataset,
+    say: Callable,
 ) -> None:
     trainer, options = run.trainer, run.options
     pairs = []
@@ -189,7 +219,9 @@ def _loop(
 class _Run:
     """What is on disk of a training, and the best weights so far."""
 
-    def __init__(self, out: Path, trainer: Trainer, options: TrainingOptions, names: list[str], leader: bool):
+    def __init__(
+        self, out: Path, trainer: Trainer | PosedTrainer, options: TrainingOptions, names: list[str], leader: bool
+    ):
         self.out, self.trainer, self.options, self.leader = out, trainer, options, leader
         self.identity = {"options": dataclasses.asdict(options), "images": names}
         self.history: list[dict[str, float]] = []
@@ -284,7 +316,7 @@ class _Run:
         (self.out / _STATE).unlink(missing_ok=True)
 
 
-def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+def _weights(trainer: Trainer | PosedTrainer) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in trainer.predictor.state_dict().items()}
 
 
@@ -336,12 +368,20 @@ def _check_memory(training: Dataset, validation: Dataset, say: Callable[[str], N
         )
 
 
-def _prepared(dataset: Dataset, parameters: Parameters, recipe: Recipe, say: Callable[[str], None]) -> AlignedSubjects:
+def _prepared(
+    dataset: Dataset,
+    parameters: Parameters,
+    recipe: Recipe | PosedRecipe,
+    place: Posed | None,
+    say: Callable[[str], None],
+) -> AlignedSubjects | PosedSubjects:
     found = []
     for number, files in enumerate(dataset.subjects, 1):
         found.append(_cropped(scaled(files.read(), parameters), recipe.ignored_labels))
         if number % 20 == 0 or number == len(dataset):
             say(f"{number} of {len(dataset)} images read")
+    if place is not None:
+        return PosedSubjects(found, place, parameters, recipe.unit_mm)
     return AlignedSubjects(found, parameters, recipe.unit_mm, MULTIPLE)
 
 
@@ -380,7 +420,12 @@ def _teachers(training: Dataset, labels: Path | None) -> list[tuple[tuple[int, i
 
 
 def _config(
-    run: _Run, subjects: AlignedSubjects, training: Dataset, recipe: Recipe, parameters: Parameters
+    run: _Run,
+    subjects: AlignedSubjects | PosedSubjects,
+    training: Dataset,
+    recipe: Recipe | PosedRecipe,
+    parameters: Parameters,
+    mean: MeanImage,
 ) -> ModelConfig:
     about = run.options.about
     best = min((row for row in run.history if "validation energy" in row), key=run.score, default={})
@@ -397,8 +442,8 @@ def _config(
     }
     return ModelConfig(
         name=about.name,
-        kind="unrolled",
-        architecture=recipe.architecture,
+        kind="unrolled" if isinstance(recipe, Recipe) else "dual-net",
+        architecture=recipe.architecture if isinstance(recipe, Recipe) else _dual_net(recipe, subjects.place),
         parameters=parameters,
         ndim=subjects.ndim,
         unit_mm=recipe.unit_mm,
@@ -413,7 +458,22 @@ def _config(
         limits=about.limits,
         held_out=held_out,
         versions={"torch": str(torch.__version__)},
+        mean_image=mean.to_dict(),
+        contrast="alike",
+        posed=isinstance(recipe, PosedRecipe),
     )
+
+
+def _dual_net(recipe: PosedRecipe, place: Posed) -> dict[str, Any]:
+    """What the predictor of the kind "dual-net" is built from."""
+    return {
+        "network": recipe.network,
+        "width": recipe.width,
+        "center": list(place.center),
+        "look": [list(ends) for ends in place.look],
+        "domain": domain_values(place.domain),
+        "refinement": recipe.refinement,
+    }
 
 
 def _curves(history: Sequence[Mapping[str, float]]) -> str:
