@@ -18,7 +18,7 @@ def steep(grid: Grid, center: tuple[float, ...]) -> dict:
     band, cells = Band((15, 15, 15), lengths), Lattice.cells(grid.shape, lengths)
     at = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in grid.shape), indexing="ij"), -1) - np.array(center)
     noise = np.random.default_rng(1).normal(size=(3, *grid.shape))
-    field = 8 * noise * np.exp(-(at**2).sum(-1) / (2 * 2.0**2))
+    field = 7.5 * noise * np.exp(-(at**2).sum(-1) / (2 * 2.0**2))
     velocity = Evaluator(band, cells, torch.float32, "cpu").project(torch.from_numpy(field.astype(np.float32))).numpy()
     metric = {"alpha": 2.0, "power": 2.0, "gamma": 1.0, "metric_step": None}
     more = {"domain": grid, "unit_mm": 1.0, "affine": np.eye(4), "margin_mm": 4.0, "band_limited": False}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -13,6 +13,9 @@ from ..imaging.grid import Grid
 from ..support.memory import KEPT_FIELD_BYTES
 from ..support.side_by_side import side_by_side
 from .on_grid import OnGrid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _KEPT_BYTES = KEPT_FIELD_BYTES
 _ROWS = 8
@@ -75,6 +78,12 @@ class Field(NDArrayOperatorsMixin):
         if self._kept:
             return self._values()[tuple(index.T)]
         return self._source.at(index + np.array(self._lower))
+
+    def tensor(self, rows: slice) -> Tensor:
+        """Slices of it, (d, …), as a tensor to be read, on the device where they are computed."""
+        import torch
+
+        return torch.from_numpy(self[rows]).movedim(-1, 0)
 
     def inner(self, grid: Grid) -> Field:
         """Its part on a grid in its middle, such as the image's within that of its field."""

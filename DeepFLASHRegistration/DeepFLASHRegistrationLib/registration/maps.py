@@ -63,7 +63,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     field_grid, inverse_grid = field_grids(fixed, velocity["affine"])
     damped = 0
     for attempt in range(_UNFOLDING + 1):
-        deformation = deformation_from(velocity, device, both=True)
+        deformation = deformation_from(velocity, device)
         forward = deformation.field(field_grid, "fixed_to_moving")
         # Folds are mended wherever they are; those around the object do not count in the metrics.
         anywhere, determinant = _folds(fixed, forward)
@@ -84,7 +84,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
             f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
             "voxels can show."
         )
-    inverse = deformation.field(inverse_grid, "moving_to_fixed")
+    inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True)  # it moves points, between voxels
     return Maps(dict(velocity), deformation, forward, inverse, anywhere & inside, determinant, notes)
 
 
@@ -140,38 +140,37 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
 
 
 # What `outputs` finds at a voxel of the fixed grid, as bits: that the moving image is there, that it shows the object,
-# and that it lies inside its mask; and that the fixed image shows the object.
-SEEN, OBJECT, INSIDE, FIXED_OBJECT = 1, 2, 4, 8
+# and that it lies inside its mask; that there is anything but background around; and that the fixed image shows the
+# object.
+SEEN, OBJECT, INSIDE, NEAR, FIXED_OBJECT = 1, 2, 4, 8, 16
 
 
 def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any], np.ndarray]:
     """The images and fields of a Result but for the determinants; and what is seen on the fixed grid, uint8 of SEEN,
     OBJECT, INSIDE and FIXED_OBJECT."""
     from ..imaging.intensities import foreground
-    from ..imaging.resampling import nearest, nearest_values, sampled_together
-    from ..problem.resampling import linear_values
+    from ..imaging.resampling import nearest
+    from ..problem.resampling import Marks, linear_values, looked_up, nearest_values
     from .warping import strongest_labels, warp_labels
 
     affine, image, moving_labels = maps.deformation.affine, moving.image, moving.label_map
     on_fixed = maps.fixed_to_moving.inner(fixed.grid)
     background = float(image.data.min())
-    own, shown = foreground(fixed.image), foreground(image).astype(np.uint8)
-    shown *= OBJECT
-    shown |= SEEN
-    if moving.inside is not None:
-        shown[moving.inside] |= INSIDE
+    own = foreground(fixed.image)
     look = linear_values(image, background)
-    after, first = [look, nearest_values(Volume(image.grid, shown))], [look]
-    del shown
+    after, first = [look], [look]
     # Labels lie on the image's voxels nearly always: then the places are computed once for both.
     together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
     if together:
         after.append(strongest_labels(moving_labels))
         first.append(nearest_values(_compact(moving_labels)))
-    warped, carried, *after = sampled_together(image.grid, fixed.grid, after, displacement=on_fixed)
+    marks = Marks(_marked(moving, moving_labels if together else None), NEAR, (background, 0))
+    carried, warped, *after = (
+        each.numpy() for each in looked_up(image.grid, fixed.grid, after, displacement=on_fixed, marks=marks)
+    )
     carried |= own.view(np.uint8) * np.uint8(FIXED_OBJECT)
     del own
-    before, *first = sampled_together(image.grid, fixed.grid, first, affine)
+    _, before, *first = (each.numpy() for each in looked_up(image.grid, fixed.grid, first, affine, marks=marks))
     if moving_labels is not None and not together:
         after = [warp_labels(moving_labels, fixed.grid, on_fixed)]
         first = [nearest(_compact(moving_labels), fixed.grid, affine)]
@@ -189,6 +188,23 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
         "labels_before": labels_before,
     }
     return parts, carried
+
+
+def _marked(moving: Subject, labels: Volume | None) -> np.ndarray:
+    """What is known of the moving image's voxels: SEEN, OBJECT, INSIDE and NEAR."""
+    from ..imaging.intensities import dilated, foreground
+
+    image = moving.image
+    something = image.data != image.data.min()
+    if labels is not None:
+        something |= labels.data != 0
+    marks = foreground(image).view(np.uint8) * np.uint8(OBJECT)
+    # What is interpolated at a point that is nearest to a voxel comes from it and its neighbors.
+    marks |= dilated(something, (1,) * image.ndim).view(np.uint8) * np.uint8(NEAR)
+    marks |= SEEN
+    if moving.inside is not None:
+        marks[moving.inside] |= INSIDE
+    return marks
 
 
 def _compact(labels: Volume) -> Volume:
