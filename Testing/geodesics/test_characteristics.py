@@ -130,6 +130,6 @@ def test_all_lies_on_the_device_of_the_velocities():
     paths = Characteristics(PLANE, [velocity(PLANE).float()] * 3, Lattice.cells((48, 40), PLANE.lengths))
     paths.device = torch.device("meta")
     paths._tables, paths._scale = [table.to("meta") for table in paths._tables], paths._scale.to("meta")
-    axes = [torch.ones(2, n, dtype=DOUBLE, device="meta") for n in (5, 4)]
     with OneDevice("meta"):
-        assert paths.on_lattice(axes, True).shape == (2, 5, 4)
+        assert paths._followed(torch.ones(2, 5, 4, device="meta"), True).shape == (2, 5, 4)
+    assert paths.on_lattice([torch.ones(2, n, dtype=DOUBLE) for n in (5, 4)], True).device.type == "meta"

@@ -83,7 +83,10 @@ class Characteristics:
             positions: (d, …) in units of length, wherever they are.
             backwards: to where they come from, at the end of the time, and not to where they go from its beginning.
         """
-        start = self.normalized(positions)
+        return self._followed(self.normalized(positions), backwards)
+
+    def _followed(self, start: Tensor, backwards: bool) -> Tensor:
+        """Displacements of particles at normalized places (d, …)."""
         total = last = before = None
         for table in reversed(self._tables) if backwards else self._tables:
             if last is None:
@@ -103,7 +106,7 @@ class Characteristics:
         """The same of the particles at all combinations of positions, (d, *lengths).
 
         Args:
-            axes: for each axis of the result what it adds to the positions, (d, n), all float64.
+            axes: for each axis of the result what it adds to the positions, (d, n), all float64 on the host.
         """
         d = self.band.ndim
         shape = tuple(axis.shape[1] for axis in axes)
@@ -111,12 +114,19 @@ class Characteristics:
         rows = max(1, _POINTS // behind) if self.device.type == "cpu" else shape[0]
         result = self._tables[0].new_empty((d, *shape))
 
+        # Last axis first, as torch counts; the sum of a few small numbers is as exact as a large one's rounding.
+        factors = torch.tensor(self._factors, dtype=torch.float64)[:, None]
+        base = torch.tensor(self._base, dtype=torch.float64)[:, None]
+        places = [((axis - base) if a == 0 else axis) * factors for a, axis in enumerate(axes)]
+        places = [
+            x.flip(0).to(result.dtype).to(result.device).view(d, *[-1 if a == b else 1 for b in range(d)])
+            for a, x in enumerate(places)
+        ]
+
         def fill(start: int) -> None:
-            parts = [axes[0][:, start : start + rows], *axes[1:]]
-            total = sum(
-                part.view(d, *[part.shape[1] if a == b else 1 for b in range(d)]) for a, part in enumerate(parts)
+            result[:, start : start + rows] = self._followed(
+                sum(places[1:], places[0][:, start : start + rows]), backwards
             )
-            result[:, start : start + rows] = self.moved(total.to(result), backwards)
 
         with torch.no_grad():
             for _ in self._spread(fill, range(0, shape[0], rows)):
@@ -140,8 +150,8 @@ class Characteristics:
 class OneLook(Characteristics):
     """The same of a displacement in the band itself, which is read where a particle is."""
 
-    def moved(self, positions: Tensor, backwards: bool) -> Tensor:
-        found = self._looked_up(self._tables[0], self.normalized(positions))
+    def _followed(self, start: Tensor, backwards: bool) -> Tensor:
+        found = self._looked_up(self._tables[0], start)
         return found.flip(0) / self._scale.view(-1, *[1] * (found.ndim - 1))
 
 

@@ -98,11 +98,14 @@ class Deformation:
         """
         return np.asarray(self.field(grid, direction, t))
 
-    def field(self, grid: Grid, direction: str, t: float = 1.0, between: bool = False) -> Field:
+    def field(self, grid: Grid, direction: str, t: float = 1.0, between: bool = False, settled: bool = True) -> Field:
         """The same, computed where it is looked at.
 
-        between: it shall be as right as can be between the voxels, where readers interpolate it linearly, instead of at
-        them: its values lie beyond where the map bends, by as much as lines fall short.
+        Args:
+            grid, direction, t: as above.
+            between: it shall be as right as can be between the voxels, where readers interpolate it linearly, instead
+                of at them: its values lie beyond where the map bends, by as much as lines fall short.
+            settled: it needs the device no longer; else it is computed there.
         """
         d = grid.ndim
         matrix, offset = self.affine[:d, :d], self.affine[:d, d]
@@ -118,7 +121,10 @@ class Deformation:
         if self.velocity.any() and t != 0:
             to_index = self.domain.inverse_affine @ before @ grid.affine
             rest = self._interpolated(grid, to_index, turn, (direction, t, between))
-        return Field(grid, OnGrid(slope, base, rest))
+        field = Field(grid, OnGrid(slope, base, rest))
+        if settled:
+            field.settle()
+        return field
 
     def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
         """Moves points (N, d), LPS mm, followed through the geodesic one by one; (N, d) float64 LPS mm."""
@@ -231,9 +237,9 @@ class Deformation:
             return None  # nothing of it is reached
         axes = [torch.from_numpy(np.outer(step, line.positions)) for line, step in zip(lines, steps.T, strict=True)]
         axes[0] += torch.from_numpy(start)[:, None]
-        u = paths.on_lattice([axis.to(self.device) for axis in axes], backwards)
-        to_mm = torch.as_tensor(turn @ self.domain.direction * self.unit_mm).to(u)
-        return Interpolated((to_mm @ u.flatten(1)).view_as(u), lines, grid.shape)
+        u = paths.on_lattice(axes, backwards)
+        to_mm = torch.from_numpy(turn @ self.domain.direction * self.unit_mm).to(u.dtype).to(u.device)
+        return Interpolated.of((to_mm @ u.flatten(1)).view_as(u), lines, grid.shape)
 
 
 def lattice_shape(

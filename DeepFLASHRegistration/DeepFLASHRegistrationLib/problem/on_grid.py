@@ -14,6 +14,7 @@ from ..imaging.grid import over_indices
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 # Steps by which points reach beyond a grid, unless the domain ends before.
 _BEYOND = 12
@@ -29,8 +30,17 @@ class OnGrid:
         """``slope`` (d, d) times the index plus ``base`` (d,), LPS mm."""
         self.slope, self.base, self.rest = slope, base, rest
 
+    @property
+    def device(self) -> str:
+        """Where `tensor` works; the others work on the host."""
+        return "cpu" if self.rest is None else str(self.rest.rows.device)
+
+    def on_host(self) -> OnGrid:
+        """The same without a device."""
+        return OnGrid(self.slope, self.base, self.rest and self.rest.on_host())
+
     def fill(self, out: np.ndarray, ranges: Sequence[np.ndarray]) -> None:
-        """Writes the field at these ranges of indices into an array (*ranges, d), float32."""
+        """Writes the field at these ranges of indices into an array (*ranges, d), float32; of what is on the host."""
         still = not self.slope.any() and not self.base.any()
         for row, k in enumerate(ranges[0]):  # slice by slice, which stays in the processor's cache
             u = None if self.rest is None else self.rest.slice(int(k), ranges[1:])
@@ -42,6 +52,18 @@ class OnGrid:
                 if u is not None:
                     total += u[i]
                 out[row, ..., i] = total
+
+    def tensor(self, ranges: Sequence[np.ndarray]) -> Tensor:
+        """The field (d, *ranges) at these ranges of indices, on the device."""
+        import torch
+
+        d = len(ranges)
+        total = self.rest.slab(ranges)
+        for axis, index in enumerate(ranges):
+            part = np.outer(self.slope[:, axis], index) + (self.base[:, None] if axis == 0 else 0)
+            shape = [len(index) if a == axis else 1 for a in range(d)]
+            total += torch.from_numpy(part.astype(np.float32)).to(total.device).view(d, *shape)
+        return total
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """The field (n, d) at voxels (n, d), bit by bit as `fill` gives it."""
@@ -126,7 +148,13 @@ def _from_values(count: int) -> torch.Tensor:
 class Interpolated:
     """A displacement known at points along the axes of a grid, between them."""
 
-    def __init__(self, u: torch.Tensor, lines: Sequence[Line], shape: Sequence[int]):
+    def __init__(self, rows: Tensor, first: int, columns: np.ndarray, weights: np.ndarray):
+        """rows (d, m, *shape[1:]); of the first axis the columns, weights and first voxel of a `Line`."""
+        self.rows, self.first, self.columns, self.weights = rows, first, columns, weights
+        self._array = rows.numpy() if rows.device.type == "cpu" else None
+
+    @classmethod
+    def of(cls, u: Tensor, lines: Sequence[Line], shape: Sequence[int]) -> Interpolated:
         """u (d, *points), any components; for each axis of the grid of this shape its points."""
         from ..geodesics.band import separable
 
@@ -135,29 +163,63 @@ class Interpolated:
             u = (line.prepared.to(u) @ u.flatten(2)).view_as(u)
         # Of the first axis, each slice needs but a few of the points.
         u = separable(u, [other.matrix(n).to(u) for other, n in zip(lines[1:], shape[1:], strict=True)])
-        self.rows = u.contiguous().cpu().numpy()
-        self.first, self.columns, self.weights = line.first, line.columns, line.weights
+        return cls(u.contiguous(), line.first, line.columns, line.weights)
+
+    def on_host(self) -> Interpolated:
+        """The same without a device."""
+        return Interpolated(self.rows.cpu(), self.first, self.columns, self.weights)
 
     def slice(self, k: int, ranges: Sequence[np.ndarray]) -> np.ndarray | None:
         """(d, *ranges) at the voxels with this first index and those ranges of the others; None at rest."""
         k -= self.first
         if not 0 <= k < len(self.columns):
             return None
-        box = tuple(slice(int(r[0]), int(r[-1]) + 1) if len(r) else slice(0) for r in ranges)
+        box = _box(ranges)
         total = None
         for column, weight in zip(self.columns[k], self.weights[k], strict=True):
-            part = weight * self.rows[(slice(None), column, *box)]
+            part = weight * self._array[(slice(None), column, *box)]
             total = part if total is None else np.add(total, part, out=total)
+        return total
+
+    def slab(self, ranges: Sequence[np.ndarray]) -> Tensor:
+        """(d, *ranges) at the voxels of these ranges, on the device."""
+        import torch
+
+        total = self.rows.new_zeros((len(self.rows), *map(len, ranges)))
+        k = ranges[0] - self.first
+        inside = np.flatnonzero((k >= 0) & (k < len(self.columns)))
+        if len(inside):
+            there, k = slice(inside[0], inside[-1] + 1), k[inside]
+            rows = self.rows[(slice(None), slice(None), *_box(ranges[1:]))]
+            for column, weight in zip(self.columns[k].T, self.weights[k].T, strict=True):
+                column, weight = (torch.from_numpy(x.copy()).to(rows.device) for x in (column, weight))
+                shape = [-1 if axis == 1 else 1 for axis in range(rows.ndim)]
+                total[:, there] += rows.index_select(1, column) * weight.view(shape)
         return total
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """(d, n) at voxels (n, d)."""
+        import torch
+
         k = index[:, 0] - self.first
         inside = (k >= 0) & (k < len(self.columns))
         k = np.where(inside, k, 0)
         total = np.zeros((len(self.rows), len(index)), dtype=np.float32)
         if not inside.any():
             return total
+        rest = index.T[1:]
+        if self._array is None:
+            rest = tuple(torch.from_numpy(np.ascontiguousarray(x)).to(self.rows.device) for x in rest)
         for column, weight in zip(self.columns.T, self.weights.T, strict=True):
-            total += weight[k] * self.rows[(slice(None), column[k], *index.T[1:])]
+            column = column[k]
+            if self._array is None:
+                part = self.rows[(slice(None), torch.from_numpy(column).to(self.rows.device), *rest)].cpu().numpy()
+            else:
+                part = self._array[(slice(None), column, *rest)]
+            total += weight[k] * part
         return total * inside
+
+
+def _box(ranges: Sequence[np.ndarray]) -> tuple[slice, ...]:
+    """Consecutive indices as slices."""
+    return tuple(slice(int(r[0]), int(r[-1]) + 1) if len(r) else slice(0) for r in ranges)

@@ -12,7 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..support.side_by_side import side_by_side
-from ..support.torch_device import as_tensor, is_cuda
+from ..support.torch_device import as_tensor, is_apart, is_cuda
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,8 @@ def looked_up(
     if marks is not None:
         voxels = as_tensor(marks.voxels).to(place)
         carried = torch.empty(grid.shape, dtype=torch.uint8, device=place)
-    rows = max(1, (_POINTS if place.type == "cpu" else _DEVICE_POINTS) // max(1, math.prod(grid.shape[1:])))
+    apart = is_apart(device)
+    rows = max(1, (_DEVICE_POINTS if apart else _POINTS) // max(1, math.prod(grid.shape[1:])))
     places = _Places(source, grid, matrix, displacement, place)
 
     def fill(start: int) -> None:
@@ -87,7 +88,7 @@ def looked_up(
         index, near = places(part), None
         if marks is not None:
             carried[part] = sample_nearest(voxels, index, 0).view(carried[part].shape)
-            if place.type == "cpu":
+            if not apart:
                 near = (carried[part].reshape(-1) & marks.near).nonzero().flatten()
                 if len(near) > _MOST * len(index):
                     near = None
@@ -101,7 +102,7 @@ def looked_up(
                 slab.index_copy_(0, near, look.values(index.t().index_select(1, near).t()))
 
     starts = range(0, grid.shape[0], rows)
-    for _ in side_by_side(fill, starts) if place.type == "cpu" else map(fill, starts):
+    for _ in map(fill, starts) if apart else side_by_side(fill, starts):
         pass
     return results if marks is None else [carried, *results]
 
@@ -125,11 +126,10 @@ class _Places:
         self.turn = to_index[:d, :d].tolist()
         self.shape, self.displacement = grid.shape, displacement
         # Along each axis, what it adds to each coordinate: in double precision, of which the sum alone is rounded.
-        self.axes = [
-            torch.outer(torch.from_numpy(column.copy()), torch.arange(n, dtype=torch.float64)).to(device)
-            for n, column in zip(grid.shape, combined[:d, :d].T, strict=True)
-        ]
-        self.axes[0] += torch.from_numpy(combined[:d, d:].copy()).to(device)
+        axes = [np.outer(column, np.arange(n)) for n, column in zip(grid.shape, combined[:d, :d].T, strict=True)]
+        axes[0] += combined[:d, d:]
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.axes = [torch.from_numpy(axis).to(exact).to(device) for axis in axes]
 
     def __call__(self, part: slice) -> Tensor:
         """Coordinates in voxels of the source, float32 (n, d), of a slab of the grid."""
@@ -156,7 +156,7 @@ class _Places:
         from .field import Field
 
         if isinstance(self.displacement, Field):
-            return self.displacement.tensor(part)
+            return self.displacement.tensor(part).to(self.axes[0].device)
         return torch.from_numpy(np.ascontiguousarray(self.displacement[part])).movedim(-1, 0).to(self.axes[0].device)
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,13 +16,18 @@ from ..problem.deformation import Deformation, deformation_from
 from ..problem.field import Field
 from ..problem.subject import Subject
 from ..support.side_by_side import side_by_side
+from ..support.torch_device import as_tensor, is_apart
 from .verdict import SMALLEST_DETERMINANT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Attempts to mend folds of the sampled map by damping the velocity around them.
 _UNFOLDING = 6
 # The written fields reach beyond the fixed image by this part of its longest edge.
 _FIELD_MARGIN = 1 / 20
-_ROWS = 16  # slices looked through for folds together
+# Voxels looked through for folds together: in a processor's cache, and on a device.
+_VOXELS, _DEVICE_VOXELS = 1 << 16, 1 << 22
 
 
 def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
@@ -61,59 +67,57 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     damped: a few millimeters around a few voxels.
     """
     field_grid, inverse_grid = field_grids(fixed, velocity["affine"])
-    damped = 0
+    shown, limit = None, SMALLEST_DETERMINANT.check
+    damped, size = 0, int(np.count_nonzero(inside))
     for attempt in range(_UNFOLDING + 1):
         deformation = deformation_from(velocity, device)
-        forward = deformation.field(field_grid, "fixed_to_moving")
+        forward = deformation.field(field_grid, "fixed_to_moving", settled=False)
         # Folds are mended wherever they are; those around the object do not count in the metrics.
         anywhere, determinant = _folds(fixed, forward)
-        steep = _below(determinant, inside, SMALLEST_DETERMINANT.check)
-        steep |= anywhere
-        count = int(np.count_nonzero(steep))
+        shown = as_tensor(inside).to(anywhere.device) if shown is None else shown
+        count = int(((determinant < limit) & shown | anywhere).count_nonzero())
         # FLASH's own map folds by truncation, which damping cannot mend; a field that folds widely is no slip.
-        if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * np.count_nonzero(inside):
+        if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * size:
             break
         damped += count
-        steep = anywhere | _below(determinant, inside, 1.6 * SMALLEST_DETERMINANT.check)
-        index = np.argwhere(steep)
+        index = ((determinant < 1.6 * limit) & shown | anywhere).nonzero().cpu().numpy()
         velocity = _damped(velocity, deformation, fixed.index_to_physical(index) + forward.inner(fixed).at(index))
-        forward = anywhere = determinant = steep = None  # room for the next
+        forward = anywhere = determinant = None  # room for the next
     notes = []
     if damped:
         notes.append(
             f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
             "voxels can show."
         )
-    inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True)  # it moves points, between voxels
-    return Maps(dict(velocity), deformation, forward, inverse, anywhere & inside, determinant, notes)
+    # It moves points, which lie between voxels.
+    inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True, settled=False)
+    folded = (anywhere & shown).cpu().numpy()
+    return Maps(dict(velocity), deformation, forward, inverse, folded, determinant.cpu().numpy(), notes)
 
 
-def _folds(fixed: Grid, forward: Field) -> tuple[np.ndarray, np.ndarray]:
-    """Which voxels of the fixed grid fold, by the strict criterion, and the determinants there; slab by slab."""
-    from .metrics import folded_voxels, jacobian_determinant
+def _folds(fixed: Grid, forward: Field) -> tuple[Tensor, Tensor]:
+    """Which voxels of the fixed grid fold, by the strict criterion, and the determinants there; slab by slab, on the
+    field's device."""
+    import torch
+
+    from .folds import folds_and_determinants
 
     # One voxel of the margin makes the differences central everywhere on the fixed grid.
-    around = fixed.padded(1)
-    field, crop = forward.inner(around), (slice(1, -1),) * fixed.ndim
-    folded, determinant = np.empty(fixed.shape, dtype=bool), np.empty(fixed.shape, dtype=np.float32)
+    field = forward.inner(fixed.padded(1))
+    folded = torch.empty(fixed.shape, dtype=torch.bool, device=field.device)
+    determinant = torch.empty(fixed.shape, device=field.device)
+    apart = is_apart(field.device)
+    rows = max(2, (_DEVICE_VOXELS if apart else _VOXELS) // math.prod(fixed.shape[1:]))
+    step = np.asarray(fixed.affine[:-1, :-1])
 
     def fill(start: int) -> None:
-        rows = slice(start, start + _ROWS)
-        part = field[start : start + _ROWS + 2]
-        grid = Grid(part.shape[:-1], around.affine)
-        folded[rows] = folded_voxels(part, grid)[crop]
-        determinant[rows] = jacobian_determinant(part, grid)[crop]
+        part = slice(start, start + rows)
+        folded[part], determinant[part] = folds_and_determinants(field.tensor(slice(start, start + rows + 2)), step)
 
-    for _ in side_by_side(fill, range(0, fixed.shape[0], _ROWS)):
+    starts = range(0, fixed.shape[0], rows)
+    for _ in map(fill, starts) if apart else side_by_side(fill, starts):
         pass
     return folded, determinant
-
-
-def _below(values: np.ndarray, inside: np.ndarray, limit: float) -> np.ndarray:
-    """Where values inside are below a limit."""
-    found = values < limit
-    found &= inside
-    return found
 
 
 def _damped(velocity: Mapping[str, Any], deformation: Deformation, at: np.ndarray) -> dict[str, Any]:
@@ -157,20 +161,23 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
     on_fixed = maps.fixed_to_moving.inner(fixed.grid)
     background = float(image.data.min())
     own = foreground(fixed.image)
-    look = linear_values(image, background)
+    device = on_fixed.device
+    look = linear_values(image, background, device)
     after, first = [look], [look]
     # Labels lie on the image's voxels nearly always: then the places are computed once for both.
     together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
     if together:
-        after.append(strongest_labels(moving_labels))
-        first.append(nearest_values(_compact(moving_labels)))
+        after.append(strongest_labels(moving_labels, device))
+        first.append(nearest_values(_compact(moving_labels), device))
     marks = Marks(_marked(moving, moving_labels if together else None), NEAR, (background, 0))
     carried, warped, *after = (
-        each.numpy() for each in looked_up(image.grid, fixed.grid, after, displacement=on_fixed, marks=marks)
+        each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, after, None, on_fixed, device, marks)
     )
     carried |= own.view(np.uint8) * np.uint8(FIXED_OBJECT)
     del own
-    _, before, *first = (each.numpy() for each in looked_up(image.grid, fixed.grid, first, affine, marks=marks))
+    _, before, *first = (
+        each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, first, affine, None, device, marks)
+    )
     if moving_labels is not None and not together:
         after = [warp_labels(moving_labels, fixed.grid, on_fixed)]
         first = [nearest(_compact(moving_labels), fixed.grid, affine)]
