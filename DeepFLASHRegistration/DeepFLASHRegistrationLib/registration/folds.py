@@ -31,7 +31,7 @@ def folds_and_determinants(field: Tensor, step: np.ndarray) -> tuple[Tensor, Ten
     """
     import torch
 
-    d = len(field)
+    d, field = len(field), field.contiguous()
     edges = [_edges(field, step[:, axis], axis) for axis in range(d)]
     sign = 1.0 if np.linalg.det(step) > 0 else -1.0
     # Of each axis the edges before and behind a voxel.
