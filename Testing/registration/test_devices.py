@@ -122,11 +122,9 @@ def test_all_that_a_gpu_does_gives_what_the_cpu_gives(monkeypatch):
     labels = {"moving_labels": pairs.moving_labels(whole[1].grid)}
     parameters = pairs.quick(initial_alignment="affine")
     there = register(*whole, parameters, device="cpu", threads=1, **labels)
-    for module in (affine, resampling):
-        monkeypatch.setattr(module, "is_cuda", lambda device: device == "cpu:0")
     on_device = []
-    for module in (resampling, field, maps):
-        monkeypatch.setattr(module, "is_apart", lambda device: on_device.append(1) or True)
+    for module in (affine, resampling, field, maps):
+        monkeypatch.setattr(module, "is_cuda", lambda device: on_device.append(1) or True)
     monkeypatch.setitem(captured.RECORDINGS, "cpu", Again)
     monkeypatch.setattr(Again, "replayed", 0)
     here = register(*whole, parameters, device="cpu:0", threads=1, **labels)
@@ -163,7 +161,7 @@ def test_the_finish_on_a_device_is_that_of_the_cpu(d, monkeypatch):
 
     there, parts, seen = finish()
     for module in (resampling, field, maps):
-        monkeypatch.setattr(module, "is_apart", lambda device: True)
+        monkeypatch.setattr(module, "is_cuda", lambda device: True)
     for name in ("_DEVICE_POINTS", "_DEVICE_VOXELS"):
         for module in (resampling, field, maps):
             if hasattr(module, name):
@@ -176,7 +174,7 @@ def test_the_finish_on_a_device_is_that_of_the_cpu(d, monkeypatch):
         ours, theirs = getattr(here, name), getattr(there, name)
         assert np.abs(ours.at(np.array([[5] * d, [20] * d])) - theirs.at(np.array([[5] * d, [20] * d]))).max() < 1e-4
         assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() < 1e-4
-    monkeypatch.setattr(field, "is_apart", lambda device: False)
+    monkeypatch.setattr(field, "is_cuda", lambda device: False)
     for name in ("fixed_to_moving", "moving_to_fixed"):
         settled = getattr(here, name)
         settled.settle()

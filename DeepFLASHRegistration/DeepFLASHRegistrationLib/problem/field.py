@@ -12,7 +12,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from ..imaging.grid import Grid
 from ..support.memory import KEPT_FIELD_BYTES
 from ..support.side_by_side import side_by_side
-from ..support.torch_device import is_apart
+from ..support.torch_device import is_cuda
 from .on_grid import OnGrid
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Field(NDArrayOperatorsMixin):
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """The displacements (n, d) at voxels (n, d)."""
-        if self._whole is not None or (self._kept and not is_apart(self.device)):
+        if self._whole is not None or (self._kept and not is_cuda(self.device)):
             return self._values()[tuple(index.T)]
         return self._source.at(index + np.array(self._lower))
 
@@ -90,7 +90,7 @@ class Field(NDArrayOperatorsMixin):
         """Slices of it, (d, …), as a tensor to be read, on its device."""
         import torch
 
-        if not is_apart(self.device):
+        if not is_cuda(self.device):
             return torch.from_numpy(self[rows]).movedim(-1, 0)
         start, stop, _ = rows.indices(len(self))
         return self._source.tensor(self._ranges([start, *[0] * (self.grid.ndim - 1)], [stop, *self.grid.shape[1:]]))
@@ -103,7 +103,7 @@ class Field(NDArrayOperatorsMixin):
         """Its part on a grid in its middle, such as the image's within that of its field."""
         lower = [(n - m) // 2 for n, m in zip(self.grid.shape, grid.shape, strict=True)]
         part = Field(grid, self._source, [a + b for a, b in zip(self._lower, lower, strict=True)])
-        if self._whole is not None or (self._kept and not is_apart(self.device)):
+        if self._whole is not None or (self._kept and not is_cuda(self.device)):
             part._whole = self._values()[tuple(slice(a, a + n) for a, n in zip(lower, grid.shape, strict=True))]
         return part
 
@@ -123,7 +123,7 @@ class Field(NDArrayOperatorsMixin):
         """The part from one index up to, not including, another."""
         ranges = self._ranges(lower, upper)
         result = np.empty((*map(len, ranges), self.grid.ndim), self.dtype)
-        if is_apart(self.device):
+        if is_cuda(self.device):
             rows = max(1, _DEVICE_VOXELS * len(result) * self.grid.ndim // max(1, result.size))
             for start in range(0, len(result), rows):
                 part = self._source.tensor([ranges[0][start : start + rows], *ranges[1:]])

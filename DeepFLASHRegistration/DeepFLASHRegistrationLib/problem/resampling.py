@@ -12,7 +12,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..support.side_by_side import side_by_side
-from ..support.torch_device import as_tensor, is_apart, is_cuda
+from ..support.torch_device import as_tensor, is_cuda
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def looked_up(
         looks: what is looked for, called for slabs of the grid; on processors side by side.
         matrix: (d+1, d+1) LPS mm, point of the grid -> point of the source; identity by default.
         displacement: float32 (*grid.shape, d), LPS mm, added to what the matrix makes of x; none by default.
-        device: where the looks work.
+        device: where the looks work: a CUDA GPU, or "cpu".
         marks: of the source's voxels; those nearest to the points come first in the result, 0 outside.
 
     Returns:
@@ -79,7 +79,7 @@ def looked_up(
     if marks is not None:
         voxels = as_tensor(marks.voxels).to(place)
         carried = torch.empty(grid.shape, dtype=torch.uint8, device=place)
-    apart = is_apart(device)
+    apart = is_cuda(device)
     rows = max(1, (_DEVICE_POINTS if apart else _POINTS) // max(1, math.prod(grid.shape[1:])))
     places = _Places(source, grid, matrix, displacement, place)
 
@@ -128,8 +128,7 @@ class _Places:
         # Along each axis, what it adds to each coordinate: in double precision, of which the sum alone is rounded.
         axes = [np.outer(column, np.arange(n)) for n, column in zip(grid.shape, combined[:d, :d].T, strict=True)]
         axes[0] += combined[:d, d:]
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        self.axes = [torch.from_numpy(axis).to(exact).to(device) for axis in axes]
+        self.axes = [torch.from_numpy(axis).to(device) for axis in axes]
 
     def __call__(self, part: slice) -> Tensor:
         """Coordinates in voxels of the source, float32 (n, d), of a slab of the grid."""

@@ -16,7 +16,7 @@ from ..problem.deformation import Deformation, deformation_from
 from ..problem.field import Field
 from ..problem.subject import Subject
 from ..support.side_by_side import side_by_side
-from ..support.torch_device import as_tensor, is_apart
+from ..support.torch_device import as_tensor, is_cuda
 from .verdict import SMALLEST_DETERMINANT
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     """
     field_grid, inverse_grid = field_grids(fixed, velocity["affine"])
     shown, limit = None, SMALLEST_DETERMINANT.check
+    on_host = not is_cuda(device)  # other devices may lack what follows
     damped, size = 0, int(np.count_nonzero(inside))
     for attempt in range(_UNFOLDING + 1):
         deformation = deformation_from(velocity, device)
-        forward = deformation.field(field_grid, "fixed_to_moving", settled=False)
+        forward = deformation.field(field_grid, "fixed_to_moving", settled=on_host)
         # Folds are mended wherever they are; those around the object do not count in the metrics.
         anywhere, determinant = _folds(fixed, forward)
         shown = as_tensor(inside).to(anywhere.device) if shown is None else shown
@@ -90,7 +91,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
             "voxels can show."
         )
     # It moves points, which lie between voxels.
-    inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True, settled=False)
+    inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True, settled=on_host)
     folded = (anywhere & shown).cpu().numpy()
     return Maps(dict(velocity), deformation, forward, inverse, folded, determinant.cpu().numpy(), notes)
 
@@ -106,7 +107,7 @@ def _folds(fixed: Grid, forward: Field) -> tuple[Tensor, Tensor]:
     field = forward.inner(fixed.padded(1))
     folded = torch.empty(fixed.shape, dtype=torch.bool, device=field.device)
     determinant = torch.empty(fixed.shape, device=field.device)
-    apart = is_apart(field.device)
+    apart = is_cuda(field.device)
     rows = max(2, (_DEVICE_VOXELS if apart else _VOXELS) // math.prod(fixed.shape[1:]))
     step = np.asarray(fixed.affine[:-1, :-1])
 

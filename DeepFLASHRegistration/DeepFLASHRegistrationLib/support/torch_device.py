@@ -92,11 +92,6 @@ def is_cuda(device: str) -> bool:
     return device.partition(":")[0] == "cuda"
 
 
-def is_apart(device: str) -> bool:
-    """Whether a torch device has a memory and processors of its own: arrays are brought to it, and worked on whole."""
-    return device.partition(":")[0] != "cpu"
-
-
 def free_device_bytes(device: str) -> int:
     """Free memory of a GPU; 0 for the CPU and for what shares its memory."""
     import torch
