@@ -105,7 +105,7 @@ def test_room_for_what_waits_to_be_written_counts(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: used._replace(free=said + 1000))
     assert register(pair, tmp_path / "again") == 2
     assert "are free on that disk" in capsys.readouterr().err
-    assert register(pair, tmp_path / "images", "--outputs", "warped,labels") == 0
+    assert register(pair, tmp_path / "images", "--outputs", "warped") == 0
 
 
 def test_the_most_that_waits_is_what_is_said() -> None:
