@@ -176,9 +176,12 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
     )
     carried |= own.view(np.uint8) * np.uint8(FIXED_OBJECT)
     del own
-    _, before, *first = (
-        each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, first, affine, None, device, marks)
-    )
+    if np.array_equal(affine, np.eye(len(affine))) and image.grid.same_as(fixed.grid, 1e-6):
+        before, first = image.data.astype(np.float32, copy=False), [_compact(moving_labels).data] if together else []
+    else:
+        _, before, *first = (
+            each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, first, affine, None, device, marks)
+        )
     if moving_labels is not None and not together:
         after = [warp_labels(moving_labels, fixed.grid, on_fixed)]
         first = [nearest(_compact(moving_labels), fixed.grid, affine)]
