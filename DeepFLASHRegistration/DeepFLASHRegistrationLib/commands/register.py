@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     from ..results.outputs import chosen_files
     from ..support.memory import free_bytes
     from ..support.output_folder import check_output
+    from ..support.torch_device import begin_loading
 
     names = [field.name for field in dataclasses.fields(PairFiles) if field.name != "transform"]
     pair = PairFiles(**{name: getattr(options, name) for name in names})
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f"--outputs {output}: needs {what} to carry over. Pass them with --moving-labels.")
     check_output(options.output, FILES, options.force)
     free = free_bytes()
+    begin_loading()
     fixed, moving, segmentation = pair.read()
     fixed, given = with_transforms(transforms, fixed, moving, parameters)
     truth = _truth(options, fixed)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,20 +12,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..imaging.grid import Grid
+from ..support.side_by_side import side_by_side
 from .dense_map import DenseMap
+from .on_grid import Interpolated, Line
 from .spatial_map import SpatialMap
 
 if TYPE_CHECKING:
     import torch
 
-    from ..geodesics.band import Lattice
+    from ..geodesics.characteristics import Characteristics
 
-# Lattice points per shortest wavelength of the band when the final maps are computed; denser changes them by less than
-# the interpolation of the written fields.
-_POINTS_PER_WAVELENGTH = 5.5
-# Bound on dt·max|Dv| of the final time steps; about half of what is used while optimizing. With fewer steps, time
-# adds to the error of interpolation; with more of them, each an interpolation, that only grows.
-_PER_STEP, _FEWEST_STEPS = 0.27, 6
+# Points per shortest wavelength of the band at which the velocity is tabulated, and from which particles start, for the
+# final maps. Denser ones change these by less than interpolation of the written fields does.
+_POINTS_PER_WAVELENGTH, _PARTICLES_PER_WAVELENGTH = 5.0, 4.25
+_RAMP = 0.75  # of the margin, over half of which the velocity fades out, which three particles shall see
+# Bound on dt·max|Dv| of the final time steps. With twice as many the maps of brains change by a thousandth of a mm.
+_PER_STEP, _FEWEST_STEPS = 0.5, 4
 # Largest relative change of ⟨Lv, v⟩ along the final geodesic.
 _DRIFT, _MOST_STEPS = 0.02, 200
 
@@ -42,7 +45,6 @@ class Deformation(SpatialMap):
         margin_mm: width of the border of the domain over which the velocity fades out.
         band_limited: whether the displacement is kept in the band (FLASH's own map).
         integrator, steps: time stepping; 0 steps chooses them from the velocity.
-        both: whether maps of both directions will be asked for: then what they share is computed once.
     """
 
     domain: Grid
@@ -58,7 +60,6 @@ class Deformation(SpatialMap):
     integrator: str = "rk4"
     steps: int = 0
     device: str = "cpu"
-    both: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     timed: ClassVar[bool] = True
@@ -71,6 +72,10 @@ class Deformation(SpatialMap):
     def shortest_wavelength(self) -> float:
         """Of the velocity, in units of length."""
         return _shortest_wavelength(self.velocity.shape[1:], self.lengths)
+
+    @property
+    def _extents(self) -> tuple[Sequence[float], Sequence[int], float, Sequence[float]]:
+        return self.lengths, self.velocity.shape[1:], self.margin_mm / self.unit_mm, self.cell
 
     def rests(self, t: float) -> bool:
         return not self.velocity.any() or t == 0
@@ -89,99 +94,121 @@ class Deformation(SpatialMap):
             self._kept["shooting"] = shooting, v0
         return self._kept["shooting"]
 
-    def _flow(self, t: float) -> tuple[Any, Any]:
-        """(flow, trajectory) of the geodesic up to time t, which is the whole geodesic of t·v0."""
+    def _trajectory(self, t: float) -> Any:
+        """The geodesic up to time t, which is the whole geodesic of t·v0."""
+        import torch
+
+        shooting, v0 = self._shooting()
+        with torch.no_grad():
+            steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, _FEWEST_STEPS)
+            trajectory = shooting.shoot(t * v0, steps, self.integrator)
+            # A geodesic keeps its energy. One that does not was integrated too coarsely, at high frequencies.
+            while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
+                steps = math.ceil(1.5 * steps)
+                trajectory = shooting.shoot(t * v0, steps, self.integrator)
+        return trajectory
+
+    def _paths(self, direction: str, t: float) -> tuple[Characteristics, bool]:
+        """What follows particles in a direction up to time t, and whether it does so backwards."""
         import torch
 
         from ..geodesics.band import Lattice
-        from ..geodesics.flow import BandLimitedFlow, Flow
+        from ..geodesics.characteristics import Characteristics, OneLook
+        from ..geodesics.flow import BandLimitedFlow
 
-        key = ("flow", t)
+        key = "paths", direction if self.band_limited else "both", t
         if key not in self._kept:
-            shooting, v0 = self._shooting()
-            with torch.no_grad():
-                steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, _FEWEST_STEPS)
-                trajectory = shooting.shoot(t * v0, steps, self.integrator)
-                # A geodesic keeps its energy. One that does not was integrated too coarsely, at high frequencies.
-                while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
-                    steps = math.ceil(1.5 * steps)
-                    trajectory = shooting.shoot(t * v0, steps, self.integrator)
-            lattice = Lattice.cells(
-                lattice_shape(self.domain.shape, self.lengths, self.velocity.shape[1:]), self.lengths
-            )
-            if self.band_limited:
-                flow = BandLimitedFlow(shooting, lattice)
+            trajectory, shooting = self._trajectory(t), self._shooting()[0]
+            shape = lattice_shape(*self._extents)
+            if self.band_limited:  # one table instead of several, which may be finer
+                lattice = Lattice.cells(tuple(2 * n for n in shape), self.lengths)
+                with torch.no_grad():
+                    u = BandLimitedFlow(shooting, lattice).band_displacement(trajectory, direction)
+                self._kept[key] = OneLook(shooting.band, [u], lattice, None, side_by_side)
             else:
+                lattice = Lattice.cells(shape, self.lengths)
                 window = border_window(lattice, self.lengths, self.margin_mm / self.unit_mm, self.device)
-                flow = Flow(shooting.band, lattice, torch.float32, self.device, window)
-            self._kept[key] = flow, trajectory
-        return self._kept[key]
+                for axis in range(window.ndim):  # the outer points continue beyond the domain, where all is at rest
+                    window.narrow(axis, 0, 1).zero_()
+                    window.narrow(axis, -1, 1).zero_()
+                self._kept[key] = Characteristics(shooting.band, trajectory.middles, lattice, window, side_by_side)
+        return self._kept[key], direction == "fixed_to_moving"
 
-    def _on_lattice(self, direction: str, t: float) -> torch.Tensor:
+    def _moved(self, index: np.ndarray, direction: str, t: float) -> np.ndarray:
+        """Displacements (n, d) in units of domain indices (n, d)."""
         import torch
 
-        key = (direction, t)
-        if key not in self._kept:
-            flow, trajectory = self._flow(t)
+        paths, backwards = self._paths(direction, t)
+        position = (index + 0.5) * self.cell
+        inside = ((position >= 0) & (position <= np.array(self.lengths))).all(-1)
+        moved = np.zeros(index.shape)
+        if inside.any():
             with torch.no_grad():
-                if self.both and not self.band_limited:
-                    self._kept[key] = flow.composed(reversed(self._steps(direction, t)))
-                else:
-                    self._kept[key] = getattr(flow, direction)(trajectory)
-        return self._kept[key]
+                at = torch.as_tensor(position[inside].T, dtype=torch.float32, device=self.device)
+                moved[inside] = paths.moved(at, backwards).double().cpu().numpy().T
+        return moved
 
-    def _steps(self, direction: str, t: float) -> list[torch.Tensor]:
-        """Of the way in one direction; those of the other are kept until they are asked for."""
-        key = ("steps", direction, t)
-        if key not in self._kept:
-            flow, trajectory = self._flow(t)
-            for name, steps in zip(("fixed_to_moving", "moving_to_fixed"), flow.steps_of_both(trajectory), strict=True):
-                self._kept["steps", name, t] = steps
-        return self._kept.pop(key)
+    def _interpolated(
+        self, grid: Grid, to_index: np.ndarray, turn: np.ndarray, how: tuple[str, float, bool]
+    ) -> Interpolated | None:
+        """u in mm, turned, at the voxels of a grid, which ``to_index`` takes to the domain's.
 
-    def _known(self, direction: str, t: float) -> tuple[Lattice, torch.Tensor]:
-        return self._flow(t)[0].lattice, self._on_lattice(direction, t)
-
-    def _moved(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
-        """Followed through the geodesic one by one."""
+        Particles start from a lattice along the grid's own axes: as far from each other as the velocity allows, from
+        the domain's middle on, so that no other grid of these axes finds anything else; or from the voxels themselves
+        along axes where these lie farther apart.
+        """
         import torch
 
-        flow, trajectory = self._flow(t)
-        d = index.shape[-1]
-        index = index.to(self.device)
-        points = self._normalized(index.reshape(-1, *[1] * (d - 1), d), flow.lattice)
-        with torch.no_grad():
-            if self.band_limited:
-                from ..geodesics.sampling import Sampler
+        d = grid.ndim
+        direction, t, between = how
+        paths, backwards = self._paths(direction, t)
+        steps = to_index[:d, :d] * self.cell[:, None]  # in units of length, of one voxel along each axis
+        start = (to_index[:d, d] + 0.5) * self.cell
+        wanted = _detail(*self._extents) / _PARTICLES_PER_WAVELENGTH
+        middle = np.linalg.solve(steps, np.array(self.lengths) / 2 - start)
+        corners = np.array(list(itertools.product(*((0.0, length) for length in self.lengths))))
+        reach = np.linalg.solve(steps, (corners - start).T)
+        ranges = zip(reach.min(1), reach.max(1), strict=True)
+        apart = wanted / np.linalg.norm(steps, axis=0)
+        lines = [Line.of(*line, between) for line in zip(grid.shape, ranges, middle, apart, strict=True)]
+        if not all(len(line.columns) for line in lines):
+            return None  # nothing of it is reached
+        axes = [torch.from_numpy(np.outer(step, line.positions)) for line, step in zip(lines, steps.T, strict=True)]
+        axes[0] += torch.from_numpy(start)[:, None]
+        u = paths.on_lattice(axes, backwards)
+        to_mm = torch.from_numpy(turn @ self.domain.direction * self.unit_mm).to(u.dtype).to(u.device)
+        return Interpolated.of((to_mm @ u.flatten(1)).view_as(u), lines, grid.shape)
 
-                sampler = Sampler(flow.lattice, flow.lattice, torch.float32, self.device)
-                u = sampler.at(self._on_lattice(direction, t), points)
-            else:
-                middles = trajectory.middles
-                velocities = middles if direction == "fixed_to_moving" else [-v for v in reversed(middles)]
-                u = flow.follow(velocities, 1.0 / trajectory.steps, points)
-        return u.reshape(d, -1)
+
+def lattice_shape(
+    lengths: Sequence[float], modes: Sequence[int], margin: float, spacing: Sequence[float]
+) -> tuple[int, ...]:
+    """Points per axis of the lattice on which the velocity is tabulated to follow the final map.
+
+    Args:
+        lengths, spacing, margin: of the domain's edges, of its voxels, and over which the velocity fades out, in the
+            same unit.
+        modes: of the velocity.
+    """
+    detail = _detail(lengths, modes, margin, spacing)
+    return tuple(max(4, math.ceil(length * _POINTS_PER_WAVELENGTH / detail - 1e-6)) for length in lengths)
 
 
-def lattice_shape(shape: Sequence[int], lengths: Sequence[float], modes: Sequence[int]) -> tuple[int, ...]:
-    """Points per axis of the lattice on which the final map is followed, of a domain of so many voxels and such lengths
-    and a velocity of so many modes."""
-    wavelength = _shortest_wavelength(modes, lengths)
-    return tuple(
-        max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength - 1e-6)))
-        for n, length in zip(shape, lengths, strict=True)
-    )
+def _detail(lengths: Sequence[float], modes: Sequence[int], margin: float, spacing: Sequence[float]) -> float:
+    """The shortest wave of what is followed: that of the velocity, or of the ramp by which it fades out; but of no more
+    than the voxels show."""
+    return min(_shortest_wavelength(modes, lengths), max(_RAMP * margin, 4 * max(spacing)))
 
 
 def _shortest_wavelength(modes: Sequence[int], lengths: Sequence[float]) -> float:
     return min(2 * length / max(n - 1, 1) for n, length in zip(modes, lengths, strict=True))
 
 
-def deformation_from(values: Mapping[str, Any], device: str = "cpu", both: bool = False) -> Deformation | DenseMap:
+def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation | DenseMap:
     """The Deformation, or the DenseMap, of Result.velocity."""
     if "forth" in values:
         return DenseMap(**{**values, "device": device})
-    return Deformation(**{**values, "device": device, "both": both})
+    return Deformation(**{**values, "device": device})
 
 
 def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, device: str = "cpu") -> torch.Tensor:

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..imaging.grid import Grid
 from ..support.errors import InputError
+from .on_grid import Interpolated
 from .spatial_map import SpatialMap
 
 if TYPE_CHECKING:
     import torch
-
-    from ..geodesics.band import Lattice
 
 # Of the search for an inverse: rounds, the part of a voxel that may be left of it, and that of a whole step.
 _ROUNDS, _LEFT, _SMALLEST_STEP = 100, 0.01, 0.1
@@ -34,7 +33,6 @@ class DenseMap(SpatialMap):
     forth: np.ndarray
     back: np.ndarray
     device: str = "cpu"
-    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     unit_mm: ClassVar[float] = 1.0
     timed: ClassVar[bool] = False
@@ -51,25 +49,66 @@ class DenseMap(SpatialMap):
             )
         return t == 0
 
-    def _known(self, direction: str, t: float) -> tuple[Lattice, torch.Tensor]:
+    def _values(self, direction: str) -> torch.Tensor:
         import torch
 
-        from ..geodesics.band import Lattice
+        return torch.as_tensor(self.forth if direction == "fixed_to_moving" else self.back, device=self.device)
 
-        if direction not in self._kept:
-            values = self.forth if direction == "fixed_to_moving" else self.back
-            self._kept[direction] = torch.as_tensor(values, device=self.device)
-        return Lattice.cells(self.domain.shape, self.lengths), self._kept[direction]
+    def _interpolated(
+        self, grid: Grid, to_index: np.ndarray, turn: np.ndarray, how: tuple[str, float, bool]
+    ) -> Interpolated:
+        """At the voxels what the map is there: between them nothing is known that they could lie beyond for."""
+        import torch
 
-    def _moved(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
+        from ..geodesics.band import Lattice, cubic_matrix, cubic_weights
+
+        d, shape = grid.ndim, self.domain.shape
+        u = self._values(how[0])
+        to_mm = torch.from_numpy(turn @ self.domain.direction).to(u)
+        u = (to_mm @ u.flatten(1)).view_as(u)
+        axes = _parallel(to_index[:d, :d])
+        if axes is None:
+            points = np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, d) @ to_index[:d, :d].T + to_index[:d, d]
+            rows = self._sampled(u, points).view(d, *grid.shape)
+            return Interpolated(rows, 0, np.arange(len(rows[0]))[:, None], np.ones((len(rows[0]), 1), np.float32))
+        u = u.permute(0, *(1 + axis for axis in axes))
+        cells = Lattice(tuple(shape[axis] for axis in axes), (1.0,) * d, (0.0,) * d)
+        places = [to_index[axis, d] + to_index[axis, a] * np.arange(grid.shape[a]) for a, axis in enumerate(axes)]
+        inside = [(x >= -0.5) & (x <= n - 0.5) for x, n in zip(places, cells.shape, strict=True)]
+        for a in range(1, d):
+            matrix = cubic_matrix(cells, a, torch.from_numpy(places[a])) * torch.from_numpy(inside[a])[:, None]
+            u = (u.movedim(a + 1, -1) @ matrix.to(u).T).movedim(-1, a + 1)
+        columns, weights = cubic_weights(cells, 0, torch.from_numpy(places[0]))
+        return Interpolated(
+            u.contiguous(), 0, columns.numpy(), (weights.numpy() * inside[0][:, None]).astype(np.float32)
+        )
+
+    def _moved(self, index: np.ndarray, direction: str, t: float) -> np.ndarray:
+        return self._sampled(self._values(direction), index).cpu().double().numpy().T
+
+    def _sampled(self, u: torch.Tensor, index: np.ndarray) -> torch.Tensor:
+        """u (d, *domain.shape) at indices (n, d) of the domain, at rest outside: (d, n)."""
         import torch
 
         from ..geodesics.sampling import sample_cubic
 
-        index = index.to(device=self.device, dtype=torch.float32)
-        last = torch.tensor([n - 1.0 for n in self.domain.shape], device=self.device)
-        near = index.clamp(min=torch.zeros_like(last), max=last)
-        return torch.stack([sample_cubic(component, near, 0.0) for component in self._known(direction, t)[1]])
+        last = np.array(self.domain.shape) - 1.0
+        inside = ((index >= -0.5) & (index <= last + 0.5)).all(-1)
+        near = torch.from_numpy(index.clip(0, last).astype(np.float32)).to(u.device)
+        found = torch.stack([sample_cubic(component, near, 0.0) for component in u])
+        return found * torch.from_numpy(inside).to(u)
+
+
+def _parallel(ratio: np.ndarray) -> list[int] | None:
+    """For each axis of a grid the domain's axis that it runs along; None if they are not parallel.
+
+    ratio: (d, d), from differences of a grid's indices to those of the domain's.
+    """
+    order = np.abs(ratio).argmax(1)  # of each of the domain's axes, the grid's
+    along = ratio[np.arange(len(ratio)), order]
+    if len(set(order)) < len(ratio) or np.abs(ratio).sum() - np.abs(along).sum() >= 1e-6:
+        return None
+    return np.argsort(order).tolist()
 
 
 def inverted(displacement: np.ndarray, grid: Grid) -> tuple[np.ndarray, int]:

@@ -217,8 +217,7 @@ class _Run:
                 fixed.image.upright(),
                 moving.image.upright(),
                 self.plan.parameters.initial_alignment,
-                fixed_mask=fixed.mask,
-                moving_mask=moving.mask,
+                masks=(fixed.mask, moving.mask),
                 progress=lambda p: self.watch.tell(phase="affine", progress=0.05 + 0.15 * p, message="Aligning"),
                 cancelled=self.watch.cancel,
                 threads=threads,
@@ -279,7 +278,10 @@ class _Run:
         parts, carried = outputs(self.fixed, self.moving, maps)
         self._made_room()
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        return maps, parts, measured(self.fixed, self.moving, parts, carried, maps, problem, self.plan.parameters)
+        figures = measured(self.fixed, self.moving, parts, carried, maps, problem, self.plan.parameters)
+        maps.fixed_to_moving.settle()
+        maps.moving_to_fixed.settle()
+        return maps, parts, figures
 
     def _made_room(self) -> None:
         """Of large images, what was freed and kept for the next arrays is more than these will need."""
