@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .band import Band, Lattice, Metric
 from .flow import Flow
@@ -81,7 +82,13 @@ class FullShooting(Shooting):
         return torch.where(start > 0, (end - start).abs() / start, end.abs())
 
     def acceleration(self, v: Tensor) -> Tensor:
-        """∂v/∂t of EPDiff, by Shooting._exact's form of it."""
+        """∂v/∂t of EPDiff, by Shooting._exact's form of it.
+
+        Of its two dozen fields on all cells none is kept for the way back: there they are computed once more.
+        """
+        return checkpoint(self._accelerated, v, use_reentrant=False) if v.requires_grad else self._accelerated(v)
+
+    def _accelerated(self, v: Tensor) -> Tensor:
         d = len(v)
         spectrum = self._forward(v)
         m, omega = self._l * spectrum, self._omega

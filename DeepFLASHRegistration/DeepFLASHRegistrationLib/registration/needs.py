@@ -28,6 +28,8 @@ _START, _PER_IMAGE_VOXEL, _ALIGNING = 1.0, 0.02e-6, 1.2
 _PER_WORKING_VOXEL, _PER_CELL = 1.1e-6, 0.255e-6
 _PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 3.1e-6, 0.18e-6, 0.05e-6
 _PER_ITERATION, _PER_PHASE = 0.02, 0.05  # however small the images
+# What an unknown of LDDMM, of which each voxel has as many as a velocity components, takes of one in a band.
+_WITHOUT_BAND = 0.4
 _COARSER = [step / 4 for step in range(5, 33)]
 
 
@@ -51,7 +53,9 @@ def sizes(
         sides, margin = 2 if parameters.symmetric else 1, chosen_lengths(fixed, inside, parameters).margin_mm
         for factors, modes in zip(level_factors(work, parameters), level_modes(work, parameters), strict=True):
             cells = math.prod(n // f for n, f in zip(work.shape, factors, strict=True))
-            levels.append((cells, fixed.ndim * math.prod(modes), sides))
+            full = METHODS[parameters.method].file == "lddmm" and parameters.dense
+            unknowns = round(_WITHOUT_BAND * cells) if full else math.prod(modes)
+            levels.append((cells, fixed.ndim * unknowns, sides))
             points = max(points, math.prod(lattice_shape(work.extent, modes, margin, work.spacing)))
     aligned = stages[0].initial_alignment in ("rigid", "affine")
     field = field_grids(fixed, np.eye(fixed.ndim + 1))[0].size
