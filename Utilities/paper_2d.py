@@ -3,9 +3,10 @@
 
 Pairs of bull's eyes of 100 x 100 pixels, 1000 to train on and 500 to test; their initial velocities by FLASH (preset
 "paper": band of 15 x 15, 10 Euler steps, alpha 3, c 6, the pixel as unit of length); the dual net trained on these, and
-beside it its dense variant and the unrolled nets on FLASH's force; all compared on the test pairs; and a picture like
-the paper's figure 3: source, target, source deformed by FLASH in the full space (band 99, all that 100 pixels hold) and
-by DeepFLASH, both again with grids, and both determinants.
+beside it its dense variant and the unrolled nets on FLASH's force; all kept as models, and compared on the test pairs
+by the calls by which register() runs any model; and a picture like the paper's figure 3: source, target, source
+deformed by FLASH in the full space (band 99, all that 100 pixels hold) and by DeepFLASH, both again with grids, and
+both determinants.
 
 The paper's band is 16. Frequencies of a real field come in pairs +k and -k, so a band is odd: the FLASH code makes 15
 of it, the released DeepFLASH code 17, in which the labels' outer rim is always zero. Here it is 15.
@@ -26,6 +27,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,17 +40,26 @@ from DeepFLASHRegistrationLib.geodesics.jacobian import jacobian_determinant
 from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair
 from DeepFLASHRegistrationLib.geodesics.sampling import NonFiniteField, Sampler
 from DeepFLASHRegistrationLib.geodesics.search.flash import minimize
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.learning.dual_net import DualNet, fit
 from DeepFLASHRegistrationLib.learning.force_net import ForceNet, fit_force
+from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor_of
+from DeepFLASHRegistrationLib.methods.prediction_on_domain import domain_values
+from DeepFLASHRegistrationLib.methods.registry import Plan
+from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, load_model, save_model
 from DeepFLASHRegistrationLib.phantom.pairs import bullseye
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.problem import settings
+from DeepFLASHRegistrationLib.problem.problem import Problem, settings
+from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.report import pixels
 from DeepFLASHRegistrationLib.support.tensors import read_tensors, write_tensors
 from torch import Tensor
 
 PIXELS = 100
 BAND, FULL_BAND = 15, 99
+# Pixels of 1 mm, upright: the first axis of an array is y.
+GRID = Grid((PIXELS, PIXELS), np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]))
 FIRST_TEST_SEED = 1_000_000  # training pairs are drawn with 0, 1, 2 ...
 SAVE_EVERY = 50
 SHIFT = (4, 4)  # pixels by which both images of a pair are moved, to see what a predictor makes of it
@@ -70,6 +81,37 @@ def metric() -> Metric:
     """The paper's, with its discrete Laplacian on the pixels."""
     parameters = Parameters.from_preset("paper")
     return Metric(parameters.alpha, parameters.power, parameters.gamma, 1.0)
+
+
+def kept(folder: Path, name: str, kind: str, net: torch.nn.Module, architecture: dict[str, Any]) -> Predictor:
+    """A net as a model in a folder, and that as it is read again."""
+    refinement = {"resolutions": [1], "bands": [BAND]}
+    config = ModelConfig(
+        name=name,
+        kind=kind,
+        architecture={**architecture, "domain": domain_values(GRID), "refinement": refinement},
+        parameters=Parameters.from_preset("paper"),
+        ndim=2,
+        unit_mm=1.0,
+        spacing_mm=1.0,
+        extent_mm=(20.0, float(PIXELS)),
+        energy=(0.2, 0.1),
+        description="bull's eyes of 100 x 100 pixels, as in section 4 of the paper on DeepFLASH",
+        training_data="pairs of ellipses made by formulas",
+        license="Apache-2.0",
+        limits="All ellipses lie in the middle.",
+    )
+    weights = {name: value.numpy() for name, value in net.state_dict().items()}
+    return predictor_of(load_model(save_model(folder / name, config, weights)))
+
+
+def problems(found: Predictor, fixed: Tensor, moving: Tensor) -> list[Problem]:
+    """What register() makes of pairs (n, 100, 100) that need no alignment."""
+    plan = Plan(found.parameters, found)
+    return [
+        plan.problem(*(Subject(Volume(GRID, image.numpy())) for image in pair), np.eye(3))
+        for pair in zip(fixed, moving, strict=True)
+    ]
 
 
 class Registration:
@@ -255,10 +297,10 @@ def main() -> None:
     fixed_test, moving_test = images(test)
 
     space, sigma = band(BAND), Parameters.from_preset("paper").sigma
-    nets: dict[str, torch.nn.Module] = {}
-    for name, kind in (("dual net, CNN (the paper's)", "cnn"), ("dual net, dense", "dense")):
+    nets: dict[str, Predictor] = {}
+    for title, network in (("dual net, CNN (the paper's)", "cnn"), ("dual net, dense", "dense")):
         torch.manual_seed(0)
-        net = nets[name] = DualNet(space, kind)
+        net = DualNet(space, network)
         spectra = net.spectra(fixed, moving)
         known = net.spectra(fixed_test, moving_test), flash_test
         every = max(1, options.epochs // 5)
@@ -268,25 +310,29 @@ def main() -> None:
                 print(f"epoch {epoch.number}: error {epoch.training:.3f}, test {epoch.validation:.3f}", flush=True)
 
         fit(net, (spectra, flash), epochs=options.epochs, learning_rate=1e-3, validation=known, report=say)
-        watch.say(f"training of the {name}, {sum(p.numel() for p in net.parameters())} weights")
-    for name, hidden in (("force, gain per frequency", 0), ("force, dual net", 128)):
+        architecture = {"network": network, "width": net.width, "center": [], "look": []}
+        nets[title] = kept(options.output, f"dual-net-{network}", "dual-net", net, architecture)
+        watch.say(f"training of the {title}, {sum(p.numel() for p in net.parameters())} weights")
+    for title, hidden in (("force, gain per frequency", 0), ("force, dual net", 128)):
         torch.manual_seed(0)
-        net = nets[name] = ForceNet(space, metric(), sigma, hidden=hidden)
+        net = ForceNet(space, metric(), sigma, hidden=hidden)
         rate = 1e-3 if hidden else 2e-2
         fit_force(net, fixed, moving, iterations=options.iterations, learning_rate=rate)
-        watch.say(f"training of the {name}, {sum(p.numel() for p in net.parameters())} weights")
+        architecture = {"steps": len(net.real), "hidden": hidden, "time_steps": net.time_steps}
+        nets[title] = kept(options.output, f"force-net-{hidden}", "force-net", net, architecture)
+        watch.say(f"training of the {title}, {sum(p.numel() for p in net.parameters())} weights")
 
     moved = tuple(torch.roll(x, SHIFT, (1, 2)) for x in (fixed_test, moving_test))
     before = float((fixed_test - moving_test).square().mean())
     table = {"FLASH": (scores(fixed_test, moving_test, flash_test, None), None)}
     predicted = {}
-    for name, net in nets.items():
+    for name, found in nets.items():
+        posed = [(problem, problem.pair()) for problem in problems(found, fixed_test, moving_test)]
         started = time.perf_counter()
-        velocities = predicted[name] = torch.cat(
-            [net.predict(f[None], m[None]) for f, m in zip(fixed_test, moving_test, strict=True)]
-        )
+        velocities = predicted[name] = torch.cat([found.velocities(problem, [pair]) for problem, pair in posed])
         milliseconds = 1000 * (time.perf_counter() - started) / len(test)
-        there = scores(*moved, net.predict(*moved), None)
+        away = problems(found, *moved)
+        there = scores(*moved, found.velocities(away[0], [problem.pair() for problem in away]), None)
         table[name] = scores(fixed_test, moving_test, velocities, flash_test), there
         print(f"{name}: {milliseconds:.1f} ms per prediction")
     watch.say("test")

@@ -42,6 +42,8 @@ def test_shooting_and_both_maps_are_those_of_one_geodesic_after_the_other(band):
         flows = BatchedFlow(band, lattice, torch.float64, window=windows[1])
         middles = batched.middles(v0, 4)
         forth, back = flows.fixed_to_moving(middles), flows.moving_to_fixed(middles)
+        for found, expected in zip(flows.both(middles), (forth, back), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         for k in range(3):
             one = shooting.shoot(v0[k], 4, "multistep")
             for a, b in zip(one.middles, middles):

@@ -223,6 +223,42 @@ def test_models_of_users_are_chosen_among_the_others(user_models: Path) -> None:
     assert [each.finding for each in blind.misfits] == ["no-mean-image"]
 
 
+def test_a_model_that_poses_its_images_takes_them_however_they_lie(user_models: Path) -> None:
+    brain = load_model("brain")
+    config = replace(brain.config, name="posed", posed=True)
+    save_model(user_models / "posed", config, brain.arrays, brain.mean_image)
+    upside_down = [Look.at(head(seed, "T1", (1, 0, 0))) for seed in (0, 1)]
+    assert [each.found.name for each in candidates(upside_down, False) if each.fits] == ["posed"]
+
+
+def test_a_model_of_slices_is_chosen_for_slices(user_models: Path) -> None:
+    from DeepFLASHRegistrationLib.training.mean_image import mean_image
+
+    y, x = (np.indices((96, 96)) - 47.5) / 40
+
+    def slice_of(seed: int) -> Volume:
+        rng = np.random.default_rng(seed)
+        a, b = rng.uniform(0.8, 1.0, 2)
+        values = (x / a) ** 2 + (y / b) ** 2 < 1
+        inner = ((x - 0.3) / (0.3 * a)) ** 2 + (y / (0.4 * b)) ** 2 < 1
+        lower = (x / 0.5) ** 2 + ((y - 0.55) / 0.2) ** 2 < 1
+        data = 100.0 * values + 60 * inner - 50 * lower * values + rng.normal(0, 3, x.shape) * values
+        return Volume(Grid(x.shape, np.eye(3)), data.astype(np.float32), f"slice {seed}")
+
+    mean = mean_image([slice_of(seed) for seed in range(5)])
+    changes = {"ndim": 2, "extent_mm": (55.0, 90.0), "contrast": "alike"}
+    config = ModelConfig(**{**made_models.SETTINGS, "name": "slices", **changes})
+    save_model(user_models / "slices", config, {"w": np.zeros(3, np.float32)}, mean)
+    for sides, answer in (
+        ((slice_of(7), slice_of(8)), ["slices"]),
+        ((slice_of(7), replace(slice_of(8), data=np.where(slice_of(8).data > 0, 200 - slice_of(8).data, 0))), []),
+        ((slice_of(7), plane(96)), []),
+        ((head(0), head(1)), ["brain"]),
+    ):
+        found = candidates([Look.at(each) for each in sides], False)
+        assert [each.found.name for each in found if each.fits] == answer
+
+
 def test_a_model_that_is_damaged_is_passed_over(user_models: Path) -> None:
     made_models.make(user_models / "ellipsoids", extent_mm=(100.0, 300.0), noncommercial=False)
     brain = load_model("brain")

@@ -7,7 +7,7 @@ captured as one CUDA graph. Whether the answer is finite is for the caller to se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -127,19 +127,31 @@ class BatchedFlow:
 
     def step_displacements(self, velocities: Sequence[Tensor], dt: float) -> list[Tensor]:
         """b of every step, (batch, d, *lattice) each; all of them evaluated together."""
-        d, n = self.band.ndim, len(velocities)
-        v = torch.cat(list(velocities))
+        return list(stepped(*self._values(velocities), dt, self.window, self._slope).chunk(len(velocities)))
+
+    def _values(self, velocities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """v and (Dv)v on the lattice, one velocity's batch after the other's."""
+        d, v = self.band.ndim, torch.cat(list(velocities))
         values = self.evaluate(torch.cat([v, *(self.band.derivative(v, j) for j in range(d))], 1))
         vx = values[:, :d]
-        along = sum(values[:, d * (j + 1) : d * (j + 2)] * vx[:, j : j + 1] for j in range(d))
-        return list(stepped(vx, along, dt, self.window, self._slope).chunk(n))
+        return vx, sum(values[:, d * (j + 1) : d * (j + 2)] * vx[:, j : j + 1] for j in range(d))
 
     def displacement(self, velocities: Sequence[Tensor], dt: float) -> Tensor:
         """ψ − id after following the velocities, given in order, each for dt: (batch, d, *lattice)."""
+        return self._composed(reversed(self.step_displacements(velocities, dt)))
+
+    def _composed(self, steps: Iterable[Tensor]) -> Tensor:
+        """ψ − id of b of all steps, the last step first."""
         u = None
-        for back in reversed(self.step_displacements(velocities, dt)):
+        for back in steps:
             u = back if u is None else u + self.sample(back, u)
         return u
+
+    def both(self, middles: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """`fixed_to_moving` and `moving_to_fixed`: of the same velocities, which are evaluated once."""
+        n, values = len(middles), self._values(middles)
+        there, back = (stepped(*values, dt, self.window, self._slope).chunk(n) for dt in (1.0 / n, -1.0 / n))
+        return self._composed(reversed(there)), self._composed(back)
 
     def fixed_to_moving(self, middles: Sequence[Tensor]) -> Tensor:
         """What resampling needs: ψ₁ minus the identity."""

@@ -64,7 +64,9 @@ class CheckList:
         icon.setPixmap(row.style().standardIcon(kind).pixmap(16, 16))
         icon.setAlignment(qt.Qt.AlignTop)
         layout.addWidget(icon)
-        text = qt.QLabel(check.text)
+        text = qt.QLabel()
+        text.setTextFormat(qt.Qt.PlainText)  # names of nodes and models are anybody's
+        text.text = check.text
         text.wordWrap = True
         text.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel, whatever it says
         text.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)

@@ -54,6 +54,7 @@ class ParameterForm:
         self.modelNote = qt.QLabel()
         self.modelNote.objectName = "modelNoteLabel"
         self.modelNote.wordWrap = True
+        self.modelNote.setTextFormat(qt.Qt.PlainText)  # it quotes the model
         self.modelNote.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel
         narrow = qt.QSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # a sentence must not widen the panel
         narrow.setHeightForWidth(True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,8 +171,9 @@ def seen_misfits(config: ModelConfig, mean: MeanImage | None, sides: Sequence[Lo
     does not; in some 0.1 s for an image."""
     if mean is None:
         return (Misfit("no-mean-image"),)
-    for side in sides:
-        at = pose_nearby(side.image, mean, side.mask)
+    with ThreadPoolExecutor(len(sides)) as pool:
+        poses = list(pool.map(lambda side: pose_nearby(side.image, mean, side.mask), sides))
+    for side, at in zip(sides, poses, strict=True):
         if _unlike(at, mean) and config.posed:  # which takes images that lie anyhow
             at = pose(side.image, mean, side.mask)
         name = {"image": side.image.name}

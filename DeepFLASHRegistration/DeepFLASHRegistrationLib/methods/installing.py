@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..support.errors import InputError
 from ..support.output_folder import whole_folder
+from .model_card import model_card
 from .model_sources import Fetched, Limits, fetch
 from .trained_models import (
     CARD,
@@ -27,7 +28,6 @@ from .trained_models import (
     check_name,
     find_models,
     load_model,
-    model_card,
     user_folder,
 )
 

@@ -25,8 +25,8 @@ from ..problem.working import level_factors, level_modes
 from .pose import Place, Pose
 from .prediction import Maps, Predictor
 
-# Time steps of the maps that are handed out; see learning.feature_net.
-_FINAL_STEPS = 16
+# Time steps of the maps that are handed out: of so smooth velocities fewer do than in learning.feature_net.
+_FINAL_STEPS = 10
 _POINTS = 5.5  # of the maps' lattice per shortest wavelength; see problem.deformation
 _MOST_CELLS = 1 << 27
 
@@ -108,7 +108,7 @@ class DomainPredictor(Predictor):
         def answer(fixed: Tensor, moving: Tensor) -> _Answer:
             velocity = self.network_velocities(fixed, moving)
             middles = shooting.middles(velocity, _FINAL_STEPS)
-            forth, back = fine(flow.fixed_to_moving(middles)), fine(flow.moving_to_fixed(middles))
+            forth, back = map(fine, flow.both(middles))
             return _Answer(velocity, forth, back, sample(moving[:, None], forth)[:, 0])
 
         with torch.no_grad():

@@ -27,6 +27,7 @@ from ..support.errors import InputError
 from ..support.output_folder import whole_folder
 from ..support.tensors import read_tensors, write_tensors
 from ..version import __version__
+from .model_card import model_card
 from .pose import MeanImage
 
 FORMAT = 1
@@ -37,6 +38,8 @@ BUNDLED = Path(__file__).resolve().parent / "models"
 _MOST_TEXT = 1 << 20
 # What stands for something else where a name may stand, or is no name of a folder on Windows.
 _RESERVED = re.compile(r"auto|install|remove|con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
+# Control characters but tabulators and line ends, and those that turn the direction of writing.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Entries that models of earlier versions lack.
 _LATER = ("mean_image", "contrast", "posed", "noncommercial")
 # How licenses, and notes on them, say that commercial use is excluded.
@@ -98,6 +101,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             _check_type(f.name, f.type, getattr(self, f.name))
+            _check_texts(f.name, getattr(self, f.name))
         check_name(self.name)
         if self.kind not in KINDS:
             raise ValueError(f"its kind {self.kind[:80]!r} is unknown; known are {', '.join(KINDS)}")
@@ -311,38 +315,6 @@ def read_card(name: str | os.PathLike) -> str:
         raise InputError(f"{path}: cannot be read ({error}). Copy the model again.") from error
 
 
-def model_card(config: ModelConfig, weights: int) -> str:
-    """The model card of a config: Markdown."""
-    lines = [f"# {config.name}", "", config.description, ""]
-    if config.license_note:
-        lines += [f"**{config.license_note}**", ""]
-    rows = {
-        "kind": f"{config.kind}, {weights:,} weights",
-        "images": f"{config.ndim}-D, trained at {config.spacing_mm:g} mm, objects of {config.extent_mm[0]:.0f} to "
-        f"{config.extent_mm[1]:.0f} mm",
-        "training data": config.training_data,
-        "license": config.license,
-        "attribution": config.attribution,
-    }
-    lines += ["| | |", "|---|---|", *(f"| {key} | {_cell(text)} |" for key, text in rows.items() if text), ""]
-    if config.held_out:
-        lines += ["## On unseen subjects", "", "| | |", "|---|---|"]
-        lines += [f"| {_cell(key)} | {_cell(_figure(value))} |" for key, value in config.held_out.items()]
-        lines.append("")
-    if config.limits:
-        lines += ["## Limits", "", config.limits, ""]
-    versions = ", ".join(f"{name} {version}" for name, version in config.versions.items())
-    return "\n".join([*lines, f"Made with {versions}.", ""])
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 # ------------------------------------------------------------------------------------------------------ the config
 
 _FIELDS = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
@@ -368,6 +340,15 @@ def _check_type(name: str, kind: str, value: Any) -> None:
         right = isinstance(value, _PLAIN[kind]) and isinstance(value, bool) == (kind == "bool")
     if not right or (kind == "dict[str, str]" and not all(isinstance(x, str) for x in value.values())):
         raise ValueError(f"its {name} is of the wrong kind")
+
+
+def _check_texts(name: str, value: Any) -> None:
+    """ValueError for characters that are not shown but change how others are: terminals obey them."""
+    if isinstance(value, str) and _UNSEEN.search(value):
+        raise ValueError(f"its {name} holds control characters")
+    if isinstance(value, Mapping):
+        for each in (*value.keys(), *value.values()):
+            _check_texts(name, each)
 
 
 def _values(config: ModelConfig) -> dict[str, Any]:
