@@ -176,7 +176,7 @@ def pose(
     ours, theirs = Pyramid(small, mask), Pyramid(other, seen)
     size = theirs.radius / ours.radius
     kind = "rigid" if 1 / _OTHER_SIZE < size < _OTHER_SIZE else "centers"
-    found = align(small, other, kind, fixed_mask=mask, moving_mask=seen, cancelled=cancelled, threads=threads)
+    found = align(small, other, kind, masks=(mask, seen), cancelled=cancelled, threads=threads)
     return _posed(ours, theirs, found.matrix, kind == "rigid", found.notes)
 
 

@@ -45,7 +45,7 @@ def mean_image(images: Sequence[Volume], cancelled: Callable[[], bool] | None = 
         if cancelled is not None and cancelled() and number:
             break
         mask = None if known is None or known.all() else Volume(grid, known.astype(np.uint8))
-        ways = [align(like, each, "affine", fixed_mask=mask).matrix for each in small]
+        ways = [align(like, each, "affine", masks=(mask, None)).matrix for each in small]
         ways = _centered(ways, _middle(like) if not number else np.zeros(len(extent)))
         values = np.stack([linear(each, grid, way, rest) for each, way, rest in zip(small, ways, outside, strict=True)])
         shown = values > _UNSEEN / 2

@@ -84,7 +84,7 @@ class PosedSubjects:
                 labels = nearest(subject.label_map, domain, back)
             rows.append([linear(image, domain, back, outside), known, *(labels == label for label in self.labels)])
             self.poses.append(found.matrix)
-            ways.append(found.matrix @ align(mean.image, image.upright(), "affine", fixed_mask=mean.seen).matrix)
+            ways.append(found.matrix @ align(mean.image, image.upright(), "affine", masks=(mean.seen, None)).matrix)
             extents.append(np.ptp(image.grid.index_to_physical(np.argwhere(image.data > image.data.min())), axis=0))
         self.extent_mm = (float(np.min(extents)), float(np.max(extents)))
         # (subjects, image, known, labels …, *domain)
