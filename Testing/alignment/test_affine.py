@@ -180,14 +180,14 @@ def test_masked_artifacts_do_not_count() -> None:
     bright[:, :, :14] = 4
     inside = np.ones(GRID.shape, np.uint8)
     inside[:, :, :15] = 0
-    result = align(fixed, moving.with_data(bright), moving_mask=Volume(GRID, inside))
+    result = align(fixed, moving.with_data(bright), masks=(None, Volume(GRID, inside)))
     assert apart(result.matrix, truth, GRID) < 1
     other = centered_grid((30, 40, 30), (4, 4, 4), center=(38, 0, 0))  # begins beyond the artifact, at -22 mm
-    result = align(moving.with_data(bright), fixed, fixed_mask=Volume(other, np.ones(other.shape, np.uint8)))
+    result = align(moving.with_data(bright), fixed, masks=(Volume(other, np.ones(other.shape, np.uint8)), None))
     assert apart(result.matrix, np.linalg.inv(truth), GRID) < 1
     far = centered_grid((5, 5, 5), (1, 1, 1), center=(900, 0, 0))
     with pytest.raises(InputError, match="does not meet"):
-        align(fixed, moving, moving_mask=Volume(far, np.ones(far.shape, np.uint8)))
+        align(fixed, moving, masks=(None, Volume(far, np.ones(far.shape, np.uint8))))
 
 
 @pytest.mark.parametrize("degrees", [0, 40])
@@ -269,6 +269,6 @@ def test_fixed_masks_of_a_slice_or_two_are_enough(thickness, axis) -> None:
     sheet = np.zeros(GRID.shape, np.uint8)
     middle = GRID.shape[axis] // 2
     sheet[(slice(None),) * axis + (slice(middle, middle + thickness),)] = 1
-    result = align(head, other, "rigid", fixed_mask=Volume(GRID, sheet, "mask"))
+    result = align(head, other, "rigid", masks=(Volume(GRID, sheet, "mask"), None))
     assert result.similarity > 0.9
     assert apart(result.matrix, affine(np.eye(3), shift=(3, -2, 1)), GRID) < 4

@@ -52,7 +52,7 @@ def test_the_sums_are_those_of_the_cpu(kind, level):
     ours = DeviceComparison(points, moving, level, "cpu")
     maps = [np.eye(d, d + 1), np.eye(d, d + 1) * 1.1 + 0.03]
     with ThreadPoolExecutor(1) as pool:
-        theirs = Comparison(points, moving, level, pool)
+        theirs = Comparison(fixed, moving, level, pool)
         for found in maps:
             for measure, derivatives in (("correlation", True), ("correlation", False), ("ratio", True)):
                 gram, sums = ours.products(found, measure, derivatives)

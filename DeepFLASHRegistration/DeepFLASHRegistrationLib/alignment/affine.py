@@ -11,6 +11,7 @@ how they are stored.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -69,8 +70,7 @@ def align(
     moving: Volume,
     kind: str = "affine",
     *,
-    fixed_mask: Volume | None = None,
-    moving_mask: Volume | None = None,
+    masks: tuple[Volume | None, Volume | None] = (None, None),
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     threads: int | None = None,
@@ -81,9 +81,9 @@ def align(
     Args:
         fixed, moving: images of the same dimension, on any grids, in any intensity units.
         kind: "none" (identity), "centers" (of the foregrounds), "rigid" or "affine".
-        fixed_mask, moving_mask: what lies outside does not count; on any grids.
+        masks: of the fixed and of the moving image; what lies outside does not count; on any grids.
         progress: called with the fraction done, 0 to 1.
-        cancelled: asked between steps; once true, the best map so far is returned.
+        cancelled: asked between steps, by one thread at a time; once true, the best map so far is returned.
         threads: default: all cores (at most 4). The result does not depend on it.
         device: a torch device; images are compared on it if it is a CUDA GPU, and else on the CPU.
 
@@ -100,22 +100,33 @@ def align(
     start = time.perf_counter()
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
         search = _Search(
-            *pool.map(Pyramid, (fixed, moving), (fixed_mask, moving_mask)),
+            *pool.map(Pyramid, (fixed, moving), masks),
             _comparing(device, pool),
             progress or (lambda fraction: None),
-            cancelled or (lambda: False),
+            _one_by_one(cancelled or (lambda: False)),
         )
         matrix, similarity, notes = search.run(kind)
     return AffineAlignment(matrix, similarity, time.perf_counter() - start, tuple(notes))
 
 
-def _comparing(device: str, pool: ThreadPoolExecutor) -> Callable[[Points, Pyramid, int], Comparing]:
+def _one_by_one(ask: Callable[[], bool]) -> Callable[[], bool]:
+    """The same question, which several threads may ask."""
+    lock = threading.Lock()
+
+    def asked() -> bool:
+        with lock:
+            return ask()
+
+    return asked
+
+
+def _comparing(device: str, pool: ThreadPoolExecutor) -> Callable[[Pyramid, Pyramid, int], Comparing]:
     """What compares two images at a level: a GPU, or the CPU, which is faster without torch."""
     if not is_cuda(device):
-        return lambda points, moving, level: Comparison(points, moving, level, pool)
+        return lambda fixed, moving, level: Comparison(fixed, moving, level, pool)
     from .device_comparison import DeviceComparison
 
-    return lambda points, moving, level: DeviceComparison(points, moving, level, device)
+    return lambda fixed, moving, level: DeviceComparison(Points.of(fixed, level), moving, level, device)
 
 
 @dataclass
@@ -145,7 +156,7 @@ class _Search:
         self,
         fixed: Pyramid,
         moving: Pyramid,
-        compare: Callable[[Points, Pyramid, int], Comparing],
+        compare: Callable[[Pyramid, Pyramid, int], Comparing],
         progress: Callable[[float], None],
         cancelled: Callable[[], bool],
     ) -> None:
@@ -242,8 +253,8 @@ class _Search:
         return matrix
 
     def _open(self, level: int) -> None:
-        self.points = Points.of(self.fixed, level)
-        self.compared = self.compare(self.points, self.moving, level)
+        self.compared = self.compare(self.fixed, self.moving, level)
+        self.points = self.compared.points
         self.count = self.points.places.shape[1]
         self.size = LEVELS_MM[level] * self.fixed.scale
         self.reach = float(np.abs(self.points.places).max())
@@ -284,25 +295,28 @@ class _Search:
         starts = [upright[i] for i in chosen]
         starts += [turned[i] for i in sorted(range(len(turned)), key=lambda i: -scores[n + i])[:_STARTS]]
         first = "rigid" if kind == "rigid" else "similarity"
-        climbed: list[_Candidate] = []
-        for start in [*starts, *more]:
+
+        def climb(start: np.ndarray) -> _Candidate | None:
             if self.cancelled():
-                break
+                return None
             found, fit = self._climb(start, "rigid", measure, 10)
-            climbed.append(self._candidate(found, found, fit))
+            return self._candidate(found, found, fit)
+
+        climbed = [found for found in self.compared.each(climb, [*starts, *more]) if found]
         climbed = self._distinct(climbed) or [_Candidate(starts[0], starts[0], -np.inf, -np.inf)]
         if kind == "rigid" or self.cancelled():
             return climbed
         kept = climbed[:_REFINED]
         kept += [c for c in climbed[_REFINED:] if turned_by(c.map) <= _TURNED][:2]
-        refined = []
-        for candidate in kept:
+
+        def refine(candidate: _Candidate) -> _Candidate:
             similar, _ = self._climb(candidate.map, first, measure, 15)
             found, fit = self._climb(similar, "affine", measure, 15)
             if self._distortion(found) > _STRETCH:
                 found, fit = similar, self._evaluate(similar, measure, False)
-            refined.append(self._candidate(found, similar, fit))
-        return self._distinct(refined)
+            return self._candidate(found, similar, fit)
+
+        return self._distinct(self.compared.each(refine, kept))
 
     def _candidate(self, found: np.ndarray, unstretched: np.ndarray, fit: _Fit) -> _Candidate:
         """A map with the evidence for it: the information that it gives of one image by the other, of what is seen."""

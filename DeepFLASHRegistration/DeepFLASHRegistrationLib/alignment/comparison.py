@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from .pyramid import BINS, Pyramid, Sampler, mapped
 
+Item, Outcome = TypeVar("Item"), TypeVar("Outcome")
 _BLOCK = 16_384
 _GRAM = 1024  # products of this length are too small for the BLAS to use threads of its own, beside ours
 
@@ -34,6 +35,8 @@ class Points(NamedTuple):
 class Comparing(Protocol):
     """What the search asks for."""
 
+    points: Points
+
     def products(self, found: np.ndarray, measure: str, derivatives: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """At a map (d, d+1): the products of the rows below with each other, and for the ratio their sums per bin.
 
@@ -47,24 +50,31 @@ class Comparing(Protocol):
     def sampled(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The moving values at the points (n,), and where they are known."""
 
+    def each(self, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[Outcome]:
+        """What becomes of each item by a work that asks for products, side by side where that is faster."""
+
 
 class Comparison:
     """See Comparing. Sums are taken over fixed blocks in fixed order: they do not depend on the threads."""
 
-    def __init__(self, points: Points, moving: Pyramid, level: int, pool: ThreadPoolExecutor) -> None:
-        self.points, self.sampler, self.pool = points, Sampler(moving, level), pool
+    def __init__(self, fixed: Pyramid, moving: Pyramid, level: int, pool: ThreadPoolExecutor) -> None:
+        points, sampler = pool.submit(Points.of, fixed, level), pool.submit(Sampler, moving, level)
+        self.points, self.sampler, self.pool = points.result(), sampler.result(), pool
+        self._starts = range(0, self.points.places.shape[1], _BLOCK)
 
     def products(self, found: np.ndarray, measure: str, derivatives: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        spread = map if len(self._starts) == 1 else self.pool.map
         blocks = list(
-            self.pool.map(
-                lambda begin: self._block(slice(begin, begin + _BLOCK), found, measure, derivatives),
-                range(0, self.points.places.shape[1], _BLOCK),
-            )
+            spread(lambda begin: self._block(slice(begin, begin + _BLOCK), found, measure, derivatives), self._starts)
         )
         return sum(b[0] for b in blocks), None if measure == "correlation" else sum(b[1] for b in blocks)
 
     def many(self, maps: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [self.products(found, "ratio", False) for found in maps]
+        return self.each(lambda found: self.products(found, "ratio", False), maps)
+
+    def each(self, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[Outcome]:
+        # Work that itself waited for the pool could wait for ever.
+        return list((self.pool.map if len(self._starts) == 1 else map)(work, items))
 
     def sampled(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, valid = self.sampler(mapped(found, self.points.places), False)

@@ -7,7 +7,7 @@ The same sums as `comparison` takes, of the same points, in double precision.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geodesics.captured import Captured
-from .comparison import Points
+from .comparison import Item, Outcome, Points
 from .pyramid import BINS, Pyramid, half
 
 _POINTS = 1 << 20  # looked at in one go
@@ -25,7 +25,7 @@ class DeviceComparison:
     """See comparison.Comparing."""
 
     def __init__(self, points: Points, moving: Pyramid, level: int, device: str) -> None:
-        self.device = torch.device(device)
+        self.device, self.points = torch.device(device), points
         self.places, self.values = self._tensor(points.places), self._tensor(points.values)
         self.bins = self._tensor(points.bins).long()
         self._classes: Tensor | None = None  # (bins, n), 1 where a point is of that bin
@@ -78,6 +78,9 @@ class DeviceComparison:
     def sampled(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, valid = self._sampled(self._mapped(self._tensor(found[None].astype(np.float32))), False)
         return values[0].cpu().numpy(), valid.cpu().numpy()
+
+    def each(self, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[Outcome]:
+        return [work(item) for item in items]
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, device=self.device)
