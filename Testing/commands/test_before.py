@@ -16,6 +16,8 @@ from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.results.outputs import waiting_bytes, written_bytes
 
 pytest.importorskip("torch")
 
@@ -91,6 +93,32 @@ def test_a_disk_without_room_is_refused_before_any_work(
     assert "--outputs" in error
     assert not (tmp_path / "deep").exists()
     assert register(pair, tmp_path / "out", "--outputs", "none") == 0
+
+
+def test_room_for_what_waits_to_be_written_counts(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two components of a field lie on the disk twice, while the file is put together."""
+    assert register(pair, tmp_path / "out", "--json-progress") == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[0])["bytes_to_write"]
+    used = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: used._replace(free=said + 1000))
+    assert register(pair, tmp_path / "again") == 2
+    assert "are free on that disk" in capsys.readouterr().err
+    assert register(pair, tmp_path / "images", "--outputs", "warped") == 0
+
+
+def test_the_most_that_waits_is_what_is_said() -> None:
+    """Two thirds of a field in space, half of one in a plane, whichever of both fields is larger."""
+    parameters = Parameters.from_preset("fast")
+    for grid, share in ((Grid((60, 70, 50), np.eye(4)), 2 / 3), (Grid((60, 70), np.eye(3)), 1 / 2)):
+        one = ["moving_to_fixed.nii.gz"]
+        whole = written_bytes(one, grid, parameters)
+        assert waiting_bytes(one, grid, parameters) == pytest.approx(share * whole, abs=1)
+        assert waiting_bytes(["fixed_to_moving.nii.gz", *one, "warped.nii.gz"], grid, parameters) == (
+            waiting_bytes(one, grid, parameters)
+        )
+        assert waiting_bytes(["warped.nii.gz"], grid, parameters) == 0
 
 
 def test_how_much_is_written_is_told_before(

@@ -13,7 +13,7 @@ import numpy as np
 from ..problem.parameters import Parameters
 from ..support import memory
 from ..support.errors import InputError
-from .outputs import check_space, megabytes, written_bytes
+from .outputs import check_space, megabytes, waiting_bytes, written_bytes
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -57,8 +57,9 @@ def check_needs(
         TooLittleMemory, InputError: the memory or the disk does not suffice.
     """
     notes = _check_memory(sides, parameters, device, free)
-    size = written_bytes(files, sides[0].grid, parameters, affine)
-    check_space(folder, size)
+    what = files, sides[0].grid, parameters, affine
+    size = written_bytes(*what)
+    check_space(folder, size + waiting_bytes(*what))
     return Needs(size, f"Up to {megabytes(size)} will be written", notes)
 
 

@@ -22,6 +22,7 @@ from .velocity import VELOCITY
 # By the name of an output, that of its file.
 OUTPUTS = {name.split(".")[0]: name for name in FILES}
 SEGMENTATION = "segmentation.seg.nrrd"
+FIELDS = ("fixed_to_moving.nii.gz", "moving_to_fixed.nii.gz")
 # Without the first nothing could be computed anew, without the second nobody knows what a folder holds.
 _ALWAYS = (VELOCITY, "result.json")
 
@@ -60,6 +61,19 @@ def written_bytes(files: Collection[str], fixed: Grid, parameters: Parameters, a
         parameters: of the registration.
         affine: the linear map, if it is known.
     """
+    return math.ceil(sum(_sizes(files, fixed, parameters, affine).values()))
+
+
+def waiting_bytes(files: Collection[str], fixed: Grid, parameters: Parameters, affine: np.ndarray | None = None) -> int:
+    """How many more bytes lie on the disk at most while the files are written: components of a field wait there for the
+    end of the first (see `imaging.image_files.gzip_blocks`)."""
+    sizes = _sizes(files, fixed, parameters, affine)
+    components = fixed.ndim if fixed.plane is None else 3
+    return math.ceil(max((sizes.get(name, 0) for name in FIELDS), default=0) * (components - 1) / components)
+
+
+def _sizes(files: Collection[str], fixed: Grid, parameters: Parameters, affine: np.ndarray | None) -> dict[str, float]:
+    """Bytes of each file at most."""
     d = fixed.ndim
     forth, back = field_grids(fixed, np.eye(d + 1) if affine is None else affine)
     turned = TURNED if affine is None and parameters.initial_alignment in ("rigid", "affine") else 1.0
@@ -68,13 +82,13 @@ def written_bytes(files: Collection[str], fixed: Grid, parameters: Parameters, a
         "warped.nii.gz": 4 * _IMAGE_SHARE * fixed.size,
         "labels.nii.gz": 4 * _LABEL_SHARE * fixed.size,
         SEGMENTATION: 4 * _LABEL_SHARE * fixed.size,
-        "fixed_to_moving.nii.gz": 4 * _FIELD_SHARE * components * forth.size,
-        "moving_to_fixed.nii.gz": 4 * _FIELD_SHARE * components * back.size * turned,
+        FIELDS[0]: 4 * _FIELD_SHARE * components * forth.size,
+        FIELDS[1]: 4 * _FIELD_SHARE * components * back.size * turned,
         "log_jacobian.nii.gz": 4 * fixed.size,
         VELOCITY: 4 * d * max(parameters.bands) ** d,
         "report.html": _REPORT_BYTES,
     }
-    return math.ceil(sum(sizes.get(name, _REST_BYTES) for name in files))
+    return {name: sizes.get(name, _REST_BYTES) for name in files}
 
 
 def check_space(folder: str | os.PathLike, size: int) -> None:
