@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from ..results.outputs import chosen_files
     from ..support.memory import free_bytes
     from ..support.output_folder import check_output
+    from ..support.torch_device import begin_loading
 
     pair = PairFiles(**{field.name: getattr(options, field.name) for field in dataclasses.fields(PairFiles)})
     labelled = pair.moving_labels is not None
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f"--outputs {output}: needs {what} to carry over. Pass them with --moving-labels.")
     check_output(options.output, FILES, options.force)
     free = free_bytes()
+    begin_loading()
     fixed, moving, segmentation = pair.read()
     affine = None
     if transform is not None:

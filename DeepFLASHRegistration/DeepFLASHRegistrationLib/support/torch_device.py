@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -26,6 +27,16 @@ _FAILURES = (
     "HIP error",
     "MPS backend",
 )
+
+
+def begin_loading() -> None:
+    """Loads torch in a thread of its own, which takes seconds, while files are read; whoever needs it waits for it."""
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):  # said by `require_torch`
+            import torch  # noqa: F401
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def require_torch() -> None:
