@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,18 @@ def save_result(
     one, two = subjects(fixed, moving, {"fixed_labels": fixed_labels})
     files = chosen_files(outputs, result.labels is not None, segmentation is not None)
     with whole_folder(folder, FILES, force) as temporary:
-        changes = _write_arrays(result, temporary, files)
-        if segmentation is not None and SEGMENTATION in files:
-            carried = warp_segmentation(segmentation, result.fixed_grid, result.displacement)
-            write_segmentation(temporary / SEGMENTATION, carried)
-        write_velocity(temporary / VELOCITY, result)
-        if "report.html" in files:
-            write_report(temporary / "report.html", result, one, two, files)
+        with ThreadPoolExecutor(1) as beside:
+            # Drawn on one processor while others compress.
+            report = None
+            if "report.html" in files:
+                report = beside.submit(write_report, temporary / "report.html", result, one, two, files)
+            changes = _write_arrays(result, temporary, files)
+            if segmentation is not None and SEGMENTATION in files:
+                carried = warp_segmentation(segmentation, result.fixed_grid, result.displacement)
+                write_segmentation(temporary / SEGMENTATION, carried)
+            write_velocity(temporary / VELOCITY, result)
+            if report:
+                report.result()
         text = json.dumps(summary(result, files, changes), indent=1, allow_nan=False)
         (temporary / "result.json").write_text(text, encoding="utf-8")
     return Path(folder)
