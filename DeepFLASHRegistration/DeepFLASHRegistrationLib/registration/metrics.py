@@ -18,6 +18,7 @@ from ..imaging.grid import Grid
 from ..imaging.volume import LARGEST_COUNTED_LABEL, label_values
 from ..problem.field import Field
 from ..support.errors import InputError
+from ..support.side_by_side import side_by_side
 
 # Voxels worked on at a time. The dozen temporaries of a slab then stay in a core's own cache, which makes the
 # passes over them several times faster than passes over whole volumes and keeps the extra memory near 2 MB.
@@ -28,10 +29,8 @@ SLAB_VOXELS = 24_576
 
 
 def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Normalized cross-correlation (Pearson's) of two images of one shape, inside `mask` (bool) where given.
-
-    Returns a value in -1..1; nan where one of the images is constant or the mask is empty.
-    """
+    """Normalized cross-correlation (Pearson's) of two images of one shape, -1..1, inside `mask` (bool) where given; nan
+    where one of the images is constant or the mask is empty."""
     if a.shape != b.shape or (mask is not None and mask.shape != a.shape):
         raise ValueError(f"images and mask must have one shape, not {a.shape} and {b.shape}")
     # A first estimate of the means, so that the one pass over the data below does not cancel.
@@ -358,7 +357,13 @@ def _determinant(columns: Any) -> np.ndarray:
 
 
 def grid_points(grid: Grid, mask: np.ndarray | None = None, limit: int | None = 200_000) -> np.ndarray:
-    """Voxel centers in LPS mm, (N, d) float64, of the voxels in `mask` (bool, grid.shape) or of all.
+    """Voxel centers in LPS mm, (N, d) float64, of the voxels in `mask` (bool, grid.shape) or of all; of about `limit`
+    of them, as `grid_indices` draws them."""
+    return grid.index_to_physical(grid_indices(grid, mask, limit).astype(np.float64))
+
+
+def grid_indices(grid: Grid, mask: np.ndarray | None = None, limit: int | None = 200_000) -> np.ndarray:
+    """Indices (N, d) of the voxels in `mask` (bool, grid.shape) or of all.
 
     At most about `limit` of them, evenly drawn from the storage order; None takes all. The step is odd, so
     that it does not keep time with a grid that was refined by two.
@@ -376,8 +381,7 @@ def grid_points(grid: Grid, mask: np.ndarray | None = None, limit: int | None = 
             found.append(inside[-before % step :: step] + part.start * stride)
             before += len(inside)
         flat = np.concatenate(found)
-    index = np.stack(np.unravel_index(flat, grid.shape), axis=-1)
-    return grid.index_to_physical(index.astype(np.float64))
+    return np.stack(np.unravel_index(flat, grid.shape), axis=-1)
 
 
 def sample(values: np.ndarray | Field, grid: Grid, points: np.ndarray) -> np.ndarray:
@@ -388,25 +392,27 @@ def sample(values: np.ndarray | Field, grid: Grid, points: np.ndarray) -> np.nda
     """
     d = grid.ndim
     shape = np.asarray(grid.shape)
-    index = np.asarray(grid.physical_to_index(np.asarray(points, dtype=np.float64)))
-    inside = np.all((index >= -1e-3) & (index <= shape - 1 + 1e-3), axis=-1)  # false for nan
-    index = np.clip(np.where(inside[:, None], index, 0.0), 0.0, shape - 1)
-    base = np.minimum(index.astype(np.intp), np.maximum(shape - 2, 0))
-    fraction = index - base
-    lazy = isinstance(values, Field)
-    flat = None if lazy else values.reshape(int(np.prod(shape)), -1)
+    flat = None if isinstance(values, Field) else values.reshape(int(np.prod(shape)), -1)
     strides = np.append(np.cumprod(shape[:0:-1])[::-1], 1)
-    start = base @ strides
-    result = np.zeros((len(index), d if lazy else flat.shape[1]))
-    for corner in itertools.product((0, 1), repeat=d):
-        if any(c and n < 2 for c, n in zip(corner, shape)):
-            continue
-        weight = np.ones(len(index))
-        for axis, c in enumerate(corner):
-            weight *= fraction[:, axis] if c else 1.0 - fraction[:, axis]
-        there = values.at(base + corner) if lazy else flat[start + int(np.dot(corner, strides))]
-        result += there * weight[:, None]
-    result[~inside] = np.nan
+    corners = [c for c in itertools.product((0, 1), repeat=d) if all(n > 1 or not one for one, n in zip(c, shape))]
+    result = np.zeros((len(points), d if flat is None else flat.shape[1]))
+
+    def fill(start: int) -> None:
+        part = slice(start, start + SLAB_VOXELS)
+        index = grid.physical_to_index(np.asarray(points[part], dtype=np.float64))
+        inside = np.all((index >= -1e-3) & (index <= shape - 1 + 1e-3), axis=-1)  # false for nan
+        index = np.clip(np.where(inside[:, None], index, 0.0), 0.0, shape - 1)
+        base = np.minimum(index.astype(np.intp), np.maximum(shape - 2, 0))
+        ahead = index - base
+        sides = 1.0 - ahead, ahead
+        for corner in corners:
+            weight = np.prod([sides[c][:, axis] for axis, c in enumerate(corner)], axis=0)
+            there = values.at(base + corner) if flat is None else flat.take((base + corner) @ strides, axis=0)
+            result[part] += there * weight[:, None]
+        result[part][~inside] = np.nan
+
+    for _ in side_by_side(fill, range(0, len(points), SLAB_VOXELS)):
+        pass
     return result if values.ndim > d else result[:, 0]
 
 
@@ -417,10 +423,8 @@ def map_points(points: np.ndarray, field: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def border_hits(mapped: np.ndarray, moving_grid: Grid) -> float:
-    """Fraction (0..1) of mapped points (N, d) LPS mm outside the moving image, whose voxels have an extent.
-
-    A point that is not finite is outside. nan without points.
-    """
+    """Fraction (0..1) of mapped points (N, d) LPS mm outside the moving image, whose voxels have an extent; those that
+    are not finite are. nan without points."""
     if len(mapped) == 0:
         return float("nan")
     inside = moving_grid.contains(np.asarray(mapped, dtype=np.float64))
