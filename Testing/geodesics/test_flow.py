@@ -181,17 +181,6 @@ def test_there_and_back_is_the_identity_up_to_an_error_that_falls(windowed):
         assert last < 0.01
 
 
-def test_any_point_is_followed_like_the_lattice(direction):
-    s = shooting()
-    flow = flow_on(PLANE, (24, 20))
-    trajectory = s.shoot(velocity(PLANE, 1.2, smoothness=6.0), 6)
-    velocities = trajectory.middles if direction == "fixed_to_moving" else [-v for v in reversed(trajectory.middles)]
-    u = getattr(flow, direction)(trajectory)
-    torch.testing.assert_close(flow.follow(velocities, 1 / 6, flow.sample.identity).view_as(u), u)
-    some = flow.sample.identity[:, 3:9, 4:5]
-    torch.testing.assert_close(flow.follow(velocities, 1 / 6, some).view(2, 6, 1), u[:, 3:9, 4:5])
-
-
 def test_part_of_the_way_is_the_geodesic_of_a_slower_start(direction):
     """φ at time t is φ₁ of t·v0; with steps of the same length, to rounding."""
     s, v0 = shooting(), velocity(PLANE, 1.2, smoothness=6.0)

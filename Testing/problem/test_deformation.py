@@ -122,7 +122,7 @@ def test_half_the_geodesic_of_the_velocity_is_the_geodesic_of_half_the_velocity(
 
 def test_the_energy_is_kept_along_the_geodesic(deformation: Deformation) -> None:
     shooting, _ = deformation._shooting()
-    _, trajectory = deformation._flow(1.0)
+    trajectory = deformation._trajectory(1.0)
     start, end = (float(shooting.energy(trajectory.velocities[i])) for i in (0, -1))
     assert start > 0
     assert end == pytest.approx(start, rel=0.01)

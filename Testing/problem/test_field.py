@@ -13,6 +13,7 @@ from DeepFLASHRegistrationLib.imaging.grid import Grid, stored
 from DeepFLASHRegistrationLib.problem import field as field_module
 from DeepFLASHRegistrationLib.problem.deformation import Deformation
 from DeepFLASHRegistrationLib.problem.field import Field
+from DeepFLASHRegistrationLib.registration.metrics import map_points
 
 pytest.importorskip("torch")
 
@@ -88,8 +89,41 @@ def test_a_small_field_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_what_both_directions_share_changes_no_bit(d: int) -> None:
+def test_the_order_in_which_directions_are_asked_for_changes_no_bit(d: int) -> None:
     grid = pairs.box((29, 40, 37)[:d], 2.0)
-    alone, both = deformation(d), dataclasses.replace(deformation(d), both=True)
+    both = deformation(d)
     for direction in (*DIRECTIONS, *reversed(DIRECTIONS)):
-        assert np.array_equal(both.displacement(grid, direction), alone.displacement(grid, direction))
+        assert np.array_equal(both.displacement(grid, direction), deformation(d).displacement(grid, direction))
+
+
+@pytest.mark.parametrize("spacing", [(0.9, 1.1, 0.8), (4.0, 1.0, 1.3), (9.0, 7.0, 8.0)])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_fields_of_any_spacing_are_where_their_voxels_go_one_by_one(spacing: tuple[float, ...], direction: str) -> None:
+    """Fine ones lie between the particles, coarse ones are particles, and of thick slices some axes are either."""
+    made = deformation(3)
+    made = dataclasses.replace(made, velocity=0.15 * made.velocity)
+    grid = pairs.box(tuple(round(70 / h) for h in spacing), spacing, pairs.turn(15))
+    field = np.asarray(made.field(grid, direction))
+    at = pairs.places(grid)
+    moved = made.points(at.reshape(-1, 3), direction).reshape(at.shape)
+    error = np.linalg.norm(at + field - moved, axis=-1)
+    assert np.linalg.norm(field, axis=-1).max() > 3
+    assert error.mean() < 0.03  # nearly all of it where the velocity fades out
+    if min(spacing) > 5:
+        assert error.max() < 1e-4
+
+
+@pytest.mark.parametrize("spacing", [2.0, 5.0])
+def test_a_field_meant_between_voxels_is_nearer_there(spacing: float) -> None:
+    """Whether its voxels lie between the particles, or are particles."""
+    made = deformation(3)
+    made = dataclasses.replace(made, velocity=0.15 * made.velocity)
+    grid = pairs.box((round(60 / spacing),) * 3, spacing)
+    inner = pairs.places(pairs.box((12, 12, 12), 2.3)).reshape(-1, 3)
+    there = made.points(inner, "moving_to_fixed")
+    plain, meant = (
+        np.linalg.norm(map_points(inner, made.field(grid, "moving_to_fixed", between=way), grid) - there, axis=1)
+        for way in (False, True)
+    )
+    assert meant.mean() < 0.8 * plain.mean()
+    assert np.percentile(meant, 95) < 0.9 * np.percentile(plain, 95)

@@ -9,10 +9,19 @@ import SimpleITK as sitk
 import torch
 from DeepFLASHRegistrationLib.geodesics import captured
 from DeepFLASHRegistrationLib.geodesics.sampling import sample_linear
+from DeepFLASHRegistrationLib.imaging.intensities import dilated
 from DeepFLASHRegistrationLib.imaging.resampling import nearest
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem import resampling
-from DeepFLASHRegistrationLib.problem.resampling import blurred, linear
+from DeepFLASHRegistrationLib.problem.resampling import (
+    Look,
+    Marks,
+    blurred,
+    linear,
+    linear_values,
+    looked_up,
+    nearest_values,
+)
 from imaging_shapes import centered_grid, rotation
 from scipy.ndimage import gaussian_filter
 
@@ -74,13 +83,36 @@ def test_a_gpu_samples_where_the_cpu_does(ndim, points, monkeypatch) -> None:
 def test_what_a_device_samples_lies_on_it() -> None:
     """The device "meta" has no numbers, and cannot be read."""
     source, grid = centered_grid((20, 17, 23), (1.5, 2, 1)), centered_grid((25, 24, 22), (1, 1.5, 1.2))
-    device = torch.device("meta")
+    volume = Volume(source, np.zeros(source.shape, np.float32))
+    marks = Marks(np.zeros(source.shape, np.uint8), 1, (0.0, 0.0))
+    looks = [linear_values(volume, -3.0, "meta"), nearest_values(volume, "meta")]
     with captured._later() as conditions:
-        (part, index), *others = resampling._slabs_on(device, source, grid, turned())
-        assert (part, others) == (slice(0, 25), [])
-        values = sample_linear(torch.zeros(source.shape, device=device), index, -3.0)
-    assert values.device == conditions[0][0].device == device
-    assert tuple(values.shape) == (grid.size,)
+        found = looked_up(source, grid, looks, turned(), None, "meta", marks)
+    assert conditions[0][0].device.type == "meta"
+    assert [(each.device.type, tuple(each.shape)) for each in found] == [("meta", grid.shape)] * 3
+
+
+def test_where_nothing_is_near_nothing_is_looked_for() -> None:
+    """The same as looking everywhere, though most points are not looked at."""
+    source = centered_grid((30, 31, 32), (2, 2, 2))
+    data = np.zeros(source.shape, np.float32)
+    data[9:14, 10:16, 12:20] = np.random.default_rng(0).normal(size=(5, 6, 8))
+    image, labels = Volume(source, data), Volume(source, (data > 0.5).astype(np.int16) * 7)
+    grid = centered_grid((40, 37, 41), (1.5, 1.5, 1.5), rotation((1, 2, 3), 30)[:, ::-1], (1, 2, 3))
+    near = dilated(data != 0, (1, 1, 1)).astype(np.uint8) * 4
+    counted = []
+
+    def look(index: torch.Tensor) -> torch.Tensor:
+        counted.append(len(index))
+        return sample_linear(torch.from_numpy(image.data), index, 0.0)
+
+    looks = [Look(look, torch.float32), nearest_values(labels)]
+    marked = looked_up(source, grid, looks, turned(), marks=Marks(near + np.uint8(1), 4, (0.0, 0.0)))
+    assert sum(counted) < 0.2 * grid.size
+    for ours, theirs in zip(marked[1:], looked_up(source, grid, looks, turned()), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert np.array_equal(marked[0], nearest(Volume(source, near + np.uint8(1)), grid, turned()))
+    assert float(marked[1].abs().max()) > 1
 
 
 @pytest.mark.parametrize("kind", ["linear", "nearest"])

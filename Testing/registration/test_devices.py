@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.alignment import affine
-from DeepFLASHRegistrationLib.problem import resampling
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem import field, resampling
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.subject import Subject
+from DeepFLASHRegistrationLib.registration import maps
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support import torch_device
+from scipy.ndimage import gaussian_filter
 
 torch = pytest.importorskip("torch")
 
@@ -23,6 +27,7 @@ from DeepFLASHRegistrationLib.geodesics import captured  # noqa: E402
 from DeepFLASHRegistrationLib.geodesics.objective import Objective  # noqa: E402
 from DeepFLASHRegistrationLib.problem.deformation import Deformation  # noqa: E402
 from recordings import Again  # noqa: E402
+from test_maps import steep  # noqa: E402
 
 TINY = Parameters.from_preset("default", resolutions=(1,), bands=(9,), iterations=(4,), initial_alignment="none")
 FIXED_GRID, MOVING_GRID = pairs.box((18, 20, 17), 5.2), pairs.box((19, 18, 18), (5.0, 5.5, 5.3))
@@ -117,8 +122,9 @@ def test_all_that_a_gpu_does_gives_what_the_cpu_gives(monkeypatch):
     labels = {"moving_labels": pairs.moving_labels(whole[1].grid)}
     parameters = pairs.quick(initial_alignment="affine")
     there = register(*whole, parameters, device="cpu", threads=1, **labels)
-    for module in (affine, resampling):
-        monkeypatch.setattr(module, "is_cuda", lambda device: device == "cpu:0")
+    on_device = []
+    for module in (affine, resampling, field, maps):
+        monkeypatch.setattr(module, "is_cuda", lambda device: on_device.append(1) or True)
     monkeypatch.setitem(captured.RECORDINGS, "cpu", Again)
     monkeypatch.setattr(Again, "replayed", 0)
     here = register(*whole, parameters, device="cpu:0", threads=1, **labels)
@@ -128,7 +134,58 @@ def test_all_that_a_gpu_does_gives_what_the_cpu_gives(monkeypatch):
     assert apart.mean() < 0.005
     assert apart.max() < 0.1
     assert np.count_nonzero(here.labels.data != there.labels.data) <= 1e-3 * here.labels.data.size
+    assert on_device
     assert here.verdict.level == there.verdict.level
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_the_finish_on_a_device_is_that_of_the_cpu(d, monkeypatch):
+    """The maps of one geodesic, with folds to mend, and what they make of images and labels, in slabs of any size."""
+    rng = np.random.default_rng(3)
+    fixed_grid, moving_grid = pairs.box((32, 32, 32)[:d], 1.0), pairs.box((37, 35, 36)[:d], 0.95)
+    sides = []
+    for grid in (fixed_grid, moving_grid):
+        noise = gaussian_filter(rng.normal(size=grid.shape), 2)
+        data = np.where(noise > 0, noise + 0.1, 0).astype(np.float32)
+        labels = Volume(grid, (data > 0.15).astype(np.int32) * rng.integers(1, 4, grid.shape, dtype=np.int32))
+        sides.append(Subject(Volume(grid, data, "image"), labels=labels).checked("image"))
+    geodesic = steep(fixed_grid, (16,) * d)
+    geodesic["affine"] = np.eye(d + 1)
+    geodesic["affine"][:d] += 0.02 * rng.normal(size=(d, d + 1))
+    fixed, moving = sides
+    inside = np.ones(fixed_grid.shape, bool)
+
+    def finish():
+        found = maps.unfolded(fixed_grid, geodesic, inside, "cpu")
+        return found, *maps.outputs(fixed, moving, found)
+
+    there, parts, seen = finish()
+    for module in (resampling, field, maps):
+        monkeypatch.setattr(module, "is_cuda", lambda device: True)
+    for name in ("_DEVICE_POINTS", "_DEVICE_VOXELS"):
+        for module in (resampling, field, maps):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, 9000)
+    here, parts_here, seen_here = finish()
+    assert any("damped" in note for note in there.notes) or d == 2
+    assert here.notes == there.notes
+    assert np.abs(here.determinant - there.determinant).max() < 1e-4
+    for name in ("fixed_to_moving", "moving_to_fixed"):
+        ours, theirs = getattr(here, name), getattr(there, name)
+        assert np.abs(ours.at(np.array([[5] * d, [20] * d])) - theirs.at(np.array([[5] * d, [20] * d]))).max() < 1e-4
+        assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() < 1e-4
+    monkeypatch.setattr(field, "is_cuda", lambda device: False)
+    for name in ("fixed_to_moving", "moving_to_fixed"):
+        settled = getattr(here, name)
+        settled.settle()
+        settled._whole = None
+        alone = here.deformation.field(settled.grid, name, between=name == "moving_to_fixed")
+        assert np.array_equal(np.asarray(settled), np.asarray(alone))  # as if there had been no device
+    for name in ("warped", "moving_affine"):
+        assert np.abs(parts_here[name].data - parts[name].data).max() < 1e-3 * np.ptp(parts[name].data)
+    for name in ("labels", "labels_before"):
+        assert np.count_nonzero(parts_here[name].data != parts[name].data) <= 1e-3 * fixed_grid.size
+    assert np.count_nonzero(seen_here != seen) <= 1e-3 * fixed_grid.size
 
 
 def test_a_gpu_left_aside_is_told(tiny, plain, monkeypatch):

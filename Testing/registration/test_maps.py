@@ -15,13 +15,14 @@ from DeepFLASHRegistrationLib.registration.metrics import folded_voxels
 def steep(grid: Grid, center: tuple[float, ...]) -> dict:
     """A geodesic that is steeper around a point, given in voxels, than the grid's voxels can show."""
     lengths = tuple(map(float, grid.shape))
-    band, cells = Band((15, 15, 15), lengths), Lattice.cells(grid.shape, lengths)
+    d = grid.ndim
+    band, cells = Band((15,) * d, lengths), Lattice.cells(grid.shape, lengths)
     at = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in grid.shape), indexing="ij"), -1) - np.array(center)
-    noise = np.random.default_rng(1).normal(size=(3, *grid.shape))
-    field = 8 * noise * np.exp(-(at**2).sum(-1) / (2 * 2.0**2))
+    noise = np.random.default_rng(1).normal(size=(d, *grid.shape))
+    field = 7.5 * noise * np.exp(-(at**2).sum(-1) / (2 * 2.0**2))
     velocity = Evaluator(band, cells, torch.float32, "cpu").project(torch.from_numpy(field.astype(np.float32))).numpy()
     metric = {"alpha": 2.0, "power": 2.0, "gamma": 1.0, "metric_step": None}
-    more = {"domain": grid, "unit_mm": 1.0, "affine": np.eye(4), "margin_mm": 4.0, "band_limited": False}
+    more = {"domain": grid, "unit_mm": 1.0, "affine": np.eye(d + 1), "margin_mm": 4.0, "band_limited": False}
     return {"velocity": velocity, **metric, **more, "integrator": "rk4", "steps": 0}
 
 

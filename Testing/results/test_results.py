@@ -110,7 +110,9 @@ def test_simpleitk_reproduces_the_affine_image_from_the_transform_file(saved: Sa
 
 
 def test_there_and_back_is_the_identity_to_the_reported_error(saved: Saved) -> None:
-    points = inside(saved)
+    # At voxels, where images are resampled; the inverse is looked at between its own.
+    grid = saved.fixed.grid
+    points = grid.index_to_physical(np.rint(grid.physical_to_index(inside(saved))))
     there = mapped(transform_of(saved, "fixed_to_moving.nii.gz"), points)
     back = mapped(transform_of(saved, "moving_to_fixed.nii.gz"), there)
     error = np.linalg.norm(back - points, axis=1)
@@ -184,7 +186,7 @@ def test_the_saved_geodesic_gives_the_fields_bit_by_bit(saved: Saved) -> None:
     assert np.array_equal(again.deformation.velocity, result.velocity["velocity"])
     assert np.array_equal(again.deformation.displacement(result.field_grid, "fixed_to_moving"), result.fixed_to_moving)
     assert np.array_equal(
-        again.deformation.displacement(result.inverse_grid, "moving_to_fixed"), result.moving_to_fixed
+        again.deformation.field(result.inverse_grid, "moving_to_fixed", between=True), result.moving_to_fixed
     )
 
 

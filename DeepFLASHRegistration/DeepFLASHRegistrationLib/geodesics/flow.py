@@ -58,19 +58,6 @@ class Flow:
         """b of one step on the lattice, (d, *lattice.shape)."""
         return stepped(*self._values(v), dt, self.window, self._slope)
 
-    def steps_of_both(self, trajectory: Trajectory) -> tuple[list[Tensor], list[Tensor]]:
-        """b of all steps of `fixed_to_moving` and of `moving_to_fixed`, each in the order of its velocities.
-
-        They follow the same velocities, one with the other sign, so that each is evaluated once.
-        """
-        dt = 1.0 / trajectory.steps
-        there, back = [], []
-        for v in trajectory.middles:
-            vx, along = self._values(v)
-            there.append(stepped(vx, along, dt, self.window, self._slope))
-            back.append(stepped(vx, along, -dt, self.window, self._slope))
-        return there, back[::-1]
-
     def _values(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """v and (Dv)v on the lattice."""
         d = self.band.ndim
@@ -88,15 +75,6 @@ class Flow:
         u = None
         for back in steps:
             u = back if u is None else compose(u, back, self.sample)
-        return u
-
-    def follow(self, velocities: list[Tensor], dt: float, points: Tensor) -> Tensor:
-        """The same at any points: normalized coordinates (1, …, d) of the lattice -> displacements (d, …)."""
-        start, u = points, None
-        for v in reversed(velocities):
-            moved = self.sample.at(self.step_displacement(v, dt), points)
-            u = moved if u is None else u + moved
-            points = start + self.sample.normalized(u)
         return u
 
     def fixed_to_moving(self, trajectory: Trajectory) -> Tensor:
@@ -130,11 +108,17 @@ class BandLimitedFlow:
             u = u - dt * (v + shooting.product.project((du * values[:d, None]).sum(0)))
         return u
 
+    def band_displacement(self, trajectory: Trajectory, direction: str) -> Tensor:
+        """ψ₁ − id in the band, or φ₁ − id, by the direction; (d, *modes)."""
+        velocities = trajectory.middles
+        if direction == "moving_to_fixed":  # the same equation along the reversed geodesic
+            velocities = [-v for v in reversed(velocities)]
+        return self.coefficients(velocities, 1.0 / trajectory.steps)
+
     def fixed_to_moving(self, trajectory: Trajectory) -> Tensor:
         """ψ₁ − id on the lattice, (d, *lattice.shape)."""
-        return self.evaluate(self.coefficients(trajectory.middles, 1.0 / trajectory.steps))
+        return self.evaluate(self.band_displacement(trajectory, "fixed_to_moving"))
 
     def moving_to_fixed(self, trajectory: Trajectory) -> Tensor:
-        """φ₁ − id on the lattice: the same equation along the reversed geodesic."""
-        backward = [-v for v in reversed(trajectory.middles)]
-        return self.evaluate(self.coefficients(backward, 1.0 / trajectory.steps))
+        """φ₁ − id on the lattice."""
+        return self.evaluate(self.band_displacement(trajectory, "moving_to_fixed"))

@@ -28,6 +28,7 @@ class NonFiniteField(ArithmeticError):
 _LARGEST = 1e12
 _LABEL_ROWS = 8  # slices of a label map looked at together
 _CHUNK = 1 << 14  # points worked on at a time: what they need stays in the caches, and no thread waits for another
+_DEVICE_CHUNK = 1 << 22
 _WORTHWHILE = 1 << 16  # coordinates of points below which sampling is not divided
 _PARTS = {False: 4, True: 2}  # by whether the array has a gradient, of which each part needs its own
 _TIE = 1e-6  # weights that differ by less are equal
@@ -35,6 +36,8 @@ _TIE = 1e-6  # weights that differ by less are equal
 
 def require_finite(field: Tensor) -> None:
     """Raise NonFiniteField unless every value is finite and of a sane size."""
+    if field.ndim == 2 and not field.is_contiguous():
+        field = field.t()  # in the order of the memory this takes a tenth of the time
     low, high = torch.aminmax(field.detach())  # NaN if any value is
     error = NonFiniteField("The deformation is no longer finite: the geodesic blew up.")
     require((low > -_LARGEST) & (high < _LARGEST), error)
@@ -163,37 +166,44 @@ class LabelSampler:
         and of equal weights the smaller label wins."""
         require_finite(index)
         result = torch.empty(len(index), dtype=self._cells.dtype, device=self._cells.device)
-        for start in range(0, len(index), _CHUNK):
-            bases, parts, cell = [], [], 0
+        chunk = _CHUNK if index.device.type == "cpu" else _DEVICE_CHUNK
+        for start in range(0, len(index), chunk):
+            bases, cell = [], 0
             for axis, n in enumerate(self.shape):
-                position = index[start : start + _CHUNK, axis].clamp(-1, n) + 1
-                bases.append(position.long().clamp_(max=n))
-                parts.append(position - bases[axis])
+                bases.append(self._place(index[start : start + chunk, axis], n).int().clamp_(max=n))
                 cell = bases[axis] * self._cell_strides[axis] + cell
             chosen = self._cells.index_select(0, cell)
             mixed = (chosen == self._mark).nonzero().flatten()
             if len(mixed):
-                first = sum(
-                    base.index_select(0, mixed) * stride for base, stride in zip(bases, self._strides, strict=True)
-                )
-                chosen.index_copy_(0, mixed, self._strongest(first, [part.index_select(0, mixed) for part in parts]))
-            result[start : start + _CHUNK] = chosen
+                first, parts = 0, []
+                for axis, n in enumerate(self.shape):
+                    base = bases[axis].index_select(0, mixed)
+                    first = base * self._strides[axis] + first
+                    parts.append(self._place(index[start : start + chunk, axis].index_select(0, mixed), n) - base)
+                chosen.index_copy_(0, mixed, self._strongest(first, parts))
+            result[start : start + chunk] = chosen
         return result.to(self._kind)
+
+    @staticmethod
+    def _place(index: Tensor, n: int) -> Tensor:
+        """Where coordinates along an axis lie in the padded labels."""
+        return index.clamp(-1, n) + 1
 
     def _strongest(self, first: Tensor, parts: list[Tensor]) -> Tensor:
         """The labels of the cells whose first corners are these, at parts (n,) of the way along each axis."""
         corners = list(itertools.product((0, 1), repeat=len(parts)))
-        found, weights = [], []
-        for corner in corners:
-            offset = sum(c * s for c, s in zip(corner, self._strides, strict=True))
-            found.append(self._padded.index_select(0, first + offset))
-            weights.append(math.prod(part if c else 1 - part for c, part in zip(corner, parts, strict=True)))
-        best, most = found[0], torch.zeros_like(weights[0])
-        for candidate in found:
-            support = sum(w * (other == candidate) for w, other in zip(weights, found, strict=True))
-            better = (support > most + _TIE) | ((support > most - _TIE) & (candidate < best))
-            best, most = torch.where(better, candidate, best), torch.where(better, support, most)
-        return best
+        sides = [(1 - part, part) for part in parts]
+        found = torch.stack(
+            [
+                self._padded.index_select(0, first + sum(c * s for c, s in zip(corner, self._strides, strict=True)))
+                for corner in corners
+            ]
+        )
+        weights = torch.stack([math.prod(side[c] for c, side in zip(corner, sides, strict=True)) for corner in corners])
+        support = torch.stack([torch.where(found == label, weights, 0).sum(0) for label in found])
+        # Of those that nobody exceeds, the smallest.
+        lesser = support < support.amax(0) - _TIE
+        return torch.where(lesser, torch.iinfo(found.dtype).max, found).amin(0)
 
 
 def _roomy(labels: Tensor) -> torch.dtype:
@@ -209,15 +219,17 @@ def _roomy(labels: Tensor) -> torch.dtype:
 def _normalized_index(index: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Voxel coordinates (n, d) as grid_sample's, (1, n, 1[, 1], d); a shape of one voxel stays at 0."""
     require_finite(index)
-    last = torch.tensor([max(n - 1, 1) for n in shape], dtype=index.dtype, device=index.device)
-    points = (2 * index / last - 1).flip(-1)
-    return points.reshape(1, -1, *[1] * (len(shape) - 1), len(shape))
+    d = len(shape)
+    points = torch.stack([index[:, axis] * (2 / max(shape[axis] - 1, 1)) - 1 for axis in reversed(range(d))])
+    return points.t().view(1, -1, *[1] * (d - 1), d)
 
 
 def _inside(index: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Which points lie in the image with its voxels' extent: the outer half voxel takes the outer value, as in ITK."""
-    last = torch.tensor([n - 1 for n in shape], dtype=index.dtype, device=index.device)
-    return ((index >= -0.5) & (index < last + 0.5)).all(-1)
+    inside = True
+    for axis, n in enumerate(shape):  # one by one, since a reduction over so few is slow
+        inside = (index[:, axis] >= -0.5) & (index[:, axis] < n - 0.5) & inside
+    return inside
 
 
 def sample_linear(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
@@ -231,11 +243,12 @@ def sample_linear(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
 def sample_nearest(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
     """The nearest voxel's value, of the image's own type, at voxel coordinates (n, d): (n,)."""
     require_finite(index)
-    last = torch.tensor([n - 1 for n in image.shape], device=index.device)
-    near = torch.minimum((index + 0.5).floor().long().clamp(min=0), last)
-    values = image[tuple(near.unbind(-1))]
-    inside = ((index >= -0.5) & (index < last + 0.5)).all(-1)
-    return torch.where(inside, values, torch.tensor(outside, dtype=image.dtype, device=image.device))
+    flat = 0
+    for axis, n in enumerate(image.shape):
+        near = (index[:, axis] + 0.5).clamp(0, n - 0.5).long()  # rounds down
+        flat = flat * n + near
+    values = image.reshape(-1).index_select(0, flat)
+    return values.masked_fill_(~_inside(index, image.shape), outside)
 
 
 def sample_cubic(image: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..imaging.grid import Grid
+from ..support.side_by_side import side_by_side
 from .field import Field
-from .on_grid import FAR, Across, Along, Interpolated, OnGrid, finer, parallel
+from .on_grid import Interpolated, Line, OnGrid
 
 if TYPE_CHECKING:
     import torch
 
-# Lattice points per shortest wavelength of the band when the final maps are computed; denser changes them by less than
-# the interpolation of the written fields.
-_POINTS_PER_WAVELENGTH = 5.5
-# Bound on dt·max|Dv| of the final time steps; about half of what is used while optimizing. With fewer steps, time
-# adds to the error of interpolation; with more of them, each an interpolation, that only grows.
-_PER_STEP, _FEWEST_STEPS = 0.27, 6
+    from ..geodesics.characteristics import Characteristics
+
+# Points per shortest wavelength of the band at which the velocity is tabulated, and from which particles start, for the
+# final maps. Denser ones change these by less than interpolation of the written fields does.
+_POINTS_PER_WAVELENGTH, _PARTICLES_PER_WAVELENGTH = 5.0, 4.25
+_RAMP = 1.0  # of the margin, over half of which the velocity fades out: two particles shall see that
+# Bound on dt·max|Dv| of the final time steps. With twice as many the maps of brains change by a thousandth of a mm.
+_PER_STEP, _FEWEST_STEPS = 0.5, 4
 # Largest relative change of ⟨Lv, v⟩ along the final geodesic.
 _DRIFT, _MOST_STEPS = 0.02, 200
 
@@ -40,7 +44,6 @@ class Deformation:
         margin_mm: width of the border of the domain over which the velocity fades out.
         band_limited: whether the displacement is kept in the band (FLASH's own map).
         integrator, steps: time stepping; 0 steps chooses them from the velocity.
-        both: whether maps of both directions will be asked for: then what they share is computed once.
     """
 
     domain: Grid
@@ -56,7 +59,6 @@ class Deformation:
     integrator: str = "rk4"
     steps: int = 0
     device: str = "cpu"
-    both: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, device: str) -> Deformation:
@@ -78,6 +80,10 @@ class Deformation:
         """Of the velocity, in units of length."""
         return _shortest_wavelength(self.velocity.shape[1:], self.lengths)
 
+    @property
+    def _extents(self) -> tuple[Sequence[float], Sequence[int], float, Sequence[float]]:
+        return self.lengths, self.velocity.shape[1:], self.margin_mm / self.unit_mm, self.cell
+
     def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
         """The displacement field of the whole map, affine included.
 
@@ -92,8 +98,15 @@ class Deformation:
         """
         return np.asarray(self.field(grid, direction, t))
 
-    def field(self, grid: Grid, direction: str, t: float = 1.0) -> Field:
-        """The same, computed where it is looked at."""
+    def field(self, grid: Grid, direction: str, t: float = 1.0, between: bool = False, settled: bool = True) -> Field:
+        """The same, computed where it is looked at.
+
+        Args:
+            grid, direction, t: as above.
+            between: it shall be as right as can be between the voxels, where readers interpolate it linearly, instead
+                of at them: its values lie beyond where the map bends, by as much as lines fall short.
+            settled: it needs the device no longer; else it is computed there.
+        """
         d = grid.ndim
         matrix, offset = self.affine[:d, :d], self.affine[:d, d]
         if direction == "fixed_to_moving":
@@ -106,13 +119,15 @@ class Deformation:
         slope, base = linear @ grid.affine[:d, :d], linear @ grid.affine[:d, d] + shift
         rest = None
         if self.velocity.any() and t != 0:
-            rest = self._interpolated(grid, self.domain.inverse_affine @ before @ grid.affine, turn, direction, t)
-        return Field(grid, OnGrid(slope, base, rest))
+            to_index = self.domain.inverse_affine @ before @ grid.affine
+            rest = self._interpolated(grid, to_index, turn, (direction, t, between))
+        field = Field(grid, OnGrid(slope, base, rest))
+        if settled:
+            field.settle()
+        return field
 
     def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
         """Moves points (N, d), LPS mm, followed through the geodesic one by one; (N, d) float64 LPS mm."""
-        import torch
-
         points = np.asarray(points, dtype=np.float64)
         d = self.domain.ndim
         if direction == "moving_to_fixed":
@@ -120,8 +135,7 @@ class Deformation:
             points = points @ inverse[:d, :d].T + inverse[:d, d]
         if len(points) and self.velocity.any() and t > 0:
             index = self.domain.physical_to_index(points)
-            u = self._follow(torch.as_tensor(index), direction, t).cpu().double().numpy().T
-            points = points + u @ (self.domain.direction * self.unit_mm).T
+            points = points + self._moved(index, direction, t) @ (self.domain.direction * self.unit_mm).T
         if direction == "fixed_to_moving":
             points = points @ self.affine[:d, :d].T + self.affine[:d, d]
         return points
@@ -142,138 +156,122 @@ class Deformation:
             self._kept["shooting"] = shooting, v0
         return self._kept["shooting"]
 
-    def _flow(self, t: float) -> tuple[Any, Any]:
-        """(flow, trajectory) of the geodesic up to time t, which is the whole geodesic of t·v0."""
+    def _trajectory(self, t: float) -> Any:
+        """The geodesic up to time t, which is the whole geodesic of t·v0."""
+        import torch
+
+        shooting, v0 = self._shooting()
+        with torch.no_grad():
+            steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, _FEWEST_STEPS)
+            trajectory = shooting.shoot(t * v0, steps, self.integrator)
+            # A geodesic keeps its energy. One that does not was integrated too coarsely, at high frequencies.
+            while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
+                steps = math.ceil(1.5 * steps)
+                trajectory = shooting.shoot(t * v0, steps, self.integrator)
+        return trajectory
+
+    def _paths(self, direction: str, t: float) -> tuple[Characteristics, bool]:
+        """What follows particles in a direction up to time t, and whether it does so backwards."""
         import torch
 
         from ..geodesics.band import Lattice
-        from ..geodesics.flow import BandLimitedFlow, Flow
+        from ..geodesics.characteristics import Characteristics, OneLook
+        from ..geodesics.flow import BandLimitedFlow
 
-        key = ("flow", t)
+        key = "paths", direction if self.band_limited else "both", t
         if key not in self._kept:
-            shooting, v0 = self._shooting()
-            with torch.no_grad():
-                steps = self.steps or shooting.recommended_steps(t * v0, _PER_STEP, _FEWEST_STEPS)
-                trajectory = shooting.shoot(t * v0, steps, self.integrator)
-                # A geodesic keeps its energy. One that does not was integrated too coarsely, at high frequencies.
-                while not self.steps and steps < _MOST_STEPS and not shooting.drift(trajectory) < _DRIFT:
-                    steps = math.ceil(1.5 * steps)
-                    trajectory = shooting.shoot(t * v0, steps, self.integrator)
-            lattice = Lattice.cells(
-                lattice_shape(self.domain.shape, self.lengths, self.velocity.shape[1:]), self.lengths
-            )
-            if self.band_limited:
-                flow = BandLimitedFlow(shooting, lattice)
+            trajectory, shooting = self._trajectory(t), self._shooting()[0]
+            shape = lattice_shape(*self._extents)
+            if self.band_limited:  # one table instead of several, which may be finer
+                lattice = Lattice.cells(tuple(2 * n for n in shape), self.lengths)
+                with torch.no_grad():
+                    u = BandLimitedFlow(shooting, lattice).band_displacement(trajectory, direction)
+                self._kept[key] = OneLook(shooting.band, [u], lattice, None, side_by_side)
             else:
+                lattice = Lattice.cells(shape, self.lengths)
                 window = border_window(lattice, self.lengths, self.margin_mm / self.unit_mm, self.device)
-                flow = Flow(shooting.band, lattice, torch.float32, self.device, window)
-            self._kept[key] = flow, trajectory
-        return self._kept[key]
+                for axis in range(window.ndim):  # the outer points continue beyond the domain, where all is at rest
+                    window.narrow(axis, 0, 1).zero_()
+                    window.narrow(axis, -1, 1).zero_()
+                self._kept[key] = Characteristics(shooting.band, trajectory.middles, lattice, window, side_by_side)
+        return self._kept[key], direction == "fixed_to_moving"
 
-    def _on_lattice(self, direction: str, t: float) -> torch.Tensor:
+    def _moved(self, index: np.ndarray, direction: str, t: float) -> np.ndarray:
+        """Displacements (n, d) in units of domain indices (n, d)."""
         import torch
 
-        key = (direction, t)
-        if key not in self._kept:
-            flow, trajectory = self._flow(t)
+        paths, backwards = self._paths(direction, t)
+        position = (index + 0.5) * self.cell
+        inside = ((position >= 0) & (position <= np.array(self.lengths))).all(-1)
+        moved = np.zeros(index.shape)
+        if inside.any():
             with torch.no_grad():
-                if self.both and not self.band_limited:
-                    self._kept[key] = flow.composed(reversed(self._steps(direction, t)))
-                else:
-                    self._kept[key] = getattr(flow, direction)(trajectory)
-        return self._kept[key]
-
-    def _steps(self, direction: str, t: float) -> list[torch.Tensor]:
-        """Of the way in one direction; those of the other are kept until they are asked for."""
-        key = ("steps", direction, t)
-        if key not in self._kept:
-            flow, trajectory = self._flow(t)
-            for name, steps in zip(("fixed_to_moving", "moving_to_fixed"), flow.steps_of_both(trajectory), strict=True):
-                self._kept["steps", name, t] = steps
-        return self._kept.pop(key)
+                at = torch.as_tensor(position[inside].T, dtype=torch.float32, device=self.device)
+                moved[inside] = paths.moved(at, backwards).double().cpu().numpy().T
+        return moved
 
     def _interpolated(
-        self, grid: Grid, to_index: np.ndarray, turn: np.ndarray, direction: str, t: float
-    ) -> Interpolated:
-        """u in mm, turned, at the voxels of a grid, which ``to_index`` takes to the domain's."""
+        self, grid: Grid, to_index: np.ndarray, turn: np.ndarray, how: tuple[str, float, bool]
+    ) -> Interpolated | None:
+        """u in mm, turned, at the voxels of a grid, which ``to_index`` takes to the domain's.
+
+        Particles start from a lattice along the grid's own axes: as far from each other as the velocity allows, from
+        the domain's middle on, so that no other grid of these axes finds anything else; or from the voxels themselves
+        along axes where these lie farther apart.
+        """
         import torch
 
         d = grid.ndim
-        lattice = self._flow(t)[0].lattice
-        u = self._on_lattice(direction, t)
-        to_mm = torch.as_tensor(turn @ self.domain.direction * self.unit_mm).to(u)
-        u = (to_mm @ u.flatten(1)).view_as(u)
-        found = parallel(to_index[:d, :d])
-        if found is not None:
-            axes, along = found
-            start = (to_index[:d, d] + 0.5) * self.cell
-            positions = [
-                start[axis] + along[a] * self.cell[axis] * np.arange(grid.shape[a]) for a, axis in enumerate(axes)
-            ]
-            return Along(u, lattice, positions, axes)
-
-        def to_lattice(lattice: Any) -> tuple[np.ndarray, np.ndarray]:
-            scale, base = self._normalizing(lattice)
-            return scale[:, None] * to_index[:d, :d], scale * to_index[:d, d] + base
-
-        wanted = finer([length * self.unit_mm for length in self.lengths], float(grid.spacing.min()))
-        return Across(u, lattice, wanted, to_lattice)
-
-    def _normalizing(self, lattice: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(slope, base): domain indices times slope plus base are normalized coordinates of a lattice; (d,) each."""
-        scale = 2 / (np.array(lattice.step) * np.maximum(np.array(lattice.shape) - 1, 1))
-        return self.cell * scale, (0.5 * self.cell - np.array(lattice.origin)) * scale - 1
-
-    def _normalized(self, index: torch.Tensor, lattice: Any) -> torch.Tensor:
-        """Domain indices (…, d) as normalized coordinates (1, …, d) of a lattice; far points are brought near, where
-        the field is at rest as well."""
-        import torch
-
-        slope, base = (torch.as_tensor(x, device=index.device) for x in self._normalizing(lattice))
-        return (index * slope + base).clamp(-FAR, FAR).flip(-1).float()[None]
-
-    def _follow(self, index: torch.Tensor, direction: str, t: float) -> torch.Tensor:
-        """Displacements (d, N) in units of domain indices (N, d)."""
-        import torch
-
-        flow, trajectory = self._flow(t)
-        d = index.shape[-1]
-        index = index.to(self.device)
-        points = self._normalized(index.reshape(-1, *[1] * (d - 1), d), flow.lattice)
-        with torch.no_grad():
-            if self.band_limited:
-                from ..geodesics.sampling import Sampler
-
-                sampler = Sampler(flow.lattice, flow.lattice, torch.float32, self.device)
-                u = sampler.at(self._on_lattice(direction, t), points)
-            else:
-                middles = trajectory.middles
-                velocities = middles if direction == "fixed_to_moving" else [-v for v in reversed(middles)]
-                u = flow.follow(velocities, 1.0 / trajectory.steps, points)
-        u = u.reshape(d, -1)
-        cell = torch.as_tensor(self.cell, device=index.device)
-        position = (index + 0.5) * cell
-        inside = ((position >= 0) & (position <= torch.as_tensor(self.lengths, device=index.device))).all(-1)
-        return u * inside
+        direction, t, between = how
+        paths, backwards = self._paths(direction, t)
+        steps = to_index[:d, :d] * self.cell[:, None]  # in units of length, of one voxel along each axis
+        start = (to_index[:d, d] + 0.5) * self.cell
+        wanted = _detail(*self._extents) / _PARTICLES_PER_WAVELENGTH
+        middle = np.linalg.solve(steps, np.array(self.lengths) / 2 - start)
+        corners = np.array(list(itertools.product(*((0.0, length) for length in self.lengths))))
+        reach = np.linalg.solve(steps, (corners - start).T)
+        ranges = zip(reach.min(1), reach.max(1), strict=True)
+        apart = wanted / np.linalg.norm(steps, axis=0)
+        lines = [Line.of(*line, between) for line in zip(grid.shape, ranges, middle, apart, strict=True)]
+        if not all(len(line.columns) for line in lines):
+            return None  # nothing of it is reached
+        axes = [torch.from_numpy(np.outer(step, line.positions)) for line, step in zip(lines, steps.T, strict=True)]
+        axes[0] += torch.from_numpy(start)[:, None]
+        u = paths.on_lattice(axes, backwards)
+        to_mm = torch.from_numpy(turn @ self.domain.direction * self.unit_mm).to(u.dtype).to(u.device)
+        return Interpolated.of((to_mm @ u.flatten(1)).view_as(u), lines, grid.shape)
 
 
-def lattice_shape(shape: Sequence[int], lengths: Sequence[float], modes: Sequence[int]) -> tuple[int, ...]:
-    """Points per axis of the lattice on which the final map is followed, of a domain of so many voxels and such lengths
-    and a velocity of so many modes."""
-    wavelength = _shortest_wavelength(modes, lengths)
+def lattice_shape(
+    lengths: Sequence[float], modes: Sequence[int], margin: float, spacing: Sequence[float]
+) -> tuple[int, ...]:
+    """Points per axis of the lattice on which the velocity is tabulated to follow the final map: no more than voxels.
+
+    Args:
+        lengths, spacing, margin: of the domain's edges, of its voxels, and over which the velocity fades out, in the
+            same unit.
+        modes: of the velocity.
+    """
+    detail = _detail(lengths, modes, margin, spacing)
     return tuple(
-        max(4, min(n, math.ceil(length * _POINTS_PER_WAVELENGTH / wavelength - 1e-6)))
-        for n, length in zip(shape, lengths, strict=True)
+        max(4, min(round(length / h), math.ceil(length * _POINTS_PER_WAVELENGTH / detail - 1e-6)))
+        for length, h in zip(lengths, spacing, strict=True)
     )
+
+
+def _detail(lengths: Sequence[float], modes: Sequence[int], margin: float, spacing: Sequence[float]) -> float:
+    """The shortest wave of what is followed: that of the velocity, or of the ramp by which it fades out; but of no more
+    than the voxels show."""
+    return min(_shortest_wavelength(modes, lengths), max(_RAMP * margin, 4 * max(spacing)))
 
 
 def _shortest_wavelength(modes: Sequence[int], lengths: Sequence[float]) -> float:
     return min(2 * length / max(n - 1, 1) for n, length in zip(modes, lengths, strict=True))
 
 
-def deformation_from(values: Mapping[str, Any], device: str = "cpu", both: bool = False) -> Deformation:
+def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation:
     """The Deformation of Result.velocity."""
-    return Deformation(**{**values, "device": device, "both": both})
+    return Deformation(**{**values, "device": device})
 
 
 def border_window(lattice: Any, lengths: tuple[float, ...], margin: float, device: str = "cpu") -> torch.Tensor:

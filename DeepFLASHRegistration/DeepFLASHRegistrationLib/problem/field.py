@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -12,10 +12,15 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from ..imaging.grid import Grid
 from ..support.memory import KEPT_FIELD_BYTES
 from ..support.side_by_side import side_by_side
+from ..support.torch_device import is_cuda
 from .on_grid import OnGrid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _KEPT_BYTES = KEPT_FIELD_BYTES
 _ROWS = 8
+_DEVICE_VOXELS = 1 << 22  # computed together on a device
 
 
 class Field(NDArrayOperatorsMixin):
@@ -72,15 +77,33 @@ class Field(NDArrayOperatorsMixin):
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """The displacements (n, d) at voxels (n, d)."""
-        if self._kept:
+        if self._whole is not None or (self._kept and not is_cuda(self.device)):
             return self._values()[tuple(index.T)]
         return self._source.at(index + np.array(self._lower))
+
+    @property
+    def device(self) -> str:
+        """Where `tensor` computes it; what is read of it otherwise comes to the host."""
+        return self._source.device
+
+    def tensor(self, rows: slice) -> Tensor:
+        """Slices of it, (d, …), as a tensor to be read, on its device."""
+        import torch
+
+        if not is_cuda(self.device):
+            return torch.from_numpy(self[rows]).movedim(-1, 0)
+        start, stop, _ = rows.indices(len(self))
+        return self._source.tensor(self._ranges([start, *[0] * (self.grid.ndim - 1)], [stop, *self.grid.shape[1:]]))
+
+    def settle(self) -> None:
+        """Brings to the host what it is computed from, so that it needs no device any longer."""
+        self._source = self._source.on_host()
 
     def inner(self, grid: Grid) -> Field:
         """Its part on a grid in its middle, such as the image's within that of its field."""
         lower = [(n - m) // 2 for n, m in zip(self.grid.shape, grid.shape, strict=True)]
         part = Field(grid, self._source, [a + b for a, b in zip(self._lower, lower, strict=True)])
-        if self._kept:
+        if self._whole is not None or (self._kept and not is_cuda(self.device)):
             part._whole = self._values()[tuple(slice(a, a + n) for a, n in zip(lower, grid.shape, strict=True))]
         return part
 
@@ -98,8 +121,14 @@ class Field(NDArrayOperatorsMixin):
 
     def _box(self, lower: Sequence[int], upper: Sequence[int]) -> np.ndarray:
         """The part from one index up to, not including, another."""
-        result = np.empty((*(b - a for a, b in zip(lower, upper, strict=True)), self.grid.ndim), self.dtype)
-        ranges = [np.arange(a, b) + c for a, b, c in zip(lower, upper, self._lower, strict=True)]
+        ranges = self._ranges(lower, upper)
+        result = np.empty((*map(len, ranges), self.grid.ndim), self.dtype)
+        if is_cuda(self.device):
+            rows = max(1, _DEVICE_VOXELS * len(result) * self.grid.ndim // max(1, result.size))
+            for start in range(0, len(result), rows):
+                part = self._source.tensor([ranges[0][start : start + rows], *ranges[1:]])
+                result[start : start + rows] = part.movedim(0, -1).cpu().numpy()
+            return result
 
         def fill(start: int) -> None:
             rows = slice(start, start + _ROWS)
@@ -108,3 +137,7 @@ class Field(NDArrayOperatorsMixin):
         for _ in side_by_side(fill, range(0, len(result), _ROWS)):
             pass
         return result
+
+    def _ranges(self, lower: Sequence[int], upper: Sequence[int]) -> list[np.ndarray]:
+        """Of the part from one index up to, not including, another, the indices of its source."""
+        return [np.arange(a, b) + c for a, b, c in zip(lower, upper, self._lower, strict=True)]

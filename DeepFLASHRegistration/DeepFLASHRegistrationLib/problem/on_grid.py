@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,21 +14,13 @@ from ..imaging.grid import over_indices
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-    from ..geodesics.band import Lattice
-
-# Normalized coordinates beyond it lie outside any lattice, and overflow nothing.
-FAR = 1e3
-
-
-class Interpolated(Protocol):
-    """A displacement known on a lattice, between its points."""
-
-    def slice(self, k: int, ranges: Sequence[np.ndarray]) -> np.ndarray | None:
-        """(d, *ranges) at the voxels with this first index and those ranges of the others; None at rest."""
-
-    def at(self, index: np.ndarray) -> np.ndarray:
-        """(d, n) at voxels (n, d)."""
+# Steps by which points reach beyond a grid, unless the domain ends before.
+_BEYOND = 12
+# Of a wave ω, linear interpolation of its values at voxels leaves sinc²(ω/2) = 1 − ω²/12 + … on average over where one
+# looks; of f − (f₋ − 2f + f₊) / 12 it leaves the whole.
+_SHARP = 1 / 12
 
 
 class OnGrid:
@@ -37,8 +30,17 @@ class OnGrid:
         """``slope`` (d, d) times the index plus ``base`` (d,), LPS mm."""
         self.slope, self.base, self.rest = slope, base, rest
 
+    @property
+    def device(self) -> str:
+        """Where `tensor` works; the others work on the host."""
+        return "cpu" if self.rest is None else str(self.rest.rows.device)
+
+    def on_host(self) -> OnGrid:
+        """The same without a device."""
+        return OnGrid(self.slope, self.base, self.rest and self.rest.on_host())
+
     def fill(self, out: np.ndarray, ranges: Sequence[np.ndarray]) -> None:
-        """Writes the field at these ranges of indices into an array (*ranges, d), float32."""
+        """Writes the field at these ranges of indices into an array (*ranges, d), float32; of what is on the host."""
         still = not self.slope.any() and not self.base.any()
         for row, k in enumerate(ranges[0]):  # slice by slice, which stays in the processor's cache
             u = None if self.rest is None else self.rest.slice(int(k), ranges[1:])
@@ -50,6 +52,18 @@ class OnGrid:
                 if u is not None:
                     total += u[i]
                 out[row, ..., i] = total
+
+    def tensor(self, ranges: Sequence[np.ndarray]) -> Tensor:
+        """The field (d, *ranges) at these ranges of indices, on the device."""
+        import torch
+
+        d = len(ranges)
+        total = self.rest.slab(ranges)
+        for axis, index in enumerate(ranges):
+            part = np.outer(self.slope[:, axis], index) + (self.base[:, None] if axis == 0 else 0)
+            shape = [len(index) if a == axis else 1 for a in range(d)]
+            total += torch.from_numpy(part.astype(np.float32)).to(total.device).view(d, *shape)
+        return total
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """The field (n, d) at voxels (n, d), bit by bit as `fill` gives it."""
@@ -64,108 +78,148 @@ class OnGrid:
         return total
 
 
-class Along:
-    """On a grid whose axes are those of the domain, in any order and sense: Keys' cubic convolution; outside, rest."""
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Points along one axis of a grid between which its voxels are interpolated, by cubic splines.
 
-    def __init__(self, u: torch.Tensor, lattice: Lattice, positions: Sequence[np.ndarray], axes: Sequence[int]):
-        """u (d, *lattice.shape), any components; for each axis of the grid the positions of its voxels along the
-        domain's axis that ``axes`` names, in units of length."""
+    Attributes:
+        positions: (m,) float64, where the points lie, counted in voxels.
+        first: from which voxel on there is anything but rest.
+        columns, weights: (n, taps), for the voxels from there on, of which points each one is made, and by what.
+        prepared: (m, m), what the values at the points are multiplied by before, or None.
+    """
+
+    positions: np.ndarray
+    first: int
+    columns: np.ndarray
+    weights: np.ndarray
+    prepared: torch.Tensor | None
+
+    @classmethod
+    def of(cls, size: int, reach: tuple[float, float], anchor: float, step: float, between: bool) -> Line:
+        """For an axis of ``size`` voxels, at rest beyond its ``reach``: points at ``anchor`` and by steps of ``step``
+        on both sides of it; or the voxels, if they lie farther apart. ``between``: see `Deformation.field`."""
+        lower, upper = reach
+        first, last = max(0, math.ceil(lower - 1e-9)), min(size - 1, math.floor(upper + 1e-9))
+        voxels = np.arange(first, last + 1, dtype=np.float64)
+        if step <= 1:
+            columns = np.arange(len(voxels))[:, None] + ([-1, 0, 1] if between else [0])
+            weights = np.broadcast_to([-_SHARP, 1 + 2 * _SHARP, -_SHARP] if between else [1.0], columns.shape)
+            columns = columns.clip(0, max(0, len(voxels) - 1))
+            return cls(voxels, first, columns, weights.astype(np.float32), None)
+        # Points beyond the grid reach into it by 0.27 to the power of their distance.
+        begin = math.floor((max(lower, first - _BEYOND * step) - anchor) / step) - 1
+        end = math.ceil((min(upper, last + _BEYOND * step) - anchor) / step) + 1
+        positions = anchor + step * np.arange(begin, max(end, begin) + 1)
+        count = len(positions)
+        place = (voxels - positions[0]) / step
+        columns = np.floor(place).astype(int)[:, None] + (np.arange(-2, 4) if between else np.arange(-1, 3))
+        away = place[:, None] - columns
+        weights = _spline(away)
+        if between:
+            weights -= _SHARP * (_spline(away - 1 / step) - 2 * weights + _spline(away + 1 / step))
+        weights[(columns < 0) | (columns >= count)] = 0
+        return cls(positions, first, columns.clip(0, count - 1), weights.astype(np.float32), _from_values(count))
+
+    def matrix(self, size: int) -> torch.Tensor:
+        """All of it as one matrix (size, m), float64."""
         import torch
 
-        from ..geodesics.band import cubic_matrix, cubic_weights
+        whole = torch.zeros(size, len(self.positions), dtype=torch.float64)
+        rows = slice(self.first, self.first + len(self.columns))
+        whole[rows].scatter_add_(1, torch.from_numpy(self.columns), torch.from_numpy(self.weights).double())
+        return whole if self.prepared is None else whole @ self.prepared
 
-        u = u.permute(0, *(1 + axis for axis in axes))
-        lengths = [lattice.step[axis] * lattice.shape[axis] for axis in axes]
-        inside = [(x >= 0) & (x <= length) for x, length in zip(positions, lengths, strict=True)]
-        # A product per axis but the first, of which each slice needs but four of the lattice's.
-        for a in reversed(range(1, len(axes))):
-            matrix = cubic_matrix(lattice, axes[a], torch.from_numpy(positions[a]))
-            matrix = (matrix * torch.from_numpy(inside[a])[:, None]).to(u)
-            u = (u.movedim(a + 1, -1) @ matrix.T).movedim(-1, a + 1)
-        self.rows = u.contiguous().cpu().numpy()
-        columns, weights = cubic_weights(lattice, axes[0], torch.from_numpy(positions[0]))
-        self.columns = columns.numpy()
-        self.weights = (weights.numpy() * inside[0][:, None]).astype(np.float32)
+
+def _spline(x: np.ndarray) -> np.ndarray:
+    """The cubic B-spline, whose knots are the integers."""
+    x = np.abs(x)
+    return np.where(x < 1, (4 - 6 * x**2 + 3 * x**3) / 6, np.maximum(2 - x, 0) ** 3 / 6)
+
+
+def _from_values(count: int) -> torch.Tensor:
+    """What values at so many points are multiplied by to become a cubic spline's coefficients, which end there."""
+    import torch
+
+    ones = torch.ones(count, dtype=torch.float64)
+    return torch.linalg.inv((4 * torch.diag(ones) + torch.diag(ones[1:], 1) + torch.diag(ones[1:], -1)) / 6)
+
+
+class Interpolated:
+    """A displacement known at points along the axes of a grid, between them."""
+
+    def __init__(self, rows: Tensor, first: int, columns: np.ndarray, weights: np.ndarray):
+        """rows (d, m, *shape[1:]); of the first axis the columns, weights and first voxel of a `Line`."""
+        self.rows, self.first, self.columns, self.weights = rows, first, columns, weights
+        self._array = rows.numpy() if rows.device.type == "cpu" else None
+
+    @classmethod
+    def of(cls, u: Tensor, lines: Sequence[Line], shape: Sequence[int]) -> Interpolated:
+        """u (d, *points), any components; for each axis of the grid of this shape its points."""
+        from ..geodesics.band import separable
+
+        line = lines[0]
+        if line.prepared is not None:
+            u = (line.prepared.to(u) @ u.flatten(2)).view_as(u)
+        # Of the first axis, each slice needs but a few of the points.
+        u = separable(u, [other.matrix(n).to(u) for other, n in zip(lines[1:], shape[1:], strict=True)])
+        return cls(u.contiguous(), line.first, line.columns, line.weights)
+
+    def on_host(self) -> Interpolated:
+        """The same without a device."""
+        return Interpolated(self.rows.cpu(), self.first, self.columns, self.weights)
 
     def slice(self, k: int, ranges: Sequence[np.ndarray]) -> np.ndarray | None:
-        weights = self.weights[k]
-        if not weights.any():
+        """(d, *ranges) at the voxels with this first index and those ranges of the others; None at rest."""
+        k -= self.first
+        if not 0 <= k < len(self.columns):
             return None
-        box = tuple(slice(int(r[0]), int(r[-1]) + 1) if len(r) else slice(0) for r in ranges)
+        box = _box(ranges)
         total = None
-        for column, weight in zip(self.columns[k], weights, strict=True):
-            if weight:
-                part = weight * self.rows[(slice(None), column, *box)]
-                total = part if total is None else np.add(total, part, out=total)
+        for column, weight in zip(self.columns[k], self.weights[k], strict=True):
+            part = weight * self._array[(slice(None), column, *box)]
+            total = part if total is None else np.add(total, part, out=total)
         return total
 
-    def at(self, index: np.ndarray) -> np.ndarray:
-        total = np.zeros((len(self.rows), len(index)), dtype=np.float32)
-        for column, weight in zip(self.columns.T, self.weights.T, strict=True):
-            total += weight[index[:, 0]] * self.rows[(slice(None), column[index[:, 0]], *index.T[1:])]
-        return total
-
-
-class Across:
-    """On any grid: linear between the points of a lattice, which becomes up to twice as fine first."""
-
-    def __init__(self, u: torch.Tensor, lattice: Lattice, wanted: Sequence[int], to_lattice: Normalizing):
-        """u (d, *lattice.shape); ``wanted``: points per axis that are worth having."""
-        from ..geodesics.band import Lattice, Upsampler
-
-        shape = tuple(min(2 * n, max(n, m)) for n, m in zip(lattice.shape, wanted, strict=True))
-        if shape != lattice.shape:
-            finer = Lattice.cells(shape, [step * n for step, n in zip(lattice.step, lattice.shape, strict=True)])
-            u = Upsampler(lattice, finer, u.dtype, u.device)(u)
-            lattice = finer
-        self.u = u
-        self.matrix, self.offset = to_lattice(lattice)
-
-    def slice(self, k: int, ranges: Sequence[np.ndarray]) -> np.ndarray:
-        points = np.empty((*map(len, ranges), len(self.matrix)), dtype=np.float32)
-        for a, part in enumerate(over_indices(self.matrix, self.offset, [np.array([k]), *ranges])):
-            points[..., -1 - a] = part[0]
-        return self._sampled(points)
-
-    def at(self, index: np.ndarray) -> np.ndarray:
-        d = index.shape[1]
-        points = np.empty((len(index), d), dtype=np.float32)
-        for a, (row, start) in enumerate(zip(self.matrix, self.offset, strict=True)):
-            part = np.full(len(index), start)
-            for axis in range(d):
-                part = part + row[axis] * index[:, axis]
-            points[:, -1 - a] = part
-        return self._sampled(points.reshape(-1, *[1] * (d - 2), d)).reshape(len(self.u), -1)
-
-    def _sampled(self, points: np.ndarray) -> np.ndarray:
+    def slab(self, ranges: Sequence[np.ndarray]) -> Tensor:
+        """(d, *ranges) at the voxels of these ranges, on the device."""
         import torch
-        from torch.nn.functional import grid_sample
 
-        near = torch.from_numpy(points.clip(-FAR, FAR, out=points)).to(self.u.device)[None, None]
-        with torch.no_grad():
-            return grid_sample(self.u[None], near, align_corners=True)[0, :, 0].cpu().numpy()
+        total = self.rows.new_zeros((len(self.rows), *map(len, ranges)))
+        k = ranges[0] - self.first
+        inside = np.flatnonzero((k >= 0) & (k < len(self.columns)))
+        if len(inside):
+            there, k = slice(inside[0], inside[-1] + 1), k[inside]
+            rows = self.rows[(slice(None), slice(None), *_box(ranges[1:]))]
+            for column, weight in zip(self.columns[k].T, self.weights[k].T, strict=True):
+                column, weight = (torch.from_numpy(x.copy()).to(rows.device) for x in (column, weight))
+                shape = [-1 if axis == 1 else 1 for axis in range(rows.ndim)]
+                total[:, there] += rows.index_select(1, column) * weight.view(shape)
+        return total
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """(d, n) at voxels (n, d)."""
+        import torch
+
+        k = index[:, 0] - self.first
+        inside = (k >= 0) & (k < len(self.columns))
+        k = np.where(inside, k, 0)
+        total = np.zeros((len(self.rows), len(index)), dtype=np.float32)
+        if not inside.any():
+            return total
+        rest = index.T[1:]
+        if self._array is None:
+            rest = tuple(torch.from_numpy(np.ascontiguousarray(x)).to(self.rows.device) for x in rest)
+        for column, weight in zip(self.columns.T, self.weights.T, strict=True):
+            column = column[k]
+            if self._array is None:
+                part = self.rows[(slice(None), torch.from_numpy(column).to(self.rows.device), *rest)].cpu().numpy()
+            else:
+                part = self._array[(slice(None), column, *rest)]
+            total += weight[k] * part
+        return total * inside
 
 
-class Normalizing(Protocol):
-    def __call__(self, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
-        """(matrix, offset) from a grid's indices to normalized coordinates (-1 … 1) of a lattice, (d, d) and (d,)."""
-
-
-def parallel(ratio: np.ndarray) -> tuple[list[int], np.ndarray] | None:
-    """For each axis of a grid the domain's axis that it runs along, and by how many of its voxels a step goes; None if
-    they are not parallel.
-
-    ratio: (d, d), from differences of a grid's indices to those of the domain's.
-    """
-    d = len(ratio)
-    order = np.abs(ratio).argmax(1)  # of each of the domain's axes, the grid's
-    along = ratio[np.arange(d), order]
-    if len(set(order)) < d or np.abs(ratio).sum() - np.abs(along).sum() >= 1e-6:
-        return None
-    axes = np.argsort(order)
-    return axes.tolist(), along[axes]
-
-
-def finer(lengths: Sequence[float], spacing: float) -> list[int]:
-    """Points per axis of a domain of these lengths that lie no further apart than a spacing."""
-    return [math.ceil(length / spacing - 1e-6) for length in lengths]
+def _box(ranges: Sequence[np.ndarray]) -> tuple[slice, ...]:
+    """Consecutive indices as slices."""
+    return tuple(slice(int(r[0]), int(r[-1]) + 1) if len(r) else slice(0) for r in ranges)

@@ -4,21 +4,159 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.resampling import Look, sampled
 from ..imaging.volume import Volume
+from ..support.side_by_side import side_by_side
 from ..support.torch_device import as_tensor, is_cuda
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from .field import Field
+
+_POINTS = 1 << 15  # whose coordinates stay in a processor's cache
 _DEVICE_POINTS = 1 << 21  # whose coordinates a GPU holds at a time
+_MOST = 0.6  # from this part of the points on, all are looked at rather than those that are near something
 _BLUR_RADIUS = 3  # standard deviations, beyond which a Gaussian counts as 0
+
+
+class Look(NamedTuple):
+    """What is looked for in a grid: from coordinates in its voxels, float32 (n, d), to what is there, (n,)."""
+
+    values: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+
+
+class Marks(NamedTuple):
+    """Of each voxel what is known beforehand.
+
+    Attributes:
+        voxels: uint8 of the grid's shape, bits.
+        near: the bit of voxels around which looks may find anything but
+        rests: what each look finds elsewhere.
+    """
+
+    voxels: np.ndarray
+    near: int
+    rests: tuple[float, ...]
+
+
+def looked_up(
+    source: Grid,
+    grid: Grid,
+    looks: Sequence[Look],
+    matrix: np.ndarray | None = None,
+    displacement: np.ndarray | Field | None = None,
+    device: str = "cpu",
+    marks: Marks | None = None,
+) -> list[Tensor]:
+    """What is found in one grid at the points of another.
+
+    Args:
+        source: the grid that is looked at.
+        grid: whose points x are taken.
+        looks: what is looked for, called for slabs of the grid; on processors side by side.
+        matrix: (d+1, d+1) LPS mm, point of the grid -> point of the source; identity by default.
+        displacement: float32 (*grid.shape, d), LPS mm, added to what the matrix makes of x; none by default.
+        device: where the looks work: a CUDA GPU, or "cpu".
+        marks: of the source's voxels; those nearest to the points come first in the result, 0 outside.
+
+    Returns:
+        Of each look an array of grid.shape, on the device.
+    """
+    import torch
+
+    from ..geodesics.sampling import sample_nearest
+
+    place = torch.device(device)
+    results = [torch.empty(grid.shape, dtype=look.dtype, device=place) for look in looks]
+    if marks is not None:
+        voxels = as_tensor(marks.voxels).to(place)
+        carried = torch.empty(grid.shape, dtype=torch.uint8, device=place)
+    apart = is_cuda(device)
+    rows = max(1, (_DEVICE_POINTS if apart else _POINTS) // max(1, math.prod(grid.shape[1:])))
+    places = _Places(source, grid, matrix, displacement, place)
+
+    def fill(start: int) -> None:
+        part = slice(start, min(start + rows, grid.shape[0]))
+        index, near = places(part), None
+        if marks is not None:
+            carried[part] = sample_nearest(voxels, index, 0).view(carried[part].shape)
+            if not apart:
+                near = (carried[part].reshape(-1) & marks.near).nonzero().flatten()
+                if len(near) > _MOST * len(index):
+                    near = None
+        for number, (result, look) in enumerate(zip(results, looks, strict=True)):
+            if near is None:
+                result[part] = look.values(index).view(result[part].shape)
+                continue
+            slab = result[part].reshape(-1)
+            slab.fill_(marks.rests[number])
+            if len(near):
+                slab.index_copy_(0, near, look.values(index.t().index_select(1, near).t()))
+
+    starts = range(0, grid.shape[0], rows)
+    for _ in map(fill, starts) if apart else side_by_side(fill, starts):
+        pass
+    return results if marks is None else [carried, *results]
+
+
+class _Places:
+    """Where the points of a grid lie in another; see `looked_up`."""
+
+    def __init__(
+        self,
+        source: Grid,
+        grid: Grid,
+        matrix: np.ndarray | None,
+        displacement: np.ndarray | Field | None,
+        device: torch.device,
+    ):
+        import torch
+
+        d = grid.ndim
+        to_index = source.inverse_affine
+        combined = to_index @ (np.eye(d + 1) if matrix is None else matrix) @ grid.affine
+        self.turn = to_index[:d, :d].tolist()
+        self.shape, self.displacement = grid.shape, displacement
+        # Along each axis, what it adds to each coordinate: in double precision, of which the sum alone is rounded.
+        axes = [np.outer(column, np.arange(n)) for n, column in zip(grid.shape, combined[:d, :d].T, strict=True)]
+        axes[0] += combined[:d, d:]
+        self.axes = [torch.from_numpy(axis).to(device) for axis in axes]
+
+    def __call__(self, part: slice) -> Tensor:
+        """Coordinates in voxels of the source, float32 (n, d), of a slab of the grid."""
+        import torch
+
+        d = len(self.shape)
+        index = torch.empty((d, part.stop - part.start, *self.shape[1:]), device=self.axes[0].device)
+        moved = None if self.displacement is None else self._moved(part)
+        for i, row in enumerate(self.turn):
+            total = self.axes[0][i, part]
+            for axis in self.axes[1:]:
+                total = total[..., None] + axis[i]
+            index[i] = total
+            if moved is not None:
+                for a, weight in enumerate(row):
+                    if weight:
+                        index[i].add_(moved[a], alpha=weight)
+        return index.view(d, -1).t()
+
+    def _moved(self, part: slice) -> Tensor:
+        """The displacement of a slab, (d, …)."""
+        import torch
+
+        from .field import Field
+
+        if isinstance(self.displacement, Field):
+            return self.displacement.tensor(part).to(self.axes[0].device)
+        return torch.from_numpy(np.ascontiguousarray(self.displacement[part])).movedim(-1, 0).to(self.axes[0].device)
 
 
 def linear(
@@ -38,56 +176,27 @@ def linear(
     """
     if matrix is None and volume.grid.same_as(grid, 1e-6):
         return volume.data
-    if is_cuda(device):
-        return _linear_on(device, volume, grid, matrix, outside)
-    return sampled(volume.grid, grid, *linear_values(volume, outside), matrix)
+    device = device if is_cuda(device) else "cpu"
+    (found,) = looked_up(volume.grid, grid, [linear_values(volume, outside, device)], matrix, None, device)
+    return found.cpu().numpy()
 
 
-def linear_values(volume: Volume, outside: float = 0.0) -> Look:
-    """What `sampled` needs to interpolate an image linearly; ``outside``: value beyond it."""
+def linear_values(volume: Volume, outside: float = 0.0, device: str = "cpu") -> Look:
+    """An image, interpolated linearly; ``outside``: value beyond it."""
     import torch
 
     from ..geodesics.sampling import sample_linear
 
-    data = as_tensor(volume.data).float()
-    return lambda index: sample_linear(data, torch.from_numpy(index), outside).numpy(), np.float32
+    data = as_tensor(volume.data).to(device, torch.float32)
+    return Look(lambda index: sample_linear(data, index, outside), torch.float32)
 
 
-def _linear_on(device: str, volume: Volume, grid: Grid, matrix: np.ndarray | None, outside: float) -> np.ndarray:
-    """`linear` on a GPU."""
-    import torch
+def nearest_values(volume: Volume, device: str = "cpu") -> Look:
+    """The nearest voxel's value; 0 outside."""
+    from ..geodesics.sampling import sample_nearest
 
-    from ..geodesics.sampling import sample_linear
-
-    place = torch.device(device)
-    data = as_tensor(volume.data).to(place, torch.float32)
-    result = np.empty(grid.shape, dtype=np.float32)
-    for part, index in _slabs_on(place, volume.grid, grid, matrix):
-        result[part] = sample_linear(data, index, outside).cpu().numpy().reshape(result[part].shape)
-    return result
-
-
-def _slabs_on(
-    device: torch.device, source: Grid, grid: Grid, matrix: np.ndarray | None
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """`imaging.resampling.slabs`, made where they are used: they are larger than the images."""
-    import torch
-
-    d = grid.ndim
-    combined = source.inverse_affine @ (np.eye(d + 1) if matrix is None else matrix) @ grid.affine
-    rows = max(1, _DEVICE_POINTS // max(1, math.prod(grid.shape[1:])))
-    for start in range(0, grid.shape[0], rows):
-        part = slice(start, min(start + rows, grid.shape[0]))
-        ranges = [torch.arange(part.start, part.stop), *map(torch.arange, grid.shape[1:])]
-        ranges = [
-            x.to(device, torch.float64).view([-1 if a == b else 1 for b in range(d)]) for a, x in enumerate(ranges)
-        ]
-        axes = [
-            (sum(float(row[a]) * ranges[a] for a in range(d)) + float(shift)).float()
-            for row, shift in zip(combined[:d, :d], combined[:d, d], strict=True)
-        ]
-        shape = (part.stop - part.start, *grid.shape[1:])
-        yield part, torch.stack([x.expand(shape) for x in axes], -1).reshape(-1, d)
+    data = as_tensor(volume.data).to(device)
+    return Look(lambda index: sample_nearest(data, index, 0), data.dtype)
 
 
 def blurred(values: np.ndarray, sigma: Sequence[float]) -> np.ndarray:

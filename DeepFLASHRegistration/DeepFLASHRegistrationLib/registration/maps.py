@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,13 +16,18 @@ from ..problem.deformation import Deformation, deformation_from
 from ..problem.field import Field
 from ..problem.subject import Subject
 from ..support.side_by_side import side_by_side
+from ..support.torch_device import as_tensor, is_cuda
 from .verdict import SMALLEST_DETERMINANT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Attempts to mend folds of the sampled map by damping the velocity around them.
 _UNFOLDING = 6
 # The written fields reach beyond the fixed image by this part of its longest edge.
 _FIELD_MARGIN = 1 / 20
-_ROWS = 16  # slices looked through for folds together
+# Voxels looked through for folds together: in a processor's cache, and on a device.
+_VOXELS, _DEVICE_VOXELS = 1 << 16, 1 << 22
 
 
 def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
@@ -61,59 +67,58 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
     damped: a few millimeters around a few voxels.
     """
     field_grid, inverse_grid = field_grids(fixed, velocity["affine"])
-    damped = 0
+    shown, limit = None, SMALLEST_DETERMINANT.check
+    on_host = not is_cuda(device)  # other devices may lack what follows
+    damped, size = 0, int(np.count_nonzero(inside))
     for attempt in range(_UNFOLDING + 1):
-        deformation = deformation_from(velocity, device, both=True)
-        forward = deformation.field(field_grid, "fixed_to_moving")
+        deformation = deformation_from(velocity, device)
+        forward = deformation.field(field_grid, "fixed_to_moving", settled=on_host)
         # Folds are mended wherever they are; those around the object do not count in the metrics.
         anywhere, determinant = _folds(fixed, forward)
-        steep = _below(determinant, inside, SMALLEST_DETERMINANT.check)
-        steep |= anywhere
-        count = int(np.count_nonzero(steep))
+        shown = as_tensor(inside).to(anywhere.device) if shown is None else shown
+        count = int(((determinant < limit) & shown | anywhere).count_nonzero())
         # FLASH's own map folds by truncation, which damping cannot mend; a field that folds widely is no slip.
-        if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * np.count_nonzero(inside):
+        if not count or attempt == _UNFOLDING or velocity["band_limited"] or count > 0.01 * size:
             break
         damped += count
-        steep = anywhere | _below(determinant, inside, 1.6 * SMALLEST_DETERMINANT.check)
-        index = np.argwhere(steep)
+        index = ((determinant < 1.6 * limit) & shown | anywhere).nonzero().cpu().numpy()
         velocity = _damped(velocity, deformation, fixed.index_to_physical(index) + forward.inner(fixed).at(index))
-        forward = anywhere = determinant = steep = None  # room for the next
+        forward = anywhere = determinant = None  # room for the next
     notes = []
     if damped:
         notes.append(
             f"The velocity was damped around {damped} voxels, where the map was steeper than the fixed image's "
             "voxels can show."
         )
-    inverse = deformation.field(inverse_grid, "moving_to_fixed")
-    return Maps(dict(velocity), deformation, forward, inverse, anywhere & inside, determinant, notes)
+    # It moves points, which lie between voxels.
+    inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True, settled=on_host)
+    folded = (anywhere & shown).cpu().numpy()
+    return Maps(dict(velocity), deformation, forward, inverse, folded, determinant.cpu().numpy(), notes)
 
 
-def _folds(fixed: Grid, forward: Field) -> tuple[np.ndarray, np.ndarray]:
-    """Which voxels of the fixed grid fold, by the strict criterion, and the determinants there; slab by slab."""
-    from .metrics import folded_voxels, jacobian_determinant
+def _folds(fixed: Grid, forward: Field) -> tuple[Tensor, Tensor]:
+    """Which voxels of the fixed grid fold, by the strict criterion, and the determinants there; slab by slab, on the
+    field's device."""
+    import torch
+
+    from .folds import folds_and_determinants
 
     # One voxel of the margin makes the differences central everywhere on the fixed grid.
-    around = fixed.padded(1)
-    field, crop = forward.inner(around), (slice(1, -1),) * fixed.ndim
-    folded, determinant = np.empty(fixed.shape, dtype=bool), np.empty(fixed.shape, dtype=np.float32)
+    field = forward.inner(fixed.padded(1))
+    folded = torch.empty(fixed.shape, dtype=torch.bool, device=field.device)
+    determinant = torch.empty(fixed.shape, device=field.device)
+    apart = is_cuda(field.device)
+    rows = max(2, (_DEVICE_VOXELS if apart else _VOXELS) // math.prod(fixed.shape[1:]))
+    step = np.asarray(fixed.affine[:-1, :-1])
 
     def fill(start: int) -> None:
-        rows = slice(start, start + _ROWS)
-        part = field[start : start + _ROWS + 2]
-        grid = Grid(part.shape[:-1], around.affine)
-        folded[rows] = folded_voxels(part, grid)[crop]
-        determinant[rows] = jacobian_determinant(part, grid)[crop]
+        part = slice(start, start + rows)
+        folded[part], determinant[part] = folds_and_determinants(field.tensor(slice(start, start + rows + 2)), step)
 
-    for _ in side_by_side(fill, range(0, fixed.shape[0], _ROWS)):
+    starts = range(0, fixed.shape[0], rows)
+    for _ in map(fill, starts) if apart else side_by_side(fill, starts):
         pass
     return folded, determinant
-
-
-def _below(values: np.ndarray, inside: np.ndarray, limit: float) -> np.ndarray:
-    """Where values inside are below a limit."""
-    found = values < limit
-    found &= inside
-    return found
 
 
 def _damped(velocity: Mapping[str, Any], deformation: Deformation, at: np.ndarray) -> dict[str, Any]:
@@ -140,38 +145,43 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
 
 
 # What `outputs` finds at a voxel of the fixed grid, as bits: that the moving image is there, that it shows the object,
-# and that it lies inside its mask; and that the fixed image shows the object.
-SEEN, OBJECT, INSIDE, FIXED_OBJECT = 1, 2, 4, 8
+# and that it lies inside its mask; that there is anything but background around; and that the fixed image shows the
+# object.
+SEEN, OBJECT, INSIDE, NEAR, FIXED_OBJECT = 1, 2, 4, 8, 16
 
 
 def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any], np.ndarray]:
     """The images and fields of a Result but for the determinants; and what is seen on the fixed grid, uint8 of SEEN,
     OBJECT, INSIDE and FIXED_OBJECT."""
     from ..imaging.intensities import foreground
-    from ..imaging.resampling import nearest, nearest_values, sampled_together
-    from ..problem.resampling import linear_values
+    from ..imaging.resampling import nearest
+    from ..problem.resampling import Marks, linear_values, looked_up, nearest_values
     from .warping import strongest_labels, warp_labels
 
     affine, image, moving_labels = maps.deformation.affine, moving.image, moving.label_map
     on_fixed = maps.fixed_to_moving.inner(fixed.grid)
     background = float(image.data.min())
-    own, shown = foreground(fixed.image), foreground(image).astype(np.uint8)
-    shown *= OBJECT
-    shown |= SEEN
-    if moving.inside is not None:
-        shown[moving.inside] |= INSIDE
-    look = linear_values(image, background)
-    after, first = [look, nearest_values(Volume(image.grid, shown))], [look]
-    del shown
+    own = foreground(fixed.image)
+    device = on_fixed.device
+    look = linear_values(image, background, device)
+    after, first = [look], [look]
     # Labels lie on the image's voxels nearly always: then the places are computed once for both.
     together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
     if together:
-        after.append(strongest_labels(moving_labels))
-        first.append(nearest_values(_compact(moving_labels)))
-    warped, carried, *after = sampled_together(image.grid, fixed.grid, after, displacement=on_fixed)
+        after.append(strongest_labels(moving_labels, device))
+        first.append(nearest_values(_compact(moving_labels), device))
+    marks = Marks(_marked(moving, moving_labels if together else None), NEAR, (background, 0))
+    carried, warped, *after = (
+        each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, after, None, on_fixed, device, marks)
+    )
     carried |= own.view(np.uint8) * np.uint8(FIXED_OBJECT)
     del own
-    before, *first = sampled_together(image.grid, fixed.grid, first, affine)
+    if np.array_equal(affine, np.eye(len(affine))) and image.grid.same_as(fixed.grid, 1e-6):
+        before, first = image.data.astype(np.float32, copy=False), [_compact(moving_labels).data] if together else []
+    else:
+        _, before, *first = (
+            each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, first, affine, None, device, marks)
+        )
     if moving_labels is not None and not together:
         after = [warp_labels(moving_labels, fixed.grid, on_fixed)]
         first = [nearest(_compact(moving_labels), fixed.grid, affine)]
@@ -189,6 +199,23 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
         "labels_before": labels_before,
     }
     return parts, carried
+
+
+def _marked(moving: Subject, labels: Volume | None) -> np.ndarray:
+    """What is known of the moving image's voxels: SEEN, OBJECT, INSIDE and NEAR."""
+    from ..imaging.intensities import dilated, foreground
+
+    image = moving.image
+    something = image.data != image.data.min()
+    if labels is not None:
+        something |= labels.data != 0
+    marks = foreground(image).view(np.uint8) * np.uint8(OBJECT)
+    # What is interpolated at a point that is nearest to a voxel comes from it and its neighbors.
+    marks |= dilated(something, (1,) * image.ndim).view(np.uint8) * np.uint8(NEAR)
+    marks |= SEEN
+    if moving.inside is not None:
+        marks[moving.inside] |= INSIDE
+    return marks
 
 
 def _compact(labels: Volume) -> Volume:

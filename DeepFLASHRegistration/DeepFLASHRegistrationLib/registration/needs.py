@@ -13,7 +13,7 @@ from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.deformation import lattice_shape
 from ..problem.parameters import Parameters
-from ..problem.working import level_factors, level_modes, problem_grid
+from ..problem.working import chosen_lengths, level_factors, level_modes, problem_grid
 from ..support import memory
 from ..support.errors import InputError
 from .maps import field_grids
@@ -48,11 +48,11 @@ def sizes(
     work = problem_grid(fixed, inside, stages[0])
     levels, points = [], 0
     for parameters in stages:
-        sides = 2 if parameters.symmetric else 1
+        sides, margin = 2 if parameters.symmetric else 1, chosen_lengths(fixed, inside, parameters).margin_mm
         for factors, modes in zip(level_factors(work, parameters), level_modes(work, parameters), strict=True):
             cells = math.prod(n // f for n, f in zip(work.shape, factors, strict=True))
             levels.append((cells, fixed.ndim * math.prod(modes), sides))
-            points = max(points, math.prod(lattice_shape(work.shape, work.extent, modes)))
+            points = max(points, math.prod(lattice_shape(work.extent, modes, margin, work.spacing)))
     aligned = stages[0].initial_alignment in ("rigid", "affine")
     field = field_grids(fixed, np.eye(fixed.ndim + 1))[0].size
     fields = round(field * (1 + (TURNED if aligned else 1.0)) * fixed.ndim / 3)

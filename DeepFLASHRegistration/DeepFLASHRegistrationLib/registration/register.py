@@ -243,7 +243,10 @@ class _Run:
         parts, carried = outputs(self.fixed, self.moving, maps)
         self._made_room()
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        return maps, parts, measured(self.fixed, self.moving, parts, carried, maps, problem, self.plan.parameters)
+        figures = measured(self.fixed, self.moving, parts, carried, maps, problem, self.plan.parameters)
+        maps.fixed_to_moving.settle()
+        maps.moving_to_fixed.settle()
+        return maps, parts, figures
 
     def _made_room(self) -> None:
         """Of large images, what was freed and kept for the next arrays is more than these will need."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.resampling import Look, sampled
 from ..imaging.volume import Volume
-from ..problem.resampling import linear_values
+from ..problem.resampling import Look, linear_values, looked_up
 from ..support.torch_device import as_tensor
 
 if TYPE_CHECKING:
@@ -40,28 +39,26 @@ def warp(
         look = linear_values(volume, outside)
     elif interpolation == "cubic":
         data = as_tensor(volume.data).float()
-        look = lambda index: sample_cubic(data, torch.from_numpy(index), outside).numpy(), np.float32
+        look = Look(lambda index: sample_cubic(data, index, outside), torch.float32)
     elif interpolation == "nearest":
         data = as_tensor(volume.data)
-        look = lambda index: sample_nearest(data, torch.from_numpy(index), outside).numpy(), volume.data.dtype
+        look = Look(lambda index: sample_nearest(data, index, outside), data.dtype)
     else:
         raise ValueError(f"Unknown interpolation {interpolation!r}; choose one of linear, cubic, nearest.")
-    return sampled(volume.grid, grid, *look, displacement=displacement)
+    return looked_up(volume.grid, grid, [look], displacement=displacement)[0].numpy()
 
 
 def warp_labels(labels: Volume, grid: Grid, displacement: np.ndarray) -> np.ndarray:
     """The label map at x + u(x): at each point the label of largest linear-interpolation weight; 0 outside."""
-    return sampled(labels.grid, grid, *strongest_labels(labels), displacement=displacement)
+    return looked_up(labels.grid, grid, [strongest_labels(labels)], displacement=displacement)[0].numpy()
 
 
-def strongest_labels(labels: Volume) -> Look:
-    """What `sampled` needs to find the label of largest linear-interpolation weight; 0 outside."""
-    import torch
-
+def strongest_labels(labels: Volume, device: str = "cpu") -> Look:
+    """The label of largest linear-interpolation weight; 0 outside."""
     from ..geodesics.sampling import LabelSampler
 
-    label_at = LabelSampler(as_tensor(labels.data))
-    return lambda index: label_at(torch.from_numpy(index)).numpy(), labels.data.dtype
+    data = as_tensor(labels.data).to(device)
+    return Look(LabelSampler(data), data.dtype)
 
 
 def warp_segmentation(segmentation: Segmentation, grid: Grid, displacement: np.ndarray) -> Segmentation:

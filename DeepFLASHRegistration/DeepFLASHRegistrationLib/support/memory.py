@@ -26,7 +26,9 @@ _FIELD = 12  # each voxel of both fields, if they are small enough to be kept
 _WORKING = 22  # each voxel of the working grid: images, masks, views
 _CELL = 130  # each voxel of a level: the map, sampled images and the similarity, with their gradients
 _COEFFICIENT = 1150  # of the velocity: time steps, their adjoints and the quasi-Newton history
-_POINT = 330  # each point of the lattice on which the final map is followed
+_POINT = 260  # each point at which the final velocities are tabulated
+# On a GPU, while maps and labels are made: each voxel of the fixed image, and of both.
+_MADE, _BROUGHT = 24, 8
 # And so much more, to be on the safe side.
 _RESERVE = 1.05
 # A displacement field of up to so many bytes is kept once it was computed (problem.field): 170 MB of a brain of 1 mm.
@@ -88,7 +90,8 @@ def needed_bytes(sizes: Sizes, device: str = "cpu") -> tuple[int, int]:
     maps = _POINT * sizes.points
     if device.startswith("cuda"):
         host = HOST_BASE_BYTES + read + max(_PREPARING * sizes.images, work + end)
-        return int(_RESERVE * host), DEVICE_BASE_BYTES + int(_RESERVE * (work + max(level, maps)))
+        finish = maps + _MADE * sizes.fixed + _BROUGHT * sizes.images
+        return int(_RESERVE * host), DEVICE_BASE_BYTES + int(_RESERVE * (work + max(level, finish)))
     most = max(_PREPARING * sizes.images, _SEARCHING * sizes.images + work + level, work + maps + end)
     return int(_RESERVE * (HOST_BASE_BYTES + read + most)), 0
 
