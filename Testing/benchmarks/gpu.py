@@ -10,6 +10,8 @@ is warm: each preset runs once before it is measured. Printed:
 - per preset: seconds of each phase (medians), Dice, the most memory of the GPU that tensors held;
 - per preset: one evaluation of the finest level (energy and gradient), launched and replayed: kernels, milliseconds,
   and which share of the time copying as many bytes as its operations read and write takes;
+- per preset: milliseconds of the maps, of the images and labels carried through them, and of the figures, and by how
+  much what they yield differs from the CPU's of the same velocity;
 - how far the maps of two runs lie apart, and those of the GPU from those of the CPU, in mm;
 - pairs per second, one after the other and several at once, in a process each.
 
@@ -42,6 +44,8 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import Problem, comparable, settings
 from DeepFLASHRegistrationLib.problem.subject import Subject
+from DeepFLASHRegistrationLib.registration.maps import outputs, unfolded
+from DeepFLASHRegistrationLib.registration.measuring import measured
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.result import Result
 
@@ -263,6 +267,41 @@ def evaluations(pair: Pair, presets: Sequence[str], device: str) -> None:
         print(f"{preset:9}{line}", flush=True)
 
 
+def finishing(pair: Pair, runs: dict[str, list[Result]], device: str) -> None:
+    """Prints what follows a velocity: its maps without folds, the images and labels, and the figures."""
+    fixed, moving = (
+        Subject(image, labels=labels).checked(name)
+        for image, labels, name in zip(pair[:2], pair[2:], _PARTS[:2], strict=True)
+    )
+    print(f"\n{'':9}{'maps ms':>9}{'carried ms':>11}{'figures ms':>11}")
+    for preset, found in runs.items():
+        result = found[0]
+        parameters = Parameters.from_preset(preset)
+        problem = Problem(*comparable(fixed, moving, parameters), result.affine, parameters)
+        geodesic, inside = result.velocity, problem.foreground
+        times, outcomes = [], []
+        for place in dict.fromkeys((device, "cpu")):
+            made = unfolded(fixed.grid, geodesic, inside, place)
+            parts, seen = outputs(fixed, moving, made)
+            outcomes.append((made, parts))
+            if place == device:
+                figures = (fixed, moving, parts, seen, made, problem, parameters)
+                times = [
+                    milliseconds(lambda: unfolded(fixed.grid, geodesic, inside, device), device, 3),
+                    milliseconds(lambda made=made: outputs(fixed, moving, made), device, 3),
+                    milliseconds(lambda figures=figures: measured(*figures), device, 3),
+                ]
+        line = f"{preset:9}{times[0]:9.1f}{times[1]:11.1f}{times[2]:11.1f}"
+        if len(outcomes) > 1:
+            (here, ours), (there, theirs) = outcomes
+            volumes = np.abs(here.determinant - there.determinant).max()
+            gray = np.abs(ours["warped"].data - theirs["warped"].data).max() / np.ptp(theirs["warped"].data)
+            line += f"   apart from the CPU: determinants {volumes:.1e}, gray values {gray:.1e} of their range"
+            if pair.moving_labels is not None:
+                line += f", labels {np.mean(ours['labels'].data != theirs['labels'].data):.1e} of the voxels"
+        print(line, flush=True)
+
+
 def agreement(pair: Pair, runs: dict[str, list[Result]], against: bool) -> None:
     """Prints how far maps lie apart."""
     print()
@@ -327,6 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{title}; torch {torch.__version__}; {len(pairs)} pairs, the first of {shape} voxels")
     runs = phases(pairs, presets, device, options.repeats)
     evaluations(pairs[0], presets, device)
+    finishing(pairs[0], runs, device)
     agreement(pairs[0], runs, on_gpu and not options.no_cpu)
     if options.at_once:
         together(options.pairs, options.size, presets, device, options.at_once)

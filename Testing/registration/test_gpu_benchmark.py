@@ -66,15 +66,17 @@ def test_without_a_gpu_the_table_has_what_a_cpu_can_tell(prepared, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if re.match(r"fast +\d", line)}
+    table, evaluated, finish = (line.split() for line in done.stdout.splitlines() if re.match(r"fast +\d", line))
     assert "prepare   affine   levels   finish    whole    Dice\n" in done.stdout
-    table = next(line.split() for line in done.stdout.splitlines() if line.startswith("fast"))
     seconds, dice = list(map(float, table[1:6])), float(table[6])
     assert 0 < sum(seconds[:4]) <= 1.05 * seconds[4]
     assert 0.5 < dice <= 1
-    assert int(rows["fast"][1]) > 500  # operations of an evaluation
+    assert int(evaluated[1]) > 500  # operations of an evaluation
+    assert "maps ms carried ms figures ms\n" in done.stdout
+    assert len(finish) == 4
+    assert min(map(float, finish[1:])) > 0
     assert "two runs: mean 0.00000, 99th percentile 0.00000, largest 0.0000 mm" in done.stdout
-    for column in ("peak GB", "kernels", "replayed", "from the CPU"):
+    for column in ("peak GB", "apart from the CPU", "kernels", "replayed", "from the CPU"):
         assert column not in done.stdout
 
 
