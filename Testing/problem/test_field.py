@@ -108,7 +108,7 @@ def test_fields_of_any_spacing_are_where_their_voxels_go_one_by_one(spacing: tup
     moved = made.points(at.reshape(-1, 3), direction).reshape(at.shape)
     error = np.linalg.norm(at + field - moved, axis=-1)
     assert np.linalg.norm(field, axis=-1).max() > 3
-    assert error.mean() < 0.015  # nearly all of it where the velocity fades out
+    assert error.mean() < 0.03  # nearly all of it where the velocity fades out
     if min(spacing) > 5:
         assert error.max() < 1e-4
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Points per shortest wavelength of the band at which the velocity is tabulated, and from which particles start, for the
 # final maps. Denser ones change these by less than interpolation of the written fields does.
 _POINTS_PER_WAVELENGTH, _PARTICLES_PER_WAVELENGTH = 5.0, 4.25
-_RAMP = 0.75  # of the margin, over half of which the velocity fades out, which three particles shall see
+_RAMP = 1.0  # of the margin, over half of which the velocity fades out: two particles shall see that
 # Bound on dt·max|Dv| of the final time steps. With twice as many the maps of brains change by a thousandth of a mm.
 _PER_STEP, _FEWEST_STEPS = 0.5, 4
 # Largest relative change of ⟨Lv, v⟩ along the final geodesic.
@@ -183,7 +183,7 @@ class Deformation(SpatialMap):
 def lattice_shape(
     lengths: Sequence[float], modes: Sequence[int], margin: float, spacing: Sequence[float]
 ) -> tuple[int, ...]:
-    """Points per axis of the lattice on which the velocity is tabulated to follow the final map.
+    """Points per axis of the lattice on which the velocity is tabulated to follow the final map: no more than voxels.
 
     Args:
         lengths, spacing, margin: of the domain's edges, of its voxels, and over which the velocity fades out, in the
@@ -191,7 +191,10 @@ def lattice_shape(
         modes: of the velocity.
     """
     detail = _detail(lengths, modes, margin, spacing)
-    return tuple(max(4, math.ceil(length * _POINTS_PER_WAVELENGTH / detail - 1e-6)) for length in lengths)
+    return tuple(
+        max(4, min(round(length / h), math.ceil(length * _POINTS_PER_WAVELENGTH / detail - 1e-6)))
+        for length, h in zip(lengths, spacing, strict=True)
+    )
 
 
 def _detail(lengths: Sequence[float], modes: Sequence[int], margin: float, spacing: Sequence[float]) -> float:

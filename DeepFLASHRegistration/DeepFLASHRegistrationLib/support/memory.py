@@ -26,7 +26,7 @@ _FIELD = 12  # each voxel of both fields, if they are small enough to be kept
 _WORKING = 22  # each voxel of the working grid: images, masks, views
 _CELL = 130  # each voxel of a level: the map, sampled images and the similarity, with their gradients
 _COEFFICIENT = 1150  # of the velocity: time steps, their adjoints and the quasi-Newton history
-_POINT = 330  # each point of the lattice on which the final map is followed
+_POINT = 260  # each point at which the final velocities are tabulated
 # On a GPU, while maps and labels are made: each voxel of the fixed image, and of both.
 _MADE, _BROUGHT = 24, 8
 # And so much more, to be on the safe side.
