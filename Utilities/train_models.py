@@ -13,8 +13,8 @@ stripped) and `head-labels` (label maps of SynthSeg). Subjects named in HELD_OUT
 the model cards are measured on them. Interrupted, the same command goes on where it was.
 
 *brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
-*dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. `mean-images` gives the models in MODELS the mean
-image of what they were trained on; their weights stay as they are.
+*dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. `mean-images` gives the models in MODELS the
+mean image of what they were trained on; their weights stay as they are.
 """
 
 from __future__ import annotations
