@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from DeepFLASHRegistrationLib.geodesics import captured
 from DeepFLASHRegistrationLib.geodesics.band import Lattice
 from DeepFLASHRegistrationLib.geodesics.flow import Flow
 from DeepFLASHRegistrationLib.geodesics.shooting import Shooting
@@ -30,6 +31,7 @@ from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.mean_image import mean_image
 from helpers import made_anatomies as made
+from helpers.recordings import Traced
 
 PARAMETERS = Parameters(
     resolutions=(2,), bands=(9,), iterations=(4,), margin_mm=10.0, window_mm=9.0, alpha=6.0, power=2.0, search="lbfgs"
@@ -229,6 +231,23 @@ def test_maps_in_one_go_are_those_of_the_geodesic(tmp_path: Path) -> None:
         exact = way(trajectory)[inner]
         assert float(exact.abs().max()) > 0.3
         assert float((mine[inner] - exact).norm()) < 0.1 * float(exact.norm())
+
+
+def test_what_is_recorded_and_replayed_is_what_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path / "m", "dual-net", size=0.05)
+    found = predictor_of(load_model(folder))
+    problem, _ = problem_of(found, scan(1), scan(2))
+    pair = problem.pair()
+    other = dataclasses.replace(pair, fixed=pair.moving, moving=pair.fixed)
+    plain = [(found.maps(problem, [each])[0], found.velocities(problem, [each])) for each in (pair, other)]
+    monkeypatch.setitem(captured.RECORDINGS, "cpu", Traced)
+    found, before = predictor_of(load_model(folder)), Traced.replayed
+    again = [(found.maps(problem, [each])[0], found.velocities(problem, [each])) for each in (other, pair, other)][1:]
+    assert Traced.replayed == before + 4
+    for (maps, velocity), (same_maps, same_velocity) in zip(plain, again, strict=True):
+        assert torch.equal(velocity, same_velocity)
+        for name in ("fixed_to_moving", "moving_to_fixed", "warped"):
+            assert torch.equal(getattr(maps, name), getattr(same_maps, name)), name
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
