@@ -221,6 +221,16 @@ def test_damaged_volumes_are_named_before_any_work(
     assert not any("s1" in name for name in velocities(out))
 
 
+def test_a_recipe_that_is_none_or_comes_with_settings_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("teach", data, "-o", tmp_path / "out", "--recipe", "crop") == 2
+    assert "There is no recipe 'crop' of a dual net. Known are: crop-dual-net," in capsys.readouterr().err
+    assert run("teach", data, "-o", tmp_path / "out", "--recipe", "crop-dual-net", "--sigma", 0.1) == 2
+    assert "A recipe states all settings of FLASH." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_registration_that_fails_teaches_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
