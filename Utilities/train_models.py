@@ -4,6 +4,7 @@
     python Utilities/train_models.py hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py brain-t1 --data FOLDER --out MODELS [--processes 2]
     python Utilities/train_models.py brain --data FOLDER --out MODELS
+    python Utilities/train_models.py dual-net-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py mean-images --data FOLDER --out MODELS
 
 FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4), `oasis-brains` (skull-stripped
@@ -12,7 +13,8 @@ stripped) and `head-labels` (label maps of SynthSeg). Subjects named in HELD_OUT
 the model cards are measured on them. Interrupted, the same command goes on where it was.
 
 *brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
-`mean-images` gives the models in MODELS the mean image of what they were trained on; their weights stay as they are.
+*dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. `mean-images` gives the models in MODELS the
+mean image of what they were trained on; their weights stay as they are.
 """
 
 from __future__ import annotations
@@ -39,6 +41,21 @@ OPTIONS = {
         "--name=hippocampus",
         "--description=T1 crops around one hippocampus, anterior and posterior part",
         "--training-data=165 crops of the Medical Segmentation Decathlon, task 4 (hippocampus), with labels",
+        "--license=CC BY-SA 4.0",
+        "--license-note=Derived from data under CC BY-SA 4.0: share alike, and give credit.",
+        "--attribution=Medical Segmentation Decathlon (Antonelli et al., arXiv:1902.09063 and 2106.05735)",
+    ],
+    "dual-net-hippocampus": [
+        "--recipe=crop-dual-net",
+        "--iterations=4000",
+        "--minutes=24",
+        "--validate-every=60",
+        "--patience=100",
+        "--validation-pairs=13",
+        "--label-weight=3",
+        "--deformation-mm=1.5",
+        "--name=dual-net-hippocampus",
+        "--description=T1 crops around one hippocampus, by the dual net of the DeepFLASH paper in a pose",
         "--license=CC BY-SA 4.0",
         "--license-note=Derived from data under CC BY-SA 4.0: share alike, and give credit.",
         "--attribution=Medical Segmentation Decathlon (Antonelli et al., arXiv:1902.09063 and 2106.05735)",
@@ -133,6 +150,23 @@ def brain(data: Path, out: Path, more: Sequence[str]) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def dual_net(data: Path, out: Path, more: Sequence[str]) -> int:
+    """FLASH's velocities of the hippocampi that *hippocampus* is trained on, and the dual net that learns from them."""
+    table, validation = hippocampus(data, out)
+    deepflash, velocities = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli"], out / "velocities"
+    recipe = OPTIONS["dual-net-hippocampus"][0]
+    folder = out / "dual-net-hippocampus"
+    settings = [f"--labels={velocities}", f"--validation={validation}", *OPTIONS["dual-net-hippocampus"], *more]
+    for command in (
+        [*deepflash, "teach", str(table), "-o", str(velocities), recipe, "--pairs=200"],
+        [*deepflash, "train", str(table), "-o", str(folder), *settings],
+    ):
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            return code
+    return 0
+
+
 def mean_images(data: Path, out: Path) -> int:
     """Mean images for the models in a folder, of the subjects that they were trained on."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "DeepFLASHRegistration"))
@@ -174,6 +208,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=2, help="that share each update (default: 2)")
     options, more = parser.parse_known_args()  # further options are those of deepflash train
+    if options.model == "dual-net-hippocampus":
+        return dual_net(options.data.resolve(), options.out.resolve(), more)
     if options.model == "mean-images":
         return mean_images(options.data, options.out)
     if options.model == "brain":

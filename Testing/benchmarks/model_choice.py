@@ -33,7 +33,8 @@ from DeepFLASHRegistrationLib.phantom.pairs import make_pair
 from made_bodies import made_heads, made_pair, turn_about
 
 SPECIAL, ANY, NONE = ("brain-t1", "brain"), ("brain", "brain"), ("", "")
-CROP = ("hippocampus", "hippocampus")
+# Upside-down, the unrolled model loses up to 0.12 of the Dice, and the dual net in its pose nothing.
+CROP, POSED = ("hippocampus", "hippocampus"), ("dual-net-hippocampus", "dual-net-hippocampus")
 
 
 @dataclass
@@ -203,7 +204,7 @@ def cases(data: Path) -> Iterator[Case]:
     third, other = (lambda: read_volume(crops[3])), (lambda: read_volume(crops[60]))
     yield Case("hippocampi, moved and turned by 20 degrees", of(third, _tilted), of(other, _tilted), CROP)
     yield Case("hippocampi like T2, both", of(third, like_t2), of(other, like_t2), NONE)
-    yield Case("hippocampi upside-down", *(of(each, lambda v: turned(v, (1, 0, 0))) for each in (third, other)), NONE)
+    yield Case("hippocampi upside-down", *(of(each, lambda v: turned(v, (1, 0, 0))) for each in (third, other)), POSED)
     yield Case("hippocampus, brain", third, oasis("1000"), NONE)
     for part in ((0.5, 0.5, 0.6), (0.4, 0.3, 0.3)):
         yield Case(

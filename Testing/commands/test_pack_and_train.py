@@ -145,6 +145,7 @@ def test_packs_of_one_grid_are_mixed_as_asked(packed: Path, data: Path, tmp_path
     assert pack.shape == read_pack(packed).shape
     assert pack.unseen == ()
     assert run("train", packed, maps, "-o", tmp_path / "model", "--mix", "blobs=1,maps=3", *QUICK) == 0
+    assert "deepflash models install" in capsys.readouterr().out
     text = load_model(tmp_path / "model").config.training_data
     assert "maps: 6 label maps, of which images were made" in text
     capsys.readouterr()

@@ -221,6 +221,16 @@ def test_damaged_volumes_are_named_before_any_work(
     assert not any("s1" in name for name in velocities(out))
 
 
+def test_a_recipe_that_is_none_or_comes_with_settings_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("teach", data, "-o", tmp_path / "out", "--recipe", "crop") == 2
+    assert "There is no recipe 'crop' of a dual net. Known are: crop-dual-net," in capsys.readouterr().err
+    assert run("teach", data, "-o", tmp_path / "out", "--recipe", "crop-dual-net", "--sigma", 0.1) == 2
+    assert "A recipe states all settings of FLASH." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_registration_that_fails_teaches_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,7 +443,9 @@ def test_no_labels_and_no_model(model: Path, data: Path, tmp_path: Path, capsys:
 # ----------------------------------------------------------------------------------------------------------- train
 
 
-def test_what_training_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_training_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from DeepFLASHRegistrationLib.training import train as training
 
     told: list[Any] = []
@@ -441,6 +453,7 @@ def test_what_training_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.M
     options = ["--recipe", "crop", "--learning-rate", "0.01", "--joining", "0,0.5", "--mirror", "--license", "CC0"]
     assert run("train", data, "-o", tmp_path / "model", "--validation", "s0,s2", *options) == 0
     taught, unseen, out, chosen, labels, _ = told
+    assert f"deepflash models install {tmp_path / 'model'}" in capsys.readouterr().out
     assert (taught.persons, unseen.persons) == (["s1", "s3"], ["s0", "s2"])
     assert (out, labels) == (tmp_path / "model", None)
     assert (chosen.recipe, chosen.schedule.learning_rate, chosen.schedule.joining) == ("crop", 0.01, (0.0, 0.5))
@@ -449,6 +462,13 @@ def test_what_training_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert dataclasses.replace(chosen, schedule=default.schedule, variation=default.variation, about=default.about) == (
         default
     )
+
+
+def test_a_name_that_no_model_may_have_is_told_before_the_training(data: Path, tmp_path: Path, capsys: Any) -> None:
+    for name in ("auto", "a b"):
+        assert run("train", data, "-o", tmp_path / "model", "--name", name) == 2
+        assert "--name: its name" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 def test_every_setting_of_training_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,6 +177,10 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(self.widget.form.values()["model"], "hippocampus")
         self.assertEqual(models.lineEdit().cursorPosition, 0)
         self.assertIn("share alike", self.widget.form.modelNote.text)
+        waitUntil(lambda: any("was not made for" in each.text for each in self._checks()), 10)
+        spin(0.3)
+        for label in self._checks():
+            self.assertGreaterEqual(label.height, label.heightForWidth(label.width), label.text)
         sentences = [models.itemData(k, qt.Qt.ToolTipRole) for k in range(1, models.count)]
         self.assertTrue(any(each.endswith(self.widget.form.modelNote.text) for each in sentences))
         for sentence in sentences:
@@ -186,6 +190,10 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertNotEqual(self.ui.verdictLabel.text, "")
         # A head is no hippocampus, and that is said.
         self.assertIn("trained on", self.ui.verdictLabel.text)
+
+    def _checks(self):
+        labels = slicer.util.findChildren(self.ui.checksFrame, className="QLabel")
+        return [label for label in labels if label.text and label.visible]
 
     def test_TheModelThatFitsIsFoundAndItsLicenseAskedAboutOnce(self):
         self._needsTorch()

@@ -97,7 +97,14 @@ def plane(size: int) -> Volume:
     return Volume(Grid((size, size), np.eye(3)), data, "slice")
 
 
-SPECIAL, ANY, CROP, NONE = ("brain-t1", "brain"), ("brain", "brain"), ("hippocampus", "hippocampus"), ("", "")
+def upside_down(volume: Volume) -> Volume:
+    """By its header."""
+    affine = turn_about((1, 0, 0), 180.0, np.zeros(3)) @ volume.grid.affine
+    return replace(volume, grid=Grid(volume.grid.shape, affine))
+
+
+SPECIAL, ANY, NONE = ("brain-t1", "brain"), ("brain", "brain"), ("", "")
+CROP, POSED = ("hippocampus", "hippocampus"), ("dual-net-hippocampus", "dual-net-hippocampus")
 # What makes both images, the right answers with and without the agreement, and of "brain" why not.
 TABLE: dict[str, tuple[Callable[[], tuple[Volume, Volume]], tuple[str, str], str]] = {
     "T1": (lambda: (head(0), head(1)), SPECIAL, ""),
@@ -126,6 +133,11 @@ TABLE: dict[str, tuple[Callable[[], tuple[Volume, Volume]], tuple[str, str], str
     "brains of mice": (lambda: body("mouse", "MR"), NONE, "size"),
     "hippocampi": (lambda: (like_training("hippocampus", 0), like_training("hippocampus", 1)), CROP, "size"),
     "hippocampi, T2": (lambda: (like_training("hippocampus", 0), like_training("hippocampus", 1, True)), NONE, "size"),
+    "hippocampi upside-down": (
+        lambda: tuple(upside_down(like_training("hippocampus", seed)) for seed in (0, 1)),
+        POSED,
+        "size",
+    ),
     "hippocampus and head": (lambda: (like_training("hippocampus", 0), head(0)), NONE, "size"),
     "slices": (lambda: (plane(128), plane(128)), NONE, "dimension"),
 }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from DeepFLASHRegistrationLib.geodesics import captured
 from DeepFLASHRegistrationLib.geodesics.band import Lattice
 from DeepFLASHRegistrationLib.geodesics.flow import Flow
 from DeepFLASHRegistrationLib.geodesics.shooting import Shooting
@@ -21,15 +22,16 @@ from DeepFLASHRegistrationLib.learning.force_net import ForceNet
 from DeepFLASHRegistrationLib.methods.pose import MeanImage
 from DeepFLASHRegistrationLib.methods.prediction import Predictor, predictor, predictor_of
 from DeepFLASHRegistrationLib.methods.prediction_on_domain import domain_values
-from DeepFLASHRegistrationLib.methods.registry import Plan
+from DeepFLASHRegistrationLib.methods.registry import Estimated, Plan
 from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, load_model, save_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import comparable
 from DeepFLASHRegistrationLib.problem.subject import Subject
-from DeepFLASHRegistrationLib.registration.register import register
+from DeepFLASHRegistrationLib.registration.register import made_again, register
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.mean_image import mean_image
 from helpers import made_anatomies as made
+from helpers.recordings import Traced
 
 PARAMETERS = Parameters(
     resolutions=(2,), bands=(9,), iterations=(4,), margin_mm=10.0, window_mm=9.0, alpha=6.0, power=2.0, search="lbfgs"
@@ -169,6 +171,9 @@ def test_a_posed_model_predicts_the_same_wherever_both_images_lie(heads: MeanIma
     found = predictor_of(load_model(saved(tmp_path / "m", "dual-net", heads)))
     fixed, moving, motion = scan(7), scan(8), turned(20, (35, -60, 15))
     here, pose = problem_of(found, fixed, moving)
+    sides = scaled_pair((fixed, moving), found)
+    unasked = Plan(found.parameters, found).problem(*sides, np.eye(4))
+    assert unasked.grid.same_as(here.grid, 1e-9)
     there, other = problem_of(found, moved(fixed, motion), moved(moving, motion))
     # The pose absorbs the motion to a part of a voxel, and so what is seen, and what is predicted, is the same.
     corners = fixed.grid.corners()
@@ -212,6 +217,20 @@ def test_the_working_grid_of_a_posed_model_lies_as_its_mean_image_does(heads: Me
     assert matrix is None
 
 
+def test_a_result_is_made_again_of_its_velocity_where_it_was_found(heads: MeanImage, tmp_path: Path) -> None:
+    settings = Parameters(method="deepflash", model=str(saved(tmp_path / "m", "dual-net", heads)))
+    fixed, moving = scan(7), scan(2, "knee")
+    result = register(fixed, moving, settings, device="cpu", threads=1)
+    assert result.metrics["unusual"]
+    found = Estimated(result.velocity, result.history, False, tuple(result.metrics["unusual"]))
+    history = {name: getattr(result, name) for name in ("notes", "timings", "provenance")}
+    again = made_again(
+        Subject(fixed), Subject(moving), result.parameters, found, (result.fixed_grid, result.moving_grid), history
+    )
+    np.testing.assert_allclose(np.asarray(again.displacement), np.asarray(result.displacement), atol=1e-5)
+    assert again.metrics["unusual"] == result.metrics["unusual"]
+
+
 def test_maps_in_one_go_are_those_of_the_geodesic(tmp_path: Path) -> None:
     found = predictor_of(load_model(saved(tmp_path / "m", "dual-net", size=0.05)))
     problem, _ = problem_of(found, scan(1), scan(2))
@@ -229,6 +248,23 @@ def test_maps_in_one_go_are_those_of_the_geodesic(tmp_path: Path) -> None:
         exact = way(trajectory)[inner]
         assert float(exact.abs().max()) > 0.3
         assert float((mine[inner] - exact).norm()) < 0.1 * float(exact.norm())
+
+
+def test_what_is_recorded_and_replayed_is_what_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path / "m", "dual-net", size=0.05)
+    found = predictor_of(load_model(folder))
+    problem, _ = problem_of(found, scan(1), scan(2))
+    pair = problem.pair()
+    other = dataclasses.replace(pair, fixed=pair.moving, moving=pair.fixed)
+    plain = [(found.maps(problem, [each])[0], found.velocities(problem, [each])) for each in (pair, other)]
+    monkeypatch.setitem(captured.RECORDINGS, "cpu", Traced)
+    found, before = predictor_of(load_model(folder)), Traced.replayed
+    again = [(found.maps(problem, [each])[0], found.velocities(problem, [each])) for each in (other, pair, other)][1:]
+    assert Traced.replayed == before + 4
+    for (maps, velocity), (same_maps, same_velocity) in zip(plain, again, strict=True):
+        assert torch.equal(velocity, same_velocity)
+        for name in ("fixed_to_moving", "moving_to_fixed", "warped"):
+            assert torch.equal(getattr(maps, name), getattr(same_maps, name)), name
 
 
 # -------------------------------------------------------------------------------------------------------- bad input

@@ -135,11 +135,7 @@ def test_a_model_saved_before_licenses_were_told_by_a_flag_is_told_by_its_licens
 
 def test_a_license_that_excludes_commercial_use_is_not_overruled_by_the_flag() -> None:
     assert ModelConfig(**{**SETTINGS, "license": "CC BY-NC 4.0", "noncommercial": False}).noncommercial
-    assert {f.name: f.config.noncommercial for f in find_models()} == {
-        "brain": False,
-        "brain-t1": True,
-        "hippocampus": False,
-    }
+    assert {found.name for found in find_models() if found.config.noncommercial} == {"brain-t1"}
 
 
 def test_the_card_says_what_a_user_must_know(model: Path) -> None:

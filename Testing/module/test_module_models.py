@@ -71,7 +71,7 @@ def test_a_model_that_does_not_fit_is_warned_of_by_its_name(scene):
     named = Parameters(method="deepflash", model="brain")
     (found,) = modelChecks(named, statedFits(bodies(scene)))
     assert (found.level, found.changes) == (WARNING, {"method": "flash"})
-    assert "too coarse" in found.text
+    assert "long along its axes" in found.text
     (found,) = modelChecks(named, statedFits(crops(scene)))
     assert found.changes == {"model": "auto"}
 

@@ -61,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def velocities(data: Path) -> Path:
     seen, _ = split(read_dataset(data), "s7,s8")
     folder = data.parent / "velocities"
-    assert all(not row.problem for row in teach(seen, folder, Parameters(), 8, recipe=RECIPE))
+    assert all(not row.problem for row in teach(seen, folder, RECIPE, 8))
     return folder
 
 

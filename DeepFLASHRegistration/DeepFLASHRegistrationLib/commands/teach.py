@@ -84,12 +84,11 @@ def run(options: argparse.Namespace) -> int:
         teach(
             dataset,
             options.output,
-            parameters,
+            recipe or parameters,
             options.pairs,
             seed=options.seed,
             processes=options.processes or (cores() if options.device == "cpu" else 1),
             device=options.device,
-            recipe=recipe,
             tell=tell,
         )
     except KeyboardInterrupt as error:

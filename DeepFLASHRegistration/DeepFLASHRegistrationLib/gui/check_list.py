@@ -68,7 +68,9 @@ class CheckList:
         text.setTextFormat(qt.Qt.PlainText)  # names of nodes and models are anybody's
         text.text = check.text
         text.wordWrap = True
-        text.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel, whatever it says
+        narrow = qt.QSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel, and as high
+        narrow.setHeightForWidth(True)  # as what it says needs
+        text.setSizePolicy(narrow)
         text.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         layout.addWidget(text, 1)
         if check.changes:

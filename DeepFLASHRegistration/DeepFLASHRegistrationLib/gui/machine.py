@@ -145,14 +145,15 @@ class MachinePanel:
             qt.QTimer.singleShot(0, following)
 
     def _onTold(self, run: DevicesRun) -> None:
+        if run.state == "cancelled":  # the scene is being closed, or the window: whoever comes next asks again
+            return
         self._asked = time.monotonic()
         box = self._ui.deviceComboBox
         for device in self._machine.devices or []:
             if box.findText(device["name"]) < 0:
                 box.addItem(device["name"])
             box.setItemData(box.findText(device["name"]), device["title"], qt.Qt.ToolTipRole)
-        if run.state != "cancelled":
-            self._changed()
+        self._changed()
 
     def _onChanged(self, value: Any) -> None:
         self._machine.device = self._ui.deviceComboBox.currentText

@@ -12,6 +12,7 @@ from ..methods.model_words import model_sentence, model_title
 from ..methods.trained_models import AUTO, find_models
 from ..scene.model_fits import Fits, reasons
 
+_WIDEST, _MARGIN = 640, 24  # of the open list, in pixels, which may be wider than the panel
 # Where a list of Qt keeps whether an item can be chosen (Qt.UserRole - 1): it can (enabled, selectable), or is greyed.
 _FLAGS_ROLE, _CHOOSABLE, _GREYED = 255, 33, 0
 
@@ -42,6 +43,8 @@ class ModelBox:
                     self.widget.addItem(model_title(found.config), found.name)
                     self._tips[found.name] = model_sentence(found.config, _)
             self.show(chosen)
+            view = self.widget.view()
+            view.setMinimumWidth(min(_WIDEST, view.sizeHintForColumn(0) + _MARGIN))
         finally:
             self._filling = False
         self.showFits(self._fits)

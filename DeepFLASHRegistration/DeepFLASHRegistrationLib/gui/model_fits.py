@@ -17,7 +17,7 @@ from ..problem.parameters import METHODS, Parameters
 from ..scene.checks import Check
 from ..scene.geometry import gridFromVolume
 from ..scene.inputs import Inputs
-from ..scene.model_fits import Fits, FitsRun, isMasked, modelChecks, statedFits, toBeAsked
+from ..scene.model_fits import Fits, FitsRun, isMasked, licenseAlone, modelChecks, statedFits, toBeAsked
 from ..support.errors import InputError
 from .models_dialog import ModelsDialog
 from .parameter_form import ParameterForm
@@ -31,7 +31,8 @@ class ModelFits:
     def __init__(self, form: ParameterForm, logic: Any, changed: Callable[[], None]) -> None:
         """`changed` is called when more is known."""
         self._form, self._logic, self._changed = form, logic, changed
-        self._known: tuple[Any, Fits] = (None, {})  # of which volumes and models, and what
+        self._stated: tuple[Any, Fits] = (None, {})  # of which volumes and models, and what is told at once
+        self._known: tuple[Any, Fits] = (None, {})  # the same, when the images were looked at
         self.fits: Fits = {}
         form.getModelsButton.connect("clicked()", self._getModels)
 
@@ -40,13 +41,13 @@ class ModelFits:
         if not METHODS[parameters.method].needs_model:
             return []
         try:
-            self.fits = statedFits(inputs)
+            key = self._key(inputs)
+            if key != self._stated[0]:
+                self._stated = key, statedFits(inputs)
+            self.fits = self._known[1] if key == self._known[0] else self._stated[1]
         except InputError:  # which is told anyway
-            self.fits = {}
-        key = self._key(inputs) if self.fits else None
-        if key is not None and key == self._known[0]:
-            self.fits = self._known[1]
-        elif any(not misfits or misfits[-1].finding == "license" for misfits in self.fits.values()):
+            key, self.fits = None, {}
+        if key != self._known[0] and any(not each or licenseAlone(each) for each in self.fits.values()):
             self._ask(inputs, key)
         self._form.showFits(self.fits)
         return modelChecks(parameters, self.fits)
@@ -67,9 +68,14 @@ class ModelFits:
             return
 
     def _key(self, inputs: Inputs) -> Any:
+        """What decides which models fit.
+
+        Raises:
+            InputError: a volume cannot be used.
+        """
+        chosen = [each for each in (inputs.fixedVolume, inputs.movingVolume) if each is not None]
         volumes = [
-            (each.GetID(), each.GetImageData().GetMTime(), gridFromVolume(each).affine.tolist())
-            for each in (inputs.fixedVolume, inputs.movingVolume)
+            (each.GetID(), gridFromVolume(each).affine.tolist(), each.GetImageData().GetMTime()) for each in chosen
         ]
         models = [(str(each.folder), each.config.versions if each.config else {}) for each in find_models()]
         return volumes, models, noncommercial_accepted(), isMasked(inputs)

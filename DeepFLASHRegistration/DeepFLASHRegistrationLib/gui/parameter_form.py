@@ -34,7 +34,7 @@ class ParameterForm:
 
     Attributes:
         widgets: name of the field -> its widget.
-        models: the list of trained models; getModelsButton, beside it, leads to more of them.
+        models: the list of trained models; getModelsButton, below it, leads to more of them.
         modelNote: what the chosen model is for, how good it is, and what its license asks its users to know.
     """
 
@@ -71,14 +71,10 @@ class ParameterForm:
             label = qt.QLabel(underlined(self._texts[name][0], self._letters) + ":")
             label.setBuddy(self.widgets[name])
             label.toolTip = self.widgets[name].toolTip
+            layout.addRow(label, self.widgets[name])
             if name == "model":
-                row = qt.QHBoxLayout()
-                row.addWidget(self.widgets[name], 1)
-                row.addWidget(self.getModelsButton)
-                layout.addRow(label, row)
                 layout.addRow(self.modelNote)
-            else:
-                layout.addRow(label, self.widgets[name])
+                layout.addRow("", self.getModelsButton)
 
     def values(self) -> dict[str, Any]:
         """Plain values as they are shown, also if they contradict each other."""

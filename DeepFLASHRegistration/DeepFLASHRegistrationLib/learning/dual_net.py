@@ -135,6 +135,7 @@ class DualNet(nn.Module):
         self.band, self.kind, self.width = band, kind, width
         self.center, self.look = tuple(map(float, center)), tuple((float(a), float(b)) for a, b in look)
         self._seen: tuple[Any, Callable[[Tensor], Tensor], list[Tensor]] | None = None
+        self._turned: tuple[Any, Tensor] | None = None
         if len(self.center) not in (0, band.ndim) or len(self.look) not in (0, band.ndim):
             raise ValueError("A center and what is looked at need one entry per axis.")
         shape = half_shape(band.modes)
@@ -179,12 +180,15 @@ class DualNet(nn.Module):
         return spectrum * self._phases(spectrum).conj() if self.center else spectrum
 
     def _phases(self, like: Tensor) -> Tensor:
-        """exp(iω·c), (*half)."""
-        angle: Tensor | float = 0.0
-        for axis, (n, c) in enumerate(zip(half_shape(self.band.modes), self.center, strict=True)):
-            k = torch.arange(n, device=like.device) - (0 if axis == self.band.ndim - 1 else (n - 1) // 2)
-            angle = angle + (2 * math.pi * c * k.double()).view([-1 if a == axis else 1 for a in range(self.band.ndim)])
-        return torch.polar(torch.ones_like(angle), angle).to(like.dtype)
+        """exp(iω·c), (*half); kept as well."""
+        key = (like.dtype, like.device)
+        if self._turned is None or self._turned[0] != key:
+            angle = torch.zeros(half_shape(self.band.modes), dtype=torch.float64)
+            for axis, (n, c) in enumerate(zip(angle.shape, self.center, strict=True)):
+                k = torch.arange(n) - (0 if axis == self.band.ndim - 1 else (n - 1) // 2)
+                angle = angle + (2 * math.pi * c * k).view([-1 if a == axis else 1 for a in range(self.band.ndim)])
+            self._turned = key, torch.polar(torch.ones_like(angle), angle).to(like.dtype).to(like.device)
+        return self._turned[1]
 
     def adapt(self, spectra: Tensor, velocities: Tensor) -> None:
         """Takes the units of inputs and outputs from training data: (n, 2, *half) and (n, d, *modes)."""

@@ -10,6 +10,8 @@ from .prediction_on_domain import DomainPredictor
 class Kind(DomainPredictor):
     """See Predictor."""
 
+    recordable = False  # its geodesics are looked at, lest they blow up
+
     def built(self) -> ForceNet:
         self.prepared()
         given = self.config.architecture

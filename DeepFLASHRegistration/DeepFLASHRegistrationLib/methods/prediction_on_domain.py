@@ -60,7 +60,10 @@ class DomainPredictor(Predictor):
     Attributes:
         domain: the grid of the configuration.
         band, metric: of v0.
+        recordable: whether its network looks at no value on the way, so that CUDA can record it.
     """
+
+    recordable = True
 
     def prepared(self) -> None:
         """Reads the domain; `built` begins with it."""
@@ -79,7 +82,7 @@ class DomainPredictor(Predictor):
         limited = config.parameters.map == "band-limited"
         step = float(self.domain.spacing.min() / config.unit_mm) if limited else None
         self.metric = Metric(config.parameters.alpha, config.parameters.power, config.parameters.gamma, step)
-        self._captured, self._kept = Captured(), None
+        self._captured, self._captured_maps, self._kept = Captured(self.recordable), Captured(self.recordable), None
 
     def grid(self, fixed: Grid, pose: Pose | None) -> Grid:
         if self.config.posed:
@@ -97,7 +100,7 @@ class DomainPredictor(Predictor):
     def velocities(self, problem: Problem, pairs: Sequence[Pair]) -> Tensor:
         fixed, moving = self._stacked(pairs)
         with torch.no_grad():
-            return self.network_velocities(fixed, moving)
+            return self._captured(self.network_velocities, fixed, moving)
 
     def maps(self, problem: Problem, pairs: Sequence[Pair]) -> list[Maps]:
         if self.metric.step is not None:
@@ -112,7 +115,7 @@ class DomainPredictor(Predictor):
             return _Answer(velocity, forth, back, sample(moving[:, None], forth)[:, 0])
 
         with torch.no_grad():
-            found = self._captured(answer, fixed, moving)
+            found = self._captured_maps(answer, fixed, moving)
         parts = (found.fixed_to_moving, found.moving_to_fixed, found.warped)
         return [Maps(*(part[k] for part in parts)) for k in range(len(pairs))]
 
@@ -137,5 +140,5 @@ class DomainPredictor(Predictor):
                 Upsampler(coarse, cells, like.dtype, device),
                 BatchedSampler(cells, cells, like.dtype, device),
             )
-            self._kept, self._captured = (device, tools), Captured()
+            self._kept, self._captured_maps = (device, tools), Captured(self.recordable)
         return self._kept[1]

@@ -80,8 +80,10 @@ class Plan:
     ) -> Problem:
         """The problem of two comparable subjects, aligned by the affine; their images are resampled on the device.
 
-        ``pose``: of the fixed image, from `pose`; ``grid``: the working grid, if it is known."""
+        ``pose``: of the fixed image, from `pose`, if it is known; ``grid``: the working grid, if that is."""
         predictor = self.predictor
+        if grid is None and pose is None and (self.place or (predictor and predictor.config.posed)):
+            pose = self.pose(fixed)
         if predictor is None:
             grid = grid or (self.place.of(pose) if self.place else None)
             return Problem(fixed, moving, affine, self.parameters, self.unit_mm, 1, device, grid)

@@ -123,4 +123,4 @@ def modelChecks(parameters: Parameters, fits: Fits) -> list[Check]:
         return []
     text = _("The model {name} was not made for these volumes.").format(name=parameters.model)
     other = {"model": "auto"}, _("Choose one that fits")
-    return [Check("model", WARNING, f"{text} {reasons(speaking)}", *(other if fitting(fits) else flash))]
+    return [Check("model", WARNING, f"{text} {reasons(speaking[:1])}", *(other if fitting(fits) else flash))]

@@ -42,7 +42,7 @@ class PosedRecipe:
     parameters: Parameters
     network: str = "dense"
     width: int = 16
-    refinement: dict[str, Any] = field(default_factory=lambda: {"resolutions": [1], "bands": [23]})
+    refinement: dict[str, Any] = field(default_factory=lambda: {"resolutions": [2], "bands": [23]})
     unit_mm: float = 1.25
     ignored_labels: int = 0
 

@@ -67,13 +67,12 @@ def label_file(folder: Path, fixed: SubjectFiles, moving: SubjectFiles) -> Path:
 def teach(
     dataset: Dataset,
     out: Path,
-    parameters: Parameters,
+    parameters: Parameters | PosedRecipe,
     count: int,
     *,
     seed: int = 0,
     processes: int = 1,
     device: str = "cpu",
-    recipe: PosedRecipe | None = None,
     tell: Callable[[Taught, int, int], None] | None = None,
 ) -> list[Taught]:
     """Registers pairs by FLASH and keeps their velocities.
@@ -81,13 +80,12 @@ def teach(
     Args:
         dataset: images to draw pairs from.
         out: folder of the velocities; what is whole in it stays and is not computed again.
-        parameters: of all registrations.
+        parameters: of all registrations; or the recipe of a model that works in a pose: then the mean image of the data
+            is made first and kept in the folder, and FLASH works on the domain that follows from it.
         count: pairs.
         seed: decides which pairs.
         processes: at a time, each on one thread.
         device: "cpu", or a GPU (then one process is enough).
-        recipe: of a model that works in a pose: then the mean image of the data is made first and kept in the folder,
-            and FLASH works with the recipe's parameters on the domain that follows from it.
         tell: called with each pair that is done, how many are, and of how many.
 
     Returns:
@@ -100,8 +98,9 @@ def teach(
     """
     out = Path(out)
     pairs = draw_pairs(dataset, count, seed)
-    _keep_manifest(out, dataset, parameters if recipe is None else recipe.parameters)
-    plan = Plan(parameters) if recipe is None else _posed_plan(out, dataset, recipe)
+    alone = isinstance(parameters, Parameters)
+    _keep_manifest(out, dataset, parameters if alone else parameters.parameters)
+    plan = Plan(parameters) if alone else _posed_plan(out, dataset, parameters)
     jobs, done = [], []
     for fixed, moving in pairs:
         job = _Job(fixed, moving, label_file(out, fixed, moving), plan, device)
