@@ -80,8 +80,9 @@ def test_a_gpu_samples_where_the_cpu_does(ndim, points, monkeypatch) -> None:
     assert np.abs(here - there).max() < 1e-5
 
 
-def test_what_a_device_samples_lies_on_it() -> None:
+def test_what_a_device_samples_lies_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device "meta" has no numbers, and cannot be read."""
+    monkeypatch.setattr(resampling, "is_cuda", lambda device: True)
     source, grid = centered_grid((20, 17, 23), (1.5, 2, 1)), centered_grid((25, 24, 22), (1, 1.5, 1.2))
     volume = Volume(source, np.zeros(source.shape, np.float32))
     marks = Marks(np.zeros(source.shape, np.uint8), 1, (0.0, 0.0))

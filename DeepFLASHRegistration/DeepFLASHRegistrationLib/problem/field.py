@@ -95,6 +95,11 @@ class Field(NDArrayOperatorsMixin):
         start, stop, _ = rows.indices(len(self))
         return self._source.tensor(self._ranges([start, *[0] * (self.grid.ndim - 1)], [stop, *self.grid.shape[1:]]))
 
+    def forget(self) -> None:
+        """Keeps as little as it can be computed from again, which of a large field takes a moment."""
+        if self._source.rest is not None:
+            self._source.rest.forget()
+
     def settle(self) -> None:
         """Brings to the host what it is computed from, so that it needs no device any longer."""
         self._source = self._source.on_host()
@@ -117,6 +122,7 @@ class Field(NDArrayOperatorsMixin):
         whole = self._box([0] * self.grid.ndim, self.grid.shape)
         if self._kept:
             self._whole = whole
+            self.forget()
         return whole
 
     def _box(self, lower: Sequence[int], upper: Sequence[int]) -> np.ndarray:

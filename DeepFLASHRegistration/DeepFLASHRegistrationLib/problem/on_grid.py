@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ class OnGrid:
     @property
     def device(self) -> str:
         """Where `tensor` works; the others work on the host."""
-        return "cpu" if self.rest is None else str(self.rest.rows.device)
+        return "cpu" if self.rest is None else str(self.rest.device)
 
     def on_host(self) -> OnGrid:
         """The same without a device."""
@@ -148,36 +149,54 @@ def _from_values(count: int) -> torch.Tensor:
 class Interpolated:
     """A displacement known at points along the axes of a grid, between them."""
 
-    def __init__(self, rows: Tensor, first: int, columns: np.ndarray, weights: np.ndarray):
-        """rows (d, m, *shape[1:]); of the first axis the columns, weights and first voxel of a `Line`."""
-        self.rows, self.first, self.columns, self.weights = rows, first, columns, weights
-        self._array = rows.numpy() if rows.device.type == "cpu" else None
+    def __init__(self, u: Tensor, line: Line, matrices: Sequence[Tensor]):
+        """u (d, *points), of the first axis the spline's coefficients; its Line; of the other axes the matrices from
+        points to voxels."""
+        self._u, self._line, self._matrices = u, line, matrices
+        self.first, self.columns, self.weights = line.first, line.columns, line.weights
+        self._rows: Tensor | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def of(cls, u: Tensor, lines: Sequence[Line], shape: Sequence[int]) -> Interpolated:
         """u (d, *points), any components; for each axis of the grid of this shape its points."""
-        from ..geodesics.band import separable
-
         line = lines[0]
         if line.prepared is not None:
             u = (line.prepared.to(u) @ u.flatten(2)).view_as(u)
-        # Of the first axis, each slice needs but a few of the points.
-        u = separable(u, [other.matrix(n).to(u) for other, n in zip(lines[1:], shape[1:], strict=True)])
-        return cls(u.contiguous(), line.first, line.columns, line.weights)
+        return cls(u, line, [other.matrix(n).to(u) for other, n in zip(lines[1:], shape[1:], strict=True)])
 
     def on_host(self) -> Interpolated:
         """The same without a device."""
-        return Interpolated(self.rows.cpu(), self.first, self.columns, self.weights)
+        return Interpolated(self._u.cpu(), self._line, [matrix.cpu() for matrix in self._matrices])
+
+    @property
+    def device(self) -> torch.device:
+        """Where `slab` works."""
+        return self._u.device
+
+    @property
+    def rows(self) -> Tensor:
+        """(d, m, *shape[1:]): the points along the first axis, of which each slice needs but a few."""
+        from ..geodesics.band import separable
+
+        with self._lock:
+            if self._rows is None:
+                self._rows = separable(self._u, list(self._matrices)).contiguous()
+            return self._rows
+
+    def forget(self) -> None:
+        """Keeps no more than what the rows are made of, when next they are asked for: they are large."""
+        self._rows = None
 
     def slice(self, k: int, ranges: Sequence[np.ndarray]) -> np.ndarray | None:
         """(d, *ranges) at the voxels with this first index and those ranges of the others; None at rest."""
         k -= self.first
         if not 0 <= k < len(self.columns):
             return None
-        box = _box(ranges)
+        box, rows = _box(ranges), self.rows.numpy()
         total = None
         for column, weight in zip(self.columns[k], self.weights[k], strict=True):
-            part = weight * self._array[(slice(None), column, *box)]
+            part = weight * rows[(slice(None), column, *box)]
             total = part if total is None else np.add(total, part, out=total)
         return total
 
@@ -185,12 +204,13 @@ class Interpolated:
         """(d, *ranges) at the voxels of these ranges, on the device."""
         import torch
 
-        total = self.rows.new_zeros((len(self.rows), *map(len, ranges)))
+        whole = self.rows
+        total = whole.new_zeros((len(whole), *map(len, ranges)))
         k = ranges[0] - self.first
         inside = np.flatnonzero((k >= 0) & (k < len(self.columns)))
         if len(inside):
             there, k = slice(inside[0], inside[-1] + 1), k[inside]
-            rows = self.rows[(slice(None), slice(None), *_box(ranges[1:]))]
+            rows = whole[(slice(None), slice(None), *_box(ranges[1:]))]
             for column, weight in zip(self.columns[k].T, self.weights[k].T, strict=True):
                 column, weight = (torch.from_numpy(x.copy()).to(rows.device) for x in (column, weight))
                 shape = [-1 if axis == 1 else 1 for axis in range(rows.ndim)]
@@ -204,19 +224,20 @@ class Interpolated:
         k = index[:, 0] - self.first
         inside = (k >= 0) & (k < len(self.columns))
         k = np.where(inside, k, 0)
-        total = np.zeros((len(self.rows), len(index)), dtype=np.float32)
+        total = np.zeros((len(self._u), len(index)), dtype=np.float32)
         if not inside.any():
             return total
-        rest = index.T[1:]
-        if self._array is None:
-            rest = tuple(torch.from_numpy(np.ascontiguousarray(x)).to(self.rows.device) for x in rest)
+        rows, rest, host = self.rows, index.T[1:], self.device.type == "cpu"
+        if host:
+            rows = rows.numpy()
+        else:
+            rest = tuple(torch.from_numpy(np.ascontiguousarray(x)).to(rows.device) for x in rest)
         for column, weight in zip(self.columns.T, self.weights.T, strict=True):
             column = column[k]
-            if self._array is None:
-                part = self.rows[(slice(None), torch.from_numpy(column).to(self.rows.device), *rest)].cpu().numpy()
-            else:
-                part = self._array[(slice(None), column, *rest)]
-            total += weight[k] * part
+            if not host:
+                column = torch.from_numpy(column).to(rows.device)
+            part = rows[(slice(None), column, *rest)]
+            total += weight[k] * (part if host else part.cpu().numpy())
         return total * inside
 
 

@@ -77,7 +77,8 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
         # Folds are mended wherever they are; those around the object do not count in the metrics.
         anywhere, determinant = _folds(fixed, forward)
         shown = as_tensor(inside).to(anywhere.device) if shown is None else shown
-        count = int(((determinant < limit) & shown | anywhere).count_nonzero())
+        steep = (determinant < limit).logical_and_(shown).logical_or_(anywhere)
+        count = int(steep.count_nonzero())
         # FLASH's own map folds by truncation, which damping cannot mend, and so may a map that is no geodesic; a field
         # that folds widely is no slip.
         if not count or attempt == _UNFOLDING or count > 0.01 * size:
@@ -85,9 +86,10 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
         if not deformation.timed or velocity["band_limited"]:
             break
         damped += count
-        index = ((determinant < 1.6 * limit) & shown | anywhere).nonzero().cpu().numpy()
+        steep = (determinant < 1.6 * limit).logical_and_(shown).logical_or_(anywhere)
+        index = steep.nonzero().cpu().numpy()
         velocity = _damped(velocity, deformation, fixed.index_to_physical(index) + forward.inner(fixed).at(index))
-        forward = anywhere = determinant = None  # room for the next
+        forward = anywhere = determinant = steep = None  # room for the next
     notes = []
     if damped:
         notes.append(
@@ -96,7 +98,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
         )
     # It moves points, which lie between voxels.
     inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True, settled=on_host)
-    folded = (anywhere & shown).cpu().numpy()
+    folded = anywhere.logical_and_(shown).cpu().numpy()
     return Maps(dict(velocity), deformation, forward, inverse, folded, determinant.cpu().numpy(), notes)
 
 
@@ -167,14 +169,14 @@ def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any]
     background = float(image.data.min())
     own = foreground(fixed.image)
     device = on_fixed.device
-    look = linear_values(image, background, device)
-    after, first = [look], [look]
     # Labels lie on the image's voxels nearly always: then the places are computed once for both.
     together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
+    marks = Marks(_marked(moving, moving_labels if together else None), NEAR, (background, 0))
+    look = linear_values(image, background, device)
+    after, first = [look], [look]
     if together:
         after.append(strongest_labels(moving_labels, device))
         first.append(nearest_values(_compact(moving_labels), device))
-    marks = Marks(_marked(moving, moving_labels if together else None), NEAR, (background, 0))
     carried, warped, *after = (
         each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, after, None, on_fixed, device, marks)
     )
@@ -210,15 +212,20 @@ def _marked(moving: Subject, labels: Volume | None) -> np.ndarray:
     from ..imaging.intensities import dilated, foreground
 
     image = moving.image
-    something = image.data != image.data.min()
-    if labels is not None:
-        something |= labels.data != 0
-    marks = foreground(image).view(np.uint8) * np.uint8(OBJECT)
-    # What is interpolated at a point that is nearest to a voxel comes from it and its neighbors.
-    marks |= dilated(something, (1,) * image.ndim).view(np.uint8) * np.uint8(NEAR)
+    marks = foreground(image).view(np.uint8)
+    marks *= OBJECT
     marks |= SEEN
     if moving.inside is not None:
         marks[moving.inside] |= INSIDE
+    # What is interpolated at a point that is nearest to a voxel comes from it and its neighbors.
+    lowest, rows = image.data.min(), max(1, _VOXELS // math.prod(image.grid.shape[1:]))
+    for start in range(0, len(marks), rows):
+        around = slice(max(0, start - 1), start + rows + 1)
+        something = image.data[around] != lowest
+        if labels is not None:
+            something |= labels.data[around] != 0
+        near = dilated(something, (1,) * image.ndim)[start - around.start :][:rows]
+        marks[start : start + rows] |= near.view(np.uint8) * np.uint8(NEAR)
     return marks
 
 

@@ -60,6 +60,7 @@ def _figures(
     at = m.grid_indices(grid, object_)
     probes = grid.index_to_physical(at)
     mapped = probes + parts["fixed_to_moving"].inner(grid).at(at)
+    parts["fixed_to_moving"].forget()  # of large fields one at a time
     visible = moving.grid.contains(mapped)
     hits = float(np.mean(~visible)) if len(visible) else float("nan")
     if not hits:
@@ -85,6 +86,7 @@ def _figures(
     found["inverse_error_mm"] = m.inverse_error(
         probes[visible], mapped[visible], parts["moving_to_fixed"], parts["inverse_grid"]
     )
+    parts["moving_to_fixed"].forget()
     found["border_hits"] = hits
     found["cut"] = _cut(fixed, moving, parts, hits)
     found["largest_displacement_mm"] = float(np.sqrt(np.square(mapped - probes).sum(-1).max()))

@@ -26,7 +26,7 @@ TURNED = 1.3
 # (process.remaining.learned).
 _START, _PER_IMAGE_VOXEL, _ALIGNING = 1.0, 0.02e-6, 1.2
 _PER_WORKING_VOXEL, _PER_CELL = 1.1e-6, 0.255e-6
-_PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 3.1e-6, 0.18e-6, 0.05e-6
+_PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 1.1e-6, 0.125e-6, 0.05e-6
 _PER_ITERATION, _PER_PHASE = 0.02, 0.05  # however small the images
 # What an unknown of LDDMM, of which each voxel has as many as a velocity components, takes of one in a band.
 _WITHOUT_BAND = 0.4

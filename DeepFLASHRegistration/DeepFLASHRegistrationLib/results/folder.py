@@ -15,6 +15,7 @@ import numpy as np
 
 from ..imaging.segmentation import Segmentation, write_segmentation
 from ..imaging.volume import Volume
+from ..problem.field import Field
 from ..problem.subject import Subject, subjects
 from ..registration.result import FORMAT, Result
 from ..registration.warping import warp_segmentation
@@ -94,6 +95,8 @@ def _write_arrays(result: Result, folder: Path, files: Collection[str]) -> dict[
             step = field_step(field, grid, where)
             write_displacement_field(folder / name, grid, field, target, step)
             changes[name] = (step or 0) / 2
+            if isinstance(field, Field):
+                field.forget()
     if "affine.tfm" in files:
         write_affine(folder / "affine.tfm", result.affine, result.fixed_grid, result.moving_grid)
     if "warped.nii.gz" in files:
