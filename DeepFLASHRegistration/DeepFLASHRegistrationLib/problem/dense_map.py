@@ -10,7 +10,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..support.errors import InputError
-from .on_grid import Interpolated
+from .on_grid import Interpolated, Line
 from .spatial_map import SpatialMap
 
 if TYPE_CHECKING:
@@ -69,19 +69,20 @@ class DenseMap(SpatialMap):
         axes = _parallel(to_index[:d, :d])
         if axes is None:
             points = np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, d) @ to_index[:d, :d].T + to_index[:d, d]
-            rows = self._sampled(u, points).view(d, *grid.shape)
-            return Interpolated(rows, 0, np.arange(len(rows[0]))[:, None], np.ones((len(rows[0]), 1), np.float32))
+            count = grid.shape[0]
+            line = Line(np.arange(count), 0, np.arange(count)[:, None], np.ones((count, 1), np.float32), None)
+            return _AtVoxels(self._sampled(u, points).view(d, *grid.shape), line, ())
         u = u.permute(0, *(1 + axis for axis in axes))
         cells = Lattice(tuple(shape[axis] for axis in axes), (1.0,) * d, (0.0,) * d)
         places = [to_index[axis, d] + to_index[axis, a] * np.arange(grid.shape[a]) for a, axis in enumerate(axes)]
         inside = [(x >= -0.5) & (x <= n - 0.5) for x, n in zip(places, cells.shape, strict=True)]
-        for a in range(1, d):
-            matrix = cubic_matrix(cells, a, torch.from_numpy(places[a])) * torch.from_numpy(inside[a])[:, None]
-            u = (u.movedim(a + 1, -1) @ matrix.to(u).T).movedim(-1, a + 1)
+        matrices = [
+            (cubic_matrix(cells, a, torch.from_numpy(places[a])) * torch.from_numpy(inside[a])[:, None]).to(u)
+            for a in range(1, d)
+        ]
         columns, weights = cubic_weights(cells, 0, torch.from_numpy(places[0]))
-        return Interpolated(
-            u.contiguous(), 0, columns.numpy(), (weights.numpy() * inside[0][:, None]).astype(np.float32)
-        )
+        weights = (weights.numpy() * inside[0][:, None]).astype(np.float32)
+        return Interpolated(u, Line(np.arange(cells.shape[0]), 0, columns.numpy(), weights, None), matrices)
 
     def _moved(self, index: np.ndarray, direction: str, t: float) -> np.ndarray:
         return self._sampled(self._values(direction), index).cpu().double().numpy().T
@@ -97,6 +98,17 @@ class DenseMap(SpatialMap):
         near = torch.from_numpy(index.clip(0, last).astype(np.float32)).to(u.device)
         found = torch.stack([sample_cubic(component, near, 0.0) for component in u])
         return found * torch.from_numpy(inside).to(u)
+
+
+class _AtVoxels(Interpolated):
+    """What is known at every voxel of the grid."""
+
+    def on_host(self) -> _AtVoxels:
+        return _AtVoxels(self._u.cpu(), self._line, ())
+
+    @property
+    def rows(self) -> torch.Tensor:
+        return self._u
 
 
 def _parallel(ratio: np.ndarray) -> list[int] | None:
