@@ -376,7 +376,7 @@ STAGES = [
     "geodesics.search.flash.minimize",
     "geodesics.flow.Flow.fixed_to_moving",
     "problem.deformation.Deformation.field",
-    "registration.metrics.jacobian_determinant",
+    "registration.folds.folds_and_determinants",
     "problem.resampling.looked_up",
     "results.folder.write_velocity",
     "results.folder.write_report",

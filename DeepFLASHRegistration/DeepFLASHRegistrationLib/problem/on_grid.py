@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# Steps by which points reach beyond a grid, unless the domain ends before.
-_BEYOND = 12
 # Of a wave ω, linear interpolation of its values at voxels leaves sinc²(ω/2) = 1 − ω²/12 + … on average over where one
 # looks; of f − (f₋ − 2f + f₊) / 12 it leaves the whole.
 _SHARP = 1 / 12
@@ -108,10 +106,9 @@ class Line:
             weights = np.broadcast_to([-_SHARP, 1 + 2 * _SHARP, -_SHARP] if between else [1.0], columns.shape)
             columns = columns.clip(0, max(0, len(voxels) - 1))
             return cls(voxels, first, columns, weights.astype(np.float32), None)
-        # Points beyond the grid reach into it by 0.27 to the power of their distance.
-        begin = math.floor((max(lower, first - _BEYOND * step) - anchor) / step) - 1
-        end = math.ceil((min(upper, last + _BEYOND * step) - anchor) / step) + 1
-        positions = anchor + step * np.arange(begin, max(end, begin) + 1)
+        # All of them, also beyond the grid: then a part of it finds the same numbers.
+        begin, end = math.floor((lower - anchor) / step) - 1, math.ceil((upper - anchor) / step) + 1
+        positions = anchor + step * np.arange(begin, end + 1)
         count = len(positions)
         place = (voxels - positions[0]) / step
         columns = np.floor(place).astype(int)[:, None] + (np.arange(-2, 4) if between else np.arange(-1, 3))
