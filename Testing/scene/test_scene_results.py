@@ -3,6 +3,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.scene import outputs as outputsModule
 from DeepFLASHRegistrationLib.scene.companions import removeOrphans
@@ -13,7 +14,8 @@ from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.labels import labelsFromNode
 from DeepFLASHRegistrationLib.scene.origins import markOutputs, resultOf, settledOutputs
 from DeepFLASHRegistrationLib.scene.outputs import NEW, OutputNodes, writeResult
-from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
+from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity, savedResult
+from DeepFLASHRegistrationLib.support.errors import InputError
 from scene_synthetic import Stretch, addSegmentation, addVolume, makeGrid, makeResult, pointsOf, smooth
 
 FIXED, MOVING = makeGrid((20, 22, 24), (2.0, 2.0, 2.0)), makeGrid((24, 24, 26), (2.0, 2.0, 2.0), tilt=0.1)
@@ -272,3 +274,22 @@ def test_an_output_that_was_deleted_is_made_anew_in_its_folder(scene):
     again = register(inputs, dataclasses.replace(nodes, warpedVolume=NEW))
     assert again.warpedVolume.GetName() == "moving to fixed warped"
     assert parentOf(again.warpedVolume) == folder
+
+
+def test_a_map_that_is_no_geodesic_says_so_and_one_that_is_takes_its_place(scene):
+    inputs = everyInput(scene)
+    grids = [volumeFromNode(volume).grid for volume in (inputs.fixedVolume, inputs.movingVolume)]
+    result = makeResult(*grids, Stretch(0.3, 40.0))
+    still = np.zeros((3, *grids[0].shape), np.float32)
+    dense = {"domain": grids[0], "affine": np.eye(4), "forth": still, "back": still}
+    bare = OutputNodes(**dict.fromkeys(OutputNodes.__dataclass_fields__))
+    transform = writeResult(result, inputs, dataclasses.replace(bare, transform=NEW)).transform
+    assert hasVelocity(transform)
+    outputs = dataclasses.replace(bare, transform=transform)
+    writeResult(dataclasses.replace(result, velocity=dense), inputs, outputs)
+    assert not hasVelocity(transform)
+    with pytest.raises(InputError, match="is no geodesic"):
+        savedResult(transform)
+    writeResult(result, inputs, outputs)
+    assert hasVelocity(transform)
+    savedResult(transform)

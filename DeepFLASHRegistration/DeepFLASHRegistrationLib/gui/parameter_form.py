@@ -20,14 +20,13 @@ from .model_box import ModelBox
 from .parameter_texts import parameterTexts
 
 # What the window has no way to give yet is not offered in it: a transform that was found elsewhere, another Python.
-_ELSEWHERE = {name for name, method in METHODS.items() if method.fitted}
-_LEFT_OUT = ("as_geodesic",)
+_ELSEWHERE = {name for name, method in METHODS.items() if method.needs_transform or method.peer}
 # Underlined in Slicer's menus and in what is always seen of the window.
 _OTHER_LETTERS = "efvhxmskogrlbc"
 
 
 class ParameterForm:
-    """A labeled widget for every field of Parameters that can be chosen in the window.
+    """A labeled widget for every field of Parameters.
 
     What the user does not touch keeps its exact value, whatever the widgets can show of it. Values that contradict each
     other for a moment (a level added to one list and not yet to the others) are kept as they are typed, and told.
@@ -61,8 +60,7 @@ class ParameterForm:
         self.modelNote.setSizePolicy(narrow)
         self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
         for each in self._fields.values():
-            if each.name not in _LEFT_OUT:
-                self.widgets[each.name] = self._widget(each)
+            self.widgets[each.name] = self._widget(each)
         self._show()
 
     def addTo(self, layout: qt.QFormLayout, names: Iterable[str] | None = None) -> None:

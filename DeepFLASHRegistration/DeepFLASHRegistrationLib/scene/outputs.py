@@ -32,7 +32,7 @@ from .stamps import Stamps, keepStamps
 from .tables import labelRows, metricRows, writeTable
 from .transaction import Transaction
 from .translation import tr as _
-from .velocity import VELOCITY_ROLE, velocityText
+from .velocity import DENSE_ATTRIBUTE, VELOCITY_ROLE, velocityText
 from .verdict_attribute import keepVerdict
 
 NEW = "new"
@@ -327,9 +327,16 @@ class _Writer:
         return node
 
     def _velocity(self, transform: slicer.vtkMRMLTransformNode) -> None:
-        """Keeps with the transform what it was computed from."""
-        text = velocityText(self.result)
+        """Keeps with the transform what it was computed from, if that is a geodesic."""
         known = transform.GetNodeReference(VELOCITY_ROLE)
+        timed = self.result.deformation.timed
+        transform.SetAttribute(DENSE_ATTRIBUTE, None if timed else "1")
+        if not timed:
+            if known is not None:  # of an earlier result in the same transform
+                self.transaction.lend(known).SetText("")
+                transform.RemoveNodeReferenceIDs(VELOCITY_ROLE)
+            return
+        text = velocityText(self.result)
         node = self._node(known or NEW, "vtkMRMLTextNode", f"{self.pair} velocity")
         node.SetText(text)
         transform.SetNodeReferenceID(VELOCITY_ROLE, node.GetID())

@@ -22,6 +22,8 @@ from ..support.errors import InputError
 from .translation import tr as _
 
 VELOCITY_ROLE = "DeepFLASH.velocity"
+# Of a transform whose map is no geodesic.
+DENSE_ATTRIBUTE = "DeepFLASH.dense"
 
 
 def velocityText(result: Any) -> str:
@@ -52,6 +54,13 @@ def savedResult(transform: slicer.vtkMRMLTransformNode) -> SavedResult:
     Raises:
         InputError: it is not in the scene, or damaged.
     """
+    if not hasVelocity(transform) and transform.GetAttribute(DENSE_ATTRIBUTE):
+        raise InputError(
+            _(
+                "The map of {transform} is no geodesic: there is no way to it in time, and nothing from which it could "
+                "be computed anew. Register again as a geodesic."
+            ).format(transform=transform.GetName())
+        )
     if not hasVelocity(transform):
         raise InputError(
             _("The scene holds no velocity for {transform}. Register again.").format(transform=transform.GetName())
