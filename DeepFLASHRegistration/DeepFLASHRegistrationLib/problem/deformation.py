@@ -13,7 +13,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..support.side_by_side import side_by_side
-from .dense_map import DenseMap
+from .dense_map import DenseMap, is_dense
 from .on_grid import Interpolated, Line
 from .spatial_map import SpatialMap
 
@@ -209,7 +209,7 @@ def _shortest_wavelength(modes: Sequence[int], lengths: Sequence[float]) -> floa
 
 def deformation_from(values: Mapping[str, Any], device: str = "cpu") -> Deformation | DenseMap:
     """The Deformation, or the DenseMap, of Result.velocity."""
-    if "forth" in values:
+    if is_dense(values):
         return DenseMap(**{**values, "device": device})
     return Deformation(**{**values, "device": device})
 

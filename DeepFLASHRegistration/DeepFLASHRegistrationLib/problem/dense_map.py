@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -121,6 +122,11 @@ def _parallel(ratio: np.ndarray) -> list[int] | None:
     if len(set(order)) < len(ratio) or np.abs(ratio).sum() - np.abs(along).sum() >= 1e-6:
         return None
     return np.argsort(order).tolist()
+
+
+def is_dense(values: Mapping[str, Any]) -> bool:
+    """Whether Result.velocity holds the arguments of a DenseMap."""
+    return "forth" in values
 
 
 def inverted(displacement: np.ndarray, grid: Grid) -> tuple[np.ndarray, int]:

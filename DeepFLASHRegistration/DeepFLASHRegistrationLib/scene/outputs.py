@@ -15,6 +15,7 @@ import vtk
 
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
+from ..problem.dense_map import is_dense
 from ..support.errors import InputError
 from .appearance import copyLook
 from .arrays import arrayFromImage, atOnce, imageFromArray
@@ -329,9 +330,9 @@ class _Writer:
     def _velocity(self, transform: slicer.vtkMRMLTransformNode) -> None:
         """Keeps with the transform what it was computed from, if that is a geodesic."""
         known = transform.GetNodeReference(VELOCITY_ROLE)
-        timed = self.result.deformation.timed
-        transform.SetAttribute(DENSE_ATTRIBUTE, None if timed else "1")
-        if not timed:
+        dense = is_dense(self.result.velocity)
+        transform.SetAttribute(DENSE_ATTRIBUTE, "1" if dense else None)
+        if dense:
             if known is not None:  # of an earlier result in the same transform
                 self.transaction.lend(known).SetText("")
                 transform.RemoveNodeReferenceIDs(VELOCITY_ROLE)
