@@ -16,6 +16,7 @@ ALLOWED = {
     r"no real images in |fewer than two brains": "image data is not part of the repository",
     r"needs a user whom permissions bind|no permissions of this kind": "the runner is root, or has no such permissions",
     r"no file system may be mounted here": "the runner may not mount a small disk",
+    r"no environment with ANTs and Greedy": "they are other programs' packages, which could not be had",
     r"this torch has no ": "older versions of torch lack a function that newer ones replace",
 }
 if os.name != "posix":
@@ -24,7 +25,6 @@ if not _LINUX:
     ALLOWED[r"reads /proc"] = "only Linux has /proc"
 if not _LINUX or sys.version_info < (3, 11):
     ALLOWED[r"slicer-core|slicer-layer-dm|trame-slicer"] = "Slicer's wheels exist for some systems and versions only"
-    ALLOWED[r"ANTs and Greedy"] = "their wheels exist for some systems and versions only"
     ALLOWED[r"libEGL|OpenGL"] = "pictures need a software OpenGL"
 
 
