@@ -48,7 +48,7 @@ class FullShooting(Shooting):
             symbol = symbol + metric.alpha * (omega**2).view(view)
             if n % 2 == 0:  # the last frequency has no derivative on the cells
                 omega[n // 2] = 0
-            self._omega.append((1j * omega).view(view).to(device=device).to(_complex(dtype)))
+            self._omega.append((1j * omega).view(view).to(device=device).to(dtype.to_complex()))
         symbol = symbol**metric.power
         self._root, self._l, self._k = (
             x.to(device=device, dtype=dtype) for x in (symbol.rsqrt(), symbol, symbol.reciprocal())
@@ -103,16 +103,8 @@ class FullShooting(Shooting):
         """The geodesic of p0 (d, *shape) over t in [0, 1]; differentiable."""
         return super().shoot(self.velocity(p0), steps, integrator)
 
-    def recommended_steps(self, p0: Tensor, per_step: float = 0.5, least: int = 3, most: int = 64) -> int:
-        with torch.no_grad():
-            steepest = float(self.slopes(self.velocity(p0)).abs().max())
-        if not math.isfinite(steepest):
-            return most
-        return int(min(most, max(least, math.ceil(steepest / per_step))))
-
-
-def _complex(dtype: torch.dtype) -> torch.dtype:
-    return torch.complex128 if dtype == torch.float64 else torch.complex64
+    def _steepest(self, p0: Tensor) -> float:
+        return float(self.slopes(self.velocity(p0)).abs().max())
 
 
 class FullFlow(Flow):

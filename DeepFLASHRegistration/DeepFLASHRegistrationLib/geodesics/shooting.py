@@ -164,7 +164,11 @@ class Shooting:
     def recommended_steps(self, v0: Tensor, per_step: float = 0.5, least: int = 3, most: int = 64) -> int:
         """Steps that keep dt·max|∂_i v_j| below ``per_step`` at t = 0 (bounded by ``most``)."""
         with torch.no_grad():
-            steepest = self.product(self.gradient(v0).flatten(0, 1)).abs().max().item()
+            steepest = self._steepest(v0)
         if not math.isfinite(steepest):
             return most
         return int(min(most, max(least, math.ceil(steepest / per_step))))
+
+    def _steepest(self, v0: Tensor) -> float:
+        """max|∂_i v_j| at t = 0."""
+        return self.product(self.gradient(v0).flatten(0, 1)).abs().max().item()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import http.client
 import os
 import re
@@ -28,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ..support.errors import InputError
-from .trained_models import CONFIG, WEIGHTS
+from .trained_models import CONFIG, WEIGHTS, file_hash
 
 # Models that come along have 2.5 MB.
 MOST_BYTES = 512 << 20
@@ -144,7 +143,7 @@ def _from_folder(path: Path, folder: Path, limits: Limits) -> Fetched:
     _check_room(folder, size, str(path))
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(path / name, folder / name)
-    return Fetched(folder, str(path.absolute()), _sha256(folder / CONFIG), CONFIG)
+    return Fetched(folder, str(path.absolute()), file_hash(folder / CONFIG), CONFIG)
 
 
 # ----------------------------------------------------------------------------------------------------- an archive
@@ -154,7 +153,7 @@ def _from_archive(path: Path, folder: Path, source: str, limits: Limits) -> Fetc
     """Takes the two files of a model out of a .zip."""
     if path.stat().st_size > limits.bytes:
         raise _too_large(source, limits)
-    digest = _sha256(path)
+    digest = file_hash(path)
     try:
         with open(path, "rb") as file:
             _check_directory(file)
@@ -249,14 +248,6 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Non
             if left < 0:
                 raise _Hostile(f"{entry.filename[:80]!r} in it is longer than it says")
             file.write(portion)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while portion := file.read(1 << 20):
-            digest.update(portion)
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------- an address

@@ -197,7 +197,7 @@ def save_model(
         write_tensors(temporary / WEIGHTS, arrays, {"model": config.name})
         values = _values(config)
         values["checksums"] = {
-            "weights": _file_hash(temporary / WEIGHTS),
+            "weights": file_hash(temporary / WEIGHTS),
             "shapes": _shapes_hash(arrays),
             "config": _text_hash(values),
         }
@@ -224,7 +224,7 @@ def load_model(name: str | os.PathLike, ndim: int | None = None) -> Model:
         raise InputError(f"The model {config.name} is for {config.ndim}-D images, not {ndim}-D ones. Choose another.")
     path = folder / WEIGHTS
     try:
-        checksum = _file_hash(path)
+        checksum = file_hash(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error
     if checksum != checksums["weights"]:
@@ -431,7 +431,8 @@ def _shapes_hash(arrays: Mapping[str, np.ndarray]) -> str:
     return _text_hash({name: [array.dtype.str, *array.shape] for name, array in arrays.items()})
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -8,7 +8,6 @@ onto whom, how well the pose and the alignment succeeded, contrasts, random disp
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,7 @@ from ..problem.subject import Subject
 from ..problem.working import level_factors, level_modes
 from .pairs import Variation
 from .posed import Posed, PosedRecipe
+from .resumable import Resumable
 from .trainer import Schedule, mean_dice
 
 _PAIRS = 16  # per update
@@ -147,7 +147,7 @@ class Drawing:
         return ways[moving] @ torch.linalg.inv(ways[fixed])
 
 
-class PosedTrainer:
+class PosedTrainer(Resumable):
     """Weights of a dual net, their optimizer, and where the training stands; what `train` asks of a trainer."""
 
     rank, processes = 0, 1
@@ -184,39 +184,8 @@ class PosedTrainer:
         self.sample = BatchedSampler(self.cells, self.cells, device=device)
         voxel = domain.spacing * np.array(self.factors)
         self.radius = tuple(max(1.0, float(parameters.window_mm / v - 1) / 2) for v in voxel)
-        self.iteration = 0
-        self._started, self._spent = time.monotonic(), 0.0
+        self.begin()
         self._drawing: dict[int, Drawing] = {}
-
-    # ------------------------------------------------------------------------------------- what `train` asks for
-
-    def seconds(self) -> float:
-        return self._spent + time.monotonic() - self._started
-
-    def progress(self) -> float:
-        done = self.iteration / self.schedule.iterations
-        if self.schedule.minutes:
-            done = max(done, self.seconds() / (60 * self.schedule.minutes))
-        return min(done, 1.0)
-
-    def moments(self) -> dict[str, Tensor]:
-        result = {}
-        for name, weight in self.predictor.named_parameters():
-            for key, value in self.optimizer.state.get(weight, {}).items():
-                result[f"{name}:{key}"] = torch.as_tensor(value).detach()
-        return result
-
-    def restore(
-        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], iteration: int, seconds: float
-    ) -> None:
-        self.predictor.load_state_dict(weights)
-        for name, weight in self.predictor.named_parameters():
-            kept = {key.rpartition(":")[2]: v for key, v in moments.items() if key.rpartition(":")[0] == name}
-            if kept:
-                self.optimizer.state[weight] = {
-                    k: v.clone() if k == "step" else v.to(self.device) for k, v in kept.items()
-                }
-        self.iteration, self._spent, self._started = iteration, seconds, time.monotonic()
 
     def step(self, subjects: PosedSubjects) -> dict[str, float]:
         """One update; before the first one, all that FLASH teaches."""

@@ -9,7 +9,6 @@ there are any, add their overlap; velocities found by FLASH, their distance in t
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from ..problem.parameters import Parameters
 from ..problem.problem import Problem, settings
 from ..support.errors import InputError
 from .pairs import AlignedSubjects, Example, Variation, swapped
+from .resumable import Resumable
 
 _WARM_UP = 50  # iterations over which the learning rate rises
 _LEAST_RATE = 0.02  # of the learning rate, at the end
@@ -86,7 +86,7 @@ def _shares(labels: Tensor, chosen: Sequence[int], factors: tuple[int, ...], dty
     return torch.stack([pool((labels == int(c)).to(dtype)[None, None], factors)[0, 0] for c in chosen])
 
 
-class Trainer:
+class Trainer(Resumable):
     """Weights, their optimizer, and where the training stands."""
 
     def __init__(
@@ -104,40 +104,7 @@ class Trainer:
         self.schedule, self.variation, self.teachers = schedule, variation, teachers
         self.optimizer = torch.optim.AdamW(predictor.parameters(), schedule.learning_rate, weight_decay=1e-4)
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.iteration = 0
-        self._started, self._spent = time.monotonic(), 0.0
-
-    def seconds(self) -> float:
-        """Spent on the training, interruptions not counted."""
-        return self._spent + time.monotonic() - self._started
-
-    def progress(self) -> float:
-        """How much of the training is done, 0..1."""
-        done = self.iteration / self.schedule.iterations
-        if self.schedule.minutes:
-            done = max(done, self.seconds() / (60 * self.schedule.minutes))
-        return min(done, 1.0)
-
-    def moments(self) -> dict[str, Tensor]:
-        """The optimizer's state, by names."""
-        result = {}
-        for name, weight in self.predictor.named_parameters():
-            for key, value in self.optimizer.state.get(weight, {}).items():
-                result[f"{name}:{key}"] = torch.as_tensor(value).detach()
-        return result
-
-    def restore(
-        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], iteration: int, seconds: float
-    ) -> None:
-        """Goes on from a checkpoint; all that is drawn depends on the iteration alone."""
-        self.predictor.load_state_dict(weights)
-        for name, weight in self.predictor.named_parameters():
-            kept = {key.rpartition(":")[2]: v for key, v in moments.items() if key.rpartition(":")[0] == name}
-            if kept:
-                self.optimizer.state[weight] = {
-                    key: v.clone() if key == "step" else v.to(self.device) for key, v in kept.items()
-                }
-        self.iteration, self._spent, self._started = iteration, seconds, time.monotonic()
+        self.begin()
 
     def step(self, subjects: AlignedSubjects) -> dict[str, float]:
         """One update of the weights."""
