@@ -40,18 +40,18 @@ def bodies(scene, shape=(40, 40, 40), spacing=(7, 7, 7)):
 
 def test_what_is_told_at_once_is_told_in_no_time(scene):
     inputs = bodies(scene, (256, 256, 180), (1, 1, 1))
-    statedFits(inputs)
+    statedFits(inputs, "deepflash")
     began = time.thread_time()
-    fits = statedFits(inputs)
+    fits = statedFits(inputs, "deepflash")
     assert time.thread_time() - began < 0.1
-    assert list(fits) == [each.name for each in choosing.preferred()]
+    assert list(fits) == [each.name for each in choosing.preferred("deepflash")]
     assert {each.finding for each in fits["hippocampus"]} == {"size"}
-    assert statedFits(Inputs(fixedVolume=inputs.fixedVolume)) == {}
+    assert statedFits(Inputs(fixedVolume=inputs.fixedVolume), "deepflash") == {}
 
 
 def test_a_model_that_fits_needs_no_word(scene):
     inputs = crops(scene)
-    fits = statedFits(inputs)
+    fits = statedFits(inputs, "deepflash")
     assert fitting(fits) == "hippocampus"
     for parameters in (AUTO, Parameters(), Parameters(method="deepflash", model="hippocampus")):
         assert modelChecks(parameters, fits) == []
@@ -60,7 +60,7 @@ def test_a_model_that_fits_needs_no_word(scene):
 
 def test_where_none_fits_registering_waits_and_flash_is_offered(scene):
     inputs = bodies(scene)
-    (found,) = modelChecks(AUTO, statedFits(inputs))
+    (found,) = modelChecks(AUTO, statedFits(inputs, "deepflash"))
     assert (found.name, found.level, found.changes) == ("model", ERROR, {"method": "flash"})
     for name in ("brain", "brain-t1", "hippocampus"):
         assert f"{name}: " in found.text
@@ -69,10 +69,10 @@ def test_where_none_fits_registering_waits_and_flash_is_offered(scene):
 
 def test_a_model_that_does_not_fit_is_warned_of_by_its_name(scene):
     named = Parameters(method="deepflash", model="brain")
-    (found,) = modelChecks(named, statedFits(bodies(scene)))
+    (found,) = modelChecks(named, statedFits(bodies(scene), "deepflash"))
     assert (found.level, found.changes) == (WARNING, {"method": "flash"})
     assert "long along its axes" in found.text
-    (found,) = modelChecks(named, statedFits(crops(scene)))
+    (found,) = modelChecks(named, statedFits(crops(scene), "deepflash"))
     assert found.changes == {"model": "auto"}
 
 
@@ -93,20 +93,20 @@ def test_a_license_is_asked_about_once_and_only_if_that_model_would_be_chosen():
 
 def test_masks_leave_the_size_open(scene):
     inputs = bodies(scene, spacing=(2, 2, 2))
-    assert "size" in {each.finding for each in statedFits(inputs)["hippocampus"]}
+    assert "size" in {each.finding for each in statedFits(inputs, "deepflash")["hippocampus"]}
     inside = np.zeros((40, 40, 40), bool)
     inside[10:20, 10:20, 10:20] = True
     inputs.fixedMask = addSegmentation(scene, makeGrid((40, 40, 40), (2, 2, 2)), {"in": inside}, inputs.fixedVolume)
-    assert "size" not in {each.finding for each in statedFits(inputs)["hippocampus"]}
+    assert "size" not in {each.finding for each in statedFits(inputs, "deepflash")["hippocampus"]}
 
 
 def test_the_child_looks_at_the_images(scene, childPython):
     runner = Runner(childPython)
     try:
         for inverted, chosen in ((False, "hippocampus"), (True, "")):
-            run = runner.start(FitsRun(crops(scene, inverted)))
+            run = runner.start(FitsRun(crops(scene, inverted), "deepflash"))
             runner.wait(run)
-            assert list(run.fits) == [each.name for each in choosing.preferred()]
+            assert list(run.fits) == [each.name for each in choosing.preferred("deepflash")]
             assert fitting(run.fits) == chosen
         assert [each.finding for each in run.fits["hippocampus"]] == ["contrast"]
         (found,) = modelChecks(AUTO, run.fits)

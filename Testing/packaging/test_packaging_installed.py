@@ -62,12 +62,16 @@ _COMPUTING = (
     "geodesics",
     "learning",
     "training",
+    "methods.map_prediction",
     "methods.prediction",
     "methods.prediction_dual_net",
     "methods.prediction_force_net",
     "methods.prediction_on_domain",
     "methods.prediction_one_pass",
+    "methods.prediction_quicksilver",
     "methods.prediction_unrolled",
+    "methods.prediction_voxelmorph",
+    "methods.trained_network",
     "alignment.device_comparison",
 )
 

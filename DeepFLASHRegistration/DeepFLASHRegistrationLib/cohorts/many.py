@@ -146,7 +146,7 @@ def _plain(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     if METHODS[settings.parameters.method].needs_model:
         if is_open(settings.parameters):
             # Which one fits follows from the images, and from these.
-            usable = sorted(model.checksum for model in usable_models())
+            usable = sorted(model.checksum for model in usable_models(settings.parameters.method))
             decisive["parameters"]["model"] = {AUTO: usable, "accepted": noncommercial_accepted() is True}
             return {"parameters": parameters, "outputs": outputs}, decisive
         # The model itself decides, not what it is called or where it lies.
@@ -203,7 +203,9 @@ def _resolved(device: str, processes: _Processes) -> str:
 
 def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: str) -> int:
     """Bytes of host memory that the largest of the pairs looked at takes at most; 0 if none can be looked at."""
-    names = [str(each.folder) for each in usable_models()] if is_open(parameters) else [parameters.model]
+    names = (
+        [str(each.folder) for each in usable_models(parameters.method)] if is_open(parameters) else [parameters.model]
+    )
     ways = [stages(replace(parameters, model=name)) for name in names]
     step = -(-len(pairs) // _LOOKED_AT)
     largest = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deepflash teach: velocities by FLASH, to train on."""
+"""deepflash teach: velocities by FLASH, or momenta by LDDMM, to train on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _NOT_SETTINGS = ("preset", "initial_alignment", "method", "model", "refinement")
 
 DESCRIPTION = (
     "Register pairs drawn from DATA by FLASH and keep their velocities in LABELS. Interrupted, the "
-    f"same command goes on where it was. {DATA}"
+    f"same command goes on where it was. {DATA} DATA may also be a pack (.npz), of whose pairs LDDMM's momenta are "
+    "found (--method lddmm), from which Quicksilver learns."
 )
+_METHODS = ("flash", "lddmm")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of a dual net to be trained: FLASH works with its settings, in the pose of the mean of all images",
     )
+    parser.add_argument("--method", default=_METHODS[0], choices=_METHODS, help="that finds them (default: flash)")
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     parser.add_argument("--init", choices=ALIGNMENTS, help="linear alignment of each pair (default: the preset's)")
     add_fields(parser.add_argument_group("settings (default: the preset's)"), Parameters, _NOT_SETTINGS)
@@ -52,6 +55,14 @@ def run(options: argparse.Namespace) -> int:
     if options.init:
         changes["initial_alignment"] = options.init
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    of_pack = options.data.suffix == ".npz"
+    if of_pack != (options.method == "lddmm"):
+        raise InputError(
+            "LDDMM's momenta are found of a pack, which \"deepflash pack\" makes of DATA; FLASH's velocities of DATA. "
+            "Give --method lddmm with a pack, and only then."
+        )
+    if of_pack:
+        return _momenta(options, changes)
     recipe = None
     if options.recipe:
         from ..training.posed import POSED_RECIPES
@@ -97,3 +108,25 @@ def run(options: argparse.Namespace) -> int:
         ) from error
     print(f"{complete} velocities in {options.output}" + (f", {failed} pairs left out" if failed else ""))
     return 0 if complete else 1
+
+
+def _momenta(options: argparse.Namespace, changes: dict[str, Any]) -> int:
+    from ..training.learned import registrations
+    from ..training.momenta import teach_momenta
+    from ..training.pack import read_pack
+
+    if options.recipe or options.processes or options.init:
+        raise InputError("--recipe, --processes and --init are for FLASH on DATA. Leave them out.")
+    pack = read_pack(options.data)
+    parameters = checked(lambda: registrations([pack], preset=options.preset, **changes))
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        teach_momenta(
+            pack, options.output, parameters, options.pairs, seed=options.seed, device=options.device, tell=tell
+        )
+    except KeyboardInterrupt as error:
+        raise Cancelled(f"What is complete is in {options.output}; run the same command to go on.") from error
+    return 0

@@ -34,6 +34,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", type=Path, metavar="CHECKPOINT", help="go on from this one (default: that in MODEL, if any)"
     )
+    parser.add_argument(
+        "--labels", type=Path, metavar="MOMENTA", help='of the pack, which "deepflash teach" found: for quicksilver'
+    )
     add_fields(parser.add_argument_group("training"), PackOptions, defaults=True)
 
 
@@ -49,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         print(text, flush=True)
 
     try:
-        train_on_packs(packs, mix, options.output, training, options.resume, tell)
+        train_on_packs(packs, mix, options.output, training, options.resume, options.labels, tell)
     except KeyboardInterrupt as error:
         raise Cancelled(f"The last checkpoint is in {options.output}.") from error
     say_how_to_install(options.output)

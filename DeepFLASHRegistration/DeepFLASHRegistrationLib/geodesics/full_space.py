@@ -66,6 +66,14 @@ class FullShooting(Shooting):
         """v of p at the same time, (d, *shape) each."""
         return self._back(self._forward(p) * self._root)
 
+    def momentum(self, p: Tensor) -> Tensor:
+        """m₀ = p/√K, which lies where the images' edges are."""
+        return self._back(self._forward(p) / self._root)
+
+    def of_momentum(self, m0: Tensor) -> Tensor:
+        """Inverse of `momentum`."""
+        return self._back(self._forward(m0) * self._root)
+
     def slopes(self, f: Tensor) -> Tensor:
         """∂_j f_i of fields (d, *shape) by their Fourier series: (j, i, *shape)."""
         spectrum = self._forward(f)
@@ -173,12 +181,16 @@ def minimize(
         endings.append(ending)
         if ending is Ending.CANCELLED:
             break
-    with torch.no_grad():
-        trajectory = objective.shooting.shoot(p, 2 * objective.steps, settings.integrator)
-        flow = objective.flow
-        maps = flow.fixed_to_moving(trajectory), flow.moving_to_fixed(trajectory)
+    maps = shot(p, objective.shooting, objective.flow, 2 * objective.steps, settings.integrator)
     energy = math.inf if state.evaluation is None else state.evaluation.energy
     return FullEstimate(p, objective.cells, maps, energy, tuple(endings))
+
+
+@torch.no_grad()
+def shot(p: Tensor, shooting: FullShooting, flow: FullFlow, steps: int, integrator: str) -> tuple[Tensor, Tensor]:
+    """Both maps of p minus the identity, fixed to moving first."""
+    trajectory = shooting.shoot(p, steps, integrator)
+    return flow.fixed_to_moving(trajectory), flow.moving_to_fixed(trajectory)
 
 
 def continued(p: Tensor, shape: Sequence[int]) -> Tensor:

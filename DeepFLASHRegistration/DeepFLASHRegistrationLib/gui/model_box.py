@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trained models as a list to choose from: those that do not fit the chosen volumes are greyed, with the reason."""
+"""The trained models of a method as a list to choose from: those that do not fit the chosen volumes are greyed, with the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelBox:
         self.widget = qt.QComboBox()
         self.widget.editable = True
         self.widget.setInsertPolicy(qt.QComboBox.NoInsert)
-        self._changed, self._filling, self._fits = changed, False, {}
+        self._changed, self._filling, self._fits, self._method = changed, False, {}, "deepflash"
         self.reload()
         self.widget.connect("currentTextChanged(QString)", self._onText)
         # Its beginning is what is seen of a long title.
@@ -39,7 +39,7 @@ class ModelBox:
             self._tips = {AUTO: _("Of the models below, the one that fits both volumes is chosen before the run.")}
             self.widget.addItem(_("The one that fits (auto)"), AUTO)
             for found in find_models():
-                if found.config is not None:
+                if found.config is not None and found.config.method == self._method:
                     self.widget.addItem(model_title(found.config), found.name)
                     self._tips[found.name] = model_sentence(found.config, _)
             self.show(chosen)
@@ -48,6 +48,12 @@ class ModelBox:
         finally:
             self._filling = False
         self.showFits(self._fits)
+
+    def showMethod(self, method: str) -> None:
+        """Lists the models of a method that needs one."""
+        if method.removesuffix("+flash") != self._method:
+            self._method = method.removesuffix("+flash")
+            self.reload()
 
     def showFits(self, fits: Fits) -> None:
         """Greys what does not fit; the tooltip says why."""

@@ -41,18 +41,18 @@ class ModelFits:
         if not METHODS[parameters.method].needs_model:
             return []
         try:
-            key = self._key(inputs)
+            key = self._key(inputs, parameters.method)
             if key != self._stated[0]:
-                self._stated = key, statedFits(inputs)
+                self._stated = key, statedFits(inputs, parameters.method)
             self.fits = self._known[1] if key == self._known[0] else self._stated[1]
         except InputError:  # which is told anyway
             key, self.fits = None, {}
         if key != self._known[0] and any(not each or licenseAlone(each) for each in self.fits.values()):
-            self._ask(inputs, key)
+            self._ask(inputs, parameters.method, key)
         self._form.showFits(self.fits)
         return modelChecks(parameters, self.fits)
 
-    def _ask(self, inputs: Inputs, key: Any) -> None:
+    def _ask(self, inputs: Inputs, method: str, key: Any) -> None:
         """Returns at once; where nobody can be asked now, what is stated must do until the run."""
         if isMasked(inputs) or self._logic.current is not None or not torch_is_installed():
             return
@@ -63,11 +63,11 @@ class ModelFits:
                 self._changed()
 
         try:
-            self._logic.start(FitsRun(inputs), waitForCompletion=False).on_end(told)
+            self._logic.start(FitsRun(inputs, method), waitForCompletion=False).on_end(told)
         except (InputError, RuntimeError):
             return
 
-    def _key(self, inputs: Inputs) -> Any:
+    def _key(self, inputs: Inputs, method: str) -> Any:
         """What decides which models fit.
 
         Raises:
@@ -78,7 +78,7 @@ class ModelFits:
             (each.GetID(), gridFromVolume(each).affine.tolist(), each.GetImageData().GetMTime()) for each in chosen
         ]
         models = [(str(each.folder), each.config.versions if each.config else {}) for each in find_models()]
-        return volumes, models, noncommercial_accepted(), isMasked(inputs)
+        return volumes, models, method.removesuffix("+flash"), noncommercial_accepted(), isMasked(inputs)
 
     def consented(self) -> Parameters:
         """The parameters of the form; asks once whether a model for non-commercial use may be chosen, if one fits best.

@@ -221,6 +221,8 @@ class ParameterForm:
         """The model matters to the methods that predict; what it is for and its license to whoever uses it."""
         predicted = METHODS[self._values["method"]].needs_model
         self.widgets["model"].enabled = predicted
+        if predicted:
+            self.models.showMethod(self._values["method"])
         note, name = "", self._values["model"]
         if predicted and name == AUTO:
             name = self.fittingModel

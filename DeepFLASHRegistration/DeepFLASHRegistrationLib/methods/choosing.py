@@ -198,15 +198,18 @@ def _unlike(at: Pose, mean: MeanImage) -> bool:
 # ----------------------------------------------------------------------------------------------------------- the choice
 
 
-def candidates(sides: Sequence[Look], accepted: bool, all_reasons: bool = False) -> list[Candidate]:
-    """All models in the order in which they are preferred, each with what speaks against it.
+def candidates(
+    sides: Sequence[Look], accepted: bool, all_reasons: bool = False, method: str = "deepflash"
+) -> list[Candidate]:
+    """All models of a method in the order in which they are preferred, each with what speaks against it.
 
     Args:
         sides: the fixed and the moving image.
         accepted: whether the user has agreed to licenses that exclude commercial use.
         all_reasons: look at the images for every model, not only until one fits.
+        method: without a refinement.
     """
-    found = [Candidate(entry, stated_misfits(entry.config, sides, accepted)) for entry in preferred()]
+    found = [Candidate(entry, stated_misfits(entry.config, sides, accepted)) for entry in preferred(method)]
     for number, each in enumerate(found):
         if each.fits or (all_reasons and each.license_alone):
             found[number] = each.seen(sides)
@@ -218,20 +221,21 @@ def candidates(sides: Sequence[Look], accepted: bool, all_reasons: bool = False)
     return found
 
 
-def preferred() -> list[Found]:
-    """The models that can be used, the special and the more accurate ones first."""
+def preferred(method: str) -> list[Found]:
+    """The models of a method that can be used, the special and the more accurate ones first."""
 
     def order(entry: Found) -> tuple[Any, ...]:
         dice = figures_of_dice(entry.config)
         return entry.config.contrast != "alike", -dice[1] if dice else 0.0, entry.name
 
-    return sorted((each for each in find_models() if each.config is not None and not each.problem), key=order)
+    usable = [each for each in find_models() if each.config is not None and not each.problem]
+    return sorted((each for each in usable if each.config.method == method.removesuffix("+flash")), key=order)
 
 
-def usable_models() -> list[Model]:
+def usable_models(method: str) -> list[Model]:
     """The models of `preferred` that are whole."""
     found = []
-    for entry in preferred():
+    for entry in preferred(method):
         with contextlib.suppress(InputError):
             found.append(load_model(entry.folder))
     return found
@@ -243,7 +247,7 @@ def likely(parameters: Parameters, sides: Sequence[Look]) -> Parameters:
     if not is_open(parameters):
         return parameters
     accepted = noncommercial_accepted() is True
-    for entry in preferred():
+    for entry in preferred(parameters.method):
         if not stated_misfits(entry.config, sides, accepted):
             return dataclasses.replace(parameters, model=entry.name)
     return dataclasses.replace(parameters, method="flash")
@@ -268,7 +272,8 @@ def settled(parameters: Parameters, fixed: Subject, moving: Subject) -> tuple[Pa
     fixed, moving = fixed.checked("fixed"), moving.checked("moving")
     check_dimensions(fixed.image, moving.image)
     sides = [Look.at(each.image, each.mask) for each in (fixed, moving)]
-    found = candidates(sides, noncommercial_accepted() is True)
+    method = parameters.method.removesuffix("+flash")
+    found = candidates(sides, noncommercial_accepted() is True, method=method)
     for number, each in enumerate(found):
         if each.fits:
             note = choice_note(each.found.config, [(other.found.name, other.misfits) for other in found[:number]])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained model at work: from two images to v0, to both maps and the warped image, without leaving the device.
 
-A kind of model is a file of this room with a class Kind, a Predictor, and its line in _FILES. It must tell how its
-network is built and how that makes v0 of images on the model's grid; all else it may leave as it is here.
+A kind of model is a file of this room with a class Kind, a Predictor (or a MapPredictor), and its line in _FILES. It
+must tell how its network is built and how that makes v0 of images on the model's grid; all else it may leave as it is
+here.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,21 +24,22 @@ from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Evaluation, Level, Objective, Pair
 from ..geodesics.sampling import NonFiniteField, Sampler
 from ..geodesics.shooting import Shooting
-from ..imaging.grid import Grid
 from ..problem.problem import Problem, settings
 from ..support.errors import InputError
-from .pose import FAR, MeanImage, Pose
 from .trained_models import Model, load_model
+from .trained_network import TrainedNetwork
 
-# What lies further beyond what was met in training is reported.
-_EXTENT_SLACK = 1.25
-_UNUSUAL = 4.0  # standard deviations
+if TYPE_CHECKING:
+    from .map_prediction import MapPredictor
+
 # By a model's kind, the file of this room in which its Predictor is, as the class Kind.
 _FILES = {
     "unrolled": "prediction_unrolled",
     "feature-net": "prediction_one_pass",
     "dual-net": "prediction_dual_net",
     "force-net": "prediction_force_net",
+    "voxelmorph": "prediction_voxelmorph",
+    "quicksilver": "prediction_quicksilver",
 }
 
 
@@ -63,39 +64,8 @@ class Maps:
     warped: Tensor
 
 
-class Predictor:
-    """A model in memory, for any device. InputError if its weights do not fit its architecture.
-
-    Attributes:
-        multiple: of what a level has a multiple of voxels along each axis.
-        mean_image: of the training set; None if the model has none.
-    """
-
-    multiple = 1
-
-    def __init__(self, model: Model):
-        config = self.config = model.config
-        self.mean_image: MeanImage | None = model.mean_image
-        self.ndim, self.unit_mm, self.parameters = config.ndim, config.unit_mm, config.parameters
-        try:
-            # Without memory until the weights are known to fit: an architecture may ask for anything.
-            with torch.device("meta"):
-                self.network = self.built()
-            config.refining(config.parameters)
-        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError(
-                f"{model.folder}: describes no predictor known here ({error}). Install the model again."
-            ) from error
-        model.check_shapes({name: tuple(value.shape) for name, value in self.network.state_dict().items()})
-        weights = {name: torch.from_numpy(value) for name, value in model.arrays.items()}
-        # Weights in files may be rounded to half precision; nothing is computed in it.
-        weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-        self.network.load_state_dict(weights, assign=True)
-        self.network.requires_grad_(False).eval()
-
-    def built(self) -> torch.nn.Module:
-        """The network that the config describes."""
-        raise NotImplementedError
+class Predictor(TrainedNetwork):
+    """A model that predicts v0; see TrainedNetwork."""
 
     def velocities(self, problem: Problem, pairs: Sequence[Pair]) -> Tensor:
         """v0 of pairs of images on the model's grid, (n, d, *modes), on their device; together where that is possible.
@@ -105,10 +75,6 @@ class Predictor:
             pairs: images as tensors, all on the problem's working grid.
         """
         raise NotImplementedError
-
-    def grid(self, fixed: Grid, pose: Pose | None) -> Grid | None:
-        """The working grid of a fixed image that lies so to the mean image; None for the one that is chosen for any."""
-        return None
 
     def predict(
         self,
@@ -200,42 +166,11 @@ class Predictor:
             smallest,
         )
 
-    def unlike(self, pose: Pose, side: str) -> tuple[dict[str, Any], ...]:
-        """The finding that an image does not look as those of the training do, if so; ``side``: which image."""
-        mean, any_contrast = self.mean_image, self.config.contrast == "any"
-        if pose.below(mean, any_contrast) <= FAR:
-            return ()
-        found, usual = (
-            (pose.any_contrast, mean.any_contrast[0]) if any_contrast else (pose.agreement, mean.agreement[0])
-        )
-        return ({"finding": f"other-{side}", "model": self.config.name, "agreement": found, "usual": usual},)
 
-    def unusual(self, problem: Problem, before: float, after: float) -> tuple[dict[str, Any], ...]:
-        """What about a pair is unlike the pairs of the training, as findings; of the energies at rest and left."""
-        found = []
-        low, high = self.config.extent_mm
-        at = np.argwhere(problem.fixed_mask)
-        extent = (at.max(0) - at.min(0) + 1) * problem.grid.spacing
-        if extent.min() < low / _EXTENT_SLACK or extent.max() > high * _EXTENT_SLACK:
-            sizes = {"smallest_mm": float(extent.min()), "largest_mm": float(extent.max())}
-            trained = {"low_mm": float(low), "high_mm": float(high)}
-            found.append({"finding": "other-size", "model": self.config.name, **sizes, **trained})
-        mean, sd = self.config.energy
-        ratio = after / before if before > 0 else math.nan
-        if not ratio < mean + _UNUSUAL * sd:
-            energies = {"left": float(ratio), "usual": float(mean), "spread": float(sd)}
-            found.append({"finding": "energy-left", "model": self.config.name, **energies})
-        return tuple(found)
-
-    def dropped(self) -> dict[str, Any]:
-        """The finding that a prediction did not lower the energy."""
-        return {"finding": "dropped", "model": self.config.name}
+_KEPT: dict[tuple[str, str], Predictor | MapPredictor] = {}
 
 
-_KEPT: dict[tuple[str, str], Predictor] = {}
-
-
-def predictor(model: str) -> Predictor:
+def predictor(model: str) -> Predictor | MapPredictor:
     """The predictor of a bundled or user model (name or folder), kept in memory while its files stay as they are.
 
     Raises:
@@ -249,7 +184,7 @@ def predictor(model: str) -> Predictor:
     return _KEPT[key]
 
 
-def predictor_of(model: Model) -> Predictor:
+def predictor_of(model: Model) -> Predictor | MapPredictor:
     """The predictor of a model that was read."""
     config = model.config
     if config.kind not in _FILES:

@@ -23,6 +23,7 @@ from ..problem.problem import Problem
 from ..problem.subject import Subject
 from ..support.errors import InputError
 from .stages import fitting, refining
+from .trained_models import check_method
 
 if TYPE_CHECKING:
     from .pose import Place, Pose
@@ -107,20 +108,24 @@ class Estimated:
 
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
-    if METHODS[parameters.method].fitted:
-        refined = parameters.method.endswith("+flash")
+    method, refined = METHODS[parameters.method], parameters.method.endswith("+flash")
+    if not method.needs_model:
+        if not method.fitted:
+            return Plan(parameters)
         return Plan(fitting(parameters), after=refining(parameters) if refined else None, given=parameters)
-    if not METHODS[parameters.method].needs_model:
-        return Plan(parameters)
     from .prediction import predictor
 
     found = predictor(parameters.model)
+    check_method(found.config, parameters)
     if found.ndim != ndim:
         raise InputError(
             f"Model {parameters.model!r} is for images of {found.ndim} dimensions, not {ndim}. Choose another model, "
             "or the method flash."
         )
-    return Plan(found.config.effective(parameters), found)
+    effective = found.config.effective(parameters)
+    if not method.fitted:
+        return Plan(effective, found)
+    return Plan(fitting(effective), found, after=found.config.refining(effective) if refined else None, given=effective)
 
 
 def estimate(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..problem.parameters import METHODS, Parameters
 from ..support.errors import InputError
-from .trained_models import load_model
+from .trained_models import check_method, load_model
 
 # Of the geodesic that is fitted to a map: little metric beside much map, and a few steps of Gauss and Newton, which the
 # distance of maps, being all but quadratic, asks for.
@@ -26,22 +26,23 @@ def stages(parameters: Parameters) -> tuple[Parameters, ...]:
     Raises:
         InputError: there is no such model, or it is damaged.
     """
-    if METHODS[parameters.method].fitted:
-        first = fitting(parameters)
-        if METHODS[parameters.method].file == "lddmm" and parameters.dense:
-            first = without_band(parameters)
-        return (first, refining(parameters)) if parameters.method.endswith("+flash") else (first,)
-    if not METHODS[parameters.method].needs_model:
+    method, refined = METHODS[parameters.method], parameters.method.endswith("+flash")
+    if method.needs_model:
+        model = load_model(parameters.model)
+        check_method(model.config, parameters)
+        try:
+            effective = model.config.effective(parameters)
+            last = (model.config.refining(effective),) if refined else ()
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{model.folder}: this model cannot be used (it describes no predictor known here: {error}). Copy it "
+                "again, or choose another model."
+            ) from error
+        return (fitting(effective) if method.fitted else effective, *last)
+    if not method.fitted:
         return (parameters,)
-    model = load_model(parameters.model)
-    try:
-        effective = model.config.effective(parameters)
-        return (effective, model.config.refining(effective)) if parameters.method.endswith("+flash") else (effective,)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{model.folder}: this model cannot be used (it describes no predictor known here: {error}). Copy it "
-            "again, or choose another model."
-        ) from error
+    first = without_band(parameters) if method.file == "lddmm" and parameters.dense else fitting(parameters)
+    return (first, refining(parameters)) if refined else (first,)
 
 
 def fitting(parameters: Parameters) -> Parameters:

@@ -31,7 +31,15 @@ from .model_card import model_card
 from .pose import MeanImage
 
 FORMAT = 1
-KINDS = ("unrolled", "feature-net", "dual-net", "force-net")
+# Families of networks, each with the method that they are models of.
+KINDS = {
+    "unrolled": "deepflash",
+    "feature-net": "deepflash",
+    "dual-net": "deepflash",
+    "force-net": "deepflash",
+    "voxelmorph": "voxelmorph",
+    "quicksilver": "quicksilver",
+}
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
 AUTO = "auto"  # in the place of a model: the one that fits
 BUNDLED = Path(__file__).resolve().parent / "models"
@@ -120,9 +128,14 @@ class ModelConfig:
         if self.posed and not self.mean_image:
             raise ValueError("it wants a pose and has no mean image")
 
+    @property
+    def method(self) -> str:
+        """The method that it is a model of."""
+        return KINDS[self.kind]
+
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
-        kept = ("method", "model", "refinement", "initial_alignment", "bias_correction")
+        kept = ("method", "model", "refinement", "as_geodesic", "initial_alignment", "bias_correction")
         return dataclasses.replace(self.parameters, **{name: getattr(parameters, name) for name in kept})
 
     def refining(self, parameters: Parameters) -> Parameters:
@@ -298,6 +311,16 @@ def user_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     return base / "deepflash" / "models"
+
+
+def check_method(config: ModelConfig, parameters: Parameters) -> None:
+    """InputError if a model is not of the method that is to use it."""
+    wanted = parameters.method.removesuffix("+flash")
+    if config.method != wanted:
+        raise InputError(
+            f"The model {config.name} is one of {config.method}, not of {wanted}. Choose the method {config.method}, "
+            "or another model."
+        )
 
 
 def model_config(name: str | os.PathLike) -> ModelConfig:

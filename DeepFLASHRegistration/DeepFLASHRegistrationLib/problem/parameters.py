@@ -47,6 +47,18 @@ METHODS = {
     "transform+flash": Method(
         "transform", "A transform found elsewhere, then a short optimization (transform + FLASH)", needs_transform=True
     ),
+    "voxelmorph": Method(
+        "learned_map", "Prediction by a U-Net, of a stationary velocity (VoxelMorph)", needs_model=True, dense=True
+    ),
+    "voxelmorph+flash": Method(
+        "learned_map", "A U-Net's prediction, then a short optimization (VoxelMorph + FLASH)", needs_model=True
+    ),
+    "quicksilver": Method(
+        "learned_map", "Prediction of LDDMM's momentum, patch by patch (Quicksilver)", needs_model=True, dense=True
+    ),
+    "quicksilver+flash": Method(
+        "learned_map", "A predicted momentum, then a short optimization (Quicksilver + FLASH)", needs_model=True
+    ),
     "lddmm": Method("lddmm", "Optimization without a band, slow (LDDMM)", dense=True),
     "lddmm+flash": Method("lddmm", "Without a band, then a short optimization (LDDMM + FLASH)"),
     "ants": Method("peers", "SyN of another program (ANTs)", dense=True, peer=True),

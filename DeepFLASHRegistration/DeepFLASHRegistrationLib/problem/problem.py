@@ -114,8 +114,6 @@ class Problem:
         """Subjects as `comparable` returns them; ``unit_mm``: the unit of length, chosen by default;
         ``multiple``: of what every level has a multiple of voxels along each axis; ``device``: where images are
         resampled; ``grid``: the working grid, whatever the axes of the images; chosen by default."""
-        from ..imaging.intensities import background_value
-
         self.affine, self._device = affine, device
         self.foreground = object_voxels(fixed)
         inside = Volume(fixed.grid, self.foreground.astype(np.uint8))
@@ -123,14 +121,8 @@ class Problem:
         self.margin_mm, self.window_mm, self.unit_mm = lengths.margin_mm, lengths.window_mm, unit_mm or lengths.unit_mm
         self.grid = grid or problem_grid(fixed.grid, inside, parameters, multiple, fixed.image.name)
         self.lengths = tuple(float(x) for x in self.grid.extent / self.unit_mm)
-        outside = [
-            0.0
-            if background_value(v) is not None
-            else float(np.percentile(v.data[(slice(None, None, 4),) * v.ndim], 5))
-            for v in (fixed.image, moving.image)
-        ]
-        self.fixed = linear(fixed.image, self.grid, None, outside[0], device)
-        self.moving = linear(moving.image, self.grid, affine, outside[1], device)
+        self.fixed = linear(fixed.image, self.grid, None, beyond(fixed.image), device)
+        self.moving = linear(moving.image, self.grid, affine, beyond(moving.image), device)
         self._compare_fixed(fixed)
         self._compare_moving(moving, fixed.image.name)
 
@@ -255,6 +247,15 @@ def object_voxels(fixed: Subject) -> np.ndarray:
         if not inside.any():
             raise InputError(f"{fixed.mask.name}: covers only background. Draw it on the object.")
     return inside
+
+
+def beyond(image: Volume) -> float:
+    """What a scaled image is thought to be beyond its grid: background, or of one without as dark as it is anywhere."""
+    from ..imaging.intensities import background_value
+
+    if background_value(image) is not None:
+        return 0.0
+    return float(np.percentile(image.data[(slice(None, None, 4),) * image.ndim], 5))
 
 
 def settings(parameters: Parameters) -> Settings:

@@ -117,7 +117,7 @@ def fits(control: Any, arguments: dict[str, Any]) -> dict[str, list[list[Any]]]:
 
     Args:
         arguments: "sides", of the fixed and the moving image the thinned-out image and the longest edge of its own
-            voxels in mm; "accepted".
+            voxels in mm; "accepted"; "method", of which they are models.
 
     Returns:
         By name of the model, finding and figures of what speaks against it.
@@ -125,7 +125,7 @@ def fits(control: Any, arguments: dict[str, Any]) -> dict[str, list[list[Any]]]:
     from ..methods.choosing import Look, candidates
 
     sides = [Look.at(image, None, voxel_mm) for image, voxel_mm in arguments["sides"]]
-    found = candidates(sides, arguments["accepted"], all_reasons=True)
+    found = candidates(sides, arguments["accepted"], all_reasons=True, method=arguments["method"])
     return {each.found.name: [[misfit.finding, misfit.figures] for misfit in each.misfits] for each in found}
 
 

@@ -20,8 +20,8 @@ from .translation import tr as _
 Fits = Mapping[str, Sequence[Misfit]]
 
 
-def statedFits(inputs: Inputs) -> dict[str, tuple[Misfit, ...]]:
-    """What is told at once; {} before both volumes are chosen.
+def statedFits(inputs: Inputs, method: str) -> dict[str, tuple[Misfit, ...]]:
+    """What is told at once of the models of a method; {} before both volumes are chosen.
 
     Raises:
         InputError: a volume cannot be used.
@@ -30,7 +30,7 @@ def statedFits(inputs: Inputs) -> dict[str, tuple[Misfit, ...]]:
         return {}
     accepted = noncommercial_accepted() is True
     sides = [Look.at(image, None, voxel) for image, voxel in _sides(inputs)]
-    found = {entry.name: stated_misfits(entry.config, sides, accepted) for entry in preferred()}
+    found = {entry.name: stated_misfits(entry.config, sides, accepted) for entry in preferred(method)}
     if not isMasked(inputs):
         return found
     # The object is what the masks show, at which nobody has looked yet.
@@ -61,9 +61,10 @@ class FitsRun(Run):
     task = "fits"
     brief = True
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, method: str) -> None:
+        """`method`: of which they are models."""
         super().__init__()
-        self._inputs = inputs
+        self._inputs, self._method = inputs, method
         self.fits: dict[str, tuple[Misfit, ...]] = {}
 
     def arguments(self) -> dict[str, Any]:
@@ -72,7 +73,8 @@ class FitsRun(Run):
         Raises:
             InputError: a volume cannot be used.
         """
-        return {"sides": _sides(self._inputs), "accepted": noncommercial_accepted() is True}
+        accepted = noncommercial_accepted() is True
+        return {"sides": _sides(self._inputs), "accepted": accepted, "method": self._method}
 
     def finish(self) -> None:
         """Takes what was found."""

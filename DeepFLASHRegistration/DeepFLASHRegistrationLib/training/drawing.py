@@ -116,6 +116,10 @@ class Drawing:
             parts += [x for x in (pack.images, pack.labels) if x is not None]
         return np.concatenate(parts)
 
+    def momenta(self) -> np.ndarray | None:
+        """Of pairs that draws count ("taught"), float16 (n, d, *shape); None if there are none."""
+        return None
+
     def draw(self, seed: Sequence[int]) -> dict[str, np.ndarray]:
         """One update's pairs: images 2k and 2k + 1 are a pair. Shapes and types are always the same."""
         rng = np.random.default_rng(seed)

@@ -37,13 +37,14 @@ def window(lattice: Lattice) -> Tensor:
 @dataclass(frozen=True)
 class Images:
     """n = 2 × pairs images: as the network sees them, as they are judged, and their label codes, (n, *shape); labels
-    that count (n, k), and by how much."""
+    that count (n, k), and by how much; momenta of the pairs where they are known, (pairs, d, *shape)."""
 
     seen: Tensor
     clean: Tensor
     labels: Tensor
     chosen: Tensor
     weights: Tensor
+    momenta: Tensor | None = None
 
 
 class Maker:
@@ -53,6 +54,8 @@ class Maker:
         shape = drawing.shape
         self.device, self.shape = torch.device(device), shape
         self.volumes = torch.from_numpy(drawing.volumes()).to(device)
+        momenta = drawing.momenta()
+        self.momenta = None if momenta is None else torch.from_numpy(momenta).to(device)
         lengths = tuple(map(float, shape))
         longest = max(lengths)
         modes = tuple(max(3, 2 * round((_MODES * length / longest - 1) / 2) + 1) for length in lengths)
@@ -79,10 +82,12 @@ class Maker:
         flat = codes.reshape(n, -1).long()
         mean, spread, clean = (draw[key].gather(1, flat).view(codes.shape) for key in ("mean", "spread", "clean"))
         seen = (mean + spread * torch.randn_like(mean)).clamp_(min=0)
-        seen, clean = _sampled(torch.stack([seen, clean], 1), points, "bilinear").unbind(1)
+        # Beyond its grid an image goes on as at its border: so it does where it is cut out of a larger one.
+        seen, clean = _sampled(torch.stack([seen, clean], 1), points, "bilinear", "border").unbind(1)
         labels = self.volumes.index_select(0, draw["labels"]).float()
         labels = _sampled(labels[:, None], points, "nearest")[:, 0]
-        return Images(self._scanned(seen, draw), clean, labels, draw["chosen"], draw["chosen_weights"])
+        momenta = self.momenta.index_select(0, draw["taught"]) if "taught" in draw else None
+        return Images(self._scanned(seen, draw), clean, labels, draw["chosen"], draw["chosen_weights"], momenta)
 
     def _points(self, draw: Mapping[str, Tensor]) -> Tensor:
         """Where each voxel's value lies in its subject, as coordinates of grid_sample (n, *shape, 3)."""
@@ -114,5 +119,5 @@ class Maker:
         return (seen + noise[:, 1].view(per_image) * torch.randn_like(seen)).clamp(min=0)
 
 
-def _sampled(arrays: Tensor, points: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(arrays, points, mode=mode, padding_mode="zeros", align_corners=True)
+def _sampled(arrays: Tensor, points: Tensor, mode: str, padding: str = "zeros") -> Tensor:
+    return F.grid_sample(arrays, points, mode=mode, padding_mode=padding, align_corners=True)

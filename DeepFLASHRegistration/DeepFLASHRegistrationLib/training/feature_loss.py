@@ -18,6 +18,7 @@ from ..geodesics.batched import BatchedSampler
 from ..geodesics.similarities import LocalCorrelation
 from ..learning.feature_net import Domain, FeatureNet, Step
 from .examples import Images
+from .pair_loss import overlap_lost, shares, swapped
 
 SIGMA = 0.05
 PARTS = ("dissimilarity", "regularization", "overlap lost")
@@ -46,17 +47,17 @@ class FeatureLoss:
         features = self.network.features(images.seen)
         strides = {head.stride for head in self.network.design.heads}
         clean = {s: F.avg_pool3d(images.clean[:, None], s)[:, 0] for s in strides}
-        shares = {s: _shares(images, s) for s in {min(s, _LABEL_STRIDE) for s in strides}}
+        within = {s: shares(images, s) for s in {min(s, _LABEL_STRIDE) for s in strides}}
         terms = {s: _similarity(clean[s]) for s in strides}
         parts = []
-        for step in self.network.unroll(features, [_swapped(x) for x in features], self.domain):
+        for step in self.network.unroll(features, [swapped(x) for x in features], self.domain):
             stride = self.network.design.heads[step.number].stride
             parts.append(
                 torch.stack(
                     [
-                        self._dissimilarity(step, terms[stride], _swapped(clean[stride])),
+                        self._dissimilarity(step, terms[stride], swapped(clean[stride])),
                         _regularization(step, terms[stride]),
-                        self._overlap(step, stride, shares[min(stride, _LABEL_STRIDE)], images.weights),
+                        self._overlap(step, stride, within[min(stride, _LABEL_STRIDE)], images.weights),
                     ]
                 )
             )
@@ -66,21 +67,12 @@ class FeatureLoss:
     def _dissimilarity(self, step: Step, term: LocalCorrelation, moving: Tensor) -> Tensor:
         return term(step.stage.sample(moving[:, None], step.displacement)[:, 0])
 
-    def _overlap(self, step: Step, stride: int, shares: Tensor, weights: Tensor) -> Tensor:
+    def _overlap(self, step: Step, stride: int, there: Tensor, weights: Tensor) -> Tensor:
         u, sample = step.displacement, step.stage.sample
         if stride > _LABEL_STRIDE:
             upsample, sample = self._finer[stride, _LABEL_STRIDE]
             u = upsample(u)
-        warped = sample(_swapped(shares), u)
-        axes = tuple(range(2, warped.ndim))
-        both = 2 * (warped * shares).sum(axes)
-        dice = both / (warped.square().sum(axes) + shares.square().sum(axes) + 1e-3)
-        return (weights * (1 - dice)).sum() / weights.sum().clamp(min=1.0) * (weights.sum() > 0)
-
-
-def _swapped(x: Tensor) -> Tensor:
-    """The partners: 2k and 2k + 1 exchanged."""
-    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        return overlap_lost(sample(swapped(there), u), there, weights)
 
 
 def _similarity(fixed: Tensor) -> LocalCorrelation:
@@ -92,13 +84,3 @@ def _regularization(step: Step, term: LocalCorrelation) -> Tensor:
     # The weights are mask / sum(mask): their largest is one over the voxels of all masks together.
     covered = 1 / (term.weight.amax() * term.weight.numel())
     return SIGMA**2 * step.stage.shooting.energy(step.velocity).mean() / covered.clamp(min=1e-3)
-
-
-def _shares(images: Images, stride: int) -> Tensor:
-    """Which part of each cell has each of the labels that count: (n, k, *cells)."""
-    kind = torch.bfloat16 if images.labels.is_cuda else torch.float32
-    found = [
-        F.avg_pool3d((labels[None] == chosen.view(-1, 1, 1, 1)).to(kind)[None], stride)[0]
-        for labels, chosen in zip(images.labels, images.chosen, strict=True)
-    ]
-    return torch.stack(found).float()

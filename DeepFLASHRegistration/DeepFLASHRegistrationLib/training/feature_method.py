@@ -5,16 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..learning.feature_net import Design, Domain, FeatureNet
-from ..support.errors import InputError
+from ..learning.feature_net import SIZES, Design, Domain, FeatureNet
+from ..problem.parameters import Parameters
 from .examples import Images, window
 from .feature_loss import PARTS, FeatureLoss
+from .learned import check_labels, registrations
 from .pack import Pack
+
+if TYPE_CHECKING:
+    from .train_on_packs import PackOptions
 
 
 @dataclass(frozen=True)
@@ -31,18 +35,30 @@ class FeatureMethod:
     label_weight: float = 3.0
     mixed_precision: bool = True
 
+    kind = "feature-net"
+
     def identity(self) -> dict[str, Any]:
-        return {"kind": "feature-net", "design": self.design.to_dict(), "label_weight": self.label_weight}
+        return {"kind": self.kind, "design": self.design.to_dict(), "label_weight": self.label_weight}
 
     def check(self, packs: Sequence[Pack]) -> None:
-        if self.label_weight and all(pack.labels is None for pack in packs):
-            raise InputError(
-                f"None of {', '.join(pack.name for pack in packs)} has labels, whose overlap this training judges. Add "
-                "a pack with labels, or train by images alone (--label-weight 0)."
-            )
+        check_labels(packs, self.label_weight)
 
     def learner(self, shape: tuple[int, ...], device: str | torch.device) -> _Learner:
         return _Learner(self, shape, device)
+
+    def described(self, packs: Sequence[Pack]) -> tuple[dict[str, Any], Parameters]:
+        design = self.design
+        band = max(Domain(design, packs[0].shape).stages[-1].band.modes)
+        # Predictions are judged at half resolution, by the energy that they were trained to lower. All is stated that
+        # the defaults might change.
+        changes = {"resolutions": (2,), "bands": (band,), "iterations": (1,)}
+        parameters = registrations(packs, **changes, alpha=design.alpha, power=design.power)
+        return {"design": design.to_dict(), "refinement": {"resolutions": [1], "bands": [band]}}, parameters
+
+
+def method_of(options: PackOptions, momenta: None = None) -> FeatureMethod:
+    """As the options say."""
+    return FeatureMethod(SIZES[options.size], options.label_weight, options.mixed_precision)
 
 
 class _Learner:

@@ -13,8 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..problem.parameters import Parameters
+from ..support.errors import InputError
 from .examples import Images
 from .pack import Pack
+
+# Of registrations by a model, in voxels: the correlation's window, and the space in which the velocity fades out.
+WINDOW, MARGIN = 7.0, 9.6
 
 
 class Learner(Protocol):
@@ -38,7 +43,13 @@ class Learner(Protocol):
 
 
 class Method(Protocol):
-    """How learners are made."""
+    """How learners are made, and what their models are.
+
+    Attributes:
+        kind: of the models, as `methods.prediction` runs them.
+    """
+
+    kind: str
 
     def identity(self) -> dict[str, Any]:
         """Plain values that a checkpoint must agree with, to be gone on from."""
@@ -51,3 +62,24 @@ class Method(Protocol):
     def learner(self, shape: tuple[int, ...], device: str | torch.device) -> Learner:
         """A new one, with random weights."""
         ...
+
+    def described(self, packs: Sequence[Pack]) -> tuple[dict[str, Any], Parameters]:
+        """Of its models the architecture, and the parameters of registrations by them."""
+        ...
+
+
+def check_labels(packs: Sequence[Pack], label_weight: float) -> None:
+    """InputError if labels are to be learned from, and no pack has any."""
+    if label_weight and all(pack.labels is None for pack in packs):
+        raise InputError(
+            f"None of {', '.join(pack.name for pack in packs)} has labels, whose overlap this training judges. Add "
+            "a pack with labels, or train by images alone (--label-weight 0)."
+        )
+
+
+def registrations(packs: Sequence[Pack], **changes: Any) -> Parameters:
+    """The parameters of registrations by a model, in the voxels of its packs, with some changed."""
+    spacing = packs[0].spacing_mm
+    lengths = {"spacing_mm": spacing, "window_mm": WINDOW * spacing, "margin_mm": MARGIN * spacing}
+    preset = changes.pop("preset", "default")
+    return Parameters.from_preset(preset, **{**lengths, "normalization": "percentiles", **changes})

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..imaging.grid import Grid
 from ..support.errors import InputError
 
 VERSION = 1
@@ -162,3 +163,11 @@ def _check(pack: Pack) -> None:
         raise ValueError("its labels look like labels that there are none of")
     if not isinstance(pack.facts, dict) or not all(isinstance(v, str) for v in pack.facts.values()):
         raise ValueError("its facts are no texts")
+
+
+def grid_of(pack: Pack) -> Grid:
+    """Where the voxels of a pack may be thought to lie: along z, y, x."""
+    d = len(pack.shape)
+    affine = np.eye(d + 1)
+    affine[:d, :d] = pack.spacing_mm * np.eye(d)[::-1]
+    return Grid(pack.shape, affine)

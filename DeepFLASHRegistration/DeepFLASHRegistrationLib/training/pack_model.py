@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of the feature net that was trained on packs: what their registrations are, and what their cards say."""
+"""Models that were trained on packs: what their registrations are, and what their cards say."""
 
 from __future__ import annotations
 
@@ -10,21 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.grid import Grid
 from ..imaging.volume import Volume
-from ..learning.feature_net import Design, Domain
 from ..methods import registry
 from ..methods.prediction import predictor_of
 from ..methods.trained_models import ModelConfig, load_model, save_model
-from ..problem.parameters import Parameters
 from ..problem.problem import comparable
 from ..problem.subject import Subject
-from .pack import FIRST_OUTSIDE, Pack
+from .learned import Method
+from .pack import FIRST_OUTSIDE, Pack, grid_of
 from .train import About
 
-KIND = "feature-net"
-# Of registrations by the model, in voxels: the correlation's window, and the space in which the velocity fades out.
-_WINDOW, _MARGIN = 7.0, 9.6
 _SHOWN = 12  # gray levels of a pack from which on something is there
 _EXPECTED = (0.5, 0.1)  # part of the energy that a prediction leaves, and its spread, where nothing was measured
 _LEAST_SPREAD = 0.02
@@ -32,43 +27,30 @@ _MEASURED_PAIRS = 6
 
 
 def model_config(
-    design: Design, packs: Sequence[Pack], about: About, course: str, figures: Mapping[str, Any]
+    method: Method, packs: Sequence[Pack], about: About, course: str, figures: Mapping[str, Any]
 ) -> ModelConfig:
     """What is known of a model.
 
     Args:
-        design: of its network.
+        method: that was trained.
         packs: that it was trained on.
         about: what its card says.
         course: how long it was trained, as a sentence.
         figures: on unseen subjects.
     """
-    spacing, domain = packs[0].spacing_mm, Domain(design, packs[0].shape)
-    band = max(domain.stages[-1].band.modes)
+    architecture, parameters = method.described(packs)
     licenses = dict.fromkeys(pack.facts["license"] for pack in packs if pack.facts.get("license"))
     credit = dict.fromkeys(pack.facts["attribution"] for pack in packs if pack.facts.get("attribution"))
     restricted = [text for text in licenses if "NC" in text.replace("-", " ").split()]
     note = f"Not for commercial use: trained on data under {restricted[0]}." if restricted else ""
     return ModelConfig(
         name=about.name,
-        kind=KIND,
-        architecture={"design": design.to_dict(), "refinement": {"resolutions": [1], "bands": [band]}},
-        # Predictions are judged at half resolution, by the energy that they were trained to lower. All is stated that
-        # the defaults might change.
-        parameters=Parameters(
-            resolutions=(2,),
-            bands=(band,),
-            iterations=(1,),
-            spacing_mm=spacing,
-            alpha=design.alpha,
-            power=design.power,
-            window_mm=_WINDOW * spacing,
-            margin_mm=_MARGIN * spacing,
-            normalization="percentiles",
-        ),
+        kind=method.kind,
+        architecture=architecture,
+        parameters=parameters,
         ndim=3,
-        unit_mm=spacing,
-        spacing_mm=spacing,
+        unit_mm=packs[0].spacing_mm,
+        spacing_mm=packs[0].spacing_mm,
         extent_mm=extent_mm(packs),
         energy=_EXPECTED,
         description=about.description,
@@ -101,7 +83,7 @@ def energies_left(folder: Path, packs: Sequence[Pack]) -> list[float]:
     for pack in packs:
         if pack.images is None:
             continue
-        grid = _grid(pack)
+        grid = grid_of(pack)
         for a, b in list(zip(pack.unseen, (*pack.unseen[1:], *pack.unseen[:1])))[:_MEASURED_PAIRS]:
             if a == b:
                 continue
@@ -151,11 +133,3 @@ def _data(packs: Sequence[Pack]) -> str:
         license_ = f" ({pack.facts['license']})" if pack.facts.get("license") else ""
         parts.append(f"{pack.facts.get('description') or pack.name}{license_}: {len(pack.trained)} {kind}")
     return "; ".join(parts)
-
-
-def _grid(pack: Pack) -> Grid:
-    """Where the voxels of a pack may be thought to lie: along z, y, x."""
-    d = len(pack.shape)
-    affine = np.eye(d + 1)
-    affine[:d, :d] = pack.spacing_mm * np.eye(d)[::-1]
-    return Grid(pack.shape, affine)

@@ -17,7 +17,7 @@ from ..imaging.resampling import nearest
 from ..imaging.volume import Volume
 from ..learning.feature_net import MULTIPLE
 from ..problem.parameters import Parameters
-from ..problem.problem import scaled
+from ..problem.problem import beyond, scaled
 from ..problem.resampling import blurred, linear
 from ..problem.subject import Subject
 from ..support.errors import InputError
@@ -116,7 +116,7 @@ def pack_subjects(
             matrix = align(first[0], image, "affine").matrix
         affines.append(np.linalg.inv(grid.affine) @ matrix @ first[1].affine)
         if not maps_alone:
-            values = linear(image, grid).clip(0, 1) * (LEVELS - 1)
+            values = linear(image, grid, None, beyond(image)).clip(0, 1) * (LEVELS - 1)
             images.append(np.rint(values).astype(np.uint8) * np.uint8(255 // (LEVELS - 1)))
         if coded is not None:
             labels.append(nearest(coded, grid))

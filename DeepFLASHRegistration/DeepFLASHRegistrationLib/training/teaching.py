@@ -99,7 +99,8 @@ def teach(
     out = Path(out)
     pairs = draw_pairs(dataset, count, seed)
     alone = isinstance(parameters, Parameters)
-    _keep_manifest(out, dataset, parameters if alone else parameters.parameters)
+    images = {subject.name: _hash(subject) for subject in dataset.subjects}
+    keep_manifest(out, str(dataset.path), images, parameters if alone else parameters.parameters)
     plan = Plan(parameters) if alone else _posed_plan(out, dataset, parameters)
     jobs, done = [], []
     for fixed, moving in pairs:
@@ -160,9 +161,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be used ({error}). Teach into another folder.") from error
 
 
-def _keep_manifest(out: Path, dataset: Dataset, parameters: Parameters) -> None:
-    """Makes the folder with its manifest, or checks that this is the same work and adds its images."""
-    images = {s.name: _hash(s) for s in dataset.subjects}
+def keep_manifest(out: Path, data: str, images: dict[str, str], parameters: Parameters) -> None:
+    """Makes the folder with its manifest, or checks that this is the same work and adds its images.
+
+    Args:
+        data: what messages call where the images are from.
+        images: SHA-256 by name.
+    """
     if (out / MANIFEST).exists():
         before = read_manifest(out)
         if before["parameters"] != parameters:
@@ -175,8 +180,7 @@ def _keep_manifest(out: Path, dataset: Dataset, parameters: Parameters) -> None:
         for name, value in images.items():
             if before["images"].get(name, value) != value:
                 raise InputError(
-                    f"{out}: its velocities belong to another image {name!r} than {dataset.path} has now. Use another "
-                    "folder."
+                    f"{out}: its velocities belong to another image {name!r} than {data} has now. Use another folder."
                 )
         images = before["images"] | images
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -185,7 +189,7 @@ def _keep_manifest(out: Path, dataset: Dataset, parameters: Parameters) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be made ({error.strerror}). Choose another folder.") from error
-    values = {"format": _FORMAT, "data": str(dataset.path), "parameters": parameters.to_dict(), "images": images}
+    values = {"format": _FORMAT, "data": data, "parameters": parameters.to_dict(), "images": images}
     with atomic(out / MANIFEST) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the feature net on packs from the first update to the finished model: needs torch and numpy alone."""
+"""Training a method on packs from the first update to the finished model: needs torch and numpy alone."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from ..imaging.files import atomic
-from ..learning.feature_net import SIZES
 from ..methods.trained_models import load_model
 from ..support.errors import InputError
 from ..support.torch_device import resolve_device
 from .drawing import Drawing, Variety
-from .feature_method import FeatureMethod
+from .learned_methods import NAMES, learned_method
+from .momenta import TaughtDrawing, read_momenta
 from .pack import Pack
 from .pack_model import held_out, model_config, save_measured
 from .pack_training import Course, PackTraining, run
 from .train import About
 from .validation import unseen_pairs
 
+_SIZES, _SIMILARITIES = ("small", "large"), ("lncc", "mse")
 CHECKPOINT, _CURVE, _CURVES = "training.checkpoint", "training.json", "learning_curves.svg"
 
 
@@ -32,12 +33,15 @@ class PackOptions:
     """How a predictor is trained on packs.
 
     Attributes:
+        method: what is trained: deepflash (in one pass), voxelmorph or quicksilver.
         size: of the network: small, or large, which wants a GPU.
         minutes: most minutes; the learning rate follows them. 0: no limit.
         updates: of the weights, after which it ends; 0: no limit.
         pairs_at_once: pairs per update, each seen in both directions; fewer where memory does not hold them.
         learning_rate: at the start; it falls along half a cosine.
         label_weight: of 1 - mean overlap (soft Dice) of labels, beside the dissimilarity; 0: images alone.
+        dropout: of Quicksilver: share of the features that is left out; then its answers can be sampled.
+        similarity: of VoxelMorph: lncc (local correlation) or mse (squared differences).
         mixed_precision: whether the network computes in bfloat16 on a GPU.
         initial_model: name or folder of a model of the same size to begin with instead of random weights.
         device: auto, cpu or cuda.
@@ -45,12 +49,15 @@ class PackOptions:
         seed: of everything random.
     """
 
-    size: str = field(default="small", metadata={"choices": tuple(SIZES)})
+    method: str = field(default=NAMES[0], metadata={"choices": NAMES})
+    size: str = field(default="small", metadata={"choices": _SIZES})
     minutes: float = 8.0
     updates: int = 0
     pairs_at_once: int = 1
     learning_rate: float = 1e-3
     label_weight: float = 3.0
+    similarity: str = field(default="lncc", metadata={"choices": _SIMILARITIES})
+    dropout: float = 0.0
     mixed_precision: bool = True
     initial_model: str = ""
     device: str = "auto"
@@ -60,12 +67,15 @@ class PackOptions:
     about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"size must be one of {', '.join(SIZES)}, not {self.size!r}.")
+        for name, known in (("method", NAMES), ("size", _SIZES), ("similarity", _SIMILARITIES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
         if self.pairs_at_once < 1 or not self.learning_rate > 0 or not self.validate_every > 0:
             raise ValueError("pairs_at_once, learning_rate and validate_every must be positive.")
         if self.label_weight < 0 or self.minutes < 0 or self.updates < 0:
             raise ValueError("label_weight, minutes and updates must not be negative.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie between 0 and 1, not {self.dropout}.")
 
 
 def train_on_packs(
@@ -74,6 +84,7 @@ def train_on_packs(
     out: Path,
     options: PackOptions,
     resume: Path | None = None,
+    labels: Path | None = None,
     tell: Callable[[str], None] = print,
 ) -> Path:
     """Trains a predictor and writes it as a model.
@@ -84,14 +95,17 @@ def train_on_packs(
         out: folder of the model. A training that was interrupted there goes on.
         options: all that the result depends on besides.
         resume: checkpoint of the same settings to go on from; that in the folder by default.
+        labels: folder of momenta of the first pack, for quicksilver.
         tell: called with lines of text.
 
     Raises:
         InputError: the packs, or an earlier training, do not fit; says what to do.
         RuntimeError: the device's memory does not hold a single pair; what was reached is kept.
     """
-    drawing = Drawing(packs, mix or {pack.name: 1.0 for pack in packs}, options.variety, options.pairs_at_once)
-    method = FeatureMethod(SIZES[options.size], options.label_weight, options.mixed_precision)
+    momenta = None if labels is None else read_momenta(labels, packs[0])
+    method = learned_method(options, momenta)
+    drawn = packs, mix or {pack.name: 1.0 for pack in packs}, options.variety, options.pairs_at_once
+    drawing = Drawing(*drawn) if momenta is None else TaughtDrawing(*drawn, momenta)
     course = Course(options.minutes, options.updates, options.learning_rate, options.seed)
     device = resolve_device(options.device)
     _choose_kernels(device)
@@ -117,7 +131,7 @@ def train_on_packs(
     run(training, pairs, checkpoint, saved_too=curves, validate_every=options.validate_every, say=tell)
     means = training.history[-1] if pairs else {}
     took = f"{training.iteration} updates of the weights in {training.seconds():.0f} s on {_device_name(device)}."
-    config = model_config(method.design, drawing.packs, options.about, took, held_out(means, drawing.packs))
+    config = model_config(method, drawing.packs, options.about, took, held_out(means, drawing.packs))
     save_measured(Path(out), config, training.weights(), drawing.packs)
     tell(f"{took} The model is in {out}")
     return Path(out)

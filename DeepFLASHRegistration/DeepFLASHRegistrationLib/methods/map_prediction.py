@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model whose answer is a map that is no geodesic of the band: from two images to both displacements.
+
+A kind of such a model is a file of this room with a class Kind, a MapPredictor, and its line in prediction._FILES.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..geodesics.band import Lattice, Upsampler
+from ..geodesics.jacobian import smallest_determinant
+from ..geodesics.objective import Objective, Pair
+from ..problem.problem import Problem, settings
+from .trained_network import TrainedNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class MapPrediction:
+    """Both displacements on the working grid, float32 (d, *shape) in mm along its array axes; and what about the images
+    is unlike the training data, as findings of the verdict."""
+
+    forth: np.ndarray
+    back: np.ndarray
+    unusual: tuple[dict[str, Any], ...]
+
+
+class MapPredictor(TrainedNetwork):
+    """See TrainedNetwork."""
+
+    def displacements(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> tuple[Tensor, Tensor]:
+        """fixed_to_moving and moving_to_fixed minus the identity, (d, *shape), in units of length along array axes.
+
+        Args:
+            problem: made with this model's parameters, unit and multiple.
+            pair: its images, on the device that is to be used.
+            cancelled: may be asked on the way.
+
+        Raises:
+            Cancelled: that was wanted.
+        """
+        raise NotImplementedError
+
+    def predict(
+        self,
+        problem: Problem,
+        device: str = "cpu",
+        report: Callable[[int, int, dict[str, Any]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> MapPrediction:
+        """Both maps of a problem; at rest where they agree less than the images do at rest.
+
+        Args:
+            problem: made with this model's parameters, unit and multiple.
+            device: where.
+            report: called with (step, steps, record) at rest and at the map.
+            cancelled: asked on the way.
+
+        Raises:
+            Cancelled: that was wanted.
+        """
+        started, pair = time.perf_counter(), problem.pair(device)
+        self.network.to(pair.fixed.device)
+        with torch.no_grad():
+            forth, back = self.displacements(problem, pair, cancelled or (lambda: False))
+            rest, reached = self._dissimilarities(problem, pair, forth)
+        if report is not None:
+            cells = Lattice.cells(problem.grid.shape, problem.lengths)
+            for step, energy in enumerate((rest, reached)):
+                smallest = smallest_determinant(forth, cells) if step and energy < torch.inf else 1.0
+                record = {"level": 0, "iteration": step, "energy": energy, "similarity": energy, "regularization": 0.0}
+                seconds = time.perf_counter() - started
+                report(step, 1, record | {"smallest_determinant": smallest, "seconds": seconds})
+        unusual = self.unusual(problem, rest, reached)
+        if not reached <= rest:
+            forth, back, unusual = torch.zeros_like(forth), torch.zeros_like(forth), (*unusual, self.dropped())
+        unit = problem.unit_mm
+        both = [(unit * u).float().cpu().numpy() for u in (forth, back)]
+        return MapPrediction(*both, unusual)
+
+    def _dissimilarities(self, problem: Problem, pair: Pair, forth: Tensor) -> tuple[float, float]:
+        """At rest and through the map, at the parameters' last level; infinite if that is not finite."""
+        level = problem.levels(self.parameters)[-1]
+        device, like = str(pair.fixed.device), pair.fixed
+        at_rest = torch.zeros(like.ndim, *level.band.modes, dtype=like.dtype, device=like.device)
+        objective = Objective(pair, level, settings(self.parameters), problem.window(device), at_rest)
+        rest = objective.at_rest() / objective.data_weight
+        if not bool(torch.isfinite(forth).all()):
+            return rest, torch.inf
+        cells = Lattice.cells(problem.grid.shape, problem.lengths)
+        return rest, float(objective.sides[0](Upsampler(cells, objective.flow.lattice, like.dtype, device)(forth))[0])

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VoxelMorph and Quicksilver through the shared trainer, and the momenta that the latter learns from."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from DeepFLASHRegistrationLib.geodesics.full_space import minimize
+from DeepFLASHRegistrationLib.methods.prediction import predictor_of
+from DeepFLASHRegistrationLib.methods.prediction_quicksilver import shot_momentum
+from DeepFLASHRegistrationLib.methods.stages import without_band
+from DeepFLASHRegistrationLib.methods.trained_models import load_model
+from DeepFLASHRegistrationLib.problem.problem import settings
+from DeepFLASHRegistrationLib.support.errors import InputError
+from DeepFLASHRegistrationLib.support.tensors import write_tensors
+from DeepFLASHRegistrationLib.training.drawing import Drawing, Variety
+from DeepFLASHRegistrationLib.training.examples import Maker
+from DeepFLASHRegistrationLib.training.learned import registrations
+from DeepFLASHRegistrationLib.training.learned_methods import learned_method
+from DeepFLASHRegistrationLib.training.momenta import (
+    TaughtDrawing,
+    found_momentum,
+    pair_problem,
+    read_momenta,
+    teach_momenta,
+)
+from DeepFLASHRegistrationLib.training.pack import Pack, packed
+from DeepFLASHRegistrationLib.training.pack_training import Course, PackTraining
+from DeepFLASHRegistrationLib.training.quicksilver_method import QuicksilverMethod
+from DeepFLASHRegistrationLib.training.train_on_packs import PackOptions, train_on_packs
+from DeepFLASHRegistrationLib.training.voxelmorph_method import VoxelMorphMethod
+from training_packs import pack
+
+pytest.importorskip("monai")
+
+STILL = Variety(3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+QUICK = {"resolutions": (2, 1), "bands": (7, 9), "iterations": (3, 1), "alpha": 6.0, "integrator": "multistep"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def both() -> Pack:
+    return pack("both")
+
+
+@pytest.fixture(scope="module")
+def taught(both: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Momenta of three of the six pairs."""
+    out = tmp_path_factory.mktemp("taught") / "momenta"
+    teach_momenta(both, out, registrations([both], **QUICK), 3)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------- momenta
+
+
+def test_a_momentum_leads_where_lddmm_led(both: Pack) -> None:
+    parameters = without_band(registrations([both], **QUICK))
+    problem = pair_problem(both, 0, 2, parameters)
+    momentum, before, after = found_momentum(problem, parameters)
+    assert after < 0.8 * before
+    found = minimize(problem.pair(), problem.levels(parameters), settings(parameters), problem.window())
+    window = problem.window()(found.lattice)
+    maps = shot_momentum(torch.from_numpy(momentum.astype(np.float16)).float(), found.lattice, parameters, window)
+    for mine, theirs in zip(maps, found.maps, strict=True):
+        assert float(theirs.abs().max()) > 0.5
+        # Other time steps, and half precision of the momentum.
+        left = (mine - theirs).norm(dim=0).flatten()
+        assert float(left.mean()) < 0.005
+        assert float(left.quantile(0.99)) < 0.03
+
+
+def test_a_momentum_lies_where_the_edges_are(both: Pack, taught: Path) -> None:
+    momenta = read_momenta(taught, both)
+    fixed = both.images[momenta.pairs[0][0]].astype(float)
+    edges = np.linalg.norm(np.gradient(fixed), axis=0)
+    size = np.linalg.norm(momenta.values[0].astype(float), axis=0)
+    assert size[edges > 10].mean() > 3 * size[edges == 0].mean()
+
+
+def test_teaching_goes_on_where_it_was(both: Pack, taught: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "momenta", []
+    shutil.copytree(taught, out)
+    files = sorted(out.glob("*.safetensors"))
+    assert len(files) == 3
+    kept = files[1].read_bytes()
+    files[1].write_bytes(kept[:50])
+    teach_momenta(both, out, registrations([both], **QUICK), 3, tell=said.append)
+    assert [text.endswith("was there") for text in said].count(True) == 2
+    assert files[1].read_bytes() == kept
+    with pytest.raises(InputError, match="other parameters.*alpha"):
+        teach_momenta(both, out, registrations([both], **{**QUICK, "alpha": 7.0}), 3)
+    with pytest.raises(InputError, match="momenta are found of images"):
+        teach_momenta(pack("maps", images=False), tmp_path / "other", registrations([both]), 3)
+
+
+def test_momenta_that_do_not_belong_to_the_pack_are_refused(both: Pack, taught: Path, tmp_path: Path) -> None:
+    changed = both.images.copy()
+    changed[0, 16, 16, 16] ^= 8
+    with pytest.raises(InputError, match="belong to another image 'both-0'"):
+        read_momenta(taught, dataclasses.replace(both, images=changed))
+    with pytest.raises(InputError, match="deepflash teach"):
+        read_momenta(tmp_path, both)
+    out = tmp_path / "momenta"
+    shutil.copytree(taught, out)
+    file = sorted(out.glob("*.safetensors"))[0]
+    write_tensors(file, {"momentum": np.zeros((3, 4, 4, 4), np.float16)}, {})
+    with pytest.raises(InputError, match="holds no momentum of this pack"):
+        read_momenta(out, both)
+    for each in out.glob("*.safetensors"):
+        each.unlink()
+    with pytest.raises(InputError, match="holds no momenta of both"):
+        read_momenta(out, both)
+
+
+def test_a_taught_pair_is_drawn_as_it_lies_with_its_momentum(both: Pack, taught: Path) -> None:
+    momenta = read_momenta(taught, both)
+    draws = TaughtDrawing([both], {"both": 1}, dataclasses.replace(STILL, turn=9.0, pose_shift=4.0), 2, momenta)
+    maker = Maker(draws, "cpu")
+    drawn = draws.draw((0, 4))
+    images = maker(maker.tensors(drawn))
+    for k, which in enumerate(drawn["taught"]):
+        for side, subject in enumerate(momenta.pairs[which]):
+            clean = torch.from_numpy(both.images[subject] / 255).float()
+            torch.testing.assert_close(images.clean[2 * k + side], clean, atol=2e-4, rtol=0)
+        assert torch.equal(images.momenta[k], torch.from_numpy(momenta.values[which]))
+    with pytest.raises(InputError, match="train on that alone"):
+        TaughtDrawing([both, pack("more", seed=4)], {"both": 1, "more": 1}, STILL, 1, momenta)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def first_and_last(training: PackTraining, updates: int) -> tuple[float, float]:
+    """The loss's first part in the first and the last 25 updates."""
+    for _ in range(updates):
+        training.update()
+    rows = [row["parts"][0][0] for row in training.history]
+    return rows[0], rows[-1]
+
+
+def test_quicksilver_learns_the_momenta(both: Pack, taught: Path) -> None:
+    momenta = read_momenta(taught, both)
+    draws = TaughtDrawing([both], {"both": 1}, STILL, 1, momenta)
+    training = PackTraining(QuicksilverMethod(momenta), draws, Course(updates=75, learning_rate=3e-3))
+    first, last = first_and_last(training, 75)
+    assert last < 0.9 * first
+    # Its map of a pair that it has seen goes towards LDDMM's.
+    a, b = momenta.pairs[0]
+    images = training.maker(training.maker.tensors(draws.plain("both", a, b)))
+    cells, window = training.learner.cells, training.learner.window
+    right = shot_momentum(torch.from_numpy(momenta.values[0]).float(), cells, momenta.parameters, window)[0]
+    found = training.learner.displacement(images.seen[:1], images.seen[1:])[0].detach()
+    assert float((found - right).square().mean()) < 0.8 * float(right.square().mean())
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mse"])
+def test_voxelmorph_learns_to_make_images_alike(both: Pack, similarity: str) -> None:
+    draws = Drawing([both], {"both": 1}, dataclasses.replace(STILL, labels_at_once=3))
+    draws.draw = lambda seed: draws.plain("both", 0, 2)
+    course = Course(updates=75, learning_rate=3e-3)
+    training = PackTraining(VoxelMorphMethod("small", similarity, 1.0), draws, course)
+    first, last = first_and_last(training, 75)
+    assert last < 0.9 * first
+    overlap = [row["parts"][0][2] for row in training.history]
+    assert overlap[-1] < 0.9 * overlap[0]
+
+
+@pytest.mark.parametrize("method", ["voxelmorph", "quicksilver"])
+def test_a_trained_model_is_one_of_its_method_and_goes_on_to_the_same(
+    both: Pack, taught: Path, tmp_path: Path, method: str
+) -> None:
+    still = dataclasses.asdict(STILL) | {"labels_at_once": 3}
+    labels = taught if method == "quicksilver" else None
+
+    def trained(out: Path, updates: int) -> dict[str, np.ndarray]:
+        options = PackOptions(method, minutes=0.0, updates=updates, variety=Variety(**still), device="cpu")
+        train_on_packs([both], {}, out, options, labels=labels, tell=lambda text: None)
+        return load_model(out).arrays
+
+    whole = trained(tmp_path / "whole", 4)
+    model = load_model(tmp_path / "whole")
+    assert model.config.kind == model.config.method == method
+    assert model.config.parameters.spacing_mm == 1.25
+    assert predictor_of(model).network is not None
+    assert all(value.dtype == np.float16 for value in whole.values())
+    # The learning rate follows the number of updates: a shorter course is another one.
+    shorter = trained(tmp_path / "shorter", 3)
+    assert any(not np.array_equal(whole[name], shorter[name]) for name in whole)
+    again = trained(tmp_path / "whole", 4)
+    assert all(np.array_equal(whole[name], again[name]) for name in whole)
+
+
+def test_what_a_method_does_not_learn_from_is_refused_with_the_remedy(both: Pack, taught: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="deepflash teach PACK -o MOMENTA --method lddmm"):
+        learned_method(PackOptions("quicksilver"))
+    with pytest.raises(InputError, match="momenta teach quicksilver, not voxelmorph"):
+        learned_method(PackOptions("voxelmorph"), read_momenta(taught, both))
+    with pytest.raises(InputError, match="--label-weight 0"):
+        VoxelMorphMethod().check([pack("images", labels=False)])
+    with pytest.raises(ValueError, match="method must be one of deepflash, voxelmorph, quicksilver"):
+        PackOptions("other")
+    with pytest.raises(ValueError, match="dropout"):
+        PackOptions(dropout=1.0)
+
+
+def test_the_command_teaches_momenta_of_packs_only_by_lddmm(both: Pack, tmp_path: Path, capsys) -> None:
+    from DeepFLASHRegistrationLib.commands.main import main
+
+    file = tmp_path / "both.npz"
+    file.write_bytes(packed(both))
+    assert main(["teach", str(file), "-o", str(tmp_path / "out")]) == 2
+    assert "Give --method lddmm with a pack" in capsys.readouterr().err
+    quick = ["--resolutions", "2", "--bands", "7", "--iterations", "1", "--pairs", "1"]
+    assert main(["teach", str(file), "-o", str(tmp_path / "out"), "--method", "lddmm", *quick]) == 0
+    assert "1 of 1: both-" in capsys.readouterr().out
+    assert main(["teach", str(file), "-o", str(tmp_path / "b"), "--method", "lddmm", "--processes", "2"]) == 2
