@@ -30,6 +30,8 @@ from .answered import FoundMap, answered
 from .registry import Estimated, Plan, Watch
 
 PEERS = "DEEPFLASH_PEERS"
+# In the note that says which program found a map, between its name and its settings.
+RUN_AS = "was run as"
 _TITLES = {"ants": "ANTs", "greedy": "Greedy"}
 _ASKED_EVERY, _LAST_WORDS = 0.1, 2000
 
@@ -86,7 +88,7 @@ def _asked(
                 raise RuntimeError(f"{_TITLES[name]} returned a field of other voxels, or one that is not finite.")
             along = values @ np.linalg.inv(grid.direction).T.astype(np.float32)
             fields.append(np.ascontiguousarray(np.moveaxis(along, -1, 0)))
-    return (*fields, f"{answer['version']} was run as {answer['settings']}")
+    return (*fields, f"{answer['version']} {RUN_AS} {answer['settings']}")
 
 
 def _run(python: Path, given: Mapping[str, Any], folder: Path, watch: Watch, part: float) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The figures of a summary: verdict, dice (before and after, of those with labels on both sides), folds,
-        folds_strict, seconds, notes, and memory_bytes, the most that this process or one that it started has taken.
+        folds_strict, seconds, notes, memory_bytes, the most that this process or one that it started has taken, and
+        device_memory_bytes, the most that this process has taken of GPUs (0 without one).
 
     Raises:
         InputError: also if the disk does not suffice.
@@ -50,6 +51,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     from ..results.known_maps import with_transforms
     from ..results.outputs import chosen_files
     from ..results.plain import plain
+    from ..support.torch_device import largest_device_bytes
 
     free = memory.free_bytes()
     if free is not None:
@@ -84,6 +86,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             **{name: (figures.get(name) or {}).get("count") for name in ("folds", "folds_strict")},
             "seconds": result.timings["total"],
             "memory_bytes": memory.largest_bytes(),
+            "device_memory_bytes": largest_device_bytes(),
             "notes": list(dict.fromkeys([*need.notes, *result.notes])),
         }
     )
