@@ -109,6 +109,8 @@ def test_the_page_stands_alone_and_its_links_lead_to_reports(folder: Path, tmp_p
     assert "http://" not in text
     assert "https://" not in text
     assert "<script" not in text
+    # The fixed image, and of the alignment and the method the moving one and the difference.
+    assert text.count('src="data:image/png;base64,') == 1 + 2 * 2
     assert text.count("<svg") > 6
 
 

@@ -19,6 +19,8 @@ from ..report.page import symbol
 from ..report.style import STYLE
 from ..report.tables import escaped
 from .comparison import ALIGNMENT, Comparison, Measured
+from .comparison_pictures import STYLE as PICTURES_STYLE
+from .comparison_pictures import pictures
 from .comparison_table import (
     FIGURES,
     JUDGING,
@@ -40,6 +42,7 @@ _MORE_STYLE = """
 .wide { overflow-x: auto } .methods td, .methods th { padding: 5px 14px 5px 0; text-align: right }
 .methods td, .methods tbody th, .methods tr th:first-child { white-space: nowrap }
 .methods th:first-child { text-align: left } .methods td { font-variant-numeric: tabular-nums }
+.methods td.words { white-space: normal; min-width: 130px }
 .methods small { display: block; color: var(--soft) } .methods .reference th { font-weight: 700 }
 .pairs td, .pairs th { white-space: nowrap } .pairs a { color: var(--s1) }
 .pairs .symbol { width: 14px; height: 14px; display: inline-block; margin: 0 5px -2px 0 }
@@ -74,7 +77,7 @@ def write_comparison(
         "parameters": {name: parameters.to_dict() for name, parameters in settings.items()},
     }
     texts = (
-        _page(first.pairs.path.name, measured, found, reference, settings),
+        _page(first.pairs.path.name, measured, found, reference, settings, pictures(first, measured)),
         _table(measured),
         json.dumps(values, indent=1, allow_nan=False) + "\n",
     )
@@ -112,6 +115,7 @@ def _page(
     found: Sequence[Line],
     reference: str,
     settings: Mapping[str, Parameters],
+    shown: str,
 ) -> str:
     pairs = dict.fromkeys(each.pair for each in measured)
     rest = sum(each.state == "open" for each in measured)
@@ -119,11 +123,13 @@ def _page(
     sub += f"; {rest} registrations still to be done" if rest else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        f'content="light dark"><title>{escaped(title)} – methods</title><style>{STYLE}{_MORE_STYLE}</style></head>'
-        f'<body><main><header><p class="kind">DeepFLASH comparison of methods</p><h1>{escaped(title)}</h1>'
-        f'<p class="sub">{sub}</p></header>{_methods(found, reference)}{_charts(measured)}'
+        f'content="light dark"><title>{escaped(title)} – methods</title><style>{STYLE}{_MORE_STYLE}{PICTURES_STYLE}'
+        '</style></head><body><main><header><p class="kind">DeepFLASH comparison of methods</p>'
+        f"<h1>{escaped(title)}</h1>"
+        f'<p class="sub">{sub}</p></header>{_methods(found, reference)}{_charts(measured)}{shown}'
         f"{_pairs(measured)}{_settings(settings, measured)}</main></body></html>\n"
     )
 
@@ -139,10 +145,14 @@ def _methods(found: Sequence[Line], reference: str) -> str:
         cells = [f"{line.done}" + (f"<small>{line.failed} without a result</small>" if line.failed else "")]
         for figure in shown:
             cells.append(_method_cell(line, figure.name, figure.digits))
-        cells += [share_text(line) for _ in share] + [escaped(str(line.model.get(name) or "")) for name in about]
+        cells += [share_text(line) for _ in share]
+        words = "".join(f'<td class="words">{escaped(str(line.model.get(name) or ""))}</td>' for name in about)
         style = ' class="reference"' if line.method == reference else ""
         rows.append(
-            f'<tr{style}><th scope="row">{escaped(line.title)}</th>' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+            f'<tr{style}><th scope="row">{escaped(line.title)}</th>'
+            + "".join(f"<td>{c}</td>" for c in cells)
+            + words
+            + "</tr>"
         )
     note = (
         f"<p>Mean ± standard deviation over the pairs. Small: the mean difference to <b>{escaped(reference)}</b> over "
