@@ -105,7 +105,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.logic = DeepFLASHRegistrationLogic()
 
         self.form = ParameterForm(self.onParametersChanged)
-        self.folds = Folds(self.ui, self.form, self.logic.machine)
+        self.folds = Folds(self.ui, self.form, self.logic.machine, lambda: self.checkTimer.start())
         self.models = ModelFits(self.form, self.logic, lambda: self.checkTimer.start())
         self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
         # Inputs are looked at a moment after they were chosen, not at every step of a spin box.
@@ -418,7 +418,8 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def newRun(self, inputs, parameters=None, outputs=None) -> RegistrationRun:
         """A registration that `start` takes, on the chosen device."""
-        run = RegistrationRun(inputs, parameters, outputs, self.machine.device, self.machine.threads)
+        machine = self.machine
+        run = RegistrationRun(inputs, parameters, outputs, machine.device, machine.threads, machine.peers)
         run.pace = self.machine.pace(run.kind)
         return run
 

@@ -19,9 +19,20 @@ _AHEAD: Ahead[Any, Any] = Ahead(lambda files: files.read())
 
 
 def register(control: Any, arguments: dict[str, Any]) -> Any:
-    """`registration.register.register` with the arguments of its call; returns its Result."""
+    """`registration.register.register` with the arguments of its call; returns its Result.
+
+    Args:
+        arguments: "initial_map" as a problem.known_transform.SampledTransform; "peers", the Python that has other
+            programs, where the method is one of theirs.
+    """
+    from ..methods.peers import PEERS
     from ..registration.register import register as run
 
+    peers, known = (arguments.pop(name, None) for name in ("peers", "initial_map"))
+    if peers is not None:
+        os.environ[PEERS] = peers
+    if known is not None:
+        arguments["initial_map"] = known.known()
     return run(**arguments, progress=control.progress, cancel=control.cancelled)
 
 
