@@ -30,16 +30,27 @@ def parameterTexts() -> dict[str, tuple[str, str, dict[str, str]]]:
     return {
 '''
 
+SENTENCES = '''
+
+def methodSentences() -> dict[str, str]:
+    """What each method does, in the language of the application."""
+    # fmt: off
+    return {
+'''
+
 
 def source() -> str:
     """The text of the file."""
-    from DeepFLASHRegistrationLib.problem.parameters import Parameters
+    from DeepFLASHRegistrationLib.problem.parameters import METHODS, Parameters
 
     lines = [HEAD]
     for each in dataclasses.fields(Parameters):
         label, text = (json.dumps(each.metadata[key], ensure_ascii=False) for key in ("label", "help"))
         titles = (f"{json.dumps(name)}: _({json.dumps(title)})" for name, title in each.metadata["titles"].items())
         lines.append(f'        "{each.name}": (_({label}), _({text}), {{{", ".join(titles)}}}),\n')
+    lines += ["    }\n", SENTENCES]
+    for name, method in METHODS.items():
+        lines.append(f'        "{name}": _({json.dumps(method.sentence, ensure_ascii=False)}),\n')
     return "".join([*lines, "    }\n"])
 
 

@@ -17,8 +17,6 @@ import pytest
 import registration_pairs as pairs
 import SimpleITK as sitk
 from command_line import run
-from DeepFLASHRegistrationLib.cohorts.comparison import entrant
-from DeepFLASHRegistrationLib.support.errors import InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("scipy")
@@ -111,6 +109,8 @@ def test_the_page_stands_alone_and_its_links_lead_to_reports(folder: Path, tmp_p
     assert "http://" not in text
     assert "https://" not in text
     assert "<script" not in text
+    # The fixed image, and of the alignment and the method the moving one and the difference.
+    assert text.count('src="data:image/png;base64,') == 1 + 2 * 2
     assert text.count("<svg") > 6
 
 
@@ -154,30 +154,6 @@ def test_pairs_are_drawn_from_a_folder_of_images(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "method", "preset", "model", "geodesic"),
-    [
-        ("fast", "flash", "fast", "", False),
-        ("flash@fine", "flash", "fine", "", False),
-        ("greedy", "greedy", "default", "", False),
-        ("greedy@geodesic", "greedy", "default", "", True),
-        ("deepflash+flash:hippocampus", "deepflash+flash", "default", "hippocampus", False),
-    ],
-)
-def test_methods_in_words(text: str, method: str, preset: str, model: str, geodesic: bool) -> None:
-    found = entrant(text, {"similarity": "mi"}).parameters
-    assert (found.method, found.preset, found.model, found.as_geodesic) == (method, preset, model, geodesic)
-    assert found.similarity == "mi"
-
-
-@pytest.mark.parametrize(
-    "text", ["", "quick", "flash@best", "flash@geodesic", "deepflash", "transform", ":x", "fast@fine"]
-)
-def test_methods_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="--methods: "):
-        entrant(text, {})
-
-
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--methods", "fast,quick"], "'quick' is none"),
@@ -188,6 +164,11 @@ def test_methods_that_are_none(text: str) -> None:
         (["--methods", "fast", "--threads", "0"], "threads must be at least 1"),
         (["--methods", "fast", "--fixed-labels", "x"], "a table has columns"),
         (["--methods", "flash@fast,flash-fast"], "is none"),
+        (["--structures", "core"], "--structures needs the names of the labels: add --names TABLE"),
+        (["--names", "NAMES", "--structures", "cora"], "no structure 'cora' among the names of labels. Similar: core"),
+        (["--names", "IN/fixed.nii.gz"], "cannot be read as a table"),
+        (["--ignore", "one"], "invalid literal"),
+        (["--shift", "0"], "must be at least 1"),
     ],
 )
 def test_wrong_input_is_refused_before_the_work(
@@ -199,6 +180,8 @@ def test_wrong_input_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DEEPFLASH_PEERS", "")
+    (tmp_path / "names.csv").write_text("2,Right core\n3,Left core\n")
+    arguments = [a.replace("NAMES", str(tmp_path / "names.csv")).replace("IN/", f"{folder}/") for a in arguments]
     assert run("compare", table(folder, "a"), "-o", tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deepflash models, teach and evaluate: what comes out, what is refused, and what an interrupt leaves."""
+"""deepflash models, teach and train: what comes out, what is refused, and what an interrupt leaves."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import errno
 import json
@@ -21,10 +20,7 @@ import pytest
 from DeepFLASHRegistrationLib.commands import main as cli
 from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, save_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.results import velocity as results
-from DeepFLASHRegistrationLib.support.errors import InputError
-from DeepFLASHRegistrationLib.training import evaluation
 from DeepFLASHRegistrationLib.training.dataset import draw_pairs, read_dataset
 from DeepFLASHRegistrationLib.training.teaching import MANIFEST, label_file, read_manifest
 from training_images import TINY_OPTIONS, subject, write_subjects
@@ -106,7 +102,7 @@ def velocities(out: Path) -> dict[str, bytes]:
 def test_help_and_the_list_of_models_need_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; from DeepFLASHRegistrationLib.cli import main\n"
-        "codes = [main(a.split()) for a in ('--help', 'models', 'teach --help', 'evaluate --help', 'train --help')]\n"
+        "codes = [main(a.split()) for a in ('--help', 'models', 'teach --help', 'compare --help', 'train --help')]\n"
         "print(codes, 'torch' in [m for m, v in sys.modules.items() if v])"
     )
     done = subprocess.run(
@@ -320,126 +316,6 @@ def _velocity(content: bytes, folder: Path) -> np.ndarray:
     return results.load_result(folder / "v.safetensors").deformation.velocity
 
 
-# -------------------------------------------------------------------------------------------------------- evaluate
-
-
-def test_evaluation_of_all_methods(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = tmp_path / "names.csv"
-    names.write_text(
-        "Label Number,Label Name,Class\n1,Whole object,\n2,Right PIns  posterior core,GM\n3,Left core,GM\n"
-    )
-    arguments = ["evaluate", model, data, "--pairs", 1, "--names", names, "--refinement", 3, "--threads", 1]
-    assert run(*arguments, "--shift", 3, "--structures", "core", "-o", tmp_path / "table.json") == 0
-    values = json.loads((tmp_path / "table.json").read_text())
-    assert values["model"] == "ellipsoids"
-    assert len(values["rows"]) == 3 * 2
-    by = {(line["method"], line["shift"]): line for line in values["summary"]}
-    assert set(by) == {(m, s) for m in ("flash", "deepflash", "deepflash+flash") for s in (0, 3)}
-    for line in by.values():
-        assert line["pairs"] == 1
-        assert line["dice"][0] > line["dice_before"][0] + 0.005
-        assert set(line["structures"]) == {"core"}
-        assert line["folds"] == line["folds_strict"] == 0
-        assert 0 < line["seconds_velocity"] < line["seconds"]
-    assert by["flash", 0]["share_of_gain"] == [1.0, 0.0]
-    assert 0.05 < by["deepflash", 0]["share_of_gain"][0] < by["deepflash+flash", 0]["share_of_gain"][0]
-    for method in ("flash", "deepflash"):
-        assert by[method, 3]["dice"][0] == pytest.approx(by[method, 0]["dice"][0], abs=0.03)
-    text = capsys.readouterr().out
-    assert "[6/6] " in text
-    assert "deepflash+flash, moved by 3" in text
-    assert "100.0 %" in text
-
-
-def test_a_table_per_registration(model: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "table.csv"
-    assert run("evaluate", model, data, "--pairs", 2, "--methods", "flash", "--subjects", "s0,s3", "-o", out) == 0
-    with open(out, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert {(row["fixed"], row["moving"]) for row in rows} == {("s0", "s3"), ("s3", "s0")}
-    for row in rows:
-        assert row["verdict"] in ("good", "check")
-        parts = [float(row[f"dice_after: {label}"]) for label in (1, 2, 3)]
-        assert float(row["dice_after"]) == pytest.approx(np.mean(parts), abs=1e-6)
-
-
-def test_dice_of_a_structure_is_that_of_its_labels_together(model: Path, originals: Path) -> None:
-    """Left and right exchanged is no error of the core as a whole; ignored labels do not count in the mean."""
-    dataset = read_dataset(originals)
-    (pair,) = draw_pairs(dataset, 1)
-    groups = {"core": {2, 3}, "right": {2}}
-    (row,) = evaluation.evaluate([pair], {"flash": QUICK}, structures=groups, ignore={1}, threads=1)
-    (plain,) = evaluation.evaluate([pair], {"flash": QUICK}, threads=1)
-    assert row.structures["right"] == plain.structures["2"]
-    assert row.dice[1] == pytest.approx(np.mean([plain.structures[k][1] for k in "23"]))
-    assert min(plain.structures[k][1] for k in "23") <= row.structures["core"][1]
-    assert row.structures["core"][1] <= max(plain.structures[k][1] for k in "23")
-
-
-def test_a_broken_pair_is_left_out_on_request(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = data / "labels" / "s1.nii.gz"
-    path.write_bytes(path.read_bytes()[:-60])
-    arguments = ["evaluate", model, data, "--pairs", 12, "--methods", "flash", "--subjects", "s0,s1"]
-    assert run(*arguments) == 2
-    assert f"{path}: cannot be read" in capsys.readouterr().err
-    assert run(*arguments, "--skip-broken") == 1
-    assert "Left out: 2 of flash registrations." in capsys.readouterr().out
-
-
-def test_an_interrupt_leaves_the_table_so_far(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, calls = evaluation._registered, []
-
-    def interrupted(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(evaluation, "_registered", interrupted)
-    out = tmp_path / "table.json"
-    assert run("evaluate", model, data, "--pairs", 5, "--methods", "flash", "-o", out) == 130
-    captured = capsys.readouterr()
-    assert f"Cancelled. 2 registrations were measured; the table is in {out}." in captured.err
-    assert "alignment alone" in captured.out
-    assert len(json.loads(out.read_text())["rows"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--methods", "flash,magic"], "--methods: 'magic' is none of flash"),
-        (["--structures", "core"], "--structures needs the names of the labels: add --names TABLE"),
-        (["--names", "NAMES", "--structures", "cora"], "no structure 'cora' among the names of labels. Similar: core"),
-        (["--names", "DATA/images/s0.nii.gz"], "cannot be read as a table"),
-        (["--ignore", "one"], "invalid literal"),
-        (["--shift", "-1"], "--shift must not be negative"),
-        (["--subjects", "s9"], "has no subject 's9'"),
-        (["-o", "table.txt"], "table.txt: is neither .csv nor .json"),
-        (["-o", "no/table.csv"], "the folder no does not exist"),
-    ],
-    ids=range(9),
-)
-def test_wrong_options(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
-    (tmp_path / "names.csv").write_text("2,Right core\n3,Left core\n")
-    options = [o.replace("NAMES", str(tmp_path / "names.csv")).replace("DATA", str(data)) for o in options]
-    assert run("evaluate", model, data, *options) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_no_labels_and_no_model(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.rmtree(data / "labels")
-    assert run("evaluate", model, data) == 2
-    assert "s0.nii.gz: has no labels, which are needed here" in capsys.readouterr().err
-    assert run("evaluate", tmp_path / "none", data) == 2
-    assert "There is no model" in capsys.readouterr().err
-
-
 # ----------------------------------------------------------------------------------------------------------- train
 
 
@@ -511,56 +387,3 @@ def test_training_that_cannot_start(
     assert run("train", data, "-o", tmp_path / "model", *options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
-
-
-# ---------------------------------------------------------------------------------------------- names and figures
-
-
-def test_structures_hold_the_words_of_their_names() -> None:
-    names = {
-        4: "3rd Ventricle",
-        7: "central_insular",
-        102: "Right AIns  anterior insula",
-        103: "Left AIns  anterior insula",
-        114: "Right Cun   cuneus",
-        168: "Right PCu   precuneus",
-        172: "Right PIns  posterior insula",
-        39: "Left Cerebellum White Matter",
-    }
-    found = evaluation.structures_of(names, ["insula", "cuneus", "Left cerebellum"])
-    assert found == {"insula": {102, 103, 172}, "cuneus": {114}, "Left cerebellum": {39}}
-    everything = evaluation.structures_of(names)
-    assert everything["ains anterior insula"] == {102, 103}
-    assert sum(map(len, everything.values())) == len(names)
-    with pytest.raises(InputError, match="no structure 'putamen'"):
-        evaluation.structures_of(names, ["putamen"])
-
-
-def test_the_share_of_the_gain_is_that_of_pairs_both_registered() -> None:
-    def row(moving: str, method: str, before: float, after: float, problem: str = "") -> evaluation.Row:
-        figures = dict.fromkeys(
-            ("folds", "folds_strict", "smallest_determinant", "sd_log_determinant", "seconds", "seconds_velocity"), 1
-        )
-        return evaluation.Row("f", moving, method, 0, (before, after), {"core": (before, after)}, figures, "", problem)
-
-    rows = [row("a", "flash", 0.5, 0.7), row("b", "flash", 0.5, 0.9), row("c", "flash", 0, 0, "broken")]
-    rows += [row("a", "deepflash", 0.5, 0.6), row("b", "deepflash", 0.5, 0.9), row("c", "deepflash", 0.5, 0.9)]
-    flash, deep = evaluation.summarize(rows)
-    assert (flash["pairs"], flash["left_out"], deep["pairs"]) == (2, 1, 3)
-    assert flash["dice"] == pytest.approx((0.8, np.std([0.7, 0.9], ddof=1)))
-    assert deep["share_of_gain"][0] == pytest.approx(0.5 / 0.6)
-    assert deep["share_of_gain"][1] == pytest.approx(np.std([0.5, 1.0], ddof=1))
-    assert deep["structures"]["core"][1][0] == pytest.approx(0.8)
-    assert "83.3 %" in evaluation.as_text([flash, deep])
-
-
-def test_a_moved_scan_shows_the_same_elsewhere() -> None:
-    image, labels = subject(0)
-    moved = evaluation.moved(Subject(image, labels), 3)
-    for before, after in ((image, moved.image), (labels, moved.label_map)):
-        assert after.grid.shape == tuple(n + 3 for n in before.grid.shape)
-        assert (after.data[3:, 3:, 3:] == before.data).all()
-        # 3 voxels of 4 mm along every axis.
-        assert np.allclose(after.grid.index_to_physical([3, 3, 3]) - before.grid.index_to_physical([0, 0, 0]), 12)
-    assert moved.label_map.data[:3].max() == 0
-    assert dataclasses.replace(moved).mask is None

@@ -69,6 +69,13 @@ TABLE = {
         **dict.fromkeys(("done", "failed again", "reloaded later"), PRESSED),
     },
     "copyPython": dict.fromkeys(STATES, PRESSED),
+    "compare": {
+        **dict.fromkeys(STATES, PRESSED),
+        "no volume": Greyed("fixed"),
+        "one volume": Greyed("fixed"),
+        "same volume twice": Greyed("same"),
+        **dict.fromkeys(BUSY, Greyed("computed")),
+    },
 }
 # Those that change the state, so that it is brought about anew for what follows; they come last.
 CHANGING = ("keep", "register")
@@ -91,7 +98,7 @@ DELETED = {
     "movingMarkups": (),
     "fixedVolume": (
         *("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "charts", "geodesic"),
-        *("change", "squeeze", "worstLabel", "save", "register"),
+        *("change", "squeeze", "worstLabel", "save", "register", "compare"),
     ),
-    "movingVolume": ("geodesic", "save", "register"),  # what it became is still there to be looked at
+    "movingVolume": ("geodesic", "save", "register", "compare"),  # what it became is still there to be looked at
 }

@@ -162,7 +162,7 @@ def test_models_of_before_have_none_and_load_as_they_did(tmp_path: Path) -> None
     folder = save_model(tmp_path / "model", config(), ARRAYS)
 
     def without(values: dict[str, Any]) -> None:
-        for name in ("mean_image", "contrast", "posed"):
+        for name in ("mean_image", "contrast", "posed", "trained"):
             del values[name]
 
     rewrite(folder, without)

@@ -54,6 +54,7 @@ SETTINGS: dict[str, Any] = {
     "held_out": {"Dice": 0.75123, "folds": 0},
     "contrast": "alike",
     "posed": False,
+    "trained": "a minute on one processor core",
     "versions": {"torch": "2.9"},
     "noncommercial": True,
 }

@@ -202,7 +202,7 @@ def test_what_is_not_a_number_is_folded():
     assert m.determinant_statistics(m.jacobian_determinant(field, grid))["folds"]["count"] > 0
 
 
-# Labels, overlap, similarity --------------------------------------------------------------------------------
+# Labels, similarity -----------------------------------------------------------------------------------------
 
 
 def test_label_table_agrees_with_itk():
@@ -258,15 +258,6 @@ def test_volume_change_in_percent():
     moving, warped = {1: 10.0, 2: 4.0, 3: 1.0, 5: 0.0}, {1: 15.0, 3: 3.0}
     assert m.volume_change(moving, warped) == {1: pytest.approx(50.0), 2: -100.0, 3: pytest.approx(200.0)}
     assert list(m.volume_change(moving, warped, smallest=2.0)) == [1, 2]
-
-
-def test_overlap():
-    a, b = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
-    assert m.overlap(a, b) == 0.5
-    assert m.overlap(a, a) == 1.0
-    assert math.isnan(m.overlap(a & ~a, a & ~a))
-    with pytest.raises(ValueError, match="one shape"):
-        m.overlap(a, b[:2])
 
 
 def test_ncc_agrees_with_numpy_also_for_large_offsets():

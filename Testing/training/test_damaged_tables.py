@@ -18,7 +18,7 @@ TABLES = {
 
 
 def read(path: Path) -> object:
-    from DeepFLASHRegistrationLib.training.evaluation import read_names
+    from DeepFLASHRegistrationLib.imaging.label_names import read_names
 
     return read_names(path) if path.name == "names.csv" else read_dataset(path)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,59 +13,20 @@ from typing import Any
 
 from ..jobs.ledger import Done, Failed, Ledger
 from ..jobs.pool import Ended
-from ..problem.parameters import METHODS, PRESETS, Parameters
+from ..methods.peers import RUN_AS
+from ..problem.parameters import Parameters
 from ..results.velocity import SUMMARY
 from ..support.errors import InputError
+from .entrants import Entrant
 from .many import Many, Settings
-from .pairs import NamedPair, Pairs
+from .pairs import NamedPair
+from .variants import Variant
 
 ALIGNMENT = "alignment"
-_GEODESIC = "geodesic"
-_NO_NAME = re.compile(r"[^A-Za-z0-9+._-]+")
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A method with all its settings, by the name that was given."""
-
-    name: str
-    parameters: Parameters
-
-    @property
-    def folder(self) -> str:
-        """Of its results."""
-        return _NO_NAME.sub("-", self.name).strip(".-")
-
-
-def entrant(text: str, changes: Mapping[str, Any]) -> Entrant:
-    """A method in the words of --methods: METHOD, METHOD:MODEL, each with @PRESET or @geodesic; a preset alone is that
-    of flash.
-
-    Args:
-        text: such as "default", "greedy", "greedy@geodesic", "deepflash+flash:hippocampus".
-        changes: settings that all methods share.
-
-    Raises:
-        InputError: there is no such method, preset, or it lacks a model.
-    """
-    head, _, how = text.partition("@")
-    method, _, model = head.partition(":")
-    preset = how if how in PRESETS else "default"
-    if method in PRESETS and not model and not how:
-        method, preset = "flash", method
-    known = [name for name, each in METHODS.items() if not each.needs_transform]
-    if method not in known or (how and how not in (*PRESETS, _GEODESIC)):
-        raise InputError(
-            f"--methods: {text!r} is none. There are the presets {', '.join(PRESETS)}, and {', '.join(known)}, with "
-            "the model after a colon (deepflash:hippocampus) and a preset, or geodesic, after an @ (greedy@geodesic)."
-        )
-    if how == _GEODESIC and not METHODS[method].dense:
-        raise InputError(f"--methods: {text!r}: {method} finds a geodesic anyway.")
-    try:
-        settings = {**changes, "method": method, "model": model, "as_geodesic": how == _GEODESIC}
-        return Entrant(text, Parameters.from_preset(preset, **settings))
-    except ValueError as error:
-        raise InputError(f"--methods: {text!r}: {error}") from error
+# What of a registration is not the method's own.
+_AROUND = ("prepare", "affine", "finish")
+# What structures are counted from, and what is shown of a pair.
+_LOOKED_AT = ("labels", "warped")
 
 
 @dataclass(frozen=True)
@@ -74,22 +34,39 @@ class Measured:
     """A pair by a method.
 
     Attributes:
+        variant: how the pairs are seen (variants.Variant.title).
+        folder: of the result, relative to that of the comparison.
         state: "done", "failed" (there is no result) or "open".
         reason: why there is none.
         metrics: of result.json.
         verdict: good, check or failed.
         seconds: of the registration, without reading and writing files.
-        memory: the most that its process, and any it started, had taken until then, bytes; 0 if nobody knows.
+        seconds_alone: of the method, without what comes before and after it: alignment, maps, measuring.
+        memory, device_memory: the most that its process, and any it started, had taken until then, and the most that it
+            had taken of GPUs, bytes; 0 if nobody knows or there was none.
+        structures: Dice by structure, where labels have been named.
+        run: of another program, what was run.
     """
 
     pair: str
     method: str
+    variant: str
+    folder: str
     state: str
     reason: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     verdict: str = ""
     seconds: float = math.nan
+    seconds_alone: float = math.nan
     memory: int = 0
+    device_memory: int = 0
+    structures: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
+
+    @property
+    def title(self) -> str:
+        """The method and how the pairs are seen."""
+        return f"{self.method}, {self.variant}" if self.variant else self.method
 
     def figure(self, *path: str) -> float:
         """A number among the metrics; nan if it is not there."""
@@ -101,17 +78,23 @@ class Measured:
 
 class Comparison:
     """Pairs by all methods: OUT/alignment/PAIR and OUT/METHOD/PAIR are results of their own, and jobs as those of
-    register-many."""
+    register-many; those of a variant lie in a folder of OUT."""
 
     def __init__(
-        self, pairs: Pairs, entrants: Sequence[Entrant], out: str | os.PathLike, settings: Settings, force: bool = False
+        self,
+        variant: Variant,
+        entrants: Sequence[Entrant],
+        out: str | os.PathLike,
+        settings: Settings,
+        force: bool = False,
     ) -> None:
         """``settings``: but for the parameters.
 
         Raises:
             InputError: two methods are one, or one cannot be used; an output is taken by something else.
         """
-        self.pairs, self.out, self.settings, self.force = pairs, Path(out), settings, force
+        self.pairs, self.title, self.settings, self.force = variant.pairs, variant.title, settings, force
+        self.top, self.out = Path(out), Path(out) / variant.folder
         self.entrants = list(entrants)
         names = [each.folder.casefold() for each in self.entrants]
         for each, name in zip(self.entrants, names, strict=True):
@@ -122,7 +105,7 @@ class Comparison:
         still = Parameters.from_preset(
             "fast", iterations=(0, 0), initial_alignment=given.initial_alignment, similarity=given.similarity
         )
-        self._aligning = self._many(ALIGNMENT, still, pairs.rows, ["affine"])
+        self._aligning = self._many(ALIGNMENT, still, self.pairs.rows, ["affine", *_LOOKED_AT])
         self._failed: dict[tuple[str, str], Failed] = {}
 
     def _many(self, folder: str, parameters: Parameters, rows: Sequence[NamedPair], outputs: Sequence[str]) -> Many:
@@ -145,7 +128,7 @@ class Comparison:
         """
         self._run(ALIGNMENT, self._aligning, ended, progress)
         for each in self.entrants:
-            many = self._many(each.folder, each.parameters, self._aligned(), ["report"])
+            many = self._many(each.folder, each.parameters, self._aligned(), ["report", *_LOOKED_AT])
             self._run(each.name, many, ended, progress)
 
     def _run(self, name: str, many: Many, ended: Callable, progress: Callable) -> None:
@@ -177,18 +160,31 @@ class Comparison:
 
     def _measured(self, name: str, folder: str, pair: NamedPair, ledger: Any) -> Measured:
         result = ledger.done(pair.name) or ledger.failed(pair.name) or self._failed.get((name, pair.name))
+        place = self.out / folder / pair.name
+        found = Measured(pair.name, name, self.title, place.relative_to(self.top).as_posix(), "open")
         if result is None:
             without = self._failed.get((ALIGNMENT, pair.name)) or self._aligning.ledger.failed(pair.name)
             if without is not None and name != ALIGNMENT:
-                return Measured(pair.name, name, "failed", f"There is no alignment. {without.message}")
-            return Measured(pair.name, name, "open")
+                return replace(found, state="failed", reason=f"There is no alignment. {without.message}")
+            return found
         if not isinstance(result, Done):
-            return Measured(pair.name, name, "failed", result.message)
+            return replace(found, state="failed", reason=result.message)
         try:
-            values = json.loads((self.out / folder / pair.name / SUMMARY).read_text(encoding="utf-8"))
-            verdict = values["verdict"]["level"]
-            metrics, seconds = values["metrics"], float(values["timings_seconds"]["total"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            return Measured(pair.name, name, "failed", f"Its {SUMMARY} cannot be read ({error}).")
-        memory = result.value.get("memory_bytes") if isinstance(result.value, Mapping) else None
-        return Measured(pair.name, name, "done", "", metrics, verdict, seconds, int(memory or 0))
+            values = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
+            verdict, metrics = values["verdict"]["level"], values["metrics"]
+            took = {name: float(value) for name, value in values["timings_seconds"].items()}
+            total = took["total"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return replace(found, state="failed", reason=f"Its {SUMMARY} cannot be read ({error}).")
+        told = result.value if isinstance(result.value, Mapping) else {}
+        return replace(
+            found,
+            state="done",
+            metrics=metrics,
+            verdict=verdict,
+            seconds=total,
+            seconds_alone=math.nan if name == ALIGNMENT else total - sum(took.get(part, 0.0) for part in _AROUND),
+            memory=int(told.get("memory_bytes") or 0),
+            device_memory=int(told.get("device_memory_bytes") or 0),
+            run=next((note for note in told.get("notes") or () if RUN_AS in note), ""),
+        )

@@ -7,27 +7,30 @@ import argparse
 import csv
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..problem.parameters import ALIGNMENTS, SIMILARITIES
 from ..support.errors import Cancelled, InputError
-from .options import DATA, IMAGE, common_options, positive, seed_options
+from .options import DATA, IMAGE, checked, common_options, positive, say_skipped, seed_options
 
 if TYPE_CHECKING:
-    from ..cohorts.comparison import Comparison
     from ..cohorts.pairs import Pairs
+    from ..cohorts.structures import Structures
+    from ..cohorts.variants import Variant
     from ..jobs.pool import Ended
 
 _PAIRS = "pairs.csv"
 _LABELS = ("fixed_labels", "moving_labels")
 DESCRIPTION = (
     "Register the same pairs by several methods, each from the same alignment, and compare what they reach: "
-    "comparison.html with tables and charts, comparison.csv and .json. WHAT is FIXED MOVING; a table of pairs, as "
-    "deepflash register-many takes it; or DATA, of which pairs are drawn. " + DATA + " METHODS are presets (fast, "
-    "default, fine), greedy, ants, deepflash:MODEL, deepflash+flash:MODEL; after an @ a preset, or geodesic for the "
-    "geodesic nearest to a map (greedy@geodesic). Interrupted at whatever moment, the same command goes on."
+    "comparison.html with tables, charts and pictures, comparison.csv and .json. WHAT is FIXED MOVING; a table of "
+    "pairs, as deepflash register-many takes it; or DATA, of which pairs are drawn. " + DATA + " METHODS are presets "
+    "(fast, default, fine), flash, lddmm, greedy, ants, deepflash:MODEL, deepflash+flash:MODEL, and flash:MODEL, which "
+    "is flash by the settings that MODEL was trained for; each after an @ a preset (flash@fast), a setting "
+    "(deepflash+flash:MODEL@refinement=3, flash@iterations=50x50x50), or geodesic for the geodesic nearest to a map "
+    "(greedy@geodesic). Interrupted at whatever moment, the same command goes on."
 )
 
 
@@ -41,8 +44,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name in _LABELS:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help="of two images")
     parser.add_argument("--init", choices=ALIGNMENTS, default="affine", help="the alignment of all (default: affine)")
-    parser.add_argument("--similarity", choices=SIMILARITIES, default="lncc", help="of all (default: lncc)")
-    parser.add_argument("--subjects", metavar="WHO", help="of DATA only these: as for deepflash evaluate")
+    parser.add_argument(
+        "--similarity", choices=SIMILARITIES, default="lncc", help="of all but those by a model (default: lncc)"
+    )
+    parser.add_argument(
+        "--subjects",
+        metavar="WHO",
+        help="of DATA only these: names separated by commas, a text file with one name per line, or the fraction given "
+        "to deepflash train --validation",
+    )
+    parser.add_argument("--skip-broken", action="store_true", help="leave out images of DATA that cannot be used")
+    _label_options(parser)
+    parser.add_argument(
+        "--shift",
+        type=positive,
+        metavar="N",
+        help="also with both images moved by N voxels along each axis, which should change nothing",
+    )
+    parser.add_argument("--exchange", action="store_true", help="also with the moving image as the fixed one")
     parser.add_argument(
         "--workers",
         type=positive,
@@ -56,11 +75,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     common_options(parser)
 
 
+def _label_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--names", type=Path, metavar="TABLE", help="names of labels (.csv: number, name); left and right are combined"
+    )
+    parser.add_argument(
+        "--structures", metavar="NAME,…", help='only these, each of all labels whose names hold its words ("insula")'
+    )
+    parser.add_argument(
+        "--ignore", default="", metavar="N,…", help="labels that are no structures and do not count in the mean"
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from ..cohorts.comparison import Comparison, entrant
+    from ..cohorts.comparison import Comparison
     from ..cohorts.comparison_page import NAMES, write_comparison
-    from ..cohorts.comparison_table import as_text
+    from ..cohorts.entrants import entrant
     from ..cohorts.many import Settings
     from ..cohorts.statistics import wilcoxon
 
@@ -75,24 +106,62 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--reference {reference}: is none of --methods {options.methods}.")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"threads must be at least 1, not {options.threads}.")
+    structures = _structures(options)
     _ready(entrants)
     pairs = _pairs(options)
     settings = Settings(device=options.device, threads=options.threads, workers=options.workers, tries=options.tries)
-    comparison = Comparison(pairs, entrants, options.output, settings, options.force)
     for note in pairs.notes:
         print(f"Note: {note}", file=sys.stderr)
-    told = _Telling(comparison, options.quiet)
+    comparisons = [
+        Comparison(variant, entrants, options.output, settings, options.force) for variant in _variants(pairs, options)
+    ]
+    about = {"data": list(options.what), "seed": options.seed, "subjects": options.subjects}
+    told = _Telling(options.quiet)
+
+    def write() -> str:
+        return write_comparison(comparisons, reference, structures, about)
+
     try:
-        comparison.run(told.ended, told.progress)
+        for comparison in comparisons:
+            comparison.run(told.ended, told.progress)
     except KeyboardInterrupt as error:
-        write_comparison(comparison, reference)
+        write()
         raise Cancelled(f"What is done is in {options.output}; run the same command to go on.") from error
-    found = write_comparison(comparison, reference)
+    text = write()
     if not options.quiet:
-        print(f"\n{as_text(found, reference)}\n{options.output / NAMES[0]}", flush=True)
+        print(f"\n{text}\n{options.output / NAMES[0]}", flush=True)
     from .main import DONE, SOME_FAILED
 
-    return SOME_FAILED if any(line.failed for line in found) else DONE
+    failed = any(each.state == "failed" for comparison in comparisons for each in comparison.measured())
+    return SOME_FAILED if failed else DONE
+
+
+def _structures(options: argparse.Namespace) -> Structures:
+    """What counts among the labels."""
+    from ..cohorts.structures import Structures
+    from ..imaging.label_names import read_names, structures_of
+
+    ignored = checked(lambda: frozenset(int(x) for x in options.ignore.split(",") if x.strip()))
+    if options.names is None:
+        if options.structures:
+            raise InputError("--structures needs the names of the labels: add --names TABLE.")
+        return Structures(None, ignored)
+    wanted = [name.strip() for name in (options.structures or "").split(",") if name.strip()]
+    return Structures(structures_of(read_names(options.names), wanted), ignored)
+
+
+def _variants(pairs: Pairs, options: argparse.Namespace) -> Iterator[Variant]:
+    """The pairs as they are, and as they are to be seen besides."""
+    from ..cohorts.variants import Variant, exchanged, moved
+
+    def failed(pair: str, why: str) -> None:
+        print(f"Note: {pair} is not moved: {why}", file=sys.stderr)
+
+    yield Variant(pairs)
+    if options.shift:
+        yield moved(pairs, options.shift, options.output, failed)
+    if options.exchange:
+        yield exchanged(pairs)
 
 
 def _ready(entrants: Any) -> None:
@@ -133,7 +202,8 @@ def _drawn(data: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Pairs of different subjects of a data set."""
     from ..training.dataset import chosen, draw_pairs, read_dataset
 
-    dataset = read_dataset(data, voxels=False)
+    dataset = read_dataset(data, skip_broken=options.skip_broken, voxels=False)
+    say_skipped(dataset.skipped)
     if options.subjects is not None:
         dataset = chosen(dataset, options.subjects)
     rows = []
@@ -173,8 +243,7 @@ def _written(out: Path, rows: list[dict[str, Any]]) -> Pairs:
 class _Telling:
     """A line for each registration; notes and failures on standard error, each once."""
 
-    def __init__(self, comparison: Comparison, quiet: bool):
-        self.count = len(comparison.pairs.rows) * (len(comparison.entrants) + 1)
+    def __init__(self, quiet: bool):
         self.quiet, self.noted = quiet, set()
 
     def progress(self, method: str, pair: str, event: Mapping[str, Any]) -> None:

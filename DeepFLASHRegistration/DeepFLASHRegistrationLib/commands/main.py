@@ -35,7 +35,6 @@ COMMANDS = {
     "teach": "find velocities of many pairs by FLASH, to train on",
     "pack": "put images of many subjects into one file to train on",
     "train": "train a model on images of your own",
-    "evaluate": "measure a model on pairs with labels",
 }
 DONE, FAILED, WRONG_INPUT, SOME_FAILED, CANCELLED = 0, 1, 2, 3, 130
 

@@ -174,7 +174,7 @@ def _frame(options: argparse.Namespace) -> Frame | None:
 
 
 def _naming(options: argparse.Namespace) -> Naming:
-    from ..training.evaluation import read_names
+    from ..imaging.label_names import read_names
     from ..training.label_naming import FREESURFER_SIDES, Naming, sides
 
     alike: Any = {}

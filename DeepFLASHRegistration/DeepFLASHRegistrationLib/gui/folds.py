@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import qt
@@ -10,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .parameter_form import ParameterForm
+from .peers_row import PeersRow
 
 # A longer title is cut, as it must not widen the panel; the tooltip has all of it.
 _MOST_CHARACTERS = 58
@@ -33,10 +35,14 @@ class Folds:
     """Collapsible buttons of the .ui file, with the widgets of the form in them. Whether each is open is kept in the
     application settings."""
 
-    def __init__(self, ui: Any, form: ParameterForm, machine: Any) -> None:
+    def __init__(self, ui: Any, form: ParameterForm, machine: Any, changed: Callable[[], None]) -> None:
+        """`changed` is called when another Python for other programs is named."""
         self._form, self._machine = form, machine
         form.addTo(ui.alignmentLayout, _PARAMETERS["alignment"])
-        form.addTo(ui.methodWidget.layout(), _PARAMETERS["method"])  # empty layouts are no variables of ui
+        method = ui.methodWidget.layout()  # empty layouts are no variables of ui
+        form.addTo(method, _PARAMETERS["method"])
+        self._peers = PeersRow(machine, changed)
+        method.addRow(self._peers.widget)
         form.addTo(ui.parametersWidget.layout())
         self._sections = {name: getattr(ui, f"{name}CollapsibleButton") for name in _NAMES}
         self._titles = {name: section.text for name, section in self._sections.items()}
@@ -51,6 +57,7 @@ class Folds:
 
     def update(self, node: Any) -> None:
         """Says what the parameter node and the form hold beside the defaults."""
+        self._peers.update(self._form.values()["method"])
         known = {name for names in _PARAMETERS.values() for name in names}
         rest = [name for name in self._form.widgets if name not in known]
         for name in _NAMES:

@@ -49,6 +49,15 @@ class Machine:
     def threads(self, value: int) -> None:
         qt.QSettings().setValue("DeepFLASHRegistration/threads", value)
 
+    @property
+    def peers(self) -> str:
+        """The Python that has other programs, "" if none was named."""
+        return slicer.util.settingsValue("DeepFLASHRegistration/peers", "")
+
+    @peers.setter
+    def peers(self, value: str) -> None:
+        qt.QSettings().setValue("DeepFLASHRegistration/peers", value)
+
     def memory(self) -> tuple[str, int]:
         """The device that will be used, as far as is known, and its free bytes (0 for the CPU)."""
         known = {device["name"]: device["free"] or 0 for device in self.devices or []}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trained models of a method as a list to choose from: those that do not fit the chosen volumes are greyed, with the reason."""
+"""The trained models of a method as a list to choose from: those that do not fit the volumes are greyed, with the
+reason."""
 
 from __future__ import annotations
 

@@ -17,10 +17,8 @@ from ..scene.model_fits import Fits, fitting
 from ..support.errors import InputError
 from .keyboard import underlined
 from .model_box import ModelBox
-from .parameter_texts import parameterTexts
+from .parameter_texts import methodSentences, parameterTexts
 
-# What the window has no way to give yet is not offered in it: a transform that was found elsewhere, another Python.
-_ELSEWHERE = {name for name, method in METHODS.items() if method.needs_transform or method.peer}
 # Underlined in Slicer's menus and in what is always seen of the window.
 _OTHER_LETTERS = "efvhxmskogrlbc"
 
@@ -34,6 +32,7 @@ class ParameterForm:
     Attributes:
         widgets: name of the field -> its widget.
         models: the list of trained models; getModelsButton, below it, leads to more of them.
+        methodNote: what the chosen method does, and where it was published.
         modelNote: what the chosen model is for, how good it is, and what its license asks its users to know.
     """
 
@@ -50,14 +49,7 @@ class ParameterForm:
         self.getModelsButton = qt.QPushButton(_("Get models…"))
         self.getModelsButton.objectName = "getModelsButton"
         self.getModelsButton.toolTip = _("Install trained models from a file or an address, or remove them.")
-        self.modelNote = qt.QLabel()
-        self.modelNote.objectName = "modelNoteLabel"
-        self.modelNote.wordWrap = True
-        self.modelNote.setTextFormat(qt.Qt.PlainText)  # it quotes the model
-        self.modelNote.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as wide as the panel
-        narrow = qt.QSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # a sentence must not widen the panel
-        narrow.setHeightForWidth(True)
-        self.modelNote.setSizePolicy(narrow)
+        self.methodNote, self.modelNote = _note("methodNoteLabel"), _note("modelNoteLabel")
         self._fields = {each.name: each for each in dataclasses.fields(Parameters)}
         for each in self._fields.values():
             self.widgets[each.name] = self._widget(each)
@@ -70,6 +62,8 @@ class ParameterForm:
             label.setBuddy(self.widgets[name])
             label.toolTip = self.widgets[name].toolTip
             layout.addRow(label, self.widgets[name])
+            if name == "method":
+                layout.addRow(self.methodNote)
             if name == "model":
                 layout.addRow(self.modelNote)
                 layout.addRow("", self.getModelsButton)
@@ -136,8 +130,7 @@ class ParameterForm:
         if meta["choices"]:
             widget = qt.QComboBox()
             for choice, title in self._texts[name][2].items():
-                if name != "method" or choice not in _ELSEWHERE:
-                    widget.addItem(title, choice)
+                widget.addItem(title, choice)
             widget.connect("currentIndexChanged(int)", lambda index: self._set(name, widget.itemData(index)))
         elif name == "model":
             widget = self.models.widget
@@ -218,8 +211,11 @@ class ParameterForm:
         self._mark()
 
     def _showNote(self) -> None:
-        """The model matters to the methods that predict; what it is for and its license to whoever uses it."""
-        predicted = METHODS[self._values["method"]].needs_model
+        """What the method does. The model matters to those that predict; its purpose and license to its users."""
+        method = METHODS[self._values["method"]]
+        sentence = methodSentences().get(self._values["method"], "")
+        self.methodNote.text = f"{sentence} {method.citation}." if method.citation else sentence
+        predicted = method.needs_model
         self.widgets["model"].enabled = predicted
         if predicted:
             self.models.showMethod(self._values["method"])
@@ -248,6 +244,18 @@ class ParameterForm:
             if each.type.startswith("tuple"):
                 self.widgets[name].setStyleSheet(style)
         self._showNote()
+
+
+def _note(name: str) -> qt.QLabel:
+    """A paragraph below a widget."""
+    label = qt.QLabel()
+    label.objectName = name
+    label.wordWrap = True
+    label.setTextFormat(qt.Qt.PlainText)  # it quotes models and papers
+    narrow = qt.QSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # a sentence must not widen the panel
+    narrow.setHeightForWidth(True)
+    label.setSizePolicy(narrow)
+    return label
 
 
 def _decimals(value: float) -> int:

@@ -42,3 +42,21 @@ def parameterTexts() -> dict[str, tuple[str, str, dict[str, str]]]:
         "bias_correction": (_("Bias correction"), _("Correct both images' bias field first (N4)."), {}),
         "histogram_matching": (_("Histogram matching"), _("Give the moving image the fixed image's histogram first (same contrast only)."), {}),
     }
+
+
+def methodSentences() -> dict[str, str]:
+    """What each method does, in the language of the application."""
+    # fmt: off
+    return {
+        "flash": _("Lowers the difference of the images step by step, by a geodesic of few frequencies. Needs no model."),
+        "deepflash": _("A model that was trained on images of one kind says the geodesic at once."),
+        "deepflash+flash": _("A model's prediction, from which FLASH goes on for some iterations."),
+        "transform": _("Takes a transform that was found before, from the fixed to the moving image, and measures it."),
+        "transform+flash": _("Starts from a transform that was found before; FLASH goes on from it."),
+        "lddmm": _("What FLASH does, with every frequency that the voxels hold. Slow, and takes much memory."),
+        "lddmm+flash": _("The geodesic nearest to LDDMM's map, from which FLASH goes on."),
+        "ants": _("Symmetric normalization by ANTs, which has to be installed in a Python of its own."),
+        "ants+flash": _("The geodesic nearest to the map of ANTs, from which FLASH goes on."),
+        "greedy": _("Greedy registration by Greedy, which has to be installed in a Python of its own."),
+        "greedy+flash": _("The geodesic nearest to the map of Greedy, from which FLASH goes on."),
+    }

@@ -64,6 +64,12 @@ class ResultTable:
         self._view.setSortingEnabled(True)
         self._view.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
 
+    def selected(self) -> str:
+        """The first cell of the line that is selected; "" if none is."""
+        for index in self._view.selectionModel().selectedRows():
+            return self._rows[int(self._model.index(index.row(), 0).data(qt.Qt.UserRole + 1))][0].text
+        return ""
+
     def text(self) -> str:
         """What is selected, or all, in the order that is shown, with the titles."""
         shown = range(self._model.rowCount())

@@ -19,6 +19,7 @@ def model_card(config: ModelConfig, weights: int) -> str:
         "images": f"{config.ndim}-D, trained at {config.spacing_mm:g} mm, objects of {config.extent_mm[0]:.0f} to "
         f"{config.extent_mm[1]:.0f} mm",
         "training data": config.training_data,
+        "training": config.trained,
         "license": config.license,
         "attribution": config.attribution,
     }

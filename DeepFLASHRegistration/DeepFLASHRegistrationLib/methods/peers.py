@@ -30,8 +30,12 @@ from .answered import FoundMap, answered
 from .registry import Estimated, Plan, Watch
 
 PEERS = "DEEPFLASH_PEERS"
+# In the note that says which program found a map, between its name and its settings.
+RUN_AS = "was run as"
 _TITLES = {"ants": "ANTs", "greedy": "Greedy"}
+_PACKAGES = {"ants": ("ants", "antspyx"), "greedy": ("picsl_greedy", "picsl-greedy")}
 _ASKED_EVERY, _LAST_WORDS = 0.1, 2000
+_MOST_ASKING = 30.0  # seconds
 
 
 def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | None, watch: Watch) -> Estimated:
@@ -45,21 +49,50 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
     return Estimated(**{**vars(found), "notes": (said, *found.notes)})
 
 
-def peers_python() -> Path:
+def peers_python(named: str | None = None) -> Path:
     """The Python that has the peers.
+
+    Args:
+        named: its path; by default what DEEPFLASH_PEERS says.
 
     Raises:
         InputError: none is named, or it is none.
     """
-    named = os.environ.get(PEERS, "")
+    named = os.environ.get(PEERS, "") if named is None else named
     found = shutil.which(named) if named else None
     if found is None:
-        what = f"{PEERS}={named} is no program." if named else f"no Python with them is named ({PEERS})."
+        what = f"{named} is no program." if named else f"no Python with them is named ({PEERS})."
         raise InputError(
             f"ANTs and Greedy live in an environment of their own: {what} Make one: python -m venv peers; "
-            f"peers/bin/pip install antspyx picsl-greedy; and name its Python: export {PEERS}=$PWD/peers/bin/python."
+            f"peers/bin/pip install antspyx picsl-greedy; and name its Python: export {PEERS}=$PWD/peers/bin/python, "
+            "or in Slicer below the method."
         )
     return Path(found)
+
+
+def checked_peers(named: str, method: str) -> str:
+    """The Python that has a method's program, found out by asking it, in a fraction of a second.
+
+    Args:
+        named: its path; where it is empty, what DEEPFLASH_PEERS says.
+
+    Raises:
+        InputError: none is named, it is none, or it lacks the package.
+    """
+    python = peers_python(named or None)
+    module, package = _PACKAGES[method.removesuffix("+flash")]
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    try:
+        asked = subprocess.run(
+            [str(python), "-I", "-c", code], stdin=subprocess.DEVNULL, capture_output=True, timeout=_MOST_ASKING
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(f"{python}: cannot be run ({error}). Name another Python.") from error
+    if asked.returncode == 1 and not asked.stderr:
+        raise InputError(f"{python} has no {package}. Install it there: {python} -m pip install {package}.")
+    if asked.returncode:
+        raise InputError(f"{python}: is no Python that can be used. Name the one of the environment with {package}.")
+    return str(python)
 
 
 def _asked(
@@ -86,7 +119,7 @@ def _asked(
                 raise RuntimeError(f"{_TITLES[name]} returned a field of other voxels, or one that is not finite.")
             along = values @ np.linalg.inv(grid.direction).T.astype(np.float32)
             fields.append(np.ascontiguousarray(np.moveaxis(along, -1, 0)))
-    return (*fields, f"{answer['version']} was run as {answer['settings']}")
+    return (*fields, f"{answer['version']} {RUN_AS} {answer['settings']}")
 
 
 def _run(python: Path, given: Mapping[str, Any], folder: Path, watch: Watch, part: float) -> dict[str, Any]:

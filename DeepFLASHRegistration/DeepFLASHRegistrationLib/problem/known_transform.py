@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -95,3 +96,41 @@ class KnownTransform:
         for _ in side_by_side(fill, range(0, grid.size, _SLAB)):
             pass
         return left.reshape(d, *grid.shape), known.reshape(grid.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class SampledTransform:
+    """A map from the fixed to the moving image that is known at the points of a grid and linear between them, as it can
+    be sent to another process.
+
+    Attributes:
+        name: what messages call it.
+        grid: where it is sampled.
+        displacement: (*grid.shape, d) LPS mm.
+        there: where it says anything, bool (*grid.shape).
+        linear: see KnownTransform.
+    """
+
+    name: str
+    grid: Grid
+    displacement: np.ndarray
+    there: np.ndarray
+    linear: np.ndarray | None = None
+
+    def known(self) -> KnownTransform:
+        """The map itself."""
+        return KnownTransform(self.name, self._moved, self.linear)
+
+    def _moved(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        last = np.array(self.grid.shape) - 1
+        # Up to the outer faces of the voxels the outermost samples hold.
+        index = np.clip(self.grid.physical_to_index(points), 0, last)
+        low = np.minimum(np.floor(index).astype(int), np.maximum(last - 1, 0))
+        part = index - low
+        moved, known = np.array(points, dtype=np.float64), self.grid.contains(points)
+        for corner in itertools.product((0, 1), repeat=self.grid.ndim):
+            at = tuple(np.minimum(low + corner, last).T)
+            weight = np.where(corner, part, 1 - part).prod(-1)
+            moved += weight[:, None] * self.displacement[at]
+            known &= self.there[at] | (weight < 1e-6)
+        return moved, known

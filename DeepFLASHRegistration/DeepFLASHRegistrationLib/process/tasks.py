@@ -19,9 +19,20 @@ _AHEAD: Ahead[Any, Any] = Ahead(lambda files: files.read())
 
 
 def register(control: Any, arguments: dict[str, Any]) -> Any:
-    """`registration.register.register` with the arguments of its call; returns its Result."""
+    """`registration.register.register` with the arguments of its call; returns its Result.
+
+    Args:
+        arguments: "initial_map" as a problem.known_transform.SampledTransform; "peers", the Python that has other
+            programs, where the method is one of theirs.
+    """
+    from ..methods.peers import PEERS
     from ..registration.register import register as run
 
+    peers, known = (arguments.pop(name, None) for name in ("peers", "initial_map"))
+    if peers is not None:
+        os.environ[PEERS] = peers
+    if known is not None:
+        arguments["initial_map"] = known.known()
     return run(**arguments, progress=control.progress, cancel=control.cancelled)
 
 
@@ -35,7 +46,8 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The figures of a summary: verdict, dice (before and after, of those with labels on both sides), folds,
-        folds_strict, seconds, notes, and memory_bytes, the most that this process or one that it started has taken.
+        folds_strict, seconds, notes, memory_bytes, the most that this process or one that it started has taken, and
+        device_memory_bytes, the most that this process has taken of GPUs (0 without one).
 
     Raises:
         InputError: also if the disk does not suffice.
@@ -50,6 +62,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     from ..results.known_maps import with_transforms
     from ..results.outputs import chosen_files
     from ..results.plain import plain
+    from ..support.torch_device import largest_device_bytes
 
     free = memory.free_bytes()
     if free is not None:
@@ -84,6 +97,7 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             **{name: (figures.get(name) or {}).get("count") for name in ("folds", "folds_strict")},
             "seconds": result.timings["total"],
             "memory_bytes": memory.largest_bytes(),
+            "device_memory_bytes": largest_device_bytes(),
             "notes": list(dict.fromkeys([*need.notes, *result.notes])),
         }
     )

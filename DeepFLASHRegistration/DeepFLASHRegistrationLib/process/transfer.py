@@ -37,6 +37,7 @@ _CLASSES = {
     "Landmarks": "imaging.landmarks",
     "Subject": "problem.subject",
     "Parameters": "problem.parameters",
+    "SampledTransform": "problem.known_transform",
     "Result": "registration.result",
     "Verdict": "registration.verdict",
 }

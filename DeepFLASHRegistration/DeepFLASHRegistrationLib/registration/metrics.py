@@ -25,7 +25,7 @@ from ..support.side_by_side import side_by_side
 SLAB_VOXELS = 24_576
 
 
-# Similarity and overlap -------------------------------------------------------------------------------------
+# Similarity -------------------------------------------------------------------------------------------------
 
 
 def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -56,15 +56,6 @@ def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     if not (variance_a > 1e-12 * max(aa, shift_a**2) and variance_b > 1e-12 * max(bb, shift_b**2)):
         return float("nan")
     return float(np.clip((ab - mean_a * mean_b) / np.sqrt(variance_a * variance_b), -1.0, 1.0))
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice coefficient (0..1) of two bool arrays of one shape; nan if both are empty."""
-    if a.shape != b.shape:
-        raise ValueError(f"masks must have one shape, not {a.shape} and {b.shape}")
-    both = np.count_nonzero(a & b)
-    total = np.count_nonzero(a) + np.count_nonzero(b)
-    return 2.0 * both / total if total else float("nan")
 
 
 # Labels -----------------------------------------------------------------------------------------------------

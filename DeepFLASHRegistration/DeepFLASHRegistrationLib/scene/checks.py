@@ -14,7 +14,7 @@ from ..imaging.intensities import background_value, foreground
 from ..imaging.volume import Volume, checked_image
 from ..methods.choosing import Look, is_open, likely
 from ..methods.stages import stages as stagesOf
-from ..problem.parameters import Parameters
+from ..problem.parameters import METHODS, Parameters
 from ..registration import needs
 from ..support import memory
 from ..support.errors import InputError
@@ -84,7 +84,7 @@ def checkInputs(
             images[role] = thinned(node)
         except InputError as error:
             found.append(Check("input", ERROR, str(error)))
-    found += _places(inputs)
+    found += _places(inputs, METHODS[parameters.method].needs_transform)
     if len(images) < 2:
         return found
     fixed, moving = images["fixed"], images["moving"]
@@ -142,10 +142,22 @@ def thinned(node: Any) -> Volume:
 # ------------------------------------------------------------------------------------------------------- geometry
 
 
-def _places(inputs: Inputs) -> list[Check]:
-    """Nodes beside the volumes that hold nothing or lie where they cannot be used; masks: only where (see _masks)."""
+def noTransform() -> str:
+    """What is missing for a method that takes a transform."""
+    return _(
+        "The chosen method takes a transform that was found before. Choose it as the initial transform: the one that "
+        "lays the moving volume on the fixed one where it is applied to it."
+    )
+
+
+def _places(inputs: Inputs, takesTransform: bool) -> list[Check]:
+    """Nodes beside the volumes that hold nothing or lie where they cannot be used; masks: only where (see _masks).
+
+    ``takesTransform``: whether the method takes a transform of any kind as the initial one."""
+    if takesTransform and inputs.initialTransform is None:
+        return [*_places(inputs, False), Check("transform", ERROR, noTransform())]
     look = {
-        "initialTransform": checkLinear,
+        "initialTransform": (lambda node: None) if takesTransform else checkLinear,
         "movingSegmentation": checkLabels,
         "fixedSegmentation": checkLabels,
         "movingMarkups": landmarksFromNode,

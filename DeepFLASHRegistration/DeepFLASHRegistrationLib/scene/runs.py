@@ -16,8 +16,9 @@ from ..imaging.intensities import foreground
 from ..imaging.landmarks import Landmarks
 from ..imaging.volume import Volume
 from ..methods.choosing import Look, is_open, likely
+from ..methods.peers import checked_peers as checkedPeers
 from ..methods.stages import stages
-from ..problem.parameters import Parameters
+from ..problem.parameters import METHODS, Parameters
 from ..problem.subject import Subject
 from ..process.runner import Run
 from ..registration import needs
@@ -25,10 +26,12 @@ from ..registration.maps import field_grids
 from ..registration.progress import PHASES, share_done
 from ..support.errors import InputError
 from .carry import meshOf
+from .checks import noTransform
 from .conversion import landmarksFromNode, volumeFromNode
 from .fields import affineInPlane
 from .geometry import LPS_RAS, arrayFromVtkMatrix, checkLinear
 from .inputs import Inputs
+from .known_transforms import sampledTransform
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
 from .samples import addSample
@@ -51,6 +54,8 @@ class RegistrationRun(Run):
         fixed, moving: what the nodes hold, once it was started.
         result: everything the registration found, without nodes (registration.result.Result); of a cancelled
             run the best so far, if there is one, which `keep` writes into the scene.
+        affine: (d+1, d+1) LPS mm, fixed -> moving, that takes the place of the alignment where it is known from an
+            earlier registration of the same pair; to be set before the start.
         pace: by phase, how many times as long as `registration.needs.seconds` says it takes on this computer.
     """
 
@@ -64,7 +69,9 @@ class RegistrationRun(Run):
         outputs: OutputNodes | None = None,
         device: str = "auto",
         threads: int | None = None,
+        peers: str = "",
     ) -> None:
+        """`peers`: the Python that has other programs, for the methods that are theirs."""
         super().__init__()
         self.inputs, self.outputs = inputs, OutputNodes() if outputs is None else outputs
         self.parameters = Parameters() if parameters is None else parameters
@@ -72,7 +79,9 @@ class RegistrationRun(Run):
         self.fixed: Subject | None = None
         self.moving: Subject | None = None
         self.pace: Mapping[str, float] = {}
+        self.affine: np.ndarray | None = None
         self._machine = {"device": device, "threads": threads or None}
+        self._peers = peers
         self._movingLabels: Labels | None = None
         self._prepared: PreparedResult | None = None
         self._stamps: tuple[dict[str, object], dict[str, object]] | None = None
@@ -120,9 +129,28 @@ class RegistrationRun(Run):
         if inputs.movingModel is not None:
             meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
         found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine}
-        if inputs.initialTransform is not None:
-            found["initial_affine"] = _initialAffine(inputs.initialTransform, images[0].grid, images[1].grid)
+        found |= self._start(images[0].grid, images[1].grid)
         self.expected = self._expected()
+        return found
+
+    def _start(self, fixed: Grid, moving: Grid) -> dict[str, Any]:
+        """What the method starts from, and who computes it.
+
+        Raises:
+            InputError: the transform that it needs is not chosen, or the other program is not there.
+        """
+        method, chosen = METHODS[self.parameters.method], self.inputs.initialTransform
+        found: dict[str, Any] = {}
+        if method.peer:
+            found["peers"] = checkedPeers(self._peers, self.parameters.method)
+        if method.needs_transform:
+            if chosen is None:
+                raise InputError(noTransform())
+            found["initial_map"] = sampledTransform(chosen, fixed, moving)
+        elif self.affine is not None:
+            found["initial_affine"] = self.affine
+        elif chosen is not None:
+            found["initial_affine"] = _initialAffine(chosen, fixed, moving)
         return found
 
     @property

@@ -102,11 +102,17 @@ def tableText(titles: list[str], rows: list[list[Cell]]) -> str:
     return "\n".join("\t".join(line) for line in [titles, *([cell.text for cell in row] for row in rows)])
 
 
-# Columns of labelRows that fit the panel: title, decimals, and what a number is divided by.
+# Columns of labelRows and of comparison.Comparison that fit: title, decimals, and what a number is divided by.
 _SHOWN = {
     "Name": (lambda: _("Label"), 0, 1.0),
     "Dice before": (lambda: _("Dice before"), 3, 1.0),
     "Dice after": (lambda: _("Dice after"), 3, 1.0),
+    "Method": (lambda: _("Method"), 0, 1.0),
+    "Verdict": (lambda: _("Verdict"), 0, 1.0),
+    "Correlation": (lambda: _("Correlation"), 3, 1.0),
+    "Folds": (lambda: _("Folds"), 0, 1.0),
+    "Inverse error (mm)": (lambda: _("Inverse error (mm)"), 2, 1.0),
+    "Seconds": (lambda: _("Seconds"), 1, 1.0),
     "Volume warped (mm3)": (lambda: _("Volume (ml)"), 2, 1000.0),
     "Volume change (%)": (lambda: _("Change (%)"), 1, 1.0),
 }

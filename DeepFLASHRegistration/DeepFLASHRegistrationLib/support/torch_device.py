@@ -110,6 +110,15 @@ def free_device_bytes(device: str) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else 0
 
 
+def largest_device_bytes() -> int:
+    """The most memory of CUDA GPUs that this process has held so far; 0 if it has used none."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.max_memory_reserved(k) for k in range(torch.cuda.device_count()))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device's memory did not suffice."""
     text = str(error).lower()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training predictors: data sets, pairs, velocities to learn from, the training itself, and its evaluation."""
+"""Training predictors: data sets, pairs, velocities to learn from, and the training itself."""

@@ -18,6 +18,7 @@ from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.similarities import LocalCorrelation
 from .optimizer import FlatAdam
 from .pack import FIRST_OUTSIDE, Pack
+from .trainer import mean_dice
 
 if TYPE_CHECKING:
     from .pack_training import PackTraining
@@ -64,7 +65,8 @@ class Validator:
         dice = [math.nan, math.nan]
         if bool((images.weights > 0).any()):
             there = self.sample(images.labels[1:, None], forth, mode="nearest")[0, 0]
-            dice = [_dice(images.labels[0], x) for x in (images.labels[1], there)]
+            fixed, moving, carried = map(_structures, (*images.labels, there))
+            dice = [mean_dice(fixed, x) for x in (moving, carried)]
         return [before, after, *dice, smallest_determinant(forth[0], self.cells)]
 
 
@@ -78,10 +80,7 @@ def unseen_pairs(packs: Sequence[Pack]) -> list[tuple[str, int, int]]:
     ]
 
 
-def _dice(one: Tensor, two: Tensor) -> float:
-    """Mean over the structures that both have."""
-    one, two = one.long(), two.long()
-    a, b, both = (torch.bincount(x.flatten(), minlength=256).double() for x in (one, two, one[one == two]))
-    used = (a > 0) & (b > 0)
-    used[0], used[FIRST_OUTSIDE:] = False, False
-    return float((2 * both[used] / (a + b)[used]).mean())
+def _structures(codes: Tensor) -> Tensor:
+    """Labels without what lies outside."""
+    codes = codes.long()
+    return torch.where(codes < FIRST_OUTSIDE, codes, 0)

@@ -15,5 +15,6 @@ def addLayouts(scene: slicer.vtkMRMLScene) -> None:
     Slicer saves but the number of the layout: a scene that was saved while one of these was on would else be loaded
     into an empty window.
     """
-    for number, description in (chart_view.layout(), side_by_side.layout()):
+    several = side_by_side.layout(("Axial",), ("Fixed", "Warped1", "Warped2"))
+    for number, description in (chart_view.layout(), side_by_side.layout(), several):
         addLayout(scene, number, description)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed and warped side by side, in linked slice views of their own layout."""
+"""Fixed and warped images side by side, in linked slice views of their own layout."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from ..geometry import arrayFromVtkMatrix
 from .toggle import Toggle
 from .views import OWN_VIEW, nodesOfClass, showLayout, userComposites, userSliceNodes
 
-_LAYOUT = 63851  # any number that no other layout has
+_LAYOUT, _MANY = 63851, 63852  # any numbers that no other layout has
+_MOST_IN_A_ROW = 4
 _VIEW_GROUP = 63851  # linked views move together with those of their group only
 _ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
 
 
 class SideBySide(Toggle):
-    """Left the fixed, right the warped image; as many orientations below each other as make sense for the image."""
+    """Left the fixed, right the warped image; as many orientations below each other as make sense for the image. Of
+    several warped images all in one orientation, in rows."""
 
     usesLayers = True
 
     def __init__(
         self,
         fixedVolume: slicer.vtkMRMLScalarVolumeNode,
-        warpedVolume: slicer.vtkMRMLScalarVolumeNode,
+        *warpedVolumes: slicer.vtkMRMLScalarVolumeNode,
     ) -> None:
         super().__init__(fixedVolume.GetScene())
-        self.volumes = {"Fixed": fixedVolume, "Warped": warpedVolume}
         self.orientations = _sensibleOrientations(fixedVolume)
+        many = len(warpedVolumes) > 1
+        names = [f"Warped{number}" for number in range(1, len(warpedVolumes) + 1)] if many else ["Warped"]
+        self.volumes = {"Fixed": fixedVolume, **dict(zip(names, warpedVolumes, strict=True))}
+        if many:
+            self.orientations = self.orientations[:1]
 
     def _show(self) -> None:
-        showLayout(self.changes, self.scene, *layout(self.orientations))
+        showLayout(self.changes, self.scene, *layout(self.orientations, tuple(self.volumes)))
         views = {
             f"{OWN_VIEW}{side}{orientation}": (volume, orientation)
             for side, volume in self.volumes.items()
@@ -76,26 +82,30 @@ class SideBySide(Toggle):
         sliceNode.EndModify(modifying)
 
 
-def layout(orientations: tuple[str, ...] = _ORIENTATIONS) -> tuple[int, str]:
-    """Number and description of the layout."""
+def layout(
+    orientations: tuple[str, ...] = _ORIENTATIONS, sides: tuple[str, ...] = ("Fixed", "Warped")
+) -> tuple[int, str]:
+    """Number and description of the layout: an orientation in each row; of more sides than two, rows of one."""
 
     def view(side: str, orientation: str) -> str:
-        color = {"Fixed": "#6A8CC7", "Warped": "#E0913C"}[side]
+        color = "#6A8CC7" if side == "Fixed" else "#E0913C"
+        letter = side.removeprefix("Warped") or "W"
         return (
             f'<item><view class="vtkMRMLSliceNode" singletontag="{OWN_VIEW}{side}{orientation}">'
             f'<property name="orientation" action="default">{orientation}</property>'
-            f'<property name="viewlabel" action="default">{side[0]}</property>'
+            f'<property name="viewlabel" action="default">{"F" if side == "Fixed" else letter}</property>'
             f'<property name="viewcolor" action="default">{color}</property>'
             f'<property name="viewgroup" action="default">{_VIEW_GROUP}</property></view></item>'
         )
 
-    rows = "".join(
-        '<item><layout type="horizontal">'
-        + "".join(view(side, orientation) for side in ("Fixed", "Warped"))
-        + "</layout></item>"
-        for orientation in orientations
+    rows = [[(side, orientation) for side in sides] for orientation in orientations]
+    if len(sides) > 2:
+        count = -(-len(sides) // -(-len(sides) // _MOST_IN_A_ROW))
+        rows = [row[start : start + count] for row in rows for start in range(0, len(row), count)]
+    text = "".join(
+        f'<item><layout type="horizontal">{"".join(view(*each) for each in row)}</layout></item>' for row in rows
     )
-    return _LAYOUT, f'<layout type="vertical">{rows}</layout>'
+    return _LAYOUT if len(sides) == 2 else _MANY, f'<layout type="vertical">{text}</layout>'
 
 
 def _sensibleOrientations(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, ...]:
