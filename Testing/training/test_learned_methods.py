@@ -100,7 +100,7 @@ def test_teaching_goes_on_where_it_was(both: Pack, taught: Path, tmp_path: Path)
     teach_momenta(both, out, registrations([both], **QUICK), 3, tell=said.append)
     assert [text.endswith("was there") for text in said].count(True) == 2
     assert files[1].read_bytes() == kept
-    with pytest.raises(InputError, match="other parameters.*alpha"):
+    with pytest.raises(InputError, match=r"other parameters.*alpha"):
         teach_momenta(both, out, registrations([both], **{**QUICK, "alpha": 7.0}), 3)
     with pytest.raises(InputError, match="momenta are found of images"):
         teach_momenta(pack("maps", images=False), tmp_path / "other", registrations([both]), 3)

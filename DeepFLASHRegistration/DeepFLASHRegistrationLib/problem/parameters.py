@@ -54,8 +54,8 @@ _GREEDY = (
     "Tesla and 7 Tesla T2-weighted MRI. Alzheimer's & Dementia 12 (7S), 2016"
 )
 _VOXELMORPH = (
-    "Dalca, Balakrishnan, Guttag & Sabuncu: Unsupervised learning of probabilistic diffeomorphic registration for images "
-    "and surfaces. Medical Image Analysis 57, 2019"
+    "Dalca, Balakrishnan, Guttag & Sabuncu: Unsupervised learning of probabilistic diffeomorphic registration for "
+    "images and surfaces. Medical Image Analysis 57, 2019"
 )
 _QUICKSILVER = (
     "Yang, Kwitt, Styner & Niethammer: Quicksilver. Fast predictive image registration, a deep learning approach. "
@@ -170,7 +170,6 @@ METHODS = {
         sentence="The geodesic nearest to Quicksilver's map, from which FLASH goes on.",
         citation=_QUICKSILVER,
     ),
-}
 }
 # What each choice is called in a user's words, with the technical name behind.
 _ALIGNMENTS = {
