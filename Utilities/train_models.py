@@ -5,6 +5,8 @@
     python Utilities/train_models.py brain-t1 --data FOLDER --out MODELS [--processes 2]
     python Utilities/train_models.py brain --data FOLDER --out MODELS
     python Utilities/train_models.py dual-net-hippocampus --data FOLDER --out MODELS
+    python Utilities/train_models.py voxelmorph-hippocampus --data FOLDER --out MODELS
+    python Utilities/train_models.py quicksilver-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py mean-images --data FOLDER --out MODELS
 
 FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4), `oasis-brains` (skull-stripped
@@ -13,8 +15,9 @@ stripped) and `head-labels` (label maps of SynthSeg). Subjects named in HELD_OUT
 the model cards are measured on them. Interrupted, the same command goes on where it was.
 
 *brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
-*dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. `mean-images` gives the models in MODELS the
-mean image of what they were trained on; their weights stay as they are.
+*dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. The two baselines of its paper are trained on a
+pack of the same hippocampi, *quicksilver-hippocampus* by LDDMM's momenta (MODELS/momenta). `mean-images` gives the
+models in MODELS the mean image of what they were trained on; their weights stay as they are.
 """
 
 from __future__ import annotations
@@ -60,6 +63,18 @@ OPTIONS = {
         "--license-note=Derived from data under CC BY-SA 4.0: share alike, and give credit.",
         "--attribution=Medical Segmentation Decathlon (Antonelli et al., arXiv:1902.09063 and 2106.05735)",
     ],
+    "voxelmorph-hippocampus": [
+        "--method=voxelmorph",
+        "--learning-rate=6e-4",
+        "--deformation=1",
+        "--name=voxelmorph-hippocampus",
+        "--description=T1 crops around one hippocampus, by VoxelMorph",
+    ],
+    "quicksilver-hippocampus": [
+        "--method=quicksilver",
+        "--name=quicksilver-hippocampus",
+        "--description=T1 crops around one hippocampus, by Quicksilver",
+    ],
     "brain": [
         "--mix=adults=0.5,heads=0.5",
         "--minutes=8",
@@ -82,6 +97,22 @@ OPTIONS = {
         "(neuromorphometrics.com) under academic subscription",
     ],
 }
+# What models that learn from the pack of hippocampi share.
+HIPPOCAMPI = [
+    "--shape=48,64,48",
+    "--spacing-mm=1",
+    "--description=T1 crops around one hippocampus of the Medical Segmentation Decathlon, task 4",
+    "--license=CC BY-SA 4.0",
+    "--attribution=Medical Segmentation Decathlon (Antonelli et al., arXiv:1902.09063 and 2106.05735)",
+]
+ON_HIPPOCAMPI = [
+    *("--minutes=30", "--painted=0", "--contrasts=0", "--degraded=0.1", "--cropped=0", "--validate-every=240"),
+    "--license=CC BY-SA 4.0",
+    "--license-note=Derived from data under CC BY-SA 4.0: share alike, and give credit.",
+]
+MOMENTA = [
+    *("--method=lddmm", "--pairs=150", "--resolutions=2", "--bands=31", "--iterations=12", "--integrator=multistep")
+]
 # Of *brain*: by pack, its folder, how many of the last subjects are kept aside, and what its labels mean.
 GRID = ["--shape=128,160,128", "--spacing-mm=1.25"]
 PACKS = {
@@ -167,6 +198,24 @@ def dual_net(data: Path, out: Path, more: Sequence[str]) -> int:
     return 0
 
 
+def on_hippocampi(name: str, data: Path, out: Path, more: Sequence[str]) -> int:
+    """The baselines of the paper on a pack of the hippocampi that *hippocampus* is trained on."""
+    table, validation = hippocampus(data, out)
+    deepflash, pack, momenta = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli"], out / "hippocampi.npz", []
+    commands = []
+    if not pack.exists():
+        commands.append(["pack", str(table), "-o", str(pack), f"--validation={validation}", *HIPPOCAMPI])
+    if name == "quicksilver-hippocampus":
+        commands.append(["teach", str(pack), "-o", str(out / "momenta"), *MOMENTA])
+        momenta = [f"--labels={out / 'momenta'}"]
+    commands.append(["train", str(pack), "-o", str(out / name), *OPTIONS[name], *ON_HIPPOCAMPI, *momenta, *more])
+    for command in commands:
+        code = subprocess.run([*deepflash, *command], check=False).returncode
+        if code:
+            return code
+    return 0
+
+
 def mean_images(data: Path, out: Path) -> int:
     """Mean images for the models in a folder, of the subjects that they were trained on."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "DeepFLASHRegistration"))
@@ -178,8 +227,11 @@ def mean_images(data: Path, out: Path) -> int:
     brains = sorted((data / "oasis-brains").glob("*_SS.nii.gz"))
     adults = sorted((data / "adults-t1").glob("*.nii.gz"))
     test, validation = HELD_OUT["hippocampus"]
+    seen = [p for n, p in enumerate(hippocampi) if not test(n) and not validation(n)]
     trained = {
-        "hippocampus": ("alike", [p for n, p in enumerate(hippocampi) if not test(n) and not validation(n)]),
+        "hippocampus": ("alike", seen),
+        "voxelmorph-hippocampus": ("alike", seen),
+        "quicksilver-hippocampus": ("alike", seen),
         "brain-t1": ("alike", [p for p in brains if p.name[:4] not in HELD_OUT["brain-t1"][0]]),
         "brain": ("any", adults[: -PACKS["adults"][1]]),
     }
@@ -210,6 +262,8 @@ def main() -> int:
     options, more = parser.parse_known_args()  # further options are those of deepflash train
     if options.model == "dual-net-hippocampus":
         return dual_net(options.data.resolve(), options.out.resolve(), more)
+    if options.model.endswith(("morph-hippocampus", "silver-hippocampus")):
+        return on_hippocampi(options.model, options.data.resolve(), options.out.resolve(), more)
     if options.model == "mean-images":
         return mean_images(options.data, options.out)
     if options.model == "brain":

@@ -55,6 +55,7 @@ def model_config(
         energy=_EXPECTED,
         description=about.description,
         training_data=f"{about.training_data or _data(packs)}. {course}",
+        trained=course,
         license=about.license,
         license_note=about.license_note or note,
         attribution=about.attribution or "; ".join(credit),
