@@ -7,7 +7,7 @@ import qt
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
-from DeepFLASHRegistrationLib.gui.compare_dialog import CompareDialog
+from DeepFLASHRegistrationLib.gui.compare_panel import ComparePanel
 from DeepFLASHRegistrationLib.gui.delayed import delayed
 from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.folds import Folds
@@ -29,7 +29,6 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
-from DeepFLASHRegistrationLib.scene.comparison import withoutCompared
 from DeepFLASHRegistrationLib.scene.display.colors import completeColors
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
@@ -55,8 +54,7 @@ DOCUMENTATION = "https://github.com/deepflash-registration/SlicerDeepFLASH/blob/
 
 class DeepFLASHRegistration(ScriptedLoadableModule):
     """Uses ScriptedLoadableModule base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
-    """
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py"""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -86,8 +84,7 @@ them. License: Apache 2.0. Patents: none known.
 
 class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """Uses ScriptedLoadableModuleWidget base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
-    """
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py"""
 
     def __init__(self, parent=None) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -121,7 +118,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.readout = ReadoutPanel(self.ui, self.displays.showResult)
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
-        self.comparing = CompareDialog(slicer.util.mainWindow(), self.logic, self.showCompared)
+        self.comparing = ComparePanel(self)
         makeReachable(uiWidget)
         keepFromJumping(uiWidget)
 
@@ -134,12 +131,10 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.ui.keepButton.connect("clicked(bool)", self.onKeepButton)
         self.ui.copyPythonButton.connect("clicked(bool)", self.onCopyPythonButton)
         self.ui.saveButton.connect("clicked(bool)", self.onSaveButton)
-        self.ui.compareButton.connect("clicked(bool)", self.onCompareButton)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
-        self.comparing.close()
         self.logic.close()
         self.runPanel.close()
         self.watch.setNodes([])
@@ -160,7 +155,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def onSceneStartClose(self, caller, event) -> None:
         """Called just before the scene is closed."""
-        self.comparing.close()
         self.logic.cancel(now=True)
         self.displays.clear()
         self.readout.setShown(Shown(), None)
@@ -227,16 +221,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         missing = self.checks.missing(self._parameterNode, self.form.problem())
         self.runPanel.update(missing, said=missing == "\n".join(self.checks.errors) != "")
         self.folds.update(self._parameterNode)
-        self._updateCompareButton(missing)
         self.displays.setBusy(self.runPanel.busy)
         self.report.setActions(self.runPanel.busy, self._saveRun() is not None, self._parameterNode is not None)
-
-    def _updateCompareButton(self, missing) -> None:
-        button = self.ui.compareButton
-        button.enabled = not missing and not self.runPanel.busy
-        button.toolTip = missing or button.statusTip
-        if self.runPanel.busy:
-            button.toolTip = _("Something is being computed. Wait for its end.")
 
     def _saveRun(self, folder=""):
         """What writes the files of the result that is shown; None if there is none."""
@@ -279,7 +265,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         started, node = False, self._parameterNode
         if node:  # the scene may have been closed meanwhile
             with told(_("The registration cannot begin.")):
-                run = self.logic.newRun(node.inputs(), self.models.consented(), withoutCompared(node.outputs()))
+                run = self.logic.newRun(node.inputs(), self.models.consented(), node.outputsToWrite())
                 started = self.runPanel.start(run)
         self._updateButtons()
         return started
@@ -333,24 +319,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def chooseFolder(self) -> str:
         """Asks for a folder; "" if none was chosen."""
         return qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("An empty folder for the report"))
-
-    def onCompareButton(self) -> None:
-        """Offers the methods for the present pair."""
-
-        def offer() -> bool:
-            if self._parameterNode:
-                self.comparing.open(self._parameterNode.inputs(), self.form.parameters())
-            return True
-
-        self.machinePanel.whenIdle(offer, lambda text: None)
-
-    def showCompared(self, nodes) -> None:
-        """Shows one of the results that were compared, as if it were the last one."""
-        if self._parameterNode:
-            self._parameterNode.setOutputs(nodes)
-            self.update()
-            self.displays.showResult()
-            self.ui.displayCollapsibleButton.collapsed = self.ui.reportCollapsibleButton.collapsed = False
 
     def onCopyPythonButton(self) -> None:
         """Puts the console call of the present settings into the clipboard."""
@@ -450,8 +418,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def newRun(self, inputs, parameters=None, outputs=None) -> RegistrationRun:
         """A registration that `start` takes, on the chosen device."""
-        machine = self.machine
-        run = RegistrationRun(inputs, parameters, outputs, machine.device, machine.threads, machine.peers)
+        run = RegistrationRun(inputs, parameters, outputs, *self.machine.choice())
         run.pace = self.machine.pace(run.kind)
         return run
 

@@ -173,3 +173,34 @@ open("answer.json", "w").write(json.dumps({{"version": "x", "settings": "y"}}))
     stand_in(tmp_path, text, monkeypatch)
     with pytest.raises(RuntimeError, match="returned a field of other voxels"):
         register(pairs.fixed_image(), pairs.moving_image(), parameters("greedy"), threads=1)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import sys; sys.exit(1)", "has no antspyx. Install it there: .* -m pip install antspyx"),
+        ("raise SystemError('broken')", "is no Python that can be used"),
+        ("import sys; sys.exit(9)", "is no Python that can be used"),
+    ],
+    ids=["without the package", "broken", "another program"],
+)
+def test_a_python_is_asked_before_the_run(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, text, monkeypatch)
+    with pytest.raises(InputError, match=message):
+        peers.checked_peers("", "ants+flash")
+
+
+def test_the_python_that_is_named_counts_and_not_the_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(peers.PEERS, str(tmp_path / "nothing"))
+    # This one has what stands for the package.
+    monkeypatch.setitem(peers._PACKAGES, "greedy", ("json", "picsl-greedy"))
+    assert peers.checked_peers(sys.executable, "greedy") == sys.executable
+    with pytest.raises(InputError, match="nothing is no program"):
+        peers.checked_peers("", "greedy")
+    with pytest.raises(InputError, match="other is no program"):
+        peers.checked_peers(str(tmp_path / "other"), "greedy")

@@ -68,6 +68,7 @@ class CompareDialog:
         self.cancel(now=True)
         self.sideBySideButton.checked = False
         self.widget.hide()
+        self._update()
 
     @property
     def busy(self) -> bool:
@@ -187,6 +188,13 @@ class CompareDialog:
         except InputError as error:
             self.status.text = escape(str(error))
             return
+        current = self._logic.current
+        if current is not None and not current.brief:
+            self.status.text = _("Something else is being computed. Try again when it has ended.")
+            return
+        if current is not None:
+            current.on_end(lambda run: qt.QTimer.singleShot(0, self._onStart))
+            return
         self.sideBySideButton.checked = False
         self.comparison = Comparison(self._inputs, methods, self._logic.newRun)
         self.table.setTable(None)
@@ -230,8 +238,10 @@ class CompareDialog:
         self.table.setTable(self.comparison.table)
         if self.sideBySideButton.checked:  # with one more
             self._onSideBySide(True)
-        self._running = None
-        qt.QTimer.singleShot(0, self._next)
+        if run.state == "cancelled":  # perhaps since the window goes: nothing follows
+            self._next()
+        else:
+            qt.QTimer.singleShot(0, self._next)
 
     def cancel(self, now: bool = False) -> None:
         """Ends what is computed, and what would come after it; what is finished stays."""

@@ -58,6 +58,10 @@ class Machine:
     def peers(self, value: str) -> None:
         qt.QSettings().setValue("DeepFLASHRegistration/peers", value)
 
+    def choice(self) -> tuple[str, int, str]:
+        """Device, threads and the Python that has other programs."""
+        return self.device, self.threads, self.peers
+
     def memory(self) -> tuple[str, int]:
         """The device that will be used, as far as is known, and its free bytes (0 for the CPU)."""
         known = {device["name"]: device["free"] or 0 for device in self.devices or []}

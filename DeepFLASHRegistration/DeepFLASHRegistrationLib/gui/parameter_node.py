@@ -21,6 +21,7 @@ from slicer import (
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from ..problem.parameters import Parameters
+from ..scene.comparison import withoutCompared
 from ..scene.inputs import Inputs, onlyPair
 from ..scene.origins import settledOutputs
 from ..scene.outputs import NEW, OutputNodes
@@ -97,6 +98,10 @@ class DeepFLASHRegistrationParameterNode:
                 for name in OutputNodes.__dataclass_fields__
             }
         )
+
+    def outputsToWrite(self) -> OutputNodes:
+        """The same for a registration, which leaves results alone that were made to be compared."""
+        return withoutCompared(self.outputs())
 
     def setOutputs(self, nodes: OutputNodes) -> None:
         """Chooses these nodes, so that the next run updates them; what is None stays chosen as it is."""

@@ -117,13 +117,19 @@ class RunPanel:
         self.status("<br>".join([*before, *outcome(run), *map(escape, [line, *run.notes])]))
 
     def update(self, missing: str, said: bool) -> None:
-        """The button says what is missing for a registration; while something runs it is Cancel.
+        """The button says what is missing for a registration; while something runs it is Cancel. Methods can be
+        compared where a registration can begin.
 
         Args:
             missing: why Register cannot be pressed, "" if it can.
             said: whether that stands above the button already.
         """
         button, label = self._ui.registerButton, self._ui.missingLabel
+        compare = self._ui.compareButton
+        compare.enabled = not (missing or self.busy)
+        compare.toolTip = missing or compare.statusTip
+        if self.busy:
+            compare.toolTip = _("Something is being computed. Wait for its end.")
         label.text = missing
         label.visible = bool(missing) and not self.busy and not said
         self._ui.progressBar.visible = self.busy
