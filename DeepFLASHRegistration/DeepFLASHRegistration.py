@@ -16,6 +16,7 @@ from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
 from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
 from DeepFLASHRegistrationLib.gui.model_fits import ModelFits
 from DeepFLASHRegistrationLib.gui.node_selectors import keepFromJumping
+from DeepFLASHRegistrationLib.gui.package_installation import ensure_installed
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode, removeUnusedSettings
 from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
@@ -24,7 +25,6 @@ from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
 from DeepFLASHRegistrationLib.gui.telling import logFailure, told
 from DeepFLASHRegistrationLib.gui.tidying import Tidying
-from DeepFLASHRegistrationLib.gui.torch_installation import ensure_torch
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.as_python import pythonCall
@@ -424,7 +424,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):
         """Start any run; arguments, result and errors as for register."""
-        ensure_torch()
+        ensure_installed(run)
         run.on_event(progressCallback)
         self._runner.start(run)
         run.on_end(self._onEnd)

@@ -54,7 +54,7 @@ def logic(scene, childPython, monkeypatch):
         if name == "DeepFLASHRegistration" or name.startswith("DeepFLASHRegistrationLib.gui"):
             monkeypatch.delitem(sys.modules, name)
     module = importlib.import_module("DeepFLASHRegistration")
-    monkeypatch.setattr(module, "ensure_torch", lambda: None)  # the child has it
+    monkeypatch.setattr(module, "ensure_installed", lambda run: None)  # the child has it
     logic = module.DeepFLASHRegistrationLogic()
     logic._runner = Runner(childPython)
     util.getModuleLogic = {"DeepFLASHRegistration": logic}.__getitem__

@@ -26,7 +26,9 @@ _ALSO = {
             "geodesics/",
             "learning/",
             "training/",
+            "methods/map_prediction",
             "methods/prediction",
+            "methods/trained_network",
             "alignment/device_comparison.py",
         )
     },

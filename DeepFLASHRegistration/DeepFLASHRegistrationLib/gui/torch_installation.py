@@ -46,28 +46,16 @@ def ensure_torch() -> None:
                 "Manager (View / Extensions Manager), install the extension PyTorch, restart Slicer, and try again."
             )
         ) from error
-    before, failure = _versions(), None
-    try:
-        # It ends with an import of torch, which is kept out of this process: the child will do that.
-        with _constraints(before), _kept_out("torch"):
-            logic = PyTorchUtils.PyTorchUtilsLogic()
-            logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
-    except Exception as error:  # whatever others' code and pip may raise
-        if getattr(error, "name", None) != "torch":
-            failure = error
-    importlib.invalidate_caches()
-    after = _versions()
-    changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
-    if changed:
-        became = _("{package} {before} became {after}")
-        text = ", ".join(became.format(package=name, before=old, after=new) for name, (old, new) in changed.items())
-        restore = " ".join(f"{name}=={versions[0]}" for name, versions in changed.items())
-        raise RuntimeError(
-            _(
-                "Installing PyTorch changed packages that belong to Slicer: {changes}. Restore them in the Python "
-                "console with {command} and restart Slicer."
-            ).format(changes=text, command=f"slicer.util.pip_install({restore!r})")
-        )
+    failure = None
+    with slicers_own_kept("PyTorch"):
+        try:
+            # It ends with an import of torch, which is kept out of this process: the child will do that.
+            with _kept_out("torch"):
+                logic = PyTorchUtils.PyTorchUtilsLogic()
+                logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
+        except Exception as error:  # whatever others' code and pip may raise
+            if getattr(error, "name", None) != "torch":
+                failure = error
     if torch_is_installed():
         return
     if failure is not None:
@@ -79,6 +67,34 @@ def ensure_torch() -> None:
             ).format(reason=failure)
         ) from failure
     raise Cancelled(_("PyTorch was not installed, so nothing was registered."))
+
+
+@contextlib.contextmanager
+def slicers_own_kept(what: str) -> Iterator[None]:
+    """Installs something, with the packages that belong to Slicer held at their versions.
+
+    Args:
+        what: is installed, for messages.
+
+    Raises:
+        RuntimeError: one of them changed nevertheless; says how to restore it.
+    """
+    before = _versions()
+    with _constraints(before):
+        yield
+    importlib.invalidate_caches()
+    after = _versions()
+    changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
+    if changed:
+        became = _("{package} {before} became {after}")
+        text = ", ".join(became.format(package=name, before=old, after=new) for name, (old, new) in changed.items())
+        restore = " ".join(f"{name}=={versions[0]}" for name, versions in changed.items())
+        raise RuntimeError(
+            _(
+                "Installing {what} changed packages that belong to Slicer: {changes}. Restore them in the Python "
+                "console with {command} and restart Slicer."
+            ).format(what=what, changes=text, command=f"slicer.util.pip_install({restore!r})")
+        )
 
 
 def _versions() -> dict[str, str]:

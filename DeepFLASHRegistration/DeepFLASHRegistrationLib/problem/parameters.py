@@ -22,6 +22,7 @@ class Method:
         peer: whether another program finds it, which is not installed with this one.
         sentence: what it does, to choose by.
         citation: where it was published.
+        package: that it needs besides torch; "" for none.
     """
 
     file: str
@@ -32,6 +33,7 @@ class Method:
     peer: bool = False
     sentence: str = ""
     citation: str = ""
+    package: str = ""
 
     @property
     def fitted(self) -> bool:
@@ -147,6 +149,7 @@ METHODS = {
         dense=True,
         sentence="A network that was trained on images of one kind says the map at once. Needs the package MONAI.",
         citation=_VOXELMORPH,
+        package="monai",
     ),
     "voxelmorph+flash": Method(
         "learned_map",
@@ -154,6 +157,7 @@ METHODS = {
         needs_model=True,
         sentence="The geodesic nearest to VoxelMorph's map, from which FLASH goes on. Needs the package MONAI.",
         citation=_VOXELMORPH,
+        package="monai",
     ),
     "quicksilver": Method(
         "learned_map",
