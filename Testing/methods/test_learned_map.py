@@ -150,8 +150,8 @@ def test_quicksilver_shoots_what_it_predicts(tmp_path: Path) -> None:
     features, scale = quicksilver.SIZES["small"], 3.0
     network = quicksilver.QuicksilverNet(features, scale)
     for decoder, value in zip(network.decoders, (0.0, 0.0, -1.0), strict=True):
-        torch.nn.init.zeros_(decoder[-1].weight)
-        torch.nn.init.constant_(decoder[-1].bias, value)
+        torch.nn.init.zeros_(decoder.fine[-1].weight)
+        torch.nn.init.constant_(decoder.fine[-1].bias, value)
     model = saved(
         tmp_path / "model", "quicksilver", {"features": list(features), "scale": scale, "dropout": 0.0}, network
     )

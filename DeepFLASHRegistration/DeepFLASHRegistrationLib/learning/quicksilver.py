@@ -2,7 +2,8 @@
 """Quicksilver: the initial momentum of LDDMM, predicted patch by patch from both images.
 
 Yang, Kwitt, Styner & Niethammer, NeuroImage 2017: patches of 15³ at strides of 14, one encoder for each image, one
-decoder for each component, and the mean where patches overlap. The momentum lies where the images' edges are, so a
+decoder for each component, and the mean where patches overlap. Unlike the published network, decoders see the encoders'
+features at every scale: what the momentum is at a voxel is decided nearby, and so half an hour of training suffices. The momentum lies where the images' edges are, so a
 patch holds what decides it. With dropout that stays on (Monte Carlo), the spread of several answers is the uncertainty.
 """
 
@@ -27,37 +28,42 @@ def _convolutions(before: int, after: int, count: int = 3) -> list[nn.Module]:
     return layers
 
 
-class _Encoder(nn.Sequential):
-    """(n, 1, 16³) -> (n, features, 4³)."""
+class _Encoder(nn.Module):
+    """(n, 1, 16³) -> features at 16³, 8³ and 4³."""
 
     def __init__(self, one: int, two: int, dropout: float):
-        super().__init__(
-            *_convolutions(1, one),
-            nn.Conv3d(one, one, 2, stride=2),
-            nn.PReLU(),
-            nn.Dropout(dropout),
-            *_convolutions(one, two),
-            nn.Conv3d(two, two, 2, stride=2),
-            nn.PReLU(),
-            nn.Dropout(dropout),
+        super().__init__()
+        self.fine = nn.Sequential(*_convolutions(1, one))
+        self.middle = nn.Sequential(
+            nn.Conv3d(one, one, 2, stride=2), nn.PReLU(), nn.Dropout(dropout), *_convolutions(one, two)
         )
+        self.coarse = nn.Sequential(nn.Conv3d(two, two, 2, stride=2), nn.PReLU(), nn.Dropout(dropout))
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fine = self.fine(patches)
+        middle = self.middle(fine)
+        return fine, middle, self.coarse(middle)
 
 
-class _Decoder(nn.Sequential):
-    """(n, 2 · features, 4³) -> (n, 1, 16³)."""
+class _Decoder(nn.Module):
+    """Features of both images at 16³, 8³ and 4³ -> (n, 1, 16³)."""
 
     def __init__(self, one: int, two: int, dropout: float):
-        super().__init__(
-            *_convolutions(2 * two, 2 * two),
+        super().__init__()
+        self.coarse = nn.Sequential(
+            *_convolutions(2 * two, 2 * two, 2),
             nn.ConvTranspose3d(2 * two, two, 2, stride=2),
             nn.PReLU(),
             nn.Dropout(dropout),
-            *_convolutions(two, two, 2),
-            nn.ConvTranspose3d(two, one, 2, stride=2),
-            nn.PReLU(),
-            *_convolutions(one, one, 2),
-            nn.Conv3d(one, 1, 3, padding=1),
         )
+        self.middle = nn.Sequential(
+            *_convolutions(3 * two, two, 2), nn.ConvTranspose3d(two, one, 2, stride=2), nn.PReLU()
+        )
+        self.fine = nn.Sequential(*_convolutions(3 * one, one, 2), nn.Conv3d(one, 1, 3, padding=1))
+
+    def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
+        middle = self.middle(torch.cat([self.coarse(coarse), middle], 1))
+        return self.fine(torch.cat([middle, fine], 1))
 
 
 class QuicksilverNet(nn.Module):
@@ -84,8 +90,8 @@ class QuicksilverNet(nn.Module):
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """(n, 15, 15, 15) each -> (n, 3, 15, 15, 15)."""
         padded = [F.pad(x[:, None], (0, _ODD) * 3, mode="replicate") for x in (fixed, moving)]
-        code = torch.cat([self.fixed(padded[0]), self.moving(padded[1])], 1)
-        answer = torch.cat([decoder(code) for decoder in self.decoders], 1)
+        scales = [torch.cat(pair, 1) for pair in zip(self.fixed(padded[0]), self.moving(padded[1]), strict=True)]
+        answer = torch.cat([decoder(*scales) for decoder in self.decoders], 1)
         return answer[..., :PATCH, :PATCH, :PATCH]
 
     def momentum(self, fixed: Tensor, moving: Tensor) -> Iterator[Tensor | None]:
