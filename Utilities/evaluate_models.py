@@ -32,7 +32,8 @@ from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import comparable
 from DeepFLASHRegistrationLib.problem.subject import Subject
-from DeepFLASHRegistrationLib.registration.maps import outputs, unfolded
+from DeepFLASHRegistrationLib.registration.carried import carried
+from DeepFLASHRegistrationLib.registration.maps import unfolded
 from DeepFLASHRegistrationLib.registration.metrics import folded_voxels
 
 SPACING_MM = 1.25
@@ -95,14 +96,15 @@ def registered(sides: list[Subject], seen: list[Subject], affine: np.ndarray, pa
     estimated = registry.estimate(problem, plan, "cpu", None, Silent())
     seconds = time.process_time() - started
     maps = unfolded(sides[0].grid, estimated.velocity, problem.foreground, "cpu")
-    parts, _ = outputs(*sides, maps)
+    found = carried(*sides, maps)
+    field = maps.fixed_to_moving
     whole = time.process_time() - started
     fixed, energies = sides[0].label_map.data, [record["energy"] for record in estimated.history]
     predicted = plan.predictor is not None and parameters.method == "deepflash"
     return {
-        "before": dice(fixed, parts["labels_before"].data),
-        "after": dice(fixed, parts["labels"].data),
-        "folds": int(np.count_nonzero(folded_voxels(np.asarray(parts["fixed_to_moving"]), parts["field_grid"]))),
+        "before": dice(fixed, found.labels_before.numpy()),
+        "after": dice(fixed, found.labels.numpy()),
+        "folds": int(np.count_nonzero(folded_voxels(np.asarray(field), field.grid))),
         "seconds": seconds,
         "with maps": whole,
         "left": energies[-1] / energies[0] if predicted else np.nan,

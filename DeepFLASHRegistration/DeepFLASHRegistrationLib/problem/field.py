@@ -77,9 +77,17 @@ class Field(NDArrayOperatorsMixin):
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """The displacements (n, d) at voxels (n, d)."""
+        import torch
+
+        return self.look(torch.from_numpy(np.ascontiguousarray(index)).to(self.device)).cpu().numpy()
+
+    def look(self, index: Tensor) -> Tensor:
+        """The same of a tensor on its device, and there."""
+        import torch
+
         if self._whole is not None or (self._kept and not is_cuda(self.device)):
-            return self._values()[tuple(index.T)]
-        return self._source.at(index + np.array(self._lower))
+            return torch.from_numpy(self._values())[tuple(index.T)]
+        return self._source.at(index + index.new_tensor(self._lower))
 
     @property
     def device(self) -> str:
