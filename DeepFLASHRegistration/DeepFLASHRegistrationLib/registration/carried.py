@@ -68,7 +68,8 @@ def carried(fixed: Subject, moving: Subject, maps: Maps) -> Carried:
         stay = [image.data.astype(np.float32, copy=False), *([_compact(moving_labels).data] if together else [])]
         before = [as_tensor(each).to(seen.device) for each in stay]
     else:
-        _, *before = looked_up(image.grid, fixed.grid, first, affine, None, device, marks)
+        marks = marks._replace(wanted=False)
+        before = looked_up(image.grid, fixed.grid, first, affine, None, device, marks)
     if moving_labels is not None and not together:
         there, near = moving_labels.grid, nearest_values(_compact(moving_labels), device)
         before += looked_up(there, fixed.grid, [near], affine, None, device)

@@ -189,16 +189,18 @@ def _of_labels(fixed: Subject, moving: Subject, carried: Carried) -> dict[str, A
         return {}
     voxel = fixed.grid.voxel_volume
     volumes = m.label_volumes(as_tensor(labels.data).to(device), labels.grid.voxel_volume)
-    warped_volumes = m.label_volumes(carried.labels, voxel)
-    smallest = SMALLEST_LABEL_VOXELS * labels.grid.voxel_volume
-    found: dict[str, Any] = {"volume_change": m.volume_change(volumes, warped_volumes, smallest)}
-    if own is not None:
+    found: dict[str, Any] = {}
+    if own is None:
+        warped = m.label_volumes(carried.labels, voxel)
+    else:
         there = as_tensor(nearest(own, fixed.grid)).to(device)
         found["dice"] = m.label_table(there, carried.labels_before, carried.labels, voxel, volumes)
+        warped = {label: row["volume_warped_mm3"] for label, row in found["dice"].items()}
         before, after = m.mean_dice(found["dice"])
         if np.isfinite(after):  # else no label is in both, which says nothing of the registration
             found["mean_dice_before"], found["mean_dice_after"] = before, after
-    return found
+    smallest = SMALLEST_LABEL_VOXELS * labels.grid.voxel_volume
+    return {"volume_change": m.volume_change(volumes, warped, smallest), **found}
 
 
 def _of_landmarks(fixed: Subject, moving: Subject, forth: Field, affine: np.ndarray, slack: float) -> dict[str, Any]:
