@@ -13,7 +13,7 @@ from ..imaging.grid import Grid
 from ..support.memory import KEPT_FIELD_BYTES
 from ..support.side_by_side import side_by_side
 from ..support.torch_device import is_cuda
-from .on_grid import OnGrid
+from .on_grid import OnGrid, flat_index
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,10 @@ class Field(NDArrayOperatorsMixin):
         import torch
 
         if self._whole is not None or (self._kept and not is_cuda(self.device)):
-            return torch.from_numpy(self._values())[tuple(index.T)]
+            whole = torch.from_numpy(self._values())
+            if not whole.is_contiguous():  # the inner part of another
+                return whole[tuple(index.T)]
+            return whole.view(-1, self.grid.ndim).index_select(0, flat_index(index, self.grid.shape))
         return self._source.at(index + index.new_tensor(self._lower))
 
     @property

@@ -85,7 +85,7 @@ def _figures(fixed: Subject, moving: Subject, carried: Carried, maps: Maps, prob
         "ndim": fixed.ndim,
     }
     found.update(determinant_statistics(maps.determinant, inside))
-    count = int((maps.folded & inside).count_nonzero())
+    count = sum(int((maps.folded[part] & inside[part]).count_nonzero()) for part in portions(inside))
     found["folds_strict"] = {"count": count, "percent": 100.0 * count / size}
     if not visible.any():
         visible[:] = True
