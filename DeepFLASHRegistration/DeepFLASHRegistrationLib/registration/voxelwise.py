@@ -48,7 +48,17 @@ def _flat(arrays: Sequence[Array | None]) -> list[Tensor | None]:
     shapes = {tuple(x.shape) for x in arrays if x is not None}
     if len(shapes) > 1:
         raise ValueError(f"all must have one shape, not {' and '.join(map(str, sorted(shapes)))}")
-    return [None if x is None else as_tensor(x).reshape(-1) for x in arrays]
+    return [None if x is None else as_tensor(_known(x)).reshape(-1) for x in arrays]
+
+
+def _known(array: Array) -> Array:
+    """An array of a type that torch knows well."""
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            return array.astype(np.int64)
+        if not array.dtype.isnative:
+            return array.astype(array.dtype.newbyteorder("="))
+    return array
 
 
 def ncc(a: Array, b: Array, mask: Array | None = None) -> float:

@@ -167,8 +167,4 @@ def as_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     if isinstance(array, torch.Tensor):
         return array
     array = np.ascontiguousarray(array)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # which torch hardly knows
-        array = array.astype(np.int64)
-    elif not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
     return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)
