@@ -10,8 +10,8 @@ is warm: each preset runs once before it is measured. Printed:
 - per preset: seconds of each phase (medians), Dice, the most memory of the GPU that tensors held;
 - per preset: one evaluation of the finest level (energy and gradient), launched and replayed: kernels, milliseconds,
   and which share of the time copying as many bytes as its operations read and write takes;
-- per preset: milliseconds of the maps, of the images and labels carried through them, and of the figures, and by how
-  much what they yield differs from the CPU's of the same velocity;
+- per preset: milliseconds of the maps, of the images and labels carried through them, of the figures (among them those
+  of the agreement), and of bringing results to the host; and how far they lie from the CPU's of the same velocity;
 - how far the maps of two runs lie apart, and those of the GPU from those of the CPU, in mm;
 - pairs per second, one after the other and several at once, in a process each.
 
@@ -29,6 +29,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,9 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import Problem, comparable, settings
 from DeepFLASHRegistrationLib.problem.subject import Subject
-from DeepFLASHRegistrationLib.registration.maps import outputs, unfolded
+from DeepFLASHRegistrationLib.registration.agreement import agreement as measured_agreement
+from DeepFLASHRegistrationLib.registration.carried import Carried, carried, parts
+from DeepFLASHRegistrationLib.registration.maps import Maps, unfolded
 from DeepFLASHRegistrationLib.registration.measuring import measured
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.result import Result
@@ -268,38 +271,59 @@ def evaluations(pair: Pair, presets: Sequence[str], device: str) -> None:
 
 
 def finishing(pair: Pair, runs: dict[str, list[Result]], device: str) -> None:
-    """Prints what follows a velocity: its maps without folds, the images and labels, and the figures."""
+    """Prints what follows a velocity: its maps without folds, the images and labels, the figures, of them those of the
+    agreement (which a GPU takes after the others, processors beside them), and what comes to the host."""
     fixed, moving = (
         Subject(image, labels=labels).checked(name)
         for image, labels, name in zip(pair[:2], pair[2:], _PARTS[:2], strict=True)
     )
-    print(f"\n{'':9}{'maps ms':>9}{'carried ms':>11}{'figures ms':>11}")
+    columns = ("maps", "carried", "figures", "agreement", "to the host")
+    print(f"\n{'':9}" + "".join(f"{name + ' ms':>15}" for name in columns))
     for preset, found in runs.items():
         result = found[0]
         parameters = Parameters.from_preset(preset)
         problem = Problem(*comparable(fixed, moving, parameters), result.affine, parameters)
         geodesic, inside = result.velocity, problem.foreground
-        times, outcomes = [], []
+
+        def follow(place: str, geodesic: dict = geodesic, inside: np.ndarray = inside) -> Maps:
+            return unfolded(fixed.grid, geodesic, inside, place)
+
+        def bring(made: Maps, there: Carried) -> dict:
+            alone = replace(made, determinant=made.determinant.clone())
+            return parts(there, alone, fixed.grid, moving)
+
+        outcomes = []
         for place in dict.fromkeys((device, "cpu")):
-            made = unfolded(fixed.grid, geodesic, inside, place)
-            parts, seen = outputs(fixed, moving, made)
-            outcomes.append((made, parts))
+            made = follow(place)
+            there = carried(fixed, moving, made)
+            figures = measured(fixed, moving, there, made, problem, parameters)
             if place == device:
-                figures = (fixed, moving, parts, seen, made, problem, parameters)
-                times = [
-                    milliseconds(lambda: unfolded(fixed.grid, geodesic, inside, device), device, 3),
-                    milliseconds(lambda made=made: outputs(fixed, moving, made), device, 3),
-                    milliseconds(lambda figures=figures: measured(*figures), device, 3),
-                ]
-        line = f"{preset:9}{times[0]:9.1f}{times[1]:11.1f}{times[2]:11.1f}"
-        if len(outcomes) > 1:
-            (here, ours), (there, theirs) = outcomes
-            volumes = np.abs(here.determinant - there.determinant).max()
-            gray = np.abs(ours["warped"].data - theirs["warped"].data).max() / np.ptp(theirs["warped"].data)
-            line += f"   apart from the CPU: determinants {volumes:.1e}, gray values {gray:.1e} of their range"
-            if pair.moving_labels is not None:
-                line += f", labels {np.mean(ours['labels'].data != theirs['labels'].data):.1e} of the voxels"
-        print(line, flush=True)
+                works = (
+                    lambda: follow(device),
+                    lambda made=made: carried(fixed, moving, made),
+                    lambda what=(fixed, moving, there, made, problem, parameters): measured(*what),
+                    lambda what=(problem, parameters, made.deformation): measured_agreement(*what),
+                    lambda made=made, there=there: bring(made, there),
+                )
+                times = [milliseconds(work, device, 3) for work in works]
+            outcomes.append((bring(made, there), figures))
+        line = f"{preset:9}" + "".join(f"{time:15.1f}" for time in times)
+        print(line + (_apart(*outcomes) if len(outcomes) > 1 else ""), flush=True)
+
+
+def _apart(here: tuple[dict, dict], there: tuple[dict, dict]) -> str:
+    """By how much images, labels and figures of the same velocity differ, in words."""
+    (ours, figures), (theirs, others) = here, there
+    volumes = np.abs(np.exp(ours["log_jacobian"].data) - np.exp(theirs["log_jacobian"].data)).max()
+    gray = np.abs(ours["warped"].data - theirs["warped"].data).max() / np.ptp(theirs["warped"].data)
+    text = f"   apart from the CPU: determinants {volumes:.1e}, gray values {gray:.1e} of their range"
+    if theirs["labels"] is not None:
+        text += f", labels {np.mean(ours['labels'].data != theirs['labels'].data):.1e} of the voxels"
+    names = ("similarity_before", "similarity_after", "overlap", "mean_dice_after", "sd_log_determinant")
+    largest = max(abs(figures[name] - others[name]) for name in names if name in others)
+    largest = max(largest, *(abs(figures["agreement"][k] - others["agreement"][k]) for k in ("reached", "floor")))
+    errors = (each["inverse_error_mm"]["p95"] for each in (figures, others))
+    return f"{text}, figures {largest:.1e}, inverse error {abs(np.subtract(*errors)):.1e} mm"
 
 
 def agreement(pair: Pair, runs: dict[str, list[Result]], against: bool) -> None:

@@ -72,12 +72,22 @@ def test_without_a_gpu_the_table_has_what_a_cpu_can_tell(prepared, tmp_path):
     assert 0 < sum(seconds[:4]) <= 1.05 * seconds[4]
     assert 0.5 < dice <= 1
     assert int(evaluated[1]) > 500  # operations of an evaluation
-    assert "maps ms carried ms figures ms\n" in done.stdout
-    assert len(finish) == 4
-    assert min(map(float, finish[1:])) > 0
+    assert re.search(r"maps ms +carried ms +figures ms +agreement ms +to the host ms\n", done.stdout)
+    assert len(finish) == 6
+    assert min(map(float, finish[1:5])) > 0
     assert "two runs: mean 0.00000, 99th percentile 0.00000, largest 0.0000 mm" in done.stdout
     for column in ("peak GB", "apart from the CPU", "kernels", "replayed", "from the CPU"):
         assert column not in done.stdout
+
+
+def test_what_lies_apart_is_told(gpu):
+    image = Volume(GRID, np.linspace(0, 1, GRID.size, dtype=np.float32).reshape(GRID.shape))
+    parts = {"log_jacobian": image, "warped": image, "labels": None}
+    figures = {"similarity_after": 0.5, "inverse_error_mm": {"p95": 0.1}, "agreement": {"reached": 0.7, "floor": 0.2}}
+    moved = {**parts, "warped": image.with_data(image.data + np.float32(0.25))}
+    others = {**figures, "inverse_error_mm": {"p95": 0.3}, "agreement": {"reached": 0.6, "floor": 0.2}}
+    text = gpu._apart((parts, figures), (moved, others))
+    assert "determinants 0.0e+00, gray values 2.5e-01 of their range, figures 1.0e-01, inverse error 2.0e-01 mm" in text
 
 
 def test_bytes_are_those_that_are_read_and_written(gpu):

@@ -8,10 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 import SimpleITK as sitk
+import torch
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.registration import metrics as m
+from DeepFLASHRegistrationLib.registration import voxelwise
+from DeepFLASHRegistrationLib.registration.voxelwise import determinant_statistics, ncc
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 
@@ -99,15 +103,15 @@ def test_field_that_does_not_fit_its_grid_is_refused(measure):
 
 def test_statistics_of_determinants():
     determinant = np.array([0.5, 2.0, -1.0, np.nan, 1.0], np.float32)
-    found = m.determinant_statistics(determinant[[0, 1, 4]])
+    found = determinant_statistics(determinant[[0, 1, 4]])
     assert found["folds"] == {"count": 0, "percent": 0.0}
     assert found["smallest_determinant"] == 0.5
     assert found["largest_determinant"] == 2.0
     assert found["sd_log_determinant"] == pytest.approx(np.std(np.log([0.5, 2, 1])))
-    assert m.determinant_statistics(determinant)["folds"] == {"count": 2, "percent": 40.0}
-    assert m.determinant_statistics(determinant, determinant > 0)["folds"]["count"] == 0
+    assert determinant_statistics(determinant)["folds"] == {"count": 2, "percent": 40.0}
+    assert determinant_statistics(determinant, determinant > 0)["folds"]["count"] == 0
     with pytest.raises(ValueError, match="mask is empty"):
-        m.determinant_statistics(determinant, np.zeros(5, bool))
+        determinant_statistics(determinant, np.zeros(5, bool))
 
 
 # Folds ------------------------------------------------------------------------------------------------------
@@ -199,7 +203,7 @@ def test_what_is_not_a_number_is_folded():
     field = np.zeros((6, 6, 6, 3), np.float32)
     field[2, 3, 3, 1] = np.nan
     assert m.folded_voxels(field, grid)[2, 3, 3]
-    assert m.determinant_statistics(m.jacobian_determinant(field, grid))["folds"]["count"] > 0
+    assert determinant_statistics(m.jacobian_determinant(field, grid))["folds"]["count"] > 0
 
 
 # Labels, similarity -----------------------------------------------------------------------------------------
@@ -265,18 +269,47 @@ def test_ncc_agrees_with_numpy_also_for_large_offsets():
     a = rng.normal(0, 1, (30, 40, 41)).astype(np.float32)
     b = a + rng.normal(0, 1, a.shape).astype(np.float32)
     mask = rng.random(a.shape) > 0.7
-    assert m.ncc(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-9)
-    assert m.ncc(a, -b, mask) == pytest.approx(-np.corrcoef(a[mask], b[mask])[0, 1], abs=1e-9)
+    assert ncc(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-9)
+    assert ncc(a, -b, mask) == pytest.approx(-np.corrcoef(a[mask], b[mask])[0, 1], abs=1e-9)
     raised = a.astype(np.float64) + 1e6
-    assert m.ncc(raised, b) == pytest.approx(m.ncc(a, b), abs=1e-6)
+    assert ncc(raised, b) == pytest.approx(ncc(a, b), abs=1e-6)
+
+
+@pytest.mark.parametrize("voxels", [1, 700, 1 << 16])
+def test_figures_do_not_depend_on_the_portions(monkeypatch, voxels):
+    """Against NumPy's and SciPy's of the whole, as arrays and as tensors."""
+    monkeypatch.setattr(voxelwise, "VOXELS", voxels)
+    rng = np.random.default_rng(1)
+    a, b, c = rng.normal(5, 1, (3, 11, 13, 12)).astype(np.float32)
+    inside, labels = rng.random(a.shape) > 0.6, rng.integers(0, 5, (3, *a.shape)).astype(np.int16)
+    for kind in (np.asarray, torch.from_numpy):
+        found = voxelwise.similarities(kind(a), [kind(b), kind(c)], kind(inside))
+        double = [x[inside].astype(np.float64) for x in (a, b, c)]
+        assert found == pytest.approx([scipy.stats.pearsonr(double[0], x).statistic for x in double[1:]], abs=1e-9)
+        spread = determinant_statistics(kind(a - 3), kind(inside))
+        assert spread["sd_log_determinant"] == pytest.approx(np.std(np.log((a - 3)[inside & (a > 3)])), abs=1e-6)
+        assert spread["folds"]["count"] == np.count_nonzero(inside & (a <= 3))
+        for shift in (0, -7, 3_000_000):  # counted one by one, or listed
+            shifted = np.where(labels > 0, labels.astype(np.int64) + shift, 0)
+            names, counts = voxelwise.label_counts([kind(x) for x in shifted], [(0, 2)])
+            assert names == [k + shift for k in range(1, 5)]
+            wanted = [[np.count_nonzero(x == k) for k in range(1, 5)] for x in labels]
+            both = [np.count_nonzero((labels[0] == k) & (labels[2] == k)) for k in range(1, 5)]
+            assert counts.tolist() == [*wanted, both]
+
+
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.uint16, np.uint32, ">i4"])
+def test_labels_of_any_integers_are_counted(kind):
+    labels = np.array([[0, 1, 1], [1, 0, 0]]).astype(kind)
+    assert m.label_volumes(labels, 0.5) == {1: 1.5}
 
 
 def test_ncc_of_a_constant_or_of_nothing_is_not_a_number():
     a = np.random.default_rng(0).random((4, 5))
-    assert math.isnan(m.ncc(a, np.full_like(a, 0.1)))
-    assert math.isnan(m.ncc(a, a, np.zeros(a.shape, bool)))
+    assert math.isnan(ncc(a, np.full_like(a, 0.1)))
+    assert math.isnan(ncc(a, a, np.zeros(a.shape, bool)))
     with pytest.raises(ValueError, match="one shape"):
-        m.ncc(a, a[:2])
+        ncc(a, a[:2])
 
 
 # Maps of points ---------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration import metrics as m
 from DeepFLASHRegistrationLib.registration.verdict import Criterion, Verdict, verdict
+from DeepFLASHRegistrationLib.registration.voxelwise import determinant_statistics, ncc
 from DeepFLASHRegistrationLib.report.pictures import Pictures
 from DeepFLASHRegistrationLib.support.errors import InputError
 
@@ -100,10 +101,10 @@ def synthetic(shape=(26, 36, 32), spacing=(2.0, 1.2, 1.5), amplitude=3.0, fold=F
     moving_volumes = m.label_volumes(labels(moving_back), grid.voxel_volume)
     table = m.label_table(labels(z), before, after, grid.voxel_volume, moving_volumes)
     metrics = {
-        "similarity_before": m.ncc(fixed.data, image(linear_back)),
+        "similarity_before": ncc(fixed.data, image(linear_back)),
         "similarity_after": 0.99,
         "overlap": m.overlap(fixed.data > 20, image(z) > 20),
-        **m.determinant_statistics(determinant),
+        **determinant_statistics(determinant),
         "folds_strict": {"count": int(strict.sum()), "percent": 100 * float(strict.mean())},
         "inverse_error_mm": m.inverse_error(m.grid_points(grid), mapped, back, field_grid),
         "border_hits": m.border_hits(m.map_points(m.grid_points(grid, fixed.data > 20), forth, field_grid), grid),

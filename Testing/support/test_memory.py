@@ -36,6 +36,28 @@ def test_a_gpu_takes_the_work_and_the_host_keeps_the_images() -> None:
     assert work > memory.DEVICE_BASE_BYTES
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_what_recordings_keep_is_counted(symmetric: bool) -> None:
+    """What an evaluation yields, three times: in the recording, and as copies of the best and of the one on trial."""
+    torch = pytest.importorskip("torch")
+    from DeepFLASHRegistrationLib.geodesics.band import Band, Metric
+    from DeepFLASHRegistrationLib.geodesics.objective import Level, Objective, Pair, Settings
+
+    shape = (24, 20, 22)
+    lengths, everywhere = tuple(map(float, shape)), torch.ones(shape)
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    pair = Pair(image, image.flip(0), everywhere, everywhere, None, None, lengths)
+    # As the presets have it, the map is followed on a coarser lattice than that of the voxels.
+    level = Level((1, 1, 1), Band((7, 7, 7), lengths), Metric(3.0, 2.0), (2.0,) * 3, 1, 2.0)
+    objective = Objective(pair, level, Settings(symmetric=symmetric, steps=3), None, torch.zeros(3, 7, 7, 7))
+    kept = sum(x.nbytes for x in torch.utils._pytree.tree_leaves(objective._values(torch.zeros(3, 7, 7, 7))))
+    cells, sides = image.numel(), 1 + symmetric
+    sizes = memory.Sizes(0, 0, 0, ((cells, 0, sides),), 0)
+    counted = memory.needed_bytes(sizes, "cuda")[1] - memory.DEVICE_BASE_BYTES
+    counted -= memory.needed_bytes(sizes)[0] - int(1.05 * memory.HOST_BASE_BYTES)
+    assert 0.8 <= counted / (3 * kept) <= 1.3
+
+
 def test_a_part_of_what_is_free_is_left_alone() -> None:
     assert memory.Need(8 * GIGABYTE, 10 * GIGABYTE).fits
     assert not memory.Need(9 * GIGABYTE, 10 * GIGABYTE).fits

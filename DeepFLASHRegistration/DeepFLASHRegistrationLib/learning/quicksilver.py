@@ -2,9 +2,10 @@
 """Quicksilver: the initial momentum of LDDMM, predicted patch by patch from both images.
 
 Yang, Kwitt, Styner & Niethammer, NeuroImage 2017: patches of 15³ at strides of 14, one encoder for each image, one
-decoder for each component, and the mean where patches overlap. Unlike the published network, decoders see the encoders'
-features at every scale: what the momentum is at a voxel is decided nearby, and so half an hour of training suffices. The momentum lies where the images' edges are, so a
-patch holds what decides it. With dropout that stays on (Monte Carlo), the spread of several answers is the uncertainty.
+decoder for each component, and the mean where patches overlap. The momentum lies where the images' edges are, so a
+patch holds what decides it. Unlike in the published network, decoders see the encoders' features at every scale: what
+the momentum is at a voxel is decided nearby. With dropout that stays on (Monte Carlo), the spread of several answers is
+the uncertainty.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ..imaging.grid import Grid
 from ..support.memory import KEPT_FIELD_BYTES
 from ..support.side_by_side import side_by_side
 from ..support.torch_device import is_cuda
-from .on_grid import OnGrid
+from .on_grid import OnGrid, flat_index
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,9 +77,20 @@ class Field(NDArrayOperatorsMixin):
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """The displacements (n, d) at voxels (n, d)."""
+        import torch
+
+        return self.look(torch.from_numpy(np.ascontiguousarray(index)).to(self.device)).cpu().numpy()
+
+    def look(self, index: Tensor) -> Tensor:
+        """The same of a tensor on its device, and there."""
+        import torch
+
         if self._whole is not None or (self._kept and not is_cuda(self.device)):
-            return self._values()[tuple(index.T)]
-        return self._source.at(index + np.array(self._lower))
+            whole = torch.from_numpy(self._values())
+            if not whole.is_contiguous():  # the inner part of another
+                return whole[tuple(index.T)]
+            return whole.view(-1, self.grid.ndim).index_select(0, flat_index(index, self.grid.shape))
+        return self._source.at(index + index.new_tensor(self._lower))
 
     @property
     def device(self) -> str:

@@ -64,13 +64,15 @@ class OnGrid:
             total += torch.from_numpy(part.astype(np.float32)).to(total.device).view(d, *shape)
         return total
 
-    def at(self, index: np.ndarray) -> np.ndarray:
-        """The field (n, d) at voxels (n, d), bit by bit as `fill` gives it."""
-        total = np.empty(index.shape, dtype=np.float32)
-        for i, (row, start) in enumerate(zip(self.slope, self.base, strict=True)):
-            part = np.full(len(index), start)
-            for axis in range(index.shape[1]):
-                part = part + row[axis] * index[:, axis]
+    def at(self, index: Tensor) -> Tensor:
+        """The field (n, d) at voxels (n, d), on their device; on the host bit by bit as `fill` gives it."""
+        import torch
+
+        total = torch.empty(index.shape, device=index.device)
+        for i, (row, start) in enumerate(zip(self.slope.tolist(), self.base.tolist(), strict=True)):
+            part = start
+            for weight, along in zip(row, index.T, strict=True):
+                part = part + weight * along.double()
             total[:, i] = part
         if self.rest is not None:
             total += self.rest.at(index).T
@@ -214,28 +216,31 @@ class Interpolated:
                 total[:, there] += rows.index_select(1, column) * weight.view(shape)
         return total
 
-    def at(self, index: np.ndarray) -> np.ndarray:
-        """(d, n) at voxels (n, d)."""
+    def at(self, index: Tensor) -> Tensor:
+        """(d, n) at voxels (n, d), on their device."""
         import torch
 
+        columns, weights = (torch.from_numpy(x.T.copy()).to(index.device) for x in (self.columns, self.weights))
         k = index[:, 0] - self.first
+        total = torch.zeros(len(self._u), len(index), device=index.device)
         inside = (k >= 0) & (k < len(self.columns))
-        k = np.where(inside, k, 0)
-        total = np.zeros((len(self._u), len(index)), dtype=np.float32)
-        if not inside.any():
+        if not len(self.columns):
             return total
-        rows, rest, host = self.rows, index.T[1:], self.device.type == "cpu"
-        if host:
-            rows = rows.numpy()
-        else:
-            rest = tuple(torch.from_numpy(np.ascontiguousarray(x)).to(rows.device) for x in rest)
-        for column, weight in zip(self.columns.T, self.weights.T, strict=True):
-            column = column[k]
-            if not host:
-                column = torch.from_numpy(column).to(rows.device)
-            part = rows[(slice(None), column, *rest)]
-            total += weight[k] * (part if host else part.cpu().numpy())
+        k = torch.where(inside, k, 0)
+        rows, rest = self.rows, flat_index(index[:, 1:], self.rows.shape[2:])
+        for column, weight in zip(columns, weights, strict=True):
+            flat, weight = column[k] * rows[0, 0].numel() + rest, weight[k]
+            for component, values in zip(total, rows, strict=True):
+                component += weight * values.reshape(-1).index_select(0, flat)
         return total * inside
+
+
+def flat_index(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where voxels (n, d) of an array lie in its memory."""
+    flat = 0
+    for along, n in zip(index.T, shape, strict=True):
+        flat = flat * n + along
+    return flat
 
 
 def _box(ranges: Sequence[np.ndarray]) -> tuple[slice, ...]:

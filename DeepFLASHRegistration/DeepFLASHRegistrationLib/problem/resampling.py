@@ -40,11 +40,13 @@ class Marks(NamedTuple):
         voxels: uint8 of the grid's shape, bits.
         near: the bit of voxels around which looks may find anything but
         rests: what each look finds elsewhere.
+        wanted: whether what is known of the voxels nearest to the points is a result too.
     """
 
     voxels: np.ndarray
     near: int
     rests: tuple[float, ...]
+    wanted: bool = True
 
 
 def looked_up(
@@ -65,7 +67,7 @@ def looked_up(
         matrix: (d+1, d+1) LPS mm, point of the grid -> point of the source; identity by default.
         displacement: float32 (*grid.shape, d), LPS mm, added to what the matrix makes of x; none by default.
         device: where the looks work: a CUDA GPU, or "cpu".
-        marks: of the source's voxels; those nearest to the points come first in the result, 0 outside.
+        marks: of the source's voxels; those nearest to the points come first in the result where wanted, 0 outside.
 
     Returns:
         Of each look an array of grid.shape, on the device.
@@ -78,7 +80,7 @@ def looked_up(
     results = [torch.empty(grid.shape, dtype=look.dtype, device=place) for look in looks]
     if marks is not None:
         voxels = as_tensor(marks.voxels).to(place)
-        carried = torch.empty(grid.shape, dtype=torch.uint8, device=place)
+        carried = torch.empty(grid.shape, dtype=torch.uint8, device=place) if marks.wanted else None
     apart = is_cuda(device)
     rows = max(1, (_DEVICE_POINTS if apart else _POINTS) // max(1, math.prod(grid.shape[1:])))
     places = _Places(source, grid, matrix, displacement, place)
@@ -86,10 +88,12 @@ def looked_up(
     def fill(start: int) -> None:
         part = slice(start, min(start + rows, grid.shape[0]))
         index, near = places(part), None
-        if marks is not None:
-            carried[part] = sample_nearest(voxels, index, 0).view(carried[part].shape)
+        if marks is not None and (marks.wanted or not apart):
+            marked = sample_nearest(voxels, index, 0)
+            if carried is not None:
+                carried[part] = marked.view(carried[part].shape)
             if not apart:
-                near = (carried[part].reshape(-1) & marks.near).nonzero().flatten()
+                near = (marked & marks.near).nonzero().flatten()
                 if len(near) > _MOST * len(index):
                     near = None
         for number, (result, look) in enumerate(zip(results, looks, strict=True)):
@@ -104,7 +108,7 @@ def looked_up(
     starts = range(0, grid.shape[0], rows)
     for _ in map(fill, starts) if apart else side_by_side(fill, starts):
         pass
-    return results if marks is None else [carried, *results]
+    return [carried, *results] if marks is not None and marks.wanted else results
 
 
 class _Places:

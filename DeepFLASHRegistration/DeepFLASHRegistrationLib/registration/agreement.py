@@ -18,6 +18,7 @@ from ..imaging.grid import Grid
 from ..problem.deformation import Deformation, border_window
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem, settings
+from ..support.torch_device import as_tensor, is_cuda
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +42,10 @@ _AXES = ("left-right", "front-back", "head-foot")
 
 @dataclass(frozen=True)
 class _Cells:
-    """A pair on few cells: where they lie, and what the fits share."""
+    """A pair on few cells, on the device of the deformation: where they lie, and what the fits share."""
 
     grid: Grid
+    device: str
     pair: Pair
     level: Level
     problem: Problem
@@ -66,7 +68,7 @@ def agreement(problem: Problem, parameters: Parameters, deformation: Deformation
         the axis along which the mirrored moving image agrees better, or "". Empty where too little is seen of both.
     """
     cells = _cells(problem, parameters, deformation)
-    at_rest = np.zeros((*cells.grid.shape, cells.grid.ndim), np.float32)
+    at_rest = _at_rest(cells)
     here = _measured(cells, cells.pair, at_rest)
     if here is None:
         return {}
@@ -109,7 +111,6 @@ def share(reached: tuple[float, float], floor: tuple[float, float]) -> float:
 
 def _cells(problem: Problem, parameters: Parameters, deformation: Deformation) -> _Cells:
     """The problem averaged over blocks of its working voxels, about cubic in mm."""
-    import torch
     import torch.nn.functional as F
 
     from ..geodesics.objective import Pair
@@ -121,20 +122,24 @@ def _cells(problem: Problem, parameters: Parameters, deformation: Deformation) -
     grid = problem.grid.padded([0] * d, missing)
     pool = F.avg_pool3d if d == 3 else F.avg_pool2d
 
+    device = deformation.device if is_cuda(deformation.device) else "cpu"
+    # As F.pad has them: the last axis first.
+    padding = [n for more in reversed(missing) for n in (0, more)]
+
     def reduced(values: np.ndarray | None, beyond: str = "constant") -> Tensor | None:
         if values is None:
             return None
-        values = np.pad(np.asarray(values, dtype=np.float32), [(0, n) for n in missing], mode=beyond)
-        return pool(torch.from_numpy(values)[None, None], factors)[0, 0]
+        values = as_tensor(values).to(device).float()[None, None]
+        return pool(F.pad(values, padding, mode=beyond) if any(missing) else values, factors)[0, 0]
 
-    images = (reduced(image, "edge") for image in (problem.fixed, problem.moving))
+    images = (reduced(image, "replicate") for image in (problem.fixed, problem.moving))
     rest = (problem.fixed_mask, problem.moving_mask, problem.fixed_view, problem.moving_view)
     pair = Pair(*images, *map(reduced, rest), tuple(float(x) for x in grid.extent / problem.unit_mm))
     affine = grid.affine.copy()
     affine[:d, d] = grid.index_to_physical((np.array(factors) - 1) / 2)
     affine[:d, :d] *= factors
     coarse = Grid(tuple(n // f for n, f in zip(grid.shape, factors, strict=True)), affine)
-    return _Cells(coarse, pair, _level(pair), problem, parameters, deformation)
+    return _Cells(coarse, device, pair, _level(pair), problem, parameters, deformation)
 
 
 def _level(pair: Pair) -> Level:
@@ -149,7 +154,11 @@ def _level(pair: Pair) -> Level:
     return Level((1,) * len(shape), band, metric, (_RADIUS,) * len(shape), _ITERATIONS, step * 0.999)
 
 
-def _fit(cells: _Cells, pair: Pair) -> np.ndarray:
+def _at_rest(cells: _Cells) -> Tensor:
+    return cells.pair.fixed.new_zeros(cells.grid.ndim, *cells.grid.shape)
+
+
+def _fit(cells: _Cells, pair: Pair) -> Tensor:
     """The displacement that FLASH finds on the cells, in cells."""
     from ..geodesics.search.flash import minimize
 
@@ -159,34 +168,48 @@ def _fit(cells: _Cells, pair: Pair) -> np.ndarray:
     similarity = replace(similarity, band_limited_map=False, tolerance=1e-3, search="lbfgs")
     margin = problem.margin_mm / problem.unit_mm
     found = minimize(
-        pair, [level], similarity, None, lambda lattice: border_window(lattice, pair.lengths, margin, "cpu")
+        pair, [level], similarity, None, lambda lattice: border_window(lattice, pair.lengths, margin, cells.device)
     )
     geodesic = Deformation(
         domain=cells.grid,
         unit_mm=problem.unit_mm,
-        velocity=found.velocity.numpy(),
+        velocity=found.velocity.cpu().numpy(),
         alpha=level.metric.alpha,
         power=level.metric.power,
         gamma=level.metric.gamma,
         metric_step=None,
         affine=np.eye(cells.grid.ndim + 1),
         margin_mm=problem.margin_mm,
+        device=cells.device,
     )
     return _displacement(cells, geodesic)
 
 
-def _displacement(cells: _Cells, deformation: Deformation) -> np.ndarray:
-    """A deformation without its affine at the cells, (*shape, d), in cells."""
+def _displacement(cells: _Cells, deformation: Deformation) -> Tensor:
+    """A deformation without its affine at the cells, (d, *shape), in cells."""
+    import torch
+
     d = cells.grid.ndim
     # The deformation keeps its own map of the whole, which one without the affine would have to follow anew.
-    whole = deformation.displacement(cells.grid, "fixed_to_moving")
-    x = cells.grid.index_to_physical(np.moveaxis(np.indices(cells.grid.shape), 0, -1))
-    back = np.linalg.inv(deformation.affine)
-    alone = (x + whole) @ back[:d, :d].T + back[:d, d] - x
-    return (alone @ cells.grid.inverse_affine[:d, :d].T).astype(np.float32)
+    field = deformation.field(cells.grid, "fixed_to_moving", settled=not is_cuda(cells.device))
+    whole = field.tensor(slice(None)).to(cells.device).double().flatten(1)
+    index = torch.stack(_indices(cells)).double().flatten(1)
+    there, back, to_index = (
+        torch.from_numpy(matrix[:d].copy()).to(cells.device)
+        for matrix in (cells.grid.affine, np.linalg.inv(deformation.affine), cells.grid.inverse_affine)
+    )
+    x = there[:, :d] @ index + there[:, d:]
+    alone = back[:, :d] @ (x + whole) + back[:, d:] - x
+    return (to_index[:, :d] @ alone).float().view(d, *cells.grid.shape)
 
 
-def _measured(cells: _Cells, pair: Pair, displacement: np.ndarray) -> tuple[float, float] | None:
+def _indices(cells: _Cells) -> tuple[Tensor, ...]:
+    import torch
+
+    return torch.meshgrid(*(torch.arange(n, device=cells.device) for n in cells.grid.shape), indexing="ij")
+
+
+def _measured(cells: _Cells, pair: Pair, displacement: Tensor) -> tuple[float, float] | None:
     """(similarity, information) inside both objects, in what is seen of both; None if that is too little.
 
     The outlines are left out, and windows do not look at them: that two objects have been brought onto each other says
@@ -198,8 +221,7 @@ def _measured(cells: _Cells, pair: Pair, displacement: np.ndarray) -> tuple[floa
     from ..geodesics.similarities import box_sum, make_similarity
 
     shape = cells.grid.shape
-    index = torch.from_numpy(np.moveaxis(np.indices(shape, dtype=np.float32), 0, -1) + displacement)
-    index = index.reshape(-1, len(shape))
+    index = (torch.stack(_indices(cells)).float() + displacement).flatten(1).t()
 
     def warped(values: Tensor) -> Tensor:
         return sample_linear(values, index, 0.0).reshape(shape)
@@ -207,7 +229,7 @@ def _measured(cells: _Cells, pair: Pair, displacement: np.ndarray) -> tuple[floa
     image, inside = warped(pair.moving), warped(pair.moving_mask)
     both = (pair.fixed_mask > 0.5) & (inside > 0.5)
     views = [pair.fixed_view, None if pair.moving_view is None else warped(pair.moving_view)]
-    seen = torch.ones(shape)
+    seen = torch.ones_like(inside)
     for view in views:
         if view is not None:
             seen = seen * (view > 0.5)
@@ -236,8 +258,7 @@ def _flipped(pair: Pair, axes: tuple[int, ...]) -> Pair:
 
 def _best(cells: _Cells, poses: dict[tuple[int, ...], Pair]) -> tuple[tuple[float, float] | None, tuple[int, ...]]:
     """What the pose that agrees best at rest reaches when fitted, and which it is."""
-    at_rest = np.zeros((*cells.grid.shape, cells.grid.ndim), np.float32)
-    scores = {axes: _measured(cells, pair, at_rest) for axes, pair in poses.items()}
+    scores = {axes: _measured(cells, pair, _at_rest(cells)) for axes, pair in poses.items()}
     known = {axes: sum(score) for axes, score in scores.items() if score is not None}
     if not known:
         return None, ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maps of a geodesic on the fixed grid: where they are needed, without folds, and what they make of images."""
+"""The maps of a geodesic on the fixed grid: where they are needed, and without folds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.volume import Volume
 from ..problem.deformation import Deformation, deformation_from
 from ..problem.dense_map import DenseMap
 from ..problem.field import Field
-from ..problem.subject import Subject
 from ..support.side_by_side import side_by_side
 from ..support.torch_device import as_tensor, is_cuda
 from .verdict import SMALLEST_DETERMINANT
@@ -48,15 +46,15 @@ def field_grids(fixed: Grid, affine: np.ndarray) -> tuple[Grid, Grid]:
 
 @dataclass(frozen=True)
 class Maps:
-    """The final map: its arguments, what computes its maps, and on the fixed grid where it folds and by how much
-    it scales volumes."""
+    """The final map: its arguments, what computes its maps, and on the fixed grid, as tensors on their device, where it
+    folds and by how much it scales volumes."""
 
     velocity: dict[str, Any]
     deformation: Deformation | DenseMap
     fixed_to_moving: Field
     moving_to_fixed: Field
-    folded: np.ndarray
-    determinant: np.ndarray
+    folded: Tensor
+    determinant: Tensor
     notes: list[str]
 
 
@@ -98,8 +96,7 @@ def unfolded(fixed: Grid, velocity: Mapping[str, Any], inside: np.ndarray, devic
         )
     # It moves points, which lie between voxels.
     inverse = deformation.field(inverse_grid, "moving_to_fixed", between=True, settled=on_host)
-    folded = anywhere.logical_and_(shown).cpu().numpy()
-    return Maps(dict(velocity), deformation, forward, inverse, folded, determinant.cpu().numpy(), notes)
+    return Maps(dict(velocity), deformation, forward, inverse, anywhere.logical_and_(shown), determinant, notes)
 
 
 def _folds(fixed: Grid, forward: Field) -> tuple[Tensor, Tensor]:
@@ -148,99 +145,3 @@ def _thinned(points: np.ndarray, distance: float) -> np.ndarray:
     """Points of a set such that every other lies within about ``distance`` of one kept."""
     _, first = np.unique(np.round(points / distance).astype(int), axis=0, return_index=True)
     return points[np.sort(first)]
-
-
-# What `outputs` finds at a voxel of the fixed grid, as bits: that the moving image is there, that it shows the object,
-# and that it lies inside its mask; that there is anything but background around; and that the fixed image shows the
-# object.
-SEEN, OBJECT, INSIDE, NEAR, FIXED_OBJECT = 1, 2, 4, 8, 16
-
-
-def outputs(fixed: Subject, moving: Subject, maps: Maps) -> tuple[dict[str, Any], np.ndarray]:
-    """The images and fields of a Result but for the determinants; and what is seen on the fixed grid, uint8 of SEEN,
-    OBJECT, INSIDE and FIXED_OBJECT."""
-    from ..imaging.intensities import foreground
-    from ..imaging.resampling import nearest
-    from ..problem.resampling import Marks, linear_values, looked_up, nearest_values
-    from .warping import strongest_labels, warp_labels
-
-    affine, image, moving_labels = maps.deformation.affine, moving.image, moving.label_map
-    on_fixed = maps.fixed_to_moving.inner(fixed.grid)
-    background = float(image.data.min())
-    own = foreground(fixed.image)
-    device = on_fixed.device
-    # Labels lie on the image's voxels nearly always: then the places are computed once for both.
-    together = moving_labels is not None and moving_labels.grid.same_as(image.grid, 0)
-    marks = Marks(_marked(moving, moving_labels if together else None), NEAR, (background, 0))
-    look = linear_values(image, background, device)
-    after, first = [look], [look]
-    if together:
-        after.append(strongest_labels(moving_labels, device))
-        first.append(nearest_values(_compact(moving_labels), device))
-    carried, warped, *after = (
-        each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, after, None, on_fixed, device, marks)
-    )
-    carried |= own.view(np.uint8) * np.uint8(FIXED_OBJECT)
-    del own
-    if np.array_equal(affine, np.eye(len(affine))) and image.grid.same_as(fixed.grid, 1e-6):
-        before, first = image.data.astype(np.float32, copy=False), [_compact(moving_labels).data] if together else []
-    else:
-        _, before, *first = (
-            each.cpu().numpy() for each in looked_up(image.grid, fixed.grid, first, affine, None, device, marks)
-        )
-    if moving_labels is not None and not together:
-        after = [warp_labels(moving_labels, fixed.grid, on_fixed)]
-        first = [nearest(_compact(moving_labels), fixed.grid, affine)]
-    labels, labels_before = (
-        (Volume(fixed.grid, each[0], moving_labels.name) if each else None) for each in (after, first)
-    )
-    parts = {
-        "field_grid": maps.fixed_to_moving.grid,
-        "inverse_grid": maps.moving_to_fixed.grid,
-        "fixed_to_moving": maps.fixed_to_moving,
-        "moving_to_fixed": maps.moving_to_fixed,
-        "warped": Volume(fixed.grid, warped, image.name),
-        "moving_affine": Volume(fixed.grid, before, image.name),
-        "labels": labels,
-        "labels_before": labels_before,
-    }
-    return parts, carried
-
-
-def _marked(moving: Subject, labels: Volume | None) -> np.ndarray:
-    """What is known of the moving image's voxels: SEEN, OBJECT, INSIDE and NEAR."""
-    from ..imaging.intensities import dilated, foreground
-
-    image = moving.image
-    marks = foreground(image).view(np.uint8)
-    marks *= OBJECT
-    marks |= SEEN
-    if moving.inside is not None:
-        marks[moving.inside] |= INSIDE
-    # What is interpolated at a point that is nearest to a voxel comes from it and its neighbors.
-    lowest, rows = image.data.min(), max(1, _VOXELS // math.prod(image.grid.shape[1:]))
-    for start in range(0, len(marks), rows):
-        around = slice(max(0, start - 1), start + rows + 1)
-        something = image.data[around] != lowest
-        if labels is not None:
-            something |= labels.data[around] != 0
-        near = dilated(something, (1,) * image.ndim)[start - around.start :][:rows]
-        marks[start : start + rows] |= near.view(np.uint8) * np.uint8(NEAR)
-    return marks
-
-
-def _compact(labels: Volume) -> Volume:
-    """The same labels in the smallest integers: what they were before is only compared."""
-    low, high = int(labels.data.min()), int(labels.data.max())
-    fitting = (t for t in (np.int8, np.int16) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
-    return labels.with_data(labels.data.astype(next(fitting, labels.data.dtype), copy=False))
-
-
-def log_jacobian(fixed: Grid, maps: Maps) -> Volume:
-    """The logarithm of the determinants, whose place it takes; minus infinity where they are not positive."""
-    values = maps.determinant
-    for row in values:
-        regular = row > 0  # false for nan
-        np.log(row, out=row, where=regular)
-        row[~regular] = -np.inf
-    return Volume(fixed, values, "log Jacobian determinant")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures measured from arrays: overlap, similarity, determinants, folds, errors of maps.
+"""Figures measured from arrays: overlap, labels, determinants, folds, errors of maps.
 
 Arrays are in storage order (slowest axis first); a field is an array (*grid.shape, d) of displacements whose
 components are LPS millimeters x, y[, z]; points are (N, d) LPS millimeters. Nothing here reads a file.
@@ -10,52 +10,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.volume import LARGEST_COUNTED_LABEL, label_values
 from ..problem.field import Field
 from ..support.errors import InputError
 from ..support.side_by_side import side_by_side
+from ..support.torch_device import as_tensor, is_cuda
+from .voxelwise import label_counts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .voxelwise import Array
 
 # Voxels worked on at a time. The dozen temporaries of a slab then stay in a core's own cache, which makes the
 # passes over them several times faster than passes over whole volumes and keeps the extra memory near 2 MB.
 SLAB_VOXELS = 24_576
-
-
-# Similarity -------------------------------------------------------------------------------------------------
-
-
-def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Normalized cross-correlation (Pearson's) of two images of one shape, -1..1, inside `mask` (bool) where given; nan
-    where one of the images is constant or the mask is empty."""
-    if a.shape != b.shape or (mask is not None and mask.shape != a.shape):
-        raise ValueError(f"images and mask must have one shape, not {a.shape} and {b.shape}")
-    # A first estimate of the means, so that the one pass over the data below does not cancel.
-    shift_a, shift_b = (float(np.mean(x.reshape(-1)[:: max(1, x.size // 4096)], dtype=np.float64)) for x in (a, b))
-    sums = np.zeros(5)
-    count = 0
-    for part in _slabs(a.shape):
-        x, y = a[part], b[part]
-        if mask is not None:
-            inside = mask[part]
-            x, y = x[inside], y[inside]
-        x = x.astype(np.float64).reshape(-1) - shift_a
-        y = y.astype(np.float64).reshape(-1) - shift_b
-        # Not x @ x: BLAS would have its threads wait for each other at each of these short products.
-        sums += x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()
-        count += x.size
-    if count == 0:
-        return float("nan")
-    mean_a, mean_b, aa, bb, ab = sums / count
-    variance_a, variance_b = aa - mean_a**2, bb - mean_b**2
-    # The comparison is false for nan as well. 1e-12 of the second moment is what rounding leaves of a
-    # constant.
-    if not (variance_a > 1e-12 * max(aa, shift_a**2) and variance_b > 1e-12 * max(bb, shift_b**2)):
-        return float("nan")
-    return float(np.clip((ab - mean_a * mean_b) / np.sqrt(variance_a * variance_b), -1.0, 1.0))
 
 
 # Labels -----------------------------------------------------------------------------------------------------
@@ -63,8 +36,8 @@ def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
 
 def label_volumes(labels: np.ndarray, voxel_volume: float) -> dict[int, float]:
     """Volume of every label but 0: {label: voxels x voxel_volume}, ascending (mm^3; mm^2 for a 2-D image)."""
-    values, (counts,) = _label_counts([labels], [])
-    return {int(v): float(c) * voxel_volume for v, c in zip(values, counts) if c}
+    values, (counts,) = label_counts([labels])
+    return {value: float(count) * voxel_volume for value, count in zip(values, counts, strict=True)}
 
 
 def volume_change(moving: Mapping[int, float], warped: Mapping[int, float], smallest: float = 0.0) -> dict[int, float]:
@@ -94,10 +67,9 @@ def label_table(
     {label: {before, after, volume_moving_mm3, volume_warped_mm3, volume_fixed_mm3}} in ascending order. Dice
     is None where the fixed or the moving labels lack the label: there is nothing to compare.
     """
-    values, (n_fixed, n_before, n_after, in_before, in_after) = _label_counts([fixed, before, after], [(0, 1), (0, 2)])
+    values, (n_fixed, n_before, n_after, in_before, in_after) = label_counts([fixed, before, after], [(0, 1), (0, 2)])
     table: dict[int, dict[str, float | None]] = {}
-    for i, value in enumerate(values):
-        label = int(value)
+    for i, label in enumerate(values):
         moving = float(moving_volumes.get(label, 0.0))
         comparable = n_fixed[i] > 0 and moving > 0
         table[label] = {
@@ -117,33 +89,6 @@ def mean_dice(table: Mapping[int, Mapping[str, float | None]]) -> tuple[float, f
         return float("nan"), float("nan")
     before, after = np.mean(np.asarray(pairs, dtype=np.float64), axis=0)
     return float(before), float(after)
-
-
-def _label_counts(maps: list[np.ndarray], pairs: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Labels (ascending, no 0) of all maps, and the voxels of each: per map, then where a pair agrees."""
-    for labels in maps:
-        if labels.shape != maps[0].shape:
-            raise ValueError(f"label maps must have one shape, not {maps[0].shape} and {labels.shape}")
-        if labels.dtype.kind not in "iub":
-            raise ValueError(f"labels must be integers, not {labels.dtype}: round them first")
-    flat = [labels.reshape(-1) for labels in maps]
-    low = min((int(x.min()) for x in flat if x.size), default=0)
-    high = max((int(x.max()) for x in flat if x.size), default=0)
-    if low >= 0 and high <= LARGEST_COUNTED_LABEL:
-        table = np.arange(high + 1)
-    else:
-        table = np.unique(np.concatenate([label_values(x) for x in flat]))
-        flat = [np.searchsorted(table, x) for x in flat]
-    counts = [np.zeros(table.size, dtype=np.int64) for _ in range(len(maps) + len(pairs))]
-    step = max(SLAB_VOXELS, table.size)
-    for start in range(0, flat[0].size, step):
-        # bincount converts to its own integer type: in portions, so that the copies stay in the cache.
-        parts = [x[start : start + step].astype(np.intp, copy=False) for x in flat]
-        parts += [parts[i][parts[i] == parts[j]] for i, j in pairs]
-        for count, part in zip(counts, parts):
-            count += np.bincount(part, minlength=table.size)
-    used = (table != 0) & (np.sum(counts[: len(maps)], axis=0) > 0)
-    return table[used], [count[used] for count in counts]
 
 
 # Jacobian determinant and folds -----------------------------------------------------------------------------
@@ -171,39 +116,6 @@ def jacobian_determinant(field: np.ndarray, grid: Grid) -> np.ndarray:
         with np.errstate(all="ignore"):  # a field may hold anything; what comes of it counts as folded
             np.multiply(_determinant(columns), scale, out=result[part])
     return result
-
-
-def determinant_statistics(determinant: np.ndarray, mask: np.ndarray | None = None) -> dict[str, Any]:
-    """Summary of a determinant array, inside `mask` (bool, same shape) where given.
-
-    Returns folds {count, percent}, smallest_determinant, largest_determinant, and sd_log_determinant (over
-    the voxels that are not folded; nan if there is none). A value that is not a number counts as a fold.
-    """
-    size = int(np.count_nonzero(mask)) if mask is not None else determinant.size
-    if size == 0:
-        raise ValueError("no voxel to measure: the mask is empty")
-
-    def slabs() -> Iterator[np.ndarray]:
-        for part in _slabs(determinant.shape):
-            values = determinant[part][mask[part]] if mask is not None else determinant[part].reshape(-1)
-            if values.size:
-                yield values
-
-    def logs() -> Iterator[np.ndarray]:
-        for values in slabs():
-            yield np.log(values[values > 0]).astype(np.float64)
-
-    regular = sum(int(np.count_nonzero(values > 0)) for values in slabs())
-    sd = float("nan")
-    if regular:
-        mean = sum(float(values.sum()) for values in logs()) / regular
-        sd = math.sqrt(sum(float(np.square(values - mean).sum()) for values in logs()) / regular)
-    return {
-        "folds": {"count": size - regular, "percent": 100.0 * (size - regular) / size},
-        "smallest_determinant": float(np.min([values.min() for values in slabs()])),
-        "largest_determinant": float(np.max([values.max() for values in slabs()])),
-        "sd_log_determinant": sd,
-    }
 
 
 def folded_voxels(field: np.ndarray, grid: Grid) -> np.ndarray:
@@ -375,39 +287,56 @@ def grid_indices(grid: Grid, mask: np.ndarray | None = None, limit: int | None =
     return np.stack(np.unravel_index(flat, grid.shape), axis=-1)
 
 
-def sample(values: np.ndarray | Field, grid: Grid, points: np.ndarray) -> np.ndarray:
+def sample(values: Array | Field, grid: Grid, points: np.ndarray) -> np.ndarray:
     """Linear interpolation of `values` (*grid.shape[, c]) at `points` (N, d) LPS mm: float64 (N[, c]).
 
     nan where a point lies outside the box of voxel centers (by more than a thousandth of a voxel) or is not
     finite.
     """
-    d = grid.ndim
-    shape = np.asarray(grid.shape)
-    flat = None if isinstance(values, Field) else values.reshape(int(np.prod(shape)), -1)
-    strides = np.append(np.cumprod(shape[:0:-1])[::-1], 1)
+    device = values.device if isinstance(values, Field) else "cpu"
+    return sampled(values, grid, as_tensor(np.asarray(points, dtype=np.float64)).to(device)).cpu().numpy()
+
+
+def sampled(values: Array | Field, grid: Grid, points: Tensor) -> Tensor:
+    """`sample` at points that are a float64 tensor, on its device, which is that of the values."""
+    import torch
+
+    d, shape = grid.ndim, grid.shape
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(d)]
     corners = [c for c in itertools.product((0, 1), repeat=d) if all(n > 1 or not one for one, n in zip(c, shape))]
-    result = np.zeros((len(points), d if flat is None else flat.shape[1]))
+    to_index = torch.tensor(grid.inverse_affine[:d], device=points.device)
+    result = points.new_empty(len(points), 1 if values.ndim == d else values.shape[-1])
+    flat = None if isinstance(values, Field) else as_tensor(values).reshape(grid.size, -1)
 
     def fill(start: int) -> None:
-        part = slice(start, start + SLAB_VOXELS)
-        index = grid.physical_to_index(np.asarray(points[part], dtype=np.float64))
-        inside = np.all((index >= -1e-3) & (index <= shape - 1 + 1e-3), axis=-1)  # false for nan
-        index = np.clip(np.where(inside[:, None], index, 0.0), 0.0, shape - 1)
-        base = np.minimum(index.astype(np.intp), np.maximum(shape - 2, 0))
-        ahead = index - base
-        sides = 1.0 - ahead, ahead
+        part = slice(start, start + step)
+        place = points[part] @ to_index[:, :d].T + to_index[:, d]
+        inside, base, sides = True, [], []
+        for x, n in zip(place.T, shape, strict=True):
+            inside = (x >= -1e-3) & (x <= n - 1 + 1e-3) & inside  # false for nan
+            x = x.nan_to_num(0.0).clamp(0, n - 1)
+            base.append(x.long().clamp(max=max(n - 2, 0)))
+            sides.append((1 - (x - base[-1]), x - base[-1]))
+        total = 0
         for corner in corners:
-            weight = np.prod([sides[c][:, axis] for axis, c in enumerate(corner)], axis=0)
-            there = values.at(base + corner) if flat is None else flat.take((base + corner) @ strides, axis=0)
-            result[part] += there * weight[:, None]
-        result[part][~inside] = np.nan
+            weight = math.prod(side[c] for c, side in zip(corner, sides, strict=True))
+            index = [b + c for b, c in zip(base, corner, strict=True)]
+            if flat is None:
+                there = values.look(torch.stack(index, 1))
+            else:
+                there = flat.index_select(0, sum(i * s for i, s in zip(index, strides, strict=True)))
+            total = total + there * weight[:, None]
+        result[part] = torch.where(inside[:, None], total, math.nan)
 
-    for _ in side_by_side(fill, range(0, len(points), SLAB_VOXELS)):
+    apart = is_cuda(str(points.device))
+    step = max(1, len(points)) if apart else SLAB_VOXELS
+    starts = range(0, len(points), step)
+    for _ in map(fill, starts) if apart else side_by_side(fill, starts):
         pass
     return result if values.ndim > d else result[:, 0]
 
 
-def map_points(points: np.ndarray, field: np.ndarray, grid: Grid) -> np.ndarray:
+def map_points(points: np.ndarray, field: Array | Field, grid: Grid) -> np.ndarray:
     """Points (N, d) LPS mm moved by a displacement field (*grid.shape, d) mm; nan outside its grid."""
     points = np.asarray(points, dtype=np.float64)
     return points + sample(field, grid, points)
@@ -422,34 +351,35 @@ def border_hits(mapped: np.ndarray, moving_grid: Grid) -> float:
     return float(1.0 - np.count_nonzero(inside) / len(mapped))
 
 
-def point_errors(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """How far points (N, d) LPS mm are from where they should be.
+def point_errors(found: Array, true: Array) -> dict[str, float]:
+    """How far points (N, d) LPS mm are from where they should be; arrays, or tensors on one device.
 
     Returns mean, p95 (95th percentile) and max in mm over the pairs of which both are finite, and outside, the
     fraction (0..1) of the others; nan if there is no pair.
     """
-    error = np.linalg.norm(found - true, axis=-1)
-    known = error[np.isfinite(error)]
-    if known.size == 0:
+    error = (as_tensor(found) - as_tensor(true)).square().sum(-1).sqrt()
+    known = error[error.isfinite()].sort().values
+    if not len(known):
         return {"mean": float("nan"), "p95": float("nan"), "max": float("nan"), "outside": 1.0}
+    below, part = divmod(0.95 * (len(known) - 1), 1)
+    low, high = known[int(below)], known[min(int(below) + 1, len(known) - 1)]
     return {
         "mean": float(known.mean()),
-        "p95": float(np.percentile(known, 95)),
-        "max": float(known.max()),
-        "outside": float(1.0 - known.size / len(error)),
+        "p95": float(low + part * (high - low)),
+        "max": float(known[-1]),
+        "outside": 1.0 - len(known) / len(error),
     }
 
 
-def inverse_error(
-    points: np.ndarray, mapped: np.ndarray, moving_to_fixed: np.ndarray, inverse_grid: Grid
-) -> dict[str, float]:
+def inverse_error(points: Array, mapped: Array, moving_to_fixed: Array | Field, inverse_grid: Grid) -> dict[str, float]:
     """How far from themselves fixed points come back, after fixed_to_moving and moving_to_fixed.
 
-    points, mapped: (N, d) LPS mm, fixed points and where fixed_to_moving takes them (`map_points`);
-    moving_to_fixed: (*inverse_grid.shape, d) mm. Returns what `point_errors` does; outside are points that one of the
-    fields does not cover.
+    points, mapped: (N, d) float64 LPS mm, fixed points and where fixed_to_moving takes them (`map_points`), on the
+    device of moving_to_fixed: (*inverse_grid.shape, d) mm. Returns what `point_errors` does; outside are points that
+    one of the fields does not cover.
     """
-    return point_errors(map_points(mapped, moving_to_fixed, inverse_grid), points)
+    mapped = as_tensor(mapped)
+    return point_errors(mapped + sampled(moving_to_fixed, inverse_grid, mapped), points)
 
 
 def landmark_errors(mapped: np.ndarray, moving_points: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ from ..support.torch_device import (
     require_torch,
     torch_threads,
 )
-from .maps import Maps, log_jacobian, outputs, unfolded
+from .carried import carried, parts
+from .maps import Maps, unfolded
 from .progress import Progress
 from .result import Result, provenance
 from .verdict import unlike_training, verdict
@@ -269,19 +270,18 @@ class _Run:
         self.watch.note(notes)
 
     def _measured(self, problem: Problem, found: Estimated, device: str) -> tuple[Maps, dict[str, Any], dict[str, Any]]:
-        """The maps, what they make of images and labels, and the figures."""
+        """The maps, what they make of images and labels, and the figures; all of it on the host."""
         from .measuring import measured
 
+        fixed, moving = self.fixed, self.moving
         self._made_room()
-        maps = unfolded(self.fixed.grid, found.velocity, problem.foreground, device)
+        maps = unfolded(fixed.grid, found.velocity, problem.foreground, device)
         self._made_room()
-        parts, carried = outputs(self.fixed, self.moving, maps)
+        there = carried(fixed, moving, maps)
         self._made_room()
         self.watch.tell(phase="finish", progress=0.95, message="Measuring")
-        figures = measured(self.fixed, self.moving, parts, carried, maps, problem, self.plan.parameters)
-        maps.fixed_to_moving.settle()
-        maps.moving_to_fixed.settle()
-        return maps, parts, figures
+        figures = measured(fixed, moving, there, maps, problem, self.plan.parameters)
+        return maps, parts(there, maps, fixed.grid, moving), figures
 
     def _made_room(self) -> None:
         """Of large images, what was freed and kept for the next arrays is more than these will need."""
@@ -294,7 +294,7 @@ class _Run:
 
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
         self.watch.phase("finish", "Computing the maps")
-        maps, parts, metrics = self._computed(lambda device: self._measured(problem, found, device))
+        maps, made, metrics = self._computed(lambda device: self._measured(problem, found, device))
         self.notes += maps.notes
         self._made_room()
         if found.endings:
@@ -319,8 +319,7 @@ class _Run:
             verdict=verdict(metrics, found.cancelled),
             cancelled=found.cancelled,
             notes=list(dict.fromkeys(self.notes)),
-            log_jacobian=log_jacobian(fixed.grid, maps),
-            **parts,
+            **made,
         )
 
 

@@ -27,8 +27,11 @@ _WORKING = 22  # each voxel of the working grid: images, masks, views
 _CELL = 130  # each voxel of a level: the map, sampled images and the similarity, with their gradients
 _COEFFICIENT = 1150  # of the velocity: time steps, their adjoints and the quasi-Newton history
 _POINT = 260  # each point at which the final velocities are tabulated
-# On a GPU, while maps and labels are made: each voxel of the fixed image, and of both.
-_MADE, _BROUGHT = 24, 8
+# On a GPU, while maps and labels are made and measured: each voxel of the fixed image, and of both.
+_MADE, _BROUGHT = 32, 8
+# And each voxel of a level whose evaluations are recorded (geodesics.captured): what one yields stays in the recording,
+# of which nobody else can use anything, and two evaluations that the search compares are copies of it.
+_RECORDED = 60
 # And so much more, to be on the safe side.
 _RESERVE = 1.05
 # A displacement field of up to so many bytes is kept once it was computed (problem.field): 170 MB of a brain of 1 mm.
@@ -77,8 +80,10 @@ def needed_bytes(sizes: Sizes, device: str = "cpu") -> tuple[int, int]:
         (host, device) bytes; the second is 0 on the CPU, and on "mps", whose memory is the host's.
     """
     read = _READ * (sizes.images + sizes.labels)
+    cuda = device.startswith("cuda")
+    cell = _CELL + (_RECORDED if cuda else 0)
     level = max(
-        _CELL * sides * cells + _COEFFICIENT * coefficients * (1 + sides) // 2
+        cell * sides * cells + _COEFFICIENT * coefficients * (1 + sides) // 2
         for cells, coefficients, sides in sizes.levels
     )
     work = _WORKING * sizes.working
@@ -88,7 +93,7 @@ def needed_bytes(sizes: Sizes, device: str = "cpu") -> tuple[int, int]:
         kept = kept / 2 * (sizes.points / max(1, sizes.fixed)) ** (1 / 3)
     end = kept + _AT_END * sizes.fixed + _CARRIED * sizes.carried + _CARRYING * sizes.labels
     maps = _POINT * sizes.points
-    if device.startswith("cuda"):
+    if cuda:
         host = HOST_BASE_BYTES + read + max(_PREPARING * sizes.images, work + end)
         finish = maps + _MADE * sizes.fixed + _BROUGHT * sizes.images
         return int(_RESERVE * host), DEVICE_BASE_BYTES + int(_RESERVE * (work + max(level, finish)))

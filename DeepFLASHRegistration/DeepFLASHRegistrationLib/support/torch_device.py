@@ -169,9 +169,11 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """An array as a tensor to be read, which shares its memory where that can be."""
+def as_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """An array as a tensor to be read, which shares its memory where that can be; a tensor as it is."""
     import torch
 
+    if isinstance(array, torch.Tensor):
+        return array
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)
