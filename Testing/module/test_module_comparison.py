@@ -11,6 +11,7 @@ from DeepFLASHRegistrationLib.scene.comparison import Comparison, withoutCompare
 from DeepFLASHRegistrationLib.scene.fields import gridTransform
 from DeepFLASHRegistrationLib.scene.hierarchy import hierarchyOf, parentOf
 from DeepFLASHRegistrationLib.scene.outputs import NEW
+from DeepFLASHRegistrationLib.scene.reports import reportRun
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.scene.tables import shownTable
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
@@ -106,6 +107,17 @@ def test_a_transform_of_the_scene_is_one_of_the_methods(scene, runner):
     for name in ("mean_dice_after", "similarity_after"):
         assert taken.metrics[name] == pytest.approx(first.metrics[name], abs=0.01)
     assert taken.metrics["map_difference_mm"]["p95"] < 0.1
+
+
+def test_a_report_of_a_result_in_the_scene_does_not_ask_what_it_started_from(scene, runner, tmp_path):
+    inputs = addSlices(scene)
+    first = newRun(inputs, FAST)
+    runner.wait(runner.start(first))
+    inputs.initialTransform = first.nodes.transform
+    fitted = newRun(inputs, Parameters(method="transform", as_geodesic=True))
+    runner.wait(runner.start(fitted))
+    again = reportRun(None, inputs, fitted.nodes.transform, str(tmp_path / "report"))
+    assert (runner.wait(runner.start(again))) == str(tmp_path / "report" / "report.html")
 
 
 def test_cancelled_what_is_finished_stays(scene, runner):
