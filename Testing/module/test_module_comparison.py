@@ -2,9 +2,12 @@
 """Methods run one after the other on a pair of nodes, through the engine in its child process."""
 
 import contextlib
+import re
+import sys
 
 import numpy as np
 import pytest
+from DeepFLASHRegistrationLib.methods import peers
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.comparison import Comparison, withoutCompared
@@ -82,7 +85,8 @@ def test_methods_start_from_the_first_alignment_and_have_nodes_of_their_own(scen
     assert float(found["many"]["Correlation"]) > float(found["one"]["Correlation"])
 
 
-def test_a_method_that_fails_stops_none(scene, runner):
+def test_a_method_that_fails_stops_none(scene, runner, monkeypatch):
+    monkeypatch.delenv(peers.PEERS, raising=False)
     inputs = addSlices(scene)
     ants = Parameters(method="ants", initial_alignment="rigid")
     lacking = Parameters(method="transform", initial_alignment="rigid")
@@ -94,6 +98,15 @@ def test_a_method_that_fails_stops_none(scene, runner):
     found = cells(comparison.table)
     assert (found["ants"]["Verdict"], found["ants"]["Dice after"]) == ("no result", "")
     assert found["three"]["Dice after"]
+
+
+def test_the_python_that_is_named_is_the_one_that_the_child_asks(scene, runner, monkeypatch):
+    """Here it seems to have the package; the child, which nobody deceives, finds that it has not, and says which."""
+    pytest.importorskip("torch")
+    monkeypatch.setitem(peers._PACKAGES, "ants", ("json", "antspyx"))
+    run = RegistrationRun(addSlices(scene), Parameters(method="ants"), device="cpu", threads=1, peers=sys.executable)
+    with pytest.raises(InputError, match=f"{re.escape(sys.executable)} has no antspyx. Install it there"):
+        runner.wait(runner.start(run))
 
 
 def test_a_transform_of_the_scene_is_one_of_the_methods(scene, runner):
