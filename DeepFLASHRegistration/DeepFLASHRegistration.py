@@ -383,7 +383,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :param fixedMask, movingMask: segmentations, label maps or volumes; what lies outside does not count
         :param movingMarkups, movingModel: carried over
         :param fixedMarkups: compared with movingMarkups, point by point
-        :param initialTransform: linear transform that would move the moving volume near the fixed one
+        :param initialTransform: moves the moving volume near the fixed one: linear, or any for the method "transform"
         :param parameters: Parameters, e.g. Parameters.from_preset("fast"); None for the defaults
         :param outputs: OutputNodes, each a node to update, NEW (default) or None; e.g. the `nodes` of an earlier run
         :param progressCallback: called with a dict (phase, progress, message, energy, ...) for each event

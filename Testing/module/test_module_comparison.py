@@ -2,15 +2,19 @@
 """Methods run one after the other on a pair of nodes, through the engine in its child process."""
 
 import contextlib
+import re
+import sys
 
 import numpy as np
 import pytest
+from DeepFLASHRegistrationLib.methods import peers
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.comparison import Comparison, withoutCompared
 from DeepFLASHRegistrationLib.scene.fields import gridTransform
 from DeepFLASHRegistrationLib.scene.hierarchy import hierarchyOf, parentOf
 from DeepFLASHRegistrationLib.scene.outputs import NEW
+from DeepFLASHRegistrationLib.scene.reports import reportRun
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.scene.tables import shownTable
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
@@ -81,7 +85,8 @@ def test_methods_start_from_the_first_alignment_and_have_nodes_of_their_own(scen
     assert float(found["many"]["Correlation"]) > float(found["one"]["Correlation"])
 
 
-def test_a_method_that_fails_stops_none(scene, runner):
+def test_a_method_that_fails_stops_none(scene, runner, monkeypatch):
+    monkeypatch.delenv(peers.PEERS, raising=False)
     inputs = addSlices(scene)
     ants = Parameters(method="ants", initial_alignment="rigid")
     lacking = Parameters(method="transform", initial_alignment="rigid")
@@ -95,6 +100,15 @@ def test_a_method_that_fails_stops_none(scene, runner):
     assert found["three"]["Dice after"]
 
 
+def test_the_python_that_is_named_is_the_one_that_the_child_asks(scene, runner, monkeypatch):
+    """Here it seems to have the package; the child, which nobody deceives, finds that it has not, and says which."""
+    pytest.importorskip("torch")
+    monkeypatch.setitem(peers._PACKAGES, "ants", ("json", "antspyx"))
+    run = RegistrationRun(addSlices(scene), Parameters(method="ants"), device="cpu", threads=1, peers=sys.executable)
+    with pytest.raises(InputError, match=f"{re.escape(sys.executable)} has no antspyx. Install it there"):
+        runner.wait(runner.start(run))
+
+
 def test_a_transform_of_the_scene_is_one_of_the_methods(scene, runner):
     """The map that the first method found, taken from its node, is as good."""
     inputs = addSlices(scene)
@@ -106,6 +120,17 @@ def test_a_transform_of_the_scene_is_one_of_the_methods(scene, runner):
     for name in ("mean_dice_after", "similarity_after"):
         assert taken.metrics[name] == pytest.approx(first.metrics[name], abs=0.01)
     assert taken.metrics["map_difference_mm"]["p95"] < 0.1
+
+
+def test_a_report_of_a_result_in_the_scene_does_not_ask_what_it_started_from(scene, runner, tmp_path):
+    inputs = addSlices(scene)
+    first = newRun(inputs, FAST)
+    runner.wait(runner.start(first))
+    inputs.initialTransform = first.nodes.transform
+    fitted = newRun(inputs, Parameters(method="transform", as_geodesic=True))
+    runner.wait(runner.start(fitted))
+    again = reportRun(None, inputs, fitted.nodes.transform, str(tmp_path / "report"))
+    assert (runner.wait(runner.start(again))) == str(tmp_path / "report" / "report.html")
 
 
 def test_cancelled_what_is_finished_stays(scene, runner):

@@ -101,6 +101,21 @@ def test_a_single_slice_needs_one_orientation(room):
     toggle.hide()
 
 
+def test_several_results_lie_beside_the_fixed_volume_in_rows(room, study):
+    volumes = [study.nodes.warpedVolume, study.fixed, study.nodes.warpedVolume, study.fixed]
+    toggle = SideBySide(study.fixed, *volumes)
+    toggle.show()
+    names = [f"DeepFLASH{name}Axial" for name in ("Fixed", "Warped1", "Warped2", "Warped3", "Warped4")]
+    assert room.shown() == sorted(names)
+    composites = {node.GetLayoutName(): node for node in nodesOfClass(room.scene, "vtkMRMLSliceCompositeNode")}
+    shown = [composites[name].GetBackgroundVolumeID() for name in names]
+    assert shown == [volume.GetID() for volume in (study.fixed, *volumes)]
+    # Five views are three above two, not one row of stripes.
+    assert side_by_side.layout(("Axial",), tuple(toggle.volumes))[1].count('type="horizontal"') == 2
+    toggle.hide()
+    assert room.layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+
+
 def test_layouts_are_known_when_a_scene_is_loaded_that_shows_one():
     scene = slicer.vtkMRMLScene()
     addLayouts(scene)  # without views there is nothing to do
@@ -109,6 +124,7 @@ def test_layouts_are_known_when_a_scene_is_loaded_that_shows_one():
     addLayouts(scene)
     for (number, _), view in (
         (side_by_side.layout(), "DeepFLASHWarpedCoronal"),
+        (side_by_side.layout(("Axial",), ("Fixed", "Warped1", "Warped2")), "DeepFLASHWarped2Axial"),
         (chart_view.layout(), "DeepFLASHPlot2"),
     ):
         node.SetViewArrangement(number)

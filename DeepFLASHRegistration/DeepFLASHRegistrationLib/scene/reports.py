@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import slicer
@@ -69,7 +69,8 @@ class SaveAgainRun(Run):
                 ).format(name=self._transform.GetName())
             )
         names = [each.name for each in fields(saved.deformation) if each.init and each.name != "device"]
-        subjects = RegistrationRun(self._inputs).arguments()
+        # What the registration started from is known; and it may have been of a kind that another method takes.
+        subjects = RegistrationRun(replace(self._inputs, initialTransform=None)).arguments()
         return {
             "velocity": {name: getattr(saved.deformation, name) for name in names},
             "parameters": saved.parameters,

@@ -10,7 +10,7 @@ from ..geometry import arrayFromVtkMatrix
 from .toggle import Toggle
 from .views import OWN_VIEW, nodesOfClass, showLayout, userComposites, userSliceNodes
 
-_LAYOUT, _MANY = 63851, 63852  # any numbers that no other layout has
+_LAYOUT, _MANY = 63851, 63853  # any numbers that no other layout has
 _MOST_IN_A_ROW = 4
 _VIEW_GROUP = 63851  # linked views move together with those of their group only
 _ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
