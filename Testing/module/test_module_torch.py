@@ -94,7 +94,7 @@ def test_a_changed_package_is_told_with_its_remedy(slicer_without_torch, monkeyp
         torch_installation.ensure_torch()
 
 
-# ------------------------------------------------------------------------------------------------- a method's own package
+# ------------------------------------------------------------------------------------------- a method's own package
 
 
 @pytest.fixture
