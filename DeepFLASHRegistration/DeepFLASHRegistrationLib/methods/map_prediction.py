@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,8 +86,10 @@ class MapPredictor(TrainedNetwork):
         return MapPrediction(*both, unusual)
 
     def _dissimilarities(self, problem: Problem, pair: Pair, forth: Tensor) -> tuple[float, float]:
-        """At rest and through the map, at the parameters' last level; infinite if that is not finite."""
-        level = problem.levels(self.parameters)[-1]
+        """At rest and through the map, at half of the resolution, where the noise of single voxels, which no map can make
+        alike, does not hide it; infinite if that is not finite."""
+        half = {"resolutions": (2,), "bands": self.parameters.bands[-1:], "iterations": (1,)}
+        (level,) = problem.levels(replace(self.parameters, **half))
         device, like = str(pair.fixed.device), pair.fixed
         at_rest = torch.zeros(like.ndim, *level.band.modes, dtype=like.dtype, device=like.device)
         objective = Objective(pair, level, settings(self.parameters), problem.window(device), at_rest)
