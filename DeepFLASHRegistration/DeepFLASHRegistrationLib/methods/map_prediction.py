@@ -86,8 +86,8 @@ class MapPredictor(TrainedNetwork):
         return MapPrediction(*both, unusual)
 
     def _dissimilarities(self, problem: Problem, pair: Pair, forth: Tensor) -> tuple[float, float]:
-        """At rest and through the map, at half of the resolution, where the noise of single voxels, which no map can make
-        alike, does not hide it; infinite if that is not finite."""
+        """At rest and through the map, at half of the resolution, where the noise of single voxels does not hide what
+        became alike; infinite if that is not finite."""
         half = {"resolutions": (2,), "bands": self.parameters.bands[-1:], "iterations": (1,)}
         (level,) = problem.levels(replace(self.parameters, **half))
         device, like = str(pair.fixed.device), pair.fixed

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from ..imaging.files import atomic
-from ..imaging.volume import Volume
 from ..methods.registry import Plan
 from ..methods.stages import without_band
 from ..problem.parameters import Parameters
@@ -25,7 +24,7 @@ from ..problem.subject import Subject
 from ..support.errors import InputError
 from ..support.tensors import read_tensors, write_tensors
 from .drawing import Drawing, Variety
-from .pack import Pack, grid_of
+from .pack import Pack, grid_of, image_of
 from .teaching import keep_manifest, read_manifest
 
 _MOMENTUM = "momentum"
@@ -98,7 +97,7 @@ def teach_momenta(
 def pair_problem(pack: Pack, fixed: int, moving: int, parameters: Parameters) -> Problem:
     """Two subjects on the pack's grid, aligned by way of its affines."""
     grid = grid_of(pack)
-    sides = [Subject(Volume(grid, pack.images[i].astype(np.float32))).checked() for i in (fixed, moving)]
+    sides = [Subject(image_of(pack, i)).checked() for i in (fixed, moving)]
     way = pack.affines[moving] @ np.linalg.inv(pack.affines[fixed])
     plan = Plan(parameters, unit_mm=pack.spacing_mm)
     return plan.problem(*comparable(*sides, parameters), grid.affine @ way @ grid.inverse_affine, grid=grid)

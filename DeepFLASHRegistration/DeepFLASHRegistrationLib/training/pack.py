@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
+from ..imaging.volume import Volume
 from ..support.errors import InputError
 
 VERSION = 1
@@ -171,3 +172,15 @@ def grid_of(pack: Pack) -> Grid:
     affine = np.eye(d + 1)
     affine[:d, :d] = pack.spacing_mm * np.eye(d)[::-1]
     return Grid(pack.shape, affine)
+
+
+def image_of(pack: Pack, subject: int) -> Volume:
+    """A subject's image without what the pack has put around it: images that were cut out of a scan end where they were
+    cut, which is no edge of theirs."""
+    data, grid = pack.images[subject], grid_of(pack)
+    at = np.argwhere(data != data.flat[0])
+    if not len(at):
+        return Volume(grid, data.astype(np.float32), pack.names[subject])
+    low, high = at.min(0), at.max(0) + 1
+    part = data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return Volume(grid.padded(-low, high - data.shape), part.astype(np.float32), pack.names[subject])

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.volume import Volume
 from ..methods import registry
 from ..methods.prediction import predictor_of
 from ..methods.trained_models import ModelConfig, load_model, save_model
 from ..problem.problem import comparable
 from ..problem.subject import Subject
 from .learned import Method
-from .pack import FIRST_OUTSIDE, Pack, grid_of
+from .pack import FIRST_OUTSIDE, Pack, grid_of, image_of
 from .train import About
 
 _SHOWN = 12  # gray levels of a pack from which on something is there
@@ -88,7 +87,7 @@ def energies_left(folder: Path, packs: Sequence[Pack]) -> list[float]:
         for a, b in list(zip(pack.unseen, (*pack.unseen[1:], *pack.unseen[:1])))[:_MEASURED_PAIRS]:
             if a == b:
                 continue
-            sides = [Subject(Volume(grid, pack.images[i].astype(np.float32))).checked() for i in (a, b)]
+            sides = [Subject(image_of(pack, i)).checked() for i in (a, b)]
             matrix = grid.affine @ pack.affines[b] @ np.linalg.inv(pack.affines[a]) @ grid.inverse_affine
             problem = plan.problem(*comparable(*sides, plan.parameters), matrix)
             energies: list[float] = []
