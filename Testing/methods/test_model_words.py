@@ -4,7 +4,7 @@
 import dataclasses
 
 import pytest
-from DeepFLASHRegistrationLib.methods.model_words import model_sentence, model_title
+from DeepFLASHRegistrationLib.methods.model_words import figures_of_dice, model_sentence, model_title
 from DeepFLASHRegistrationLib.methods.trained_models import BUNDLED, ModelConfig, model_config
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 
@@ -30,7 +30,7 @@ def test_every_bundled_model_says_what_for_which_images_how_good_and_on_which_te
     text = model_sentence(config)
     for part in (config.description, "3-D images", config.license, config.license_note):
         assert part in text
-    assert f"to {config.held_out['Dice, deepflash']:.2f}." in text
+    assert f"to {figures_of_dice(config)[1]:.2f}." in text
     assert model_title(config) == f"{config.name}: {config.description}"
 
 
