@@ -96,7 +96,17 @@ def _table(path: Path, rows: Sequence[tuple[str, Path, Path]]) -> Path:
 def compared(table: Path, methods: Sequence[str], pairs: int, out: Path, more: Sequence[str]) -> dict[str, Any]:
     """What `deepflash compare` says of pairs of a table."""
     command = [sys.executable, "-m", "DeepFLASHRegistrationLib.cli", "compare", str(table), "-o", str(out)]
-    command += ["--methods", ",".join(methods), "--reference", REFERENCE, "--pairs", str(pairs), *more]
+    command += [
+        "--methods",
+        ",".join(methods),
+        "--reference",
+        REFERENCE,
+        "--pairs",
+        str(pairs),
+        "--threads",
+        "1",
+        *more,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "DeepFLASHRegistration")}
     code = subprocess.run(command, env=environment, check=False).returncode
     if code not in (0, 1) or not (out / "comparison.json").exists():
