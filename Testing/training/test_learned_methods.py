@@ -199,6 +199,8 @@ def test_a_trained_model_is_one_of_its_method_and_goes_on_to_the_same(
     assert model.config.kind == model.config.method == method
     assert model.config.parameters.spacing_mm == 1.25
     assert predictor_of(model).network is not None
+    assert model.mean_image.grid.ndim == 3
+    assert model.config.contrast == "alike"
     assert all(value.dtype == np.float16 for value in whole.values())
     # The learning rate follows the number of updates: a shorter course is another one.
     shorter = trained(tmp_path / "shorter", 3)

@@ -16,6 +16,7 @@ from ..methods.trained_models import ModelConfig, load_model, save_model
 from ..problem.problem import comparable
 from ..problem.subject import Subject
 from .learned import Method
+from .mean_image import mean_image
 from .pack import FIRST_OUTSIDE, Pack, grid_of, image_of
 from .train import About
 
@@ -26,7 +27,7 @@ _MEASURED_PAIRS = 6
 
 
 def model_config(
-    method: Method, packs: Sequence[Pack], about: About, course: str, figures: Mapping[str, Any]
+    method: Method, packs: Sequence[Pack], about: About, course: str, figures: Mapping[str, Any], contrast: str = "any"
 ) -> ModelConfig:
     """What is known of a model.
 
@@ -36,6 +37,7 @@ def model_config(
         about: what its card says.
         course: how long it was trained, as a sentence.
         figures: on unseen subjects.
+        contrast: of what it was trained to take, see ModelConfig.
     """
     architecture, parameters = method.described(packs)
     licenses = dict.fromkeys(pack.facts["license"] for pack in packs if pack.facts.get("license"))
@@ -55,6 +57,7 @@ def model_config(
         description=about.description,
         training_data=f"{about.training_data or _data(packs)}. {course}",
         trained=course,
+        contrast=contrast,
         license=about.license,
         license_note=about.license_note or note,
         attribution=about.attribution or "; ".join(credit),
@@ -64,15 +67,18 @@ def model_config(
 
 
 def save_measured(folder: Path, config: ModelConfig, weights: Mapping[str, np.ndarray], packs: Sequence[Pack]) -> None:
-    """Writes a model, its weights rounded to half precision, with what its predictions leave of the energy of pairs of
-    unseen subjects, by which it tells images unlike those it was trained on."""
+    """Writes a model, its weights rounded to half precision, with the mean image of the packs that have images, and what
+    its predictions leave of the energy of pairs of unseen subjects: by both it tells images unlike those it was trained
+    on."""
     halves = {name: value.astype(np.float16) for name, value in weights.items()}
-    save_model(folder, config, halves)
+    seen = [image_of(pack, i) for pack in packs if pack.images is not None for i in pack.trained]
+    mean = mean_image(seen) if seen else None
+    save_model(folder, config, halves, mean)
     left = energies_left(folder, packs)
     if left:
         energy = (float(np.mean(left)), max(float(np.std(left)), _LEAST_SPREAD))
         held_out = {**config.held_out, "energy left": round(energy[0], 4)}
-        save_model(folder, dataclasses.replace(config, energy=energy, held_out=held_out), halves)
+        save_model(folder, dataclasses.replace(config, energy=energy, held_out=held_out), halves, mean)
 
 
 def energies_left(folder: Path, packs: Sequence[Pack]) -> list[float]:

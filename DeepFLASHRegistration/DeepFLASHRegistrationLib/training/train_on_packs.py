@@ -131,7 +131,10 @@ def train_on_packs(
     run(training, pairs, checkpoint, saved_too=curves, validate_every=options.validate_every, say=tell)
     means = training.history[-1] if pairs else {}
     took = f"{training.iteration} updates of the weights in {training.seconds():.0f} s on {_device_name(device)}."
-    config = model_config(method, drawing.packs, options.about, took, held_out(means, drawing.packs))
+    # Images of one kind, in their own contrast, are all that a model met which was shown no other.
+    alike = not options.variety.contrasts and not options.variety.painted and all(p.images is not None for p in packs)
+    figures = held_out(means, drawing.packs)
+    config = model_config(method, drawing.packs, options.about, took, figures, "alike" if alike else "any")
     save_measured(Path(out), config, training.weights(), drawing.packs)
     tell(f"{took} The model is in {out}")
     return Path(out)
