@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 PATCH, STRIDE = 15, 14
 # Features of the two blocks; the large network is the published one.
-SIZES = {"small": (16, 32), "large": (64, 128)}
+SIZES = {"small": (8, 16), "large": (64, 128)}
 _ODD = PATCH % 2  # what is missing to be halved twice
 
 

@@ -67,9 +67,9 @@ def model_config(
 
 
 def save_measured(folder: Path, config: ModelConfig, weights: Mapping[str, np.ndarray], packs: Sequence[Pack]) -> None:
-    """Writes a model, its weights rounded to half precision, with the mean image of the packs that have images, and what
-    its predictions leave of the energy of pairs of unseen subjects: by both it tells images unlike those it was trained
-    on."""
+    """Writes a model, its weights rounded to half precision, with the mean image of the packs that have images, and
+    what its predictions leave of the energy of pairs of unseen subjects: by both it tells images unlike those it was
+    trained on."""
     halves = {name: value.astype(np.float16) for name, value in weights.items()}
     seen = [image_of(pack, i) for pack in packs if pack.images is not None for i in pack.trained]
     mean = mean_image(seen) if seen else None
