@@ -25,7 +25,8 @@ from .result_table import ResultTable
 
 _WIDTH, _HEIGHT = 720, 560
 # Each in the words of `deepflash compare`; which of them are chosen at first.
-_OFFERED = ("fast", "default", "fine", "deepflash:auto", "deepflash+flash:auto", "lddmm", "ants", "greedy")
+_PREDICTING = ("deepflash:auto", "deepflash+flash:auto", "voxelmorph:auto", "quicksilver:auto")
+_OFFERED = ("fast", "default", "fine", *_PREDICTING, "lddmm", "ants", "greedy")
 _AT_FIRST = ("fast", "default")
 
 
