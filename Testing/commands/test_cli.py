@@ -487,6 +487,23 @@ def test_signals_while_starting(pair: tuple[str, str], tmp_path: Path, delay: fl
 
 
 @posix
+@pytest.mark.parametrize(
+    "name", ["<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", "other.py"]
+)
+def test_an_interrupt_waits_for_pythons_own_import_to_give_back_its_locks(name: str) -> None:
+    """Raised within it, it may be swallowed, and the lock of all imports lost: the program hung, waiting for torch."""
+    code = compile("import signal\nsignal.raise_signal(signal.SIGINT)\nreached.append(1)", name, "exec")
+    reached: list[int] = []
+    started, importing = time.monotonic(), name != "a.py"
+    with pytest.raises(KeyboardInterrupt), cli._interruptible(to_the_end=False):
+        exec(code, {"reached": reached})
+        assert importing
+        time.sleep(20)
+    assert len(reached) == importing
+    assert time.monotonic() - started < 10
+
+
+@posix
 def test_an_interrupt_of_an_import_in_c_is_told_like_any_other(pair: tuple[str, str], tmp_path: Path) -> None:
     """CPython ends itself by SIGINT once an interrupt was raised in Python text that C code ran, though it was caught.
 

@@ -17,6 +17,7 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
+from made_models import SETTINGS
 from training_images import subject
 
 pytest.importorskip("monai")
@@ -33,17 +34,13 @@ def saved(folder: Path, kind: str, architecture: dict, network: torch.nn.Module,
         "parameters": Parameters(
             resolutions=(4, 2, 1), bands=(7, 9, 9), iterations=(2, 2, 1), spacing_mm=SPACING, margin_mm=8 * SPACING
         ),
-        "ndim": 3,
         "unit_mm": SPACING,
         "spacing_mm": SPACING,
         "extent_mm": (20.0, 200.0),
         "energy": (0.2, 0.3),
-        "description": "blobs",
-        "training_data": "none",
-        "license": "CC0",
-    } | more
+    }
     arrays = {name: value.detach().numpy().astype(np.float16) for name, value in network.state_dict().items()}
-    return save_model(folder, ModelConfig(**values), arrays)
+    return save_model(folder, ModelConfig(**(SETTINGS | values | more)), arrays)
 
 
 def shifting(folder: Path, voxels: float, **more: object) -> Path:

@@ -158,9 +158,9 @@ def test_quicksilver_learns_the_momenta(both: Pack, taught: Path, monkeypatch: p
     monkeypatch.setattr(quicksilver_method, "_PATCHES", 6)
     momenta = read_momenta(taught, both)
     draws = TaughtDrawing([both], {"both": 1}, STILL, 1, momenta)
-    training = PackTraining(QuicksilverMethod(momenta), draws, Course(updates=150, learning_rate=6e-3))
-    first, last = first_and_last(training, 150)
-    assert last < 0.92 * first
+    training = PackTraining(QuicksilverMethod(momenta), draws, Course(updates=100, learning_rate=6e-3))
+    first, last = first_and_last(training, 100)
+    assert last < 0.97 * first
     # Its map of a pair that it has seen goes towards LDDMM's.
     a, b = momenta.pairs[0]
     images = training.maker(training.maker.tensors(draws.plain("both", a, b)))

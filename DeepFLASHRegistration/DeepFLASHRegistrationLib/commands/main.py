@@ -13,9 +13,11 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from ..support.errors import Cancelled, InputError
@@ -36,6 +38,8 @@ COMMANDS = {
     "pack": "put images of many subjects into one file to train on",
     "train": "train a model on images of your own",
 }
+# Frames of Python's own import, and how long an interrupt waits for them to end.
+_IMPORTLIB, _LATER_SECONDS = "<frozen importlib", 0.02
 DONE, FAILED, WRONG_INPUT, SOME_FAILED, CANCELLED = 0, 1, 2, 3, 130
 
 
@@ -116,9 +120,15 @@ def _interruptible(to_the_end: bool) -> Iterator[None]:
     """
     last = -math.inf
 
-    def interrupt(*_: Any) -> None:
-        # Impatient fingers: a second signal must not interrupt the cleaning up after the first.
+    def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal last
+        if frame is not None and frame.f_code.co_filename.startswith(_IMPORTLIB):
+            # What is raised there may be lost, and with it a lock that another thread's import waits for.
+            later = threading.Timer(_LATER_SECONDS, _signal_main_thread, (number,))
+            later.daemon = True
+            later.start()
+            return
+        # Impatient fingers: a second signal must not interrupt the cleaning up after the first.
         now = time.monotonic()
         if now - last > 1:
             last = now
@@ -136,6 +146,13 @@ def _interruptible(to_the_end: bool) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if to_the_end else handler)
+
+
+def _signal_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, number)
+    else:
+        signal.raise_signal(number)
 
 
 def _say(message: str, code: int) -> int:

@@ -29,18 +29,25 @@ _FAILURES = (
 )
 
 
+_loading: threading.Thread | None = None
+
+
 def begin_loading() -> None:
     """Loads torch in a thread of its own, which takes seconds, while files are read; whoever needs it waits for it."""
+    global _loading
 
     def load() -> None:
         with contextlib.suppress(ImportError):  # said by `require_torch`
             import torch  # noqa: F401
 
-    threading.Thread(target=load, daemon=True).start()
+    _loading = threading.Thread(target=load, daemon=True)
+    _loading.start()
 
 
 def require_torch() -> None:
     """RuntimeError with the way to get torch if it is missing."""
+    if _loading is not None:
+        _loading.join()  # here, and not within an import, an interrupt does no harm
     try:
         import torch  # noqa: F401
     except ImportError as error:
