@@ -168,9 +168,15 @@ def main() -> int:
     options = parser.parse_args()
     if options.data is None:
         parser.error("name the folder of the images: --data FOLDER, or DEEPFLASH_DATA")
+    from DeepFLASHRegistrationLib.methods.trained_models import find_models
+
+    known = {found.name for found in find_models()}
+    methods = [name for name in HIPPOCAMPI if ":" not in name or name.split(":")[1].split("@")[0] in known]
+    for name in sorted(set(HIPPOCAMPI) - set(methods)):
+        print(f"{name}: left out, that model is not here (Utilities/train_models.py trains it).", flush=True)
     data, peers = Path(options.data).resolve(), PEERS if os.environ.get("DEEPFLASH_PEERS") else []
     table, more = hippocampi(data, options.output)
-    parts = {"hippocampi": compared(table, HIPPOCAMPI + peers, options.pairs, options.output / "hippocampi", more)}
+    parts = {"hippocampi": compared(table, methods + peers, options.pairs, options.output / "hippocampi", more)}
     if options.brains:
         table, more = brains(data, options.output)
         parts["brains"] = compared(table, BRAINS + peers[::2], 6, options.output / "brains", more)

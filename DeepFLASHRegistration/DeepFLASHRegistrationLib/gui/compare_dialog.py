@@ -12,6 +12,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ..cohorts.entrants import entrant
+from ..methods.choosing import preferred
 from ..methods.peers import PEERS
 from ..problem.parameters import METHODS, Parameters
 from ..process.runner import Run
@@ -144,6 +145,8 @@ class CompareDialog:
         missing = ""
         if METHODS[method].peer and not (self._logic.machine.peers or os.environ.get(PEERS)):
             missing = _("Name a Python that has it first: choose the method in the section Method.")
+        if METHODS[method].needs_model and not preferred(method):
+            missing = _("There is no trained model of it here. Get models… installs one.")
         return title, about, missing
 
     def _describe(self) -> None:

@@ -70,6 +70,11 @@ def choice_note(config: ModelConfig, others: Sequence[tuple[str, Sequence[Misfit
 
 def nothing_fits(models: Sequence[tuple[str, Sequence[Misfit]]]) -> str:
     """That no model fits, why, and what to do."""
+    if not models:
+        return (
+            "There is no trained model of this method here. Install one (deepflash models install), train one "
+            "(deepflash train), or use --method flash, which needs no model."
+        )
     only_license = [name for name, misfits in models if [each.finding for each in misfits] == ["license"]]
     reasons = [f"{name}: {misfit_sentence(misfits[0])}" for name, misfits in models]
     remedy = "Use --method flash, which needs no model, or name a model in spite of this (--model)."
