@@ -509,6 +509,26 @@ def test_an_interrupt_waits_for_pythons_own_import_to_give_back_its_locks(name: 
 
 
 @posix
+def test_an_interrupt_that_waits_comes_before_what_fails_meanwhile() -> None:
+    code = compile("import signal\nsignal.raise_signal(signal.SIGINT)", "<frozen importlib._bootstrap>", "exec")
+
+    def failing() -> None:
+        with cli._interruptible(to_the_end=True):
+            exec(code, {})
+            raise AttributeError("a module that is not whole")
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            failing()
+        time.sleep(0.1)  # the one that waited is ignored now
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@posix
 def test_an_interrupt_of_an_import_in_c_is_told_like_any_other(pair: tuple[str, str], tmp_path: Path) -> None:
     """CPython ends itself by SIGINT once an interrupt was raised in Python text that C code ran, though it was caught.
 

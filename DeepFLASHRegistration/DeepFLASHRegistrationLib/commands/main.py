@@ -118,20 +118,20 @@ def _interruptible(to_the_end: bool) -> Iterator[None]:
     Afterwards they are what they were, or, if only the end of the process follows, without effect: then they come too
     late, and must not change the exit code.
     """
-    last = -math.inf
+    last, waiting = -math.inf, False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal last
+        nonlocal last, waiting
         if frame is not None and frame.f_code.co_filename.startswith(_IMPORTLIB):
             # What is raised there may be lost, and with it a lock that another thread's import waits for.
             later = threading.Timer(_LATER_SECONDS, _signal_main_thread, (number,))
-            later.daemon = True
+            later.daemon, waiting = True, True
             later.start()
             return
         # Impatient fingers: a second signal must not interrupt the cleaning up after the first.
         now = time.monotonic()
         if now - last > 1:
-            last = now
+            last, waiting = now, False
             raise KeyboardInterrupt
 
     before = {}
@@ -143,6 +143,10 @@ def _interruptible(to_the_end: bool) -> Iterator[None]:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     before[number] = signal.signal(number, interrupt)
         yield
+    except Exception as error:
+        if waiting:  # whatever went wrong meanwhile, this was wanted first
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if to_the_end else handler)
