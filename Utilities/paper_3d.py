@@ -50,6 +50,17 @@ WORDS = {
     "ants": "ANTs SyN",
     "greedy": "Greedy",
 }
+# Below the boxes of a chart.
+SHORT = {
+    "alignment": "affine",
+    "voxelmorph:voxelmorph-hippocampus": "voxelmorph",
+    "quicksilver:quicksilver-hippocampus": "quicksilver",
+    "deepflash:dual-net-hippocampus": "dual net",
+    "deepflash:hippocampus": "deepflash",
+    "deepflash+flash:hippocampus": "+ flash",
+    "deepflash:brain-t1": "deepflash",
+    "deepflash+flash:brain-t1": "+ flash",
+}
 COLUMNS = (
     ("dice", "Dice", 4),
     ("folds_strict", "Folded voxels", 1),
@@ -145,14 +156,13 @@ def rows(found: Mapping[str, Any]) -> str:
 
 def boxes(found: Mapping[str, Any], name: str) -> str:
     """Box plots of Dice by structure, as pictures beside the page; what shows them, in Markdown."""
-    from DeepFLASHRegistrationLib.report.charts import box_chart
-    from DeepFLASHRegistrationLib.report.style import STYLE
+    from DeepFLASHRegistrationLib.report.charts import box_chart, standalone
 
     shown = []
     for number, (structure, by_method) in enumerate(found["structures"].items()):
-        groups = [(method, values) for method, values in by_method.items() if "@" not in method]
+        groups = [(SHORT.get(method, method), values) for method, values in by_method.items() if "@" not in method]
         title = f"Dice of label {structure}" if structure.isdigit() else f"Dice: {structure}"
-        svg = box_chart(groups, title).replace(">", f"><style>{STYLE}</style>", 1)
+        svg = standalone(box_chart(groups, title))
         path = PICTURES / f"comparison_{name}_{number}.svg"
         path.write_text(svg, encoding="utf-8")
         shown.append(f"![{title}](images/{path.name})")

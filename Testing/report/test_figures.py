@@ -270,3 +270,17 @@ def test_histograms_show_percent_and_put_outliers_in_the_last_bin():
     assert chart.count('class="low"') == 2
     assert chart.count('class="high"') == 2
     assert ">1/2<" in chart
+
+
+def test_a_chart_as_a_file_of_its_own_is_a_picture_with_its_style():
+    """What programs that show files need: the name space, without which they take it for any XML."""
+    from xml.etree import ElementTree
+
+    from DeepFLASHRegistrationLib.report.charts import box_chart, standalone
+
+    root = ElementTree.fromstring(standalone(box_chart([("a < b", [1.0, 2.0]), ("c", [2.0, 4.0])], "Dice")))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    style = root.find("{http://www.w3.org/2000/svg}style")
+    assert ".box" in style.text
+    assert ".tick" in style.text
+    assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 2

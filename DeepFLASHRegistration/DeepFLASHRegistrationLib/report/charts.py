@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .overlays import polylines
+from .style import STYLE
 from .tables import escaped
 
 CHART_WIDTH, CHART_HEIGHT = 360, 220
@@ -132,6 +133,13 @@ def box_chart(groups: Sequence[tuple[str, Sequence[float]]], y_title: str) -> st
         row = bottom + 14 + 13 * (number % 2 if len(groups) > 4 else 0)
         parts.append(f'<text class="tick" x="{x(number + 0.5):.1f}" y="{row}" text-anchor="middle">{shown}</text>')
     return _frame(parts, [], "", y_title)
+
+
+def standalone(svg: str) -> str:
+    """A chart as a file of its own: with the name space and the style that it has from the page elsewhere."""
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        ">", f"><style>{STYLE}</style>", 1
+    )
 
 
 def factor_ticks(limit: float) -> list[tuple[float, str]]:

@@ -478,11 +478,11 @@ def _dual_net(recipe: PosedRecipe, place: Posed) -> dict[str, Any]:
 
 def _curves(history: Sequence[Mapping[str, float]]) -> str:
     """Learning curves: what is left of the energy, and the overlap, in training and on unseen subjects."""
-    from ..report.charts import Series, line_chart
+    from ..report.charts import Series, line_chart, standalone
 
     last = max((int(key.split()[1]) for row in history for key in row if key.startswith("energy ")), default=0)
     wanted = (("training", "s1", f"energy {last}"), ("unseen subjects", "s2", "validation energy"))
     series = [Series(name, style, np.array([row.get(key, math.nan) for row in history])) for name, style, key in wanted]
     if not any(np.isfinite(s.values).any() for s in series):
         return "<svg xmlns='http://www.w3.org/2000/svg'/>"
-    return line_chart(series, [0], "validation", "part of the energy left")
+    return standalone(line_chart(series, [0], "validation", "part of the energy left"))

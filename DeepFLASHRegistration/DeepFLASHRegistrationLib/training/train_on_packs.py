@@ -178,7 +178,7 @@ def _device_name(device: str) -> str:
 
 def _drawn(history: Sequence[Mapping[str, object]]) -> str:
     """Learning curves of the last step's dissimilarity, in training and on unseen subjects."""
-    from ..report.charts import Series, line_chart
+    from ..report.charts import Series, line_chart, standalone
 
     training = [float(row["parts"][-1][0]) if "parts" in row else math.nan for row in history]
     unseen = []
@@ -188,4 +188,4 @@ def _drawn(history: Sequence[Mapping[str, object]]) -> str:
     series = [Series("training", "s1", np.array(training)), Series("unseen subjects", "s2", np.array(unseen))]
     if not any(np.isfinite(s.values).any() for s in series):
         return "<svg xmlns='http://www.w3.org/2000/svg'/>"
-    return line_chart(series, [0], "time", "dissimilarity")
+    return standalone(line_chart(series, [0], "time", "dissimilarity"))
