@@ -124,7 +124,8 @@ class DeepFLASHRegistrationCompareTest(unittest.TestCase):
         self._open("fast")
         items = [self.dialog.list.item(row) for row in range(self.dialog.list.count)]
         greyed = {each.data(qt.Qt.UserRole): each.toolTip() for each in items if not each.flags() & qt.Qt.ItemIsEnabled}
-        self.assertEqual(set(greyed), {"ants", "greedy"})
+        self.assertEqual(set(greyed), {"ants", "greedy", "quicksilver:auto"})
+        self.assertIn("no trained model", greyed.pop("quicksilver:auto"))
         self.assertTrue(all("Name a Python" in text for text in greyed.values()), greyed)
         self.widget.logic.machine.peers = sys.executable + ".none"
         self._compare("fast", "greedy")
