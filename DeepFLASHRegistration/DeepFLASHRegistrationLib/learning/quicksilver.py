@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH, STRIDE = 15, 14
-# Features of the two blocks; the large network is the published one.
+# Features of the two blocks; the large network has the published ones.
 SIZES = {"small": (8, 16), "large": (64, 128)}
 _ODD = PATCH % 2  # what is missing to be halved twice
+_FLAT = 1e-3  # standard deviation of a patch that shows nothing
+_AT_ONCE = 32
 
 
 def _convolutions(before: int, after: int, count: int = 3) -> list[nn.Module]:
@@ -102,7 +104,7 @@ class QuicksilverNet(nn.Module):
         and patches in which both are flat are left out.
         """
         shape = fixed.shape
-        missing = [-(n - 1) % STRIDE + (PATCH - STRIDE - 1) if n > PATCH else PATCH - n for n in shape]
+        missing = [(PATCH - n) % STRIDE if n > PATCH else PATCH - n for n in shape]
         padding = [amount for m in reversed(missing) for amount in (m // 2, m - m // 2)]
         both = F.pad(torch.stack([fixed, moving])[:, None], padding, mode="replicate")[:, 0]
         total = torch.zeros(3, *both.shape[1:], dtype=fixed.dtype, device=fixed.device)
@@ -119,7 +121,3 @@ class QuicksilverNet(nn.Module):
             yield None
         inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, shape))
         yield (self.scale * total / count.clamp(min=1))[(slice(None), *inner)]
-
-
-_FLAT = 1e-3
-_AT_ONCE = 32

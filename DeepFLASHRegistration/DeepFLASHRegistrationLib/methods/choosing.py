@@ -207,7 +207,7 @@ def candidates(
         sides: the fixed and the moving image.
         accepted: whether the user has agreed to licenses that exclude commercial use.
         all_reasons: look at the images for every model, not only until one fits.
-        method: without a refinement.
+        method: of which they are models.
     """
     found = [Candidate(entry, stated_misfits(entry.config, sides, accepted)) for entry in preferred(method)]
     for number, each in enumerate(found):
@@ -272,8 +272,7 @@ def settled(parameters: Parameters, fixed: Subject, moving: Subject) -> tuple[Pa
     fixed, moving = fixed.checked("fixed"), moving.checked("moving")
     check_dimensions(fixed.image, moving.image)
     sides = [Look.at(each.image, each.mask) for each in (fixed, moving)]
-    method = parameters.method.removesuffix("+flash")
-    found = candidates(sides, noncommercial_accepted() is True, method=method)
+    found = candidates(sides, noncommercial_accepted() is True, method=parameters.method)
     for number, each in enumerate(found):
         if each.fits:
             note = choice_note(each.found.config, [(other.found.name, other.misfits) for other in found[:number]])
