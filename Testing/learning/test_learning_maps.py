@@ -9,7 +9,8 @@ import torch
 from DeepFLASHRegistrationLib.geodesics.band import Lattice
 from DeepFLASHRegistrationLib.geodesics.sampling import Sampler
 from DeepFLASHRegistrationLib.learning import quicksilver, voxelmorph
-from DeepFLASHRegistrationLib.learning.quicksilver import PATCH, QuicksilverNet
+from DeepFLASHRegistrationLib.learning.blocks import from_blocks, to_blocks
+from DeepFLASHRegistrationLib.learning.quicksilver import PATCH, QuicksilverNet, Tiling, seen
 
 pytest.importorskip("monai")
 
@@ -52,37 +53,50 @@ def test_the_exponential_of_the_negative_velocity_is_the_inverse() -> None:
     assert float(left.abs().max()) < 0.3
 
 
-def test_blocks_hold_every_voxel_once() -> None:
+def test_blocks_hold_every_voxel_once_and_come_back() -> None:
     images = torch.arange(2 * 4 * 6 * 2).float().view(1, 2, 4, 6, 2)
-    found = voxelmorph._blocks(images, 2)
+    found = to_blocks(images, 2)
     assert found.shape == (1, 16, 2, 3, 1)
-    assert sorted(found.flatten().tolist()) == images.flatten().tolist()
     # All of a block are voxels of one image within one cube.
-    cell = found[0, :8, 1, 2, 0].sort().values
-    torch.testing.assert_close(cell, images[0, 0, 2:4, 4:6].flatten().sort().values)
+    torch.testing.assert_close(found[0, :8, 1, 2, 0], images[0, 0, 2:4, 4:6].flatten())
+    assert torch.equal(from_blocks(found, 2), images)
+    plane = torch.rand(2, 3, 8, 6)
+    assert torch.equal(to_blocks(plane, 2), torch.nn.functional.pixel_unshuffle(plane, 2))
+    assert torch.equal(from_blocks(to_blocks(plane, 2), 2), plane)
 
 
 class Patches(QuicksilverNet):
-    """Answers with the fixed patch itself, in all components, and remembers what it was asked."""
+    """Answers with the fixed patch as it is seen, in all components, and remembers what it was asked."""
 
-    def __init__(self) -> None:
-        super().__init__((2, 2), 2.0)
+    def __init__(self, ndim: int = 3) -> None:
+        super().__init__(ndim, (2, 2), 2, 2.0)
         self.asked = 0
 
-    def forward(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        self.asked += len(fixed)
-        return fixed[:, None].repeat(1, 3, 1, 1, 1)
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        self.asked += len(patches)
+        return patches[:, :1].expand(-1, patches.ndim - 2, *patches.shape[2:])
 
 
-@pytest.mark.parametrize("shape", [(15, 15, 15), (29, 30, 43), (12, 40, 16), (44, 31, 29)])
-def test_patches_are_put_together_where_they_were_taken(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(15, 15, 15), (29, 30, 43), (12, 40, 16), (44, 31, 29), (33, 15), (9, 50)])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_patches_are_put_together_where_they_were_taken(shape: tuple[int, ...], shifted: bool) -> None:
     torch.manual_seed(1)
-    fixed, moving, network = torch.rand(shape), torch.rand(shape), Patches()
-    *_, found = network.momentum(fixed, moving)
-    assert found.shape == (3, *shape)
-    for component in found:
-        torch.testing.assert_close(component, 2.0 * fixed)
-    assert network.asked == np.prod([max(1, -(-(n - 1) // 14)) for n in shape])
+    images = torch.rand(2, *shape)
+    tiling = Tiling(shape, "cpu", shifted)
+    patches = tiling.cut(images)
+    assert patches.shape == (np.prod([max(1, -(-(n - 1) // 14)) for n in shape]), 2, *[PATCH] * len(shape))
+    torch.testing.assert_close(tiling.joined(patches), images)
+    # Where patches overlap, or stand out, each counts as much as another.
+    torch.testing.assert_close(tiling.joined(torch.ones_like(patches)), torch.ones_like(images))
+
+
+def test_a_momentum_is_what_the_network_answers_of_what_it_sees() -> None:
+    torch.manual_seed(3)
+    for shape in ((29, 30, 17), (30, 44)):
+        fixed, moving, network = torch.rand(shape), torch.rand(shape), Patches(len(shape))
+        *_, found = network.momentum(fixed, moving)
+        for component in found:
+            torch.testing.assert_close(component, 2.0 * seen(fixed, moving)[0])
 
 
 def test_where_both_images_are_flat_there_is_no_momentum() -> None:
@@ -92,16 +106,32 @@ def test_where_both_images_are_flat_there_is_no_momentum() -> None:
     *_, found = network.momentum(fixed, torch.ones(shape))
     assert network.asked == 1
     assert not found[:, :28].any()
-    torch.testing.assert_close(found[0, 29:], 2 * fixed[29:])
+    assert found[0, 35:].abs().mean() > 0.5
 
 
-def test_the_network_sees_both_patches_and_answers_with_one_for_each_component() -> None:
+def test_images_are_seen_by_what_they_differ_by_nearby_and_the_way_the_moving_one_slopes() -> None:
+    at = torch.stack(torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij"))
+    texture = torch.rand(24, 24, 24, generator=torch.Generator().manual_seed(0))
+    found, brighter = seen(texture, at[1] / 24), seen(3 * texture + 2, at[1] / 24)
+    torch.testing.assert_close(found[0], brighter[0], atol=0.1, rtol=0)
+    direction = found[2:, 4:-4, 4:-4, 4:-4]
+    torch.testing.assert_close(direction[1], torch.ones(16, 16, 16), atol=0.05, rtol=0)
+    assert float(direction[[0, 2]].abs().max()) < 1e-3
+    assert not seen(texture, torch.ones(24, 24, 24))[2:].any()
+
+
+@pytest.mark.parametrize("size", quicksilver.SIZES)
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_network_sees_both_patches_and_answers_along_the_slope(size: str, ndim: int) -> None:
     torch.manual_seed(2)
-    network = QuicksilverNet(quicksilver.SIZES["small"], 1.0)
-    a, b = torch.rand(2, 2, PATCH, PATCH, PATCH)
+    network = QuicksilverNet(ndim, *quicksilver.SIZES[size], 1.0)
+    a, b = torch.rand(2, 2, 1, *[PATCH] * ndim)
+    slope = torch.ones(2, ndim, *[PATCH] * ndim)
     with torch.no_grad():
-        found, exchanged, other = network(a, b), network(b, a), network(a, a)
-    assert found.shape == (2, 3, PATCH, PATCH, PATCH)
+        found, exchanged, other = (network(torch.cat([*pair, slope], 1)) for pair in ((a, b), (b, a), (a, a)))
+        none = network(torch.cat([a, b, 0 * slope], 1))
+    assert found.shape == (2, ndim, *[PATCH] * ndim)
     assert not torch.allclose(found, exchanged)
     assert not torch.allclose(found, other)
     assert not torch.allclose(found[:, 0], found[:, 1])
+    assert not none.any()

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from DeepFLASHRegistrationLib.learning import quicksilver, voxelmorph
+from DeepFLASHRegistrationLib.learning import voxelmorph
 from DeepFLASHRegistrationLib.methods.choosing import preferred
 from DeepFLASHRegistrationLib.methods.stages import stages
-from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, load_model, save_model
+from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, save_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
-from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
+from DeepFLASHRegistrationLib.support.errors import InputError
 from made_models import SETTINGS
 from training_images import subject
 
@@ -145,42 +145,3 @@ def test_without_monai_a_sentence_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "monai", None)
     with pytest.raises(InputError, match="pip install --no-deps monai"):
         registered(model)
-
-
-def test_quicksilver_shoots_what_it_predicts(tmp_path: Path) -> None:
-    """With the last layer at zero there is no momentum; with a bias, a constant one, which moves all of it one way."""
-    features, scale = quicksilver.SIZES["small"], 3.0
-    network = quicksilver.QuicksilverNet(features, scale)
-    for decoder, value in zip(network.decoders, (0.0, 0.0, -1.0), strict=True):
-        torch.nn.init.zeros_(decoder.fine[-1].weight)
-        torch.nn.init.constant_(decoder.fine[-1].bias, value)
-    model = saved(
-        tmp_path / "model", "quicksilver", {"features": list(features), "scale": scale, "dropout": 0.0}, network
-    )
-    result = registered(model, "quicksilver")
-    _, labels = subject(4, SHAPE, SPACING)
-    points = labels.grid.index_to_physical(np.argwhere(labels.data > 0))
-    there = result.deformation.points(points, "fixed_to_moving")
-    # A momentum carries the moving image onto the fixed one: what is looked up lies the other way.
-    shift = (there - points).mean(0)
-    assert shift[0] > 0.3 * SPACING
-    assert np.abs(shift[1:]).max() < 0.1 * abs(shift[0])
-    back = result.deformation.points(there, "moving_to_fixed")
-    assert np.percentile(np.linalg.norm(back - points, axis=-1), 95) < 0.15 * SPACING
-
-
-def test_cancelled_between_patches(tmp_path: Path) -> None:
-    features = quicksilver.SIZES["small"]
-    network = quicksilver.QuicksilverNet(features, 1.0)
-    architecture = {"features": list(features), "scale": 1.0, "dropout": 0.0}
-    model = saved(tmp_path / "model", "quicksilver", architecture, network)
-    fixed, moving = moved()
-    stop = []
-    parameters = Parameters(method="quicksilver", model=str(model), initial_alignment="none")
-
-    def told(event: dict) -> None:
-        stop.append(event["phase"] == "level")
-
-    with pytest.raises(Cancelled):
-        register(fixed.image, moving.image, parameters, threads=1, progress=told, cancel=lambda: any(stop))
-    assert load_model(model).config.method == "quicksilver"

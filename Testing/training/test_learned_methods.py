@@ -19,7 +19,6 @@ from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.problem import settings
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.support.tensors import write_tensors
-from DeepFLASHRegistrationLib.training import quicksilver_method
 from DeepFLASHRegistrationLib.training.drawing import Drawing, Variety
 from DeepFLASHRegistrationLib.training.examples import Maker
 from DeepFLASHRegistrationLib.training.learned import registrations
@@ -127,17 +126,37 @@ def test_momenta_that_do_not_belong_to_the_pack_are_refused(both: Pack, taught: 
         read_momenta(out, both)
 
 
-def test_a_taught_pair_is_drawn_as_it_lies_with_its_momentum(both: Pack, taught: Path) -> None:
+def test_a_taught_pair_is_drawn_as_it_lies_or_turned_round_with_its_momentum(both: Pack, taught: Path) -> None:
     momenta = read_momenta(taught, both)
-    draws = TaughtDrawing([both], {"both": 1}, dataclasses.replace(STILL, turn=9.0, pose_shift=4.0), 2, momenta)
+    draws = TaughtDrawing([both], {"both": 1}, dataclasses.replace(STILL, turn=9.0, pose_shift=4.0), 6, momenta)
     maker = Maker(draws, "cpu")
     drawn = draws.draw((0, 4))
     images = maker(maker.tensors(drawn))
-    for k, which in enumerate(drawn["taught"]):
+    assert all(set(column) == {False, True} for column in drawn["mirrored"].T)
+    for k, (which, mirrored) in enumerate(zip(drawn["taught"], drawn["mirrored"], strict=True)):
+        axes = [axis - 3 for axis in np.flatnonzero(mirrored)]
         for side, subject in enumerate(momenta.pairs[which]):
-            clean = torch.from_numpy(both.images[subject] / 255).float()
+            clean = torch.from_numpy(both.images[subject] / 255).float().flip(axes)
             torch.testing.assert_close(images.clean[2 * k + side], clean, atol=2e-4, rtol=0)
-        assert torch.equal(images.momenta[k], torch.from_numpy(momenta.values[which]))
+            torch.testing.assert_close(images.seen[2 * k + side], clean, atol=2e-4, rtol=0)
+        sign = torch.from_numpy(1.0 - 2.0 * mirrored).view(-1, 1, 1, 1)
+        right = sign * torch.from_numpy(momenta.values[which]).float().flip(axes)
+        torch.testing.assert_close(images.momenta[k].float(), right.float())
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_momentum_of_a_mirrored_pair_is_the_mirrored_one(both: Pack, axis: int) -> None:
+    """What the drawing takes for known, by LDDMM itself."""
+    parameters = without_band(registrations([both], **QUICK))
+    mirrored = dataclasses.replace(both, images=np.flip(both.images, 1 + axis).copy())
+    one, other = (found_momentum(pair_problem(p, 0, 2, parameters), parameters)[0] for p in (both, mirrored))
+    other = np.flip(other, 1 + axis).copy()
+    other[axis] *= -1
+    assert np.linalg.norm(other - one) < 0.02 * np.linalg.norm(one)
+
+
+def test_momenta_of_two_packs_are_refused(both: Pack, taught: Path) -> None:
+    momenta = read_momenta(taught, both)
     with pytest.raises(InputError, match="train on that alone"):
         TaughtDrawing([both, pack("more", seed=4)], {"both": 1, "more": 1}, STILL, 1, momenta)
 
@@ -154,8 +173,7 @@ def first_and_last(training: PackTraining, updates: int) -> tuple[float, float]:
 
 
 def test_quicksilver_learns_the_momenta(both: Pack, taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(quicksilver.SIZES, "small", (6, 8))
-    monkeypatch.setattr(quicksilver_method, "_PATCHES", 6)
+    monkeypatch.setitem(quicksilver.SIZES, "small", ((8, 12), 2))
     momenta = read_momenta(taught, both)
     draws = TaughtDrawing([both], {"both": 1}, STILL, 1, momenta)
     training = PackTraining(QuicksilverMethod(momenta), draws, Course(updates=100, learning_rate=6e-3))

@@ -42,7 +42,7 @@ def result_options(parser: argparse.ArgumentParser) -> None:
         type=_names,
         metavar="NAME,…",
         help="write only these files beside the velocity and result.json: warped, fixed_to_moving, moving_to_fixed, "
-        "affine, log_jacobian, labels, segmentation, report; none for none of them (default: all)",
+        "affine, log_jacobian, uncertainty, labels, segmentation, report; none for none of them (default: all)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(PairFiles) if field.name != "transform"]
     pair = PairFiles(**{name: getattr(options, name) for name in names})
     labelled = pair.moving_labels is not None
-    files = chosen_files(options.outputs, labelled, pair.segmented, parameters.dense)
+    files = chosen_files(options.outputs, labelled, pair.segmented, parameters.dense, parameters.samples > 0)
     for output, there, what in (
         ("labels", labelled, "labels"),
         ("segmentation", pair.segmented, "a segmentation (.seg.nrrd)"),

@@ -64,6 +64,7 @@ class DeepFLASHRegistrationParameterNode:
     transform: vtkMRMLTransformNode
     inverseTransform: vtkMRMLTransformNode
     logJacobianVolume: vtkMRMLScalarVolumeNode
+    uncertaintyVolume: vtkMRMLScalarVolumeNode
     segmentation: Labels
     markups: Markups
     model: vtkMRMLModelNode

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..geodesics.band import Band, Evaluator, Lattice, Metric, Upsampler, fit_modes
 from ..geodesics.batched import BatchedFlow, BatchedSampler, BatchedShooting
+from .blocks import to_blocks
 
 MULTIPLE = 16  # of which images have as many voxels along every axis
 # Time steps of the maps that are handed out. Those that a head makes for the next one have few, which follow steep
@@ -153,7 +154,7 @@ class Encoder(nn.Module):
         self.out = nn.ModuleList(nn.Conv3d(f, f, 3, padding=1) for f in features)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = _blocks_of_two(_scaled(images))
+        x = to_blocks(_scaled(images)[:, None], 2)
         found = []
         for scale in self.scales:
             x = scale(x)
@@ -173,13 +174,6 @@ def _scaled(images: Tensor) -> Tensor:
     """Intensities of a root mean square of 1; 0 stays 0."""
     power = images.float().square().flatten(1).mean(1).clamp(min=1e-8)
     return images * power.rsqrt().view(-1, *[1] * (images.ndim - 1))
-
-
-def _blocks_of_two(images: Tensor) -> Tensor:
-    """(batch, *shape) -> (batch, 8, *shape / 2): the eight voxels of each cell as channels."""
-    n, (a, b, c) = len(images), images.shape[1:]
-    x = images.reshape(n, a // 2, 2, b // 2, 2, c // 2, 2).permute(0, 2, 4, 6, 1, 3, 5)
-    return x.reshape(n, 8, a // 2, b // 2, c // 2)
 
 
 class Comparison(nn.Module):

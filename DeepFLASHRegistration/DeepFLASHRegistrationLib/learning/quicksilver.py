@@ -10,37 +10,52 @@ the uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import from_blocks, to_blocks
+
 PATCH, STRIDE = 15, 14
-# Features of the two blocks; the large network has the published ones.
-SIZES = {"small": (8, 16), "large": (64, 128)}
-_ODD = PATCH % 2  # what is missing to be halved twice
+# Features of the two blocks, and voxels along each axis that are seen, and answered, as channels. The large network is
+# the published one; the small one works at half of the resolution.
+SIZES = {"small": ((16, 32), 2), "large": ((64, 128), 1)}
 _FLAT = 1e-3  # standard deviation of a patch that shows nothing
+_NEARBY, _LEAST_SPREAD, _LEAST_SLOPE = 9, 0.05, 0.01
 _AT_ONCE = 32
 
 
-def _convolutions(before: int, after: int, count: int = 3) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for k in range(count):
-        layers += [nn.Conv3d(before if k == 0 else after, after, 3, padding=1), nn.PReLU()]
-    return layers
+class _Layers:
+    """Convolutions of so many dimensions."""
+
+    def __init__(self, ndim: int):
+        self.conv = {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
+        self.up = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[ndim]
+
+    def same(self, before: int, after: int, count: int) -> nn.Sequential:
+        """So many convolutions, each with its activation."""
+        each = [(self.conv(before if k == 0 else after, after, 3, padding=1), nn.PReLU()) for k in range(count)]
+        return nn.Sequential(*(layer for pair in each for layer in pair))
+
+    def half(self, features: int, dropout: float) -> nn.Sequential:
+        return nn.Sequential(self.conv(features, features, 2, stride=2), nn.PReLU(), nn.Dropout(dropout))
+
+    def double(self, before: int, after: int, dropout: float = 0.0) -> nn.Sequential:
+        return nn.Sequential(self.up(before, after, 2, stride=2), nn.PReLU(), nn.Dropout(dropout))
 
 
 class _Encoder(nn.Module):
-    """(n, 1, 16³) -> features at 16³, 8³ and 4³."""
+    """(n, c, *cells) -> features of cells, of blocks of two along each axis, and of four."""
 
-    def __init__(self, one: int, two: int, dropout: float):
+    def __init__(self, layers: _Layers, before: int, features: tuple[int, int], dropout: float):
         super().__init__()
-        self.fine = nn.Sequential(*_convolutions(1, one))
-        self.middle = nn.Sequential(
-            nn.Conv3d(one, one, 2, stride=2), nn.PReLU(), nn.Dropout(dropout), *_convolutions(one, two)
-        )
-        self.coarse = nn.Sequential(nn.Conv3d(two, two, 2, stride=2), nn.PReLU(), nn.Dropout(dropout))
+        one, two = features
+        self.fine = layers.same(before, one, 3)
+        self.middle = nn.Sequential(layers.half(one, dropout), layers.same(one, two, 3))
+        self.coarse = layers.half(two, dropout)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fine = self.fine(patches)
@@ -49,20 +64,14 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Features of both images at 16³, 8³ and 4³ -> (n, 1, 16³)."""
+    """Features of both images at the three scales -> (n, c, *cells)."""
 
-    def __init__(self, one: int, two: int, dropout: float):
+    def __init__(self, layers: _Layers, features: tuple[int, int], after: int, dropout: float):
         super().__init__()
-        self.coarse = nn.Sequential(
-            *_convolutions(2 * two, 2 * two, 2),
-            nn.ConvTranspose3d(2 * two, two, 2, stride=2),
-            nn.PReLU(),
-            nn.Dropout(dropout),
-        )
-        self.middle = nn.Sequential(
-            *_convolutions(3 * two, two, 2), nn.ConvTranspose3d(two, one, 2, stride=2), nn.PReLU()
-        )
-        self.fine = nn.Sequential(*_convolutions(3 * one, one, 2), nn.Conv3d(one, 1, 3, padding=1))
+        one, two = features
+        self.coarse = nn.Sequential(layers.same(2 * two, 2 * two, 2), layers.double(2 * two, two, dropout))
+        self.middle = nn.Sequential(layers.same(3 * two, two, 2), layers.double(two, one))
+        self.fine = nn.Sequential(layers.same(3 * one, one, 2), layers.conv(one, after, 3, padding=1))
 
     def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
         middle = self.middle(torch.cat([self.coarse(coarse), middle], 1))
@@ -73,51 +82,106 @@ class QuicksilverNet(nn.Module):
     """Patches of two images -> patches of the momentum over ``scale``.
 
     Args:
-        features: of the two blocks.
+        ndim: 2 or 3.
+        features, block: see SIZES.
         scale: the momenta's spread, in the metric's units.
         dropout: share of the features that is left out in training, and in Monte Carlo.
     """
 
-    def __init__(self, features: tuple[int, int], scale: float, dropout: float = 0.0):
+    def __init__(self, ndim: int, features: Sequence[int], block: int, scale: float, dropout: float = 0.0):
         super().__init__()
-        one, two = features
-        self.scale = scale
-        self.fixed, self.moving = _Encoder(one, two, dropout), _Encoder(one, two, dropout)
-        self.decoders = nn.ModuleList(_Decoder(one, two, dropout) for _ in range(3))
+        if block not in (1, 2):
+            raise ValueError(f"it sees blocks of {block} voxels; 1 and 2 are known")
+        layers, (one, two), channels = _Layers(ndim), features, block**ndim
+        self.block, self.scale = block, scale
+        self.fixed, self.moving = (_Encoder(layers, channels, (one, two), dropout) for _ in range(2))
+        self.decoders = nn.ModuleList(_Decoder(layers, (one, two), channels, dropout) for _ in range(ndim))
         # So deep a network without norms passes on what it sees only if no layer makes it smaller (He et al., 2015).
         for layer in self.modules():
-            if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d)):
+            if isinstance(layer, (layers.conv, layers.up)):
                 nn.init.kaiming_normal_(layer.weight, a=0.25)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """(n, 15, 15, 15) each -> (n, 3, 15, 15, 15)."""
-        padded = [F.pad(x[:, None], (0, _ODD) * 3, mode="replicate") for x in (fixed, moving)]
-        scales = [torch.cat(pair, 1) for pair in zip(self.fixed(padded[0]), self.moving(padded[1]), strict=True)]
-        answer = torch.cat([decoder(*scales) for decoder in self.decoders], 1)
-        return answer[..., :PATCH, :PATCH, :PATCH]
+    def forward(self, patches: Tensor) -> Tensor:
+        """Of `seen` (n, 2 + d, 15, …) -> (n, d, 15, …)."""
+        ndim = patches.ndim - 2
+        odd = (0, -PATCH % (4 * self.block)) * ndim  # what is missing to be halved
+        padded = F.pad(patches[:, :2], odd, mode="replicate")
+        fixed, moving = (to_blocks(x, self.block) for x in padded.split(1, 1))
+        scales = [torch.cat(pair, 1) for pair in zip(self.fixed(fixed), self.moving(moving), strict=True)]
+        answer = torch.cat([from_blocks(decoder(*scales), self.block) for decoder in self.decoders], 1)
+        return answer[(slice(None), slice(None), *[slice(PATCH)] * ndim)] * patches[:, 2:]
 
     def momentum(self, fixed: Tensor, moving: Tensor) -> Iterator[Tensor | None]:
-        """Images (*shape) -> None after every part of the work, and at the end m₀ (3, *shape).
+        """Images (*shape) -> None after every part of the work, and at the end m₀ (d, *shape).
 
-        What lies beyond the images continues them; where neither image shows an edge there is no momentum to predict,
-        and patches in which both are flat are left out.
+        Where neither image shows an edge there is no momentum to predict, and patches in which both are flat are left
+        out.
         """
-        shape = fixed.shape
-        missing = [(PATCH - n) % STRIDE if n > PATCH else PATCH - n for n in shape]
-        padding = [amount for m in reversed(missing) for amount in (m // 2, m - m // 2)]
-        both = F.pad(torch.stack([fixed, moving])[:, None], padding, mode="replicate")[:, 0]
-        total = torch.zeros(3, *both.shape[1:], dtype=fixed.dtype, device=fixed.device)
-        count = torch.zeros(both.shape[1:], dtype=fixed.dtype, device=fixed.device)
-        corners = torch.cartesian_prod(*(torch.arange(0, n - PATCH + 1, STRIDE) for n in both.shape[1:]))
-        ranges = [[slice(int(c), int(c) + PATCH) for c in corner] for corner in corners]
-        ranges = [at for at in ranges if max(float(torch.std(x[tuple(at)])) for x in both) > _FLAT]
-        for first in range(0, len(ranges), _AT_ONCE):
-            part = ranges[first : first + _AT_ONCE]
-            seen = torch.stack([both[(slice(None), *at)] for at in part])
-            for at, patch in zip(part, self(seen[:, 0], seen[:, 1]), strict=True):
-                total[(slice(None), *at)] += patch
-                count[tuple(at)] += 1
+        tiling = Tiling(tuple(fixed.shape), fixed.device)
+        patches = tiling.cut(seen(fixed, moving))
+        shown = torch.nonzero(tiling.cut(torch.stack([fixed, moving])).flatten(2).std(-1).amax(1) > _FLAT)[:, 0]
+        found = torch.zeros_like(patches[:, 2:])
+        for at in shown.split(_AT_ONCE):
+            found[at] = self(patches[at])
             yield None
-        inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, shape))
-        yield (self.scale * total / count.clamp(min=1))[(slice(None), *inner)]
+        yield self.scale * tiling.joined(found)
+
+
+def seen(fixed: Tensor, moving: Tensor) -> Tensor:
+    """What the network sees of two images (*shape): both as the local correlation does, with mean 0 and spread 1
+    nearby, and the direction of the moving image's slope, which vanishes where there is none; (2 + d, *shape)."""
+    images = torch.stack([fixed, moving])[:, None]
+    mean = _nearby(images, _NEARBY)
+    spread = (_nearby(images.square(), _NEARBY) - mean.square()).clamp(min=0)
+    local = (images - mean) * (spread + _LEAST_SPREAD**2).rsqrt()
+    smooth = _nearby(_nearby(images[1:], 3), 3)[0, 0]
+    slope = torch.stack(torch.gradient(smooth))
+    return torch.cat([local[:, 0], slope * (slope.square().sum(0) + _LEAST_SLOPE**2).rsqrt()])
+
+
+def _nearby(images: Tensor, width: int) -> Tensor:
+    """Means of windows of so many voxels along each axis."""
+    pool = F.avg_pool3d if images.ndim == 5 else F.avg_pool2d
+    return pool(images, width, 1, width // 2, count_include_pad=False)
+
+
+class Tiling:
+    """Patches at strides that cover images of one shape, whose values go on beyond them as at their border.
+
+    Args:
+        shape: of the images.
+        device: where.
+        shifted: whether the first patch begins anywhere, by torch's random numbers of the device; otherwise patches
+            stand out as far at both ends.
+    """
+
+    def __init__(self, shape: Sequence[int], device: str | torch.device, shifted: bool = False):
+        self.shape = tuple(shape)
+        index = torch.zeros((), dtype=torch.long, device=device)
+        within = torch.ones((), dtype=torch.bool, device=device)
+        for axis, n in enumerate(shape):
+            count = 1 + max(0, math.ceil((n - PATCH) / STRIDE))
+            slack = STRIDE * (count - 1) + PATCH - n
+            before = torch.randint(slack + 1, (), device=device) if shifted else slack // 2
+            at = (STRIDE * torch.arange(count, device=device)[:, None] + torch.arange(PATCH, device=device)) - before
+            view = [1] * (2 * len(shape))
+            view[axis], view[len(shape) + axis] = count, PATCH
+            at = at.view(view)
+            index, within = index * n + at.clamp(0, n - 1), within & (at >= 0) & (at < n)
+        last = len(shape) - 1
+        self._index, self._within = index.flatten(0, last), within.flatten(0, last)
+        self._count = self._added(self._within[:, None].float())
+
+    def cut(self, images: Tensor) -> Tensor:
+        """(c, *shape) -> (patches, c, 15, …)."""
+        return images.flatten(1)[:, self._index].transpose(0, 1)
+
+    def joined(self, patches: Tensor) -> Tensor:
+        """(patches, c, 15, …) -> (c, *shape), their mean where they overlap."""
+        return self._added(patches * self._within[:, None]) / self._count
+
+    def _added(self, patches: Tensor) -> Tensor:
+        total = torch.zeros(patches.shape[1], math.prod(self.shape), dtype=patches.dtype, device=patches.device)
+        total = total.index_add(1, self._index.flatten(), patches.transpose(0, 1).flatten(1))
+        return total.view(-1, *self.shape)

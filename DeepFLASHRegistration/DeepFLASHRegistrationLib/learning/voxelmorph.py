@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import to_blocks
+
 MULTIPLE = 16  # of which images have as many voxels along every axis
 SQUARINGS = 7
 # Channels of the U-Net, in pairs of what goes down and what comes up, from fine to coarse; those of the convolutions
@@ -66,7 +68,7 @@ class VoxelMorphNet(nn.Module):
         """Images (n, *shape) -> velocity in voxels of half the resolution, (n, d, *shape / 2)."""
         images = torch.stack([moving, fixed], 1)
         if self.block > 1:
-            return self.unet(_blocks(images, self.block))
+            return self.unet(to_blocks(images, self.block))
         found = self.unet(images)
         return 0.5 * (F.avg_pool3d if found.ndim == 5 else F.avg_pool2d)(found, 2)
 
@@ -75,11 +77,3 @@ class VoxelMorphNet(nn.Module):
         mode = "trilinear" if velocity.ndim == 5 else "bilinear"
         half = self.exponential(velocity)
         return 2 * F.interpolate(half, scale_factor=2.0, mode=mode, align_corners=False)
-
-
-def _blocks(images: Tensor, size: int) -> Tensor:
-    """(n, c, *shape) -> (n, c · size^d, *shape / size)."""
-    d = images.ndim - 2
-    for axis in range(d):
-        images = images.unflatten(2 + axis, (-1, size)).movedim(3 + axis, 2).flatten(1, 2)
-    return images

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ..problem.problem import Problem
-from ..support.errors import InputError
+from ..support.errors import Cancelled, InputError
 from .answered import FoundMap, answered
 from .registry import Estimated, Plan, Watch
 
@@ -30,4 +33,24 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
     name = plan.predictor.config.name
     answer = answered(problem, plan, device, FoundMap(name, found.forth, found.back), watch, end)
     more = [{**record, "level": record["level"] + 1} for record in answer.history]
-    return Estimated(**{**vars(answer), "history": [*history, *more], "unusual": found.unusual})
+    return replace(
+        answer,
+        history=[*history, *more],
+        unusual=found.unusual,
+        uncertainty=_uncertainty(problem, plan, device, watch),
+    )
+
+
+def _uncertainty(problem: Problem, plan: Plan, device: str, watch: Watch) -> np.ndarray | None:
+    """The scatter of random answers, if they are wanted; a cancelled registration does without."""
+    count = plan.parameters.samples
+    if not count:
+        return None
+
+    def report(done: int) -> None:
+        watch.tell(phase="level", progress=0.85, message=f"Uncertainty, answer {done} of {count}")
+
+    try:
+        return plan.predictor.uncertainty(problem, device, count, report, watch.cancel)
+    except Cancelled:
+        return None

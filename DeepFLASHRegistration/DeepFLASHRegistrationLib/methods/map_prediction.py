@@ -48,6 +48,38 @@ class MapPredictor(TrainedNetwork):
         """
         raise NotImplementedError
 
+    @torch.no_grad()
+    def uncertainty(
+        self, problem: Problem, device: str, samples: int, report: Callable[[int], None], cancelled: Callable[[], bool]
+    ) -> np.ndarray:
+        """By how many mm fixed_to_moving scatters about its mean when the network leaves out other features each time
+        (Monte Carlo dropout: Gal & Ghahramani, ICML 2016): float32 (*shape) on the working grid.
+
+        Args:
+            samples: how many answers.
+            report: called with how many there are.
+
+        Raises:
+            Cancelled: that was wanted.
+        """
+        pair, mean, scatter = problem.pair(device), 0.0, 0.0
+        network, where = self.network.to(pair.fixed.device), [pair.fixed.device] if pair.fixed.is_cuda else []
+        with torch.random.fork_rng(where):
+            try:
+                network.train()
+                for k in range(samples):
+                    torch.manual_seed(k)
+                    forth, _ = self.displacements(problem, pair, cancelled)
+                    # Welford's way, which needs no two passes.
+                    apart = forth - mean
+                    mean = mean + apart / (k + 1)
+                    scatter = scatter + (apart * (forth - mean)).sum(0)
+                    report(k + 1)
+            finally:
+                network.eval()
+        found = problem.unit_mm * (scatter / max(samples - 1, 1)).clamp(min=0).sqrt()
+        return found.float().cpu().numpy()
+
     def predict(
         self,
         problem: Problem,

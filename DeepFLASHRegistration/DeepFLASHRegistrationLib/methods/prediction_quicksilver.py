@@ -11,7 +11,7 @@ from torch import Tensor
 from ..geodesics.band import Lattice, Metric
 from ..geodesics.full_space import FullFlow, FullShooting, shot
 from ..geodesics.objective import Pair
-from ..geodesics.sampling import NonFiniteField
+from ..geodesics.sampling import NonFiniteField, Sampler
 from ..learning.quicksilver import QuicksilverNet
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem
@@ -19,6 +19,7 @@ from ..support.errors import Cancelled
 from .map_prediction import MapPredictor
 
 _DRIFT, _MOST_STEPS = 0.02, 64
+CORRECTIONS = 1
 
 
 class Kind(MapPredictor):
@@ -26,21 +27,65 @@ class Kind(MapPredictor):
 
     def built(self) -> QuicksilverNet:
         values = self.config.architecture
-        if self.config.ndim != 3:
-            raise ValueError("it is for images of three dimensions only")
-        return QuicksilverNet(tuple(values["features"]), float(values["scale"]), float(values["dropout"]))
+        scale, dropout = float(values["scale"]), float(values["dropout"])
+        self.corrections = values["corrections"]
+        if self.corrections not in range(5):
+            raise ValueError(f"it corrects itself {self.corrections!r} times; 0 to 4 are known")
+        return QuicksilverNet(self.config.ndim, tuple(values["features"]), values["block"], scale, dropout)
+
+    @property
+    def varies(self) -> bool:
+        return float(self.config.architecture["dropout"]) > 0
 
     def displacements(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> tuple[Tensor, Tensor]:
         like = pair.fixed
+        cells = Lattice.cells(tuple(like.shape), pair.lengths)
+        window = problem.window(str(like.device))(cells)
+        images = pair.fixed, pair.moving
+        try:
+            return corrected_maps(self.network, images, cells, self.parameters, window, self.corrections, cancelled)
+        except NonFiniteField:  # a momentum of which no geodesic starts
+            nowhere = like.new_full((like.ndim, *like.shape), torch.nan)
+            return nowhere, nowhere
+
+
+def corrected_maps(
+    network: QuicksilverNet,
+    images: tuple[Tensor, Tensor],
+    cells: Lattice,
+    parameters: Parameters,
+    window: Tensor,
+    corrections: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[Tensor, Tensor]:
+    """Both maps of the momentum that the network predicts, each followed by those of what it then sees still apart.
+
+    Args:
+        images: fixed and moving, on cells.
+        parameters, window: see `shot_momentum`.
+        corrections: how often the network looks again (Yang et al. have a second network look once).
+        cancelled: asked on the way.
+
+    Returns:
+        fixed_to_moving and moving_to_fixed minus the identity, in units of length.
+
+    Raises:
+        Cancelled: that was wanted.
+        NonFiniteField: no geodesic starts from what it predicts.
+    """
+    fixed, moving = images
+    sample, carried, forth, back = Sampler(cells, cells, fixed.dtype, fixed.device), moving, None, None
+    for _ in range(1 + corrections):
         answer = None
-        for answer in self.network.momentum(pair.fixed, pair.moving):
+        for answer in network.momentum(fixed, carried):
             if answer is None and cancelled():
                 raise Cancelled("Cancelled before the prediction was done.")
-        cells = Lattice.cells(tuple(like.shape), pair.lengths)
-        try:
-            return shot_momentum(answer, cells, self.parameters, problem.window(str(like.device))(cells))
-        except NonFiniteField:  # a momentum of which no geodesic starts
-            return torch.full_like(answer, torch.nan), torch.full_like(answer, torch.nan)
+        there, home = shot_momentum(answer, cells, parameters, window)
+        # x goes to y by the new map, and from there on by what was found before.
+        forth = there if forth is None else there + sample(forth, there)
+        back = home if back is None else back + sample(home, back)
+        carried = sample(moving[None], forth)[0]
+    return forth, back
 
 
 def shot_momentum(m0: Tensor, cells: Lattice, parameters: Parameters, window: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,8 +95,8 @@ class Plan:
 @dataclass(frozen=True)
 class Estimated:
     """The arguments of a Deformation or of a DenseMap, one record per accepted step, what a trained model finds unlike
-    its data (prediction.Prediction), why each level of a search ended (`geodesics.search.descent.Ending`), and what a
-    user should know besides."""
+    its data (prediction.Prediction), why each level of a search ended (`geodesics.search.descent.Ending`), what a user
+    should know besides, and by how many mm a model's random answers scatter, on the working grid."""
 
     velocity: dict[str, Any]
     history: list[dict[str, Any]]
@@ -104,11 +104,14 @@ class Estimated:
     unusual: tuple[dict[str, Any], ...] = ()
     endings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    uncertainty: np.ndarray | None = None
 
 
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
     method, refined = METHODS[parameters.method], parameters.method.endswith("+flash")
+    if not method.needs_model and parameters.samples:
+        raise InputError(f"samples: the method {parameters.method} has no random answers. Leave them out.")
     if not method.needs_model:
         if not method.fitted:
             return Plan(parameters)
@@ -121,6 +124,11 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
         raise InputError(
             f"Model {parameters.model!r} is for images of {found.ndim} dimensions, not {ndim}. Choose another model, "
             "or the method flash."
+        )
+    if parameters.samples and not found.varies:
+        raise InputError(
+            f"samples: model {parameters.model!r} was trained without dropout, so that its answer is always the same. "
+            "Leave them out, or train one with it (deepflash train PACK --method quicksilver --dropout 0.2)."
         )
     effective = found.config.effective(parameters)
     if not method.fitted:

@@ -137,7 +137,7 @@ class ModelConfig:
 
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
-        kept = ("method", "model", "refinement", "as_geodesic", "initial_alignment", "bias_correction")
+        kept = ("method", "model", "refinement", "as_geodesic", "samples", "initial_alignment", "bias_correction")
         return dataclasses.replace(self.parameters, **{name: getattr(parameters, name) for name in kept})
 
     def refining(self, parameters: Parameters) -> Parameters:

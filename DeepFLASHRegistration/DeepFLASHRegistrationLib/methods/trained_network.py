@@ -52,6 +52,11 @@ class TrainedNetwork:
         self.network.load_state_dict(weights, assign=True)
         self.network.requires_grad_(False).eval()
 
+    @property
+    def varies(self) -> bool:
+        """Whether it was trained with dropout, so that it can answer at random."""
+        return False
+
     def built(self) -> torch.nn.Module:
         """The network that the config describes."""
         raise NotImplementedError

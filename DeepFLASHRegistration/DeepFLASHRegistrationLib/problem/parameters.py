@@ -272,6 +272,9 @@ class Parameters:
         "Of a map that is none, such as a transform found elsewhere, the geodesic nearest to it: it has an exact "
         "inverse, no folds, and a way from the alignment to the map.",
     )
+    samples: int = _setting(
+        0, "Random answers", "Of Quicksilver with dropout: how many; their spread is the uncertainty.", limits=(0, 1000)
+    )
     initial_alignment: str = _setting(
         "affine", "Initial alignment", "Linear alignment before the deformation.", choices=_ALIGNMENTS
     )

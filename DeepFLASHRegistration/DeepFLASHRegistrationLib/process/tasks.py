@@ -75,7 +75,9 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     fixed, outputs = fixed.with_image(fixed.image.noted(*why)), arguments["outputs"]
     transforms = [] if files.transform is None else [files.transform]
     fixed, given = with_transforms(transforms, fixed, moving, parameters)
-    names = chosen_files(outputs, files.moving_labels is not None, files.segmented, parameters.dense)
+    names = chosen_files(
+        outputs, files.moving_labels is not None, files.segmented, parameters.dense, parameters.samples > 0
+    )
     device, disk = arguments["device"], arguments["disk"]
     try:
         need = check_needs(disk, names, (fixed, moving), parameters, given.get("initial_affine"), device, free)

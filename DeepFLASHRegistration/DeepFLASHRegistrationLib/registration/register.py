@@ -290,7 +290,8 @@ class _Run:
 
     def finished(self, problem: Problem, found: Estimated, threads: int | None) -> Result:
         """Maps, images and figures of the geodesic."""
-        from .measuring import difference, difference_note
+        from ..problem.resampling import linear
+        from .measuring import difference, difference_note, spread_of
 
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
         self.watch.phase("finish", "Computing the maps")
@@ -301,6 +302,10 @@ class _Run:
             metrics["levels_ended"] = list(found.endings)
         if self.unlike or found.unusual:
             metrics["unusual"] = [*self.unlike, *found.unusual]
+        uncertainty = None
+        if found.uncertainty is not None:
+            uncertainty = Volume(fixed.grid, linear(Volume(problem.grid, found.uncertainty), fixed.grid), "uncertainty")
+            metrics["uncertainty_mm"] = spread_of(found.uncertainty[problem.fixed_mask])
         if self.known is not None:
             metrics["map_difference_mm"] = difference(maps, self.known, fixed.grid, problem.foreground)
             self._note(difference_note(metrics["map_difference_mm"], self.known.name))
@@ -319,6 +324,7 @@ class _Run:
             verdict=verdict(metrics, found.cancelled),
             cancelled=found.cancelled,
             notes=list(dict.fromkeys(self.notes)),
+            uncertainty=uncertainty,
             **made,
         )
 

@@ -35,7 +35,8 @@ class Result:
     are arrays, or computed when asked (problem.field.Field): ``result.fixed_to_moving[a:b]`` are some slices of one,
     ``np.asarray(result.fixed_to_moving)`` is the whole, which of large images fills gigabytes. labels_before are in the
     smallest integers that hold them. velocity holds what determines the maps: the arguments of a Deformation, v0 among
-    them, or of a DenseMap.
+    them, or of a DenseMap. uncertainty: by how many mm the predicted fixed_to_moving scatters, if random answers were
+    wanted.
     """
 
     parameters: Parameters
@@ -59,6 +60,7 @@ class Result:
     verdict: Verdict
     cancelled: bool = False
     notes: list[str] = field(default_factory=list)
+    uncertainty: Volume | None = None
 
     @property
     def displacement(self) -> np.ndarray | Field:

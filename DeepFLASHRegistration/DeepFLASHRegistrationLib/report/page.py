@@ -48,6 +48,7 @@ FILES = {
     "affine.tfm": "The affine part alone, fixed to moving, as an ITK transform.",
     "log_jacobian.nii.gz": "Natural logarithm of the determinant of fixed_to_moving: "
     "0 keeps volumes, 0.69 is twice the volume in the moving image.",
+    "uncertainty.nii.gz": "By how many mm the prediction of fixed_to_moving scatters when it is made at random.",
     "velocity.safetensors": "The initial velocity and all that is needed to recompute every map, "
     "at any time and on any grid.",
     "result.json": "Metrics, parameters, convergence, timings and versions, for programs.",
@@ -259,7 +260,8 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _usual(result: Result) -> list[str]:
-    return [n for n in FILES if n != "segmentation.seg.nrrd" and (n != "labels.nii.gz" or result.labels is not None)]
+    there = {"labels.nii.gz": result.labels is not None, "uncertainty.nii.gz": result.uncertainty is not None}
+    return [n for n in FILES if n != "segmentation.seg.nrrd" and there.get(n, True)]
 
 
 def _file_section(files: Collection[str]) -> str:

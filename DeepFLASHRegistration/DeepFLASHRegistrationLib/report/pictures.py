@@ -15,7 +15,16 @@ from ..imaging.volume import Volume
 from ..registration.metrics import folded_voxels, map_points
 from .charts import factor_ticks
 from .overlays import deformation_grid, outline, outline_path
-from .pixels import checkerboard, data_uri, determinant_picture, difference_picture, gray, to_bytes, window
+from .pixels import (
+    amount_picture,
+    checkerboard,
+    data_uri,
+    determinant_picture,
+    difference_picture,
+    gray,
+    to_bytes,
+    window,
+)
 from .views import View, foreground_center, views
 
 if TYPE_CHECKING:
@@ -45,6 +54,7 @@ class Pictures:
         counts = [result.metrics.get(key) for key in ("folds", "folds_strict")]
         self.folds = any(count and count["count"] for count in counts)
         self.folded = [self._folded(k) for k in range(len(self.views))]
+        self.uncertain = 0.0 if result.uncertainty is None else float(np.percentile(result.uncertainty.data, 99.8))
         self.unseen = [self._unseen(k) for k in range(len(self.views))]
 
     def sections(self) -> str:
@@ -183,6 +193,8 @@ class Pictures:
             ("Deformation grid on the registered", self._deformation_grid),
             ("Jacobian determinant", self._jacobian),
         ]
+        if self.result.uncertainty is not None:
+            columns.append(("Uncertainty of the prediction", self._uncertainty))
         if self.labels is not None:
             columns.append(
                 ("Label outlines on the fixed" if self.fixed_labels else "Propagated labels", self._outlines)
@@ -203,6 +215,11 @@ class Pictures:
         pixels = determinant_picture(self.gray[0][k], self.logs[k], self.limit, folded)
         border = f'<path class="fold" d="{outline_path(*outline(folded))}"/>' if folded.any() else ""
         return self._panel(k, "Jacobian determinant", self._image(pixels) + border + self._end(k))
+
+    def _uncertainty(self, k: int) -> str:
+        spread = self.views[k].cut(self.result.uncertainty.data, self.index)
+        pixels = amount_picture(self.gray[0][k], spread / max(self.uncertain, 1e-6))
+        return self._panel(k, "uncertainty", self._image(pixels))
 
     def _folded(self, k: int) -> np.ndarray:
         """Folded pixels of a slice; by the strict criterion too if the field's grid continues the fixed."""
@@ -290,6 +307,11 @@ class Pictures:
             seen = "outlined in black" if any(f.any() for f in self.folded) else "none in these slices"
             lines[0] += f' <span class="key"><i class="fold"></i>folded voxels ({seen})</span>'
         lines.append("The grid is a regular one on the moving image after the affine part, carried along with it.")
+        if self.result.uncertainty is not None:
+            lines.append(
+                "Uncertainty: by how much the prediction scatters when it is made at random, from none to "
+                f"{self.uncertain:.2g} mm (full orange)."
+            )
         if self.labels is not None and self.fixed_labels is not None:
             lines.append(
                 'Label outlines: <span class="key"><i class="line white"></i>both agree</span>'

@@ -109,6 +109,12 @@ def determinant_picture(base: np.ndarray, log_determinant: np.ndarray, limit: fl
     return to_bytes(picture)
 
 
+def amount_picture(base: np.ndarray, amount: np.ndarray) -> np.ndarray:
+    """RGB bytes of amounts over a slice in 0..1; full orange from 1 on."""
+    strength = np.sqrt(np.clip(amount, 0.0, 1.0))[..., None].astype(np.float32)
+    return to_bytes(0.85 * base[..., None] * (1.0 - 0.9 * strength) + diverging(np.ones_like(amount)) * 0.9 * strength)
+
+
 def _enclosed(shown: np.ndarray) -> np.ndarray:
     """Pixels that have some of `shown` (bool) on both sides, in their row and in their column."""
     result = np.ones(shown.shape, dtype=bool)

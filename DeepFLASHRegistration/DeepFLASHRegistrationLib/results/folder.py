@@ -21,7 +21,7 @@ from ..registration.result import FORMAT, Result
 from ..registration.warping import warp_segmentation
 from ..report import FILES, write_report
 from ..support.output_folder import whole_folder
-from .outputs import SEGMENTATION, chosen_files
+from .outputs import SEGMENTATION, UNCERTAINTY, chosen_files
 from .plain import grid_values, plain
 from .rounding import field_step, squeezed
 from .velocity import FIELDS, VELOCITY, write_velocity
@@ -58,7 +58,8 @@ def save_result(
         OSError: the disk is full or fails; nothing is left behind, and an earlier result is as it was.
     """
     one, two = subjects(fixed, moving, {"fixed_labels": fixed_labels})
-    files = chosen_files(outputs, result.labels is not None, segmentation is not None, not result.deformation.timed)
+    there = result.labels is not None, segmentation is not None, not result.deformation.timed
+    files = chosen_files(outputs, *there, result.uncertainty is not None)
     with whole_folder(folder, FILES, force) as temporary:
         with ThreadPoolExecutor(1) as beside:
             # Drawn on one processor while others compress.
@@ -104,6 +105,8 @@ def _write_arrays(result: Result, folder: Path, files: Collection[str]) -> dict[
     if "log_jacobian.nii.gz" in files:
         logarithm = np.maximum(result.log_jacobian.data, np.float32(_LOG_FLOOR))
         write_volume(folder / "log_jacobian.nii.gz", result.log_jacobian.with_data(logarithm))
+    if UNCERTAINTY in files:
+        write_volume(folder / UNCERTAINTY, result.uncertainty)
     if "labels.nii.gz" in files:
         write_volume(folder / "labels.nii.gz", result.labels)
     return changes

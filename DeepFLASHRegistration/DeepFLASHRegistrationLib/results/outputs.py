@@ -22,6 +22,7 @@ from .velocity import FIELDS, VELOCITY
 # By the name of an output, that of its file.
 OUTPUTS = {name.split(".")[0]: name for name in FILES}
 SEGMENTATION = "segmentation.seg.nrrd"
+UNCERTAINTY = "uncertainty.nii.gz"
 # Without the first nothing could be computed anew, without the second nobody knows what a folder holds.
 _ALWAYS = (VELOCITY, "result.json")
 
@@ -32,7 +33,11 @@ _REPORT_BYTES, _REST_BYTES = 1_500_000, 50_000
 
 
 def chosen_files(
-    outputs: Collection[str] | None, labels: bool, segmentation: bool = False, dense: bool = False
+    outputs: Collection[str] | None,
+    labels: bool,
+    segmentation: bool = False,
+    dense: bool = False,
+    uncertainty: bool = False,
 ) -> list[str]:
     """Names of the files to write, in the order of report.FILES.
 
@@ -40,6 +45,7 @@ def chosen_files(
         outputs: names of files, with or without suffix; None for all.
         labels, segmentation: whether there are labels to write, and a segmentation.
         dense: whether the map is no geodesic: then its fields take the place of the velocity.
+        uncertainty: whether it is known.
 
     Raises:
         InputError: there is no such output.
@@ -52,7 +58,7 @@ def chosen_files(
         if file not in FILES:
             raise InputError(f"There is no output {name!r}. Choose among {', '.join(OUTPUTS)}.")
         wanted.add(file)
-    there = {"labels.nii.gz": labels, SEGMENTATION: segmentation, VELOCITY: not dense}
+    there = {"labels.nii.gz": labels, SEGMENTATION: segmentation, VELOCITY: not dense, UNCERTAINTY: uncertainty}
     return [name for name in FILES if name in wanted and there.get(name, True)]
 
 
@@ -89,6 +95,7 @@ def _sizes(files: Collection[str], fixed: Grid, parameters: Parameters, affine: 
         FIELDS[0]: 4 * _FIELD_SHARE * components * forth.size,
         FIELDS[1]: 4 * _FIELD_SHARE * components * back.size * turned,
         "log_jacobian.nii.gz": 4 * fixed.size,
+        UNCERTAINTY: 4 * fixed.size,
         VELOCITY: 4 * d * max(parameters.bands) ** d,
         "report.html": _REPORT_BYTES,
     }

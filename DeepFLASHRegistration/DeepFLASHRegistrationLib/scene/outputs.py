@@ -53,6 +53,7 @@ class OutputNodes:
     transform: Any = NEW
     inverseTransform: Any = NEW
     logJacobianVolume: Any = NEW
+    uncertaintyVolume: Any = NEW
     segmentation: Any = NEW
     markups: Any = NEW
     model: Any = NEW
@@ -84,6 +85,7 @@ class PreparedResult:
         for output, name in (
             ("warpedVolume", "warpedVolume"),
             ("logJacobianVolume", "logJacobianVolume"),
+            ("uncertaintyVolume", "uncertaintyVolume"),
             ("histogramChart", "histogram"),
         ):
             if getattr(outputs, output) is not None:
@@ -133,6 +135,11 @@ class PreparedResult:
         volume = self._result.log_jacobian
         return _voxels(volume.with_data(np.where(np.isfinite(volume.data), volume.data, np.nan).astype(np.float32)))
 
+    @cached_property
+    def uncertaintyVolume(self) -> vtk.vtkImageData | None:
+        """Voxels in mm, if it is known."""
+        return None if self._result.uncertainty is None else _voxels(self._result.uncertainty)
+
 
 def writeResult(
     result: Any,
@@ -180,6 +187,7 @@ def writeResult(
             nodes.inverseTransform.SetNodeReferenceID(INVERSE_ROLE, nodes.transform.GetID())
         nodes.warpedVolume = writer.warped(outputs.warpedVolume)
         nodes.logJacobianVolume = writer.logJacobian(outputs.logJacobianVolume)
+        nodes.uncertaintyVolume = writer.uncertainty(outputs.uncertaintyVolume)
         if result.labels is not None and movingSegmentation is not None:
             nodes.segmentation = writer.labels(outputs.segmentation, movingSegmentation, movingLabels)
         if inputs.movingMarkups is not None:
@@ -227,6 +235,7 @@ _CLASSES = {
     "transform": ("vtkMRMLTransformNode",),
     "inverseTransform": ("vtkMRMLTransformNode",),
     "logJacobianVolume": ("vtkMRMLScalarVolumeNode",),
+    "uncertaintyVolume": ("vtkMRMLScalarVolumeNode",),
     "segmentation": ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"),
     "markups": ("vtkMRMLMarkupsNode",),
     "model": ("vtkMRMLModelNode",),
@@ -365,6 +374,13 @@ class _Writer:
             return None
         node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.pair} log Jacobian")
         _setVoxels(node, self.prepared.logJacobianVolume, self.result.log_jacobian.grid)
+        return node
+
+    def uncertainty(self, choice: Any) -> slicer.vtkMRMLScalarVolumeNode | None:
+        if choice is None or self.result.uncertainty is None:
+            return None
+        node = self._node(choice, "vtkMRMLScalarVolumeNode", f"{self.pair} uncertainty")
+        _setVoxels(node, self.prepared.uncertaintyVolume, self.result.uncertainty.grid)
         return node
 
     def labels(self, choice: Any, source: slicer.vtkMRMLNode, labels: Labels) -> slicer.vtkMRMLNode | None:

@@ -134,11 +134,8 @@ class Drawing:
         painted = pack.images is None
         found = self._placed(rng, number, (fixed, moving), painted, still)
         found |= self._looks(rng, pack, painted, painted, True, still)
-        for key in ("gamma", "rms"):
-            found[key][:] = 1 if key == "gamma" else 0
-        for key in ("bias", "noise"):
-            found[key][:] = 0
-        return found
+        found["rms"][:] = 0
+        return as_scanned(found)
 
     def _pair(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         variety = self.variety
@@ -161,9 +158,7 @@ class Drawing:
         pose = _turned(rng, center, variety.pose_turn, variety.scale, variety.pose_shift)
         if variety.pose_turn and rng.random() < 0.5:
             # Left and right lie along the last axis of upright arrays.
-            flip = np.eye(len(center) + 1)
-            flip[-2, -2], flip[-2, -1] = -1, 2 * center[-1]
-            pose = pose @ flip
+            pose = pose @ mirror(self.shape, [axis == len(center) - 1 for axis in range(len(center))])
         rest = _turned(rng, center, variety.turn, variety.scale, variety.shift)
         matrices = np.stack([pose, to_moving @ pose @ rest])[:, :-1]
         weights = np.zeros(variety.labels_at_once)
@@ -222,6 +217,21 @@ class Drawing:
         for axis in range(len(self.shape)):
             found[f"resolution_{axis}"] = np.stack([matrices[side][axis] for side in range(2)])
         return {key: np.ascontiguousarray(value, np.float32) for key, value in found.items()}
+
+
+def mirror(shape: Sequence[int], axes: Sequence[bool]) -> np.ndarray:
+    """The affine map that turns arrays of this shape round along some of their axes."""
+    flip = np.eye(len(shape) + 1)
+    for axis in np.flatnonzero(axes):
+        flip[axis, axis], flip[axis, -1] = -1, shape[axis] - 1
+    return flip
+
+
+def as_scanned(draw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A draw whose images keep their intensities."""
+    for key in ("gamma", "bias", "noise"):
+        draw[key][:] = 1 if key == "gamma" else 0
+    return draw
 
 
 def _turned(rng: np.random.Generator, center: np.ndarray, turn: float, scale: float, shift: float) -> np.ndarray:

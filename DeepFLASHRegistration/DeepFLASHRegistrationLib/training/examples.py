@@ -86,8 +86,17 @@ class Maker:
         seen, clean = _sampled(torch.stack([seen, clean], 1), points, "bilinear", "border").unbind(1)
         labels = self.volumes.index_select(0, draw["labels"]).float()
         labels = _sampled(labels[:, None], points, "nearest")[:, 0]
-        momenta = self.momenta.index_select(0, draw["taught"]) if "taught" in draw else None
+        momenta = self._momenta(draw) if "taught" in draw else None
         return Images(self._scanned(seen, draw), clean, labels, draw["chosen"], draw["chosen_weights"], momenta)
+
+    def _momenta(self, draw: Mapping[str, Tensor]) -> Tensor:
+        found = self.momenta.index_select(0, draw["taught"])
+        for axis in range(len(self.shape)):
+            sign = torch.ones(len(self.shape), dtype=found.dtype, device=found.device)
+            sign[axis] = -1
+            other = found.flip(2 + axis) * sign.view(-1, *[1] * len(self.shape))
+            found = torch.where(draw["mirrored"][:, axis].view(-1, *[1] * other[0].ndim), other, found)
+        return found
 
     def _points(self, draw: Mapping[str, Tensor]) -> Tensor:
         """Where each voxel's value lies in its subject, as coordinates of grid_sample (n, *shape, 3)."""

@@ -23,7 +23,7 @@ from ..problem.problem import Problem, comparable, settings
 from ..problem.subject import Subject
 from ..support.errors import InputError
 from ..support.tensors import read_tensors, write_tensors
-from .drawing import Drawing, Variety
+from .drawing import Drawing, Variety, as_scanned, mirror
 from .pack import Pack, grid_of, image_of
 from .teaching import keep_manifest, read_manifest
 
@@ -155,7 +155,8 @@ def read_momenta(folder: Path, pack: Pack) -> Momenta:
 
 
 class TaughtDrawing(Drawing):
-    """Draws pairs whose momenta are known, as they lie; only what they look like is varied.
+    """Draws pairs whose momenta are known, as they are or turned round along any of their axes: LDDMM knows no sides,
+    and patches are too small to.
 
     Args:
         momenta: of the one pack that is drawn from.
@@ -171,7 +172,8 @@ class TaughtDrawing(Drawing):
         if len(self.packs) != 1:
             raise InputError("Momenta belong to one pack: train on that alone.")
         self.taught = momenta
-        self._still = replace(variety, deformation=0, turn=0, scale=0, shift=0, pose_turn=0, pose_shift=0, cropped=0)
+        lying = {"deformation": 0, "turn": 0, "scale": 0, "shift": 0, "pose_turn": 0, "pose_shift": 0}
+        self._still = replace(variety, **lying, degraded=0, cropped=0)
 
     def momenta(self) -> np.ndarray:
         return self.taught.values
@@ -180,7 +182,9 @@ class TaughtDrawing(Drawing):
         k = int(rng.integers(len(self.taught.pairs)))
         found = self._placed(rng, 0, self.taught.pairs[k], False, self._still)
         found |= self._looks(rng, self.packs[0], False, False, False, self._still)
-        return found | {"taught": np.array([k], np.int64)}
+        axes = rng.random((1, len(self.shape))) < 0.5
+        found["matrices"] = (found["matrices"] @ mirror(self.shape, axes[0])).astype(np.float32)
+        return as_scanned(found) | {"taught": np.array([k], np.int64), "mirrored": axes}
 
 
 def _file(folder: Path, pack: Pack, fixed: int, moving: int) -> Path:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quicksilver as a method that is trained on packs, by LDDMM's momenta; see learned.py.
 
-The loss is the squared difference |m₀ − prediction|² of patches at random places, over what predicting nothing would
-miss. Yang et al. sum the absolute differences; of those the median, which is near zero where momenta are uncertain, is
-the best guess, and that is learned first: after 75 updates 1.00 of them are left where of the squares 0.97 are.
+The loss is how far from the known geodesic the predicted one starts, ⟨m₀ − m, K(m₀ − m)⟩ of the momenta of whole
+images, over what predicting nothing would miss. Yang et al. sum the absolute differences of patches, in which what K
+smooths away, and with it most of what two momenta differ by, counts as much as what moves the images.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..geodesics.band import Lattice
-from ..learning.quicksilver import PATCH, SIZES, QuicksilverNet
-from ..methods.prediction_quicksilver import shot_momentum
+from ..geodesics.band import Lattice, Metric
+from ..geodesics.full_space import FullShooting
+from ..learning.quicksilver import PATCH, SIZES, QuicksilverNet, Tiling, seen
+from ..methods.prediction_quicksilver import CORRECTIONS, corrected_maps
 from ..problem.deformation import border_window
 from ..problem.parameters import Parameters
 from ..support.errors import InputError
@@ -28,8 +29,6 @@ from .pack import Pack
 
 if TYPE_CHECKING:
     from .train_on_packs import PackOptions
-
-_PATCHES = 24  # of a pair, per update
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,9 @@ class QuicksilverMethod:
         return _Learner(self, shape, device)
 
     def described(self, packs: Sequence[Pack]) -> tuple[dict[str, Any], Parameters]:
-        network = {"features": list(SIZES[self.size]), "scale": self.momenta.scale, "dropout": self.dropout}
+        features, block = SIZES[self.size]
+        network = {"features": list(features), "block": block, "scale": self.momenta.scale, "dropout": self.dropout}
+        network["corrections"] = CORRECTIONS
         return {**network, "refinement": {"resolutions": [1], "bands": [47]}}, self.momenta.parameters
 
 
@@ -83,40 +84,28 @@ class _Learner:
     parts = ("momentum missed",)
 
     def __init__(self, method: QuicksilverMethod, shape: tuple[int, ...], device: str | torch.device):
-        self.network = QuicksilverNet(SIZES[method.size], method.momenta.scale, method.dropout).to(device)
-        self.parameters, lengths = method.momenta.parameters, tuple(map(float, shape))
+        self.network = QuicksilverNet(len(shape), *SIZES[method.size], method.momenta.scale, method.dropout).to(device)
+        self.parameters, self.shape, lengths = method.momenta.parameters, shape, tuple(map(float, shape))
         self.cells = Lattice.cells(shape, lengths)
         self.window = border_window(self.cells, lengths, MARGIN).to(device)
-        self.sizes = torch.tensor(shape, device=device)
-        offsets = [torch.arange(PATCH) * step for step in (shape[1] * shape[2], shape[2], 1)]
-        self.offsets = (offsets[0][:, None, None] + offsets[1][:, None] + offsets[2]).flatten().to(device)
-        self.steps = torch.tensor([shape[1] * shape[2], shape[2], 1], device=device)
-        self.last = torch.tensor([n - PATCH for n in shape], device=device)
+        metric = Metric(self.parameters.alpha, self.parameters.power, self.parameters.gamma)
+        self.shooting = FullShooting(self.cells, metric, torch.float32, device)
 
     def loss(self, images: Images) -> tuple[Tensor, Tensor]:
-        fixed, moving, momenta = images.seen[::2], images.seen[1::2], images.momenta
-        n = len(fixed)
-        index = ((self._corners(momenta) * self.steps).sum(-1, keepdim=True) + self.offsets).flatten(1)
-        patches = [x.flatten(1).gather(1, index).view(-1, *[PATCH] * 3) for x in (fixed, moving)]
-        known = momenta.float().flatten(2).gather(2, index[:, None].expand(-1, 3, -1))
-        known = known.view(n, 3, _PATCHES, -1).transpose(1, 2).reshape(-1, 3, *[PATCH] * 3) / self.network.scale
-        missed = (self.network(*patches) - known).square().sum() / known.square().sum().clamp(min=1e-6)
+        missed = [self._missed(*pair) for pair in zip(images.seen[::2], images.seen[1::2], images.momenta.float())]
+        missed = torch.stack(missed).mean()
         return missed, missed.detach().view(1, 1)
 
-    @torch.no_grad()
-    def _corners(self, momenta: Tensor) -> Tensor:
-        """Of patches at random places (n, patches, 3), more of them where there is more momentum."""
-        share = momenta.float().norm(dim=1).flatten(1).cumsum(1)
-        drawn = torch.rand(len(share), _PATCHES, device=share.device) * share[:, -1:]
-        voxels = torch.searchsorted(share, drawn).clamp(max=share.shape[1] - 1)
-        at = (voxels[..., None] // self.steps) % self.sizes
-        beside = torch.randint(PATCH, (*voxels.shape, 3), device=share.device)
-        return torch.minimum((at - beside).clamp(min=0), self.last)
+    def _missed(self, fixed: Tensor, moving: Tensor, known: Tensor) -> Tensor:
+        tiling = Tiling(self.shape, fixed.device, shifted=True)
+        answer = tiling.joined(self.network(tiling.cut(seen(fixed, moving))))
+        known = known / self.network.scale
+        apart, whole = (self.shooting.of_momentum(m).square().sum() for m in (known - answer, known))
+        return apart / whole
 
     @torch.no_grad()
     def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
         found = []
-        for one, two in zip(fixed, moving, strict=True):
-            *_, m0 = self.network.momentum(one, two)
-            found.append(shot_momentum(m0, self.cells, self.parameters, self.window)[0])
+        for pair in zip(fixed, moving, strict=True):
+            found.append(corrected_maps(self.network, pair, self.cells, self.parameters, self.window, CORRECTIONS)[0])
         return torch.stack(found)
