@@ -39,6 +39,9 @@ KINDS = {
     "force-net": "deepflash",
     "voxelmorph": "voxelmorph",
     "quicksilver": "quicksilver",
+    "icon": "icon",
+    "gradicon": "gradicon",
+    "constricon": "constricon",
 }
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
 AUTO = "auto"  # in the place of a model: the one that fits
