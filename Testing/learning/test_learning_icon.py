@@ -34,7 +34,7 @@ def network(method: str, shape: tuple[int, ...] = SHAPE, **more: object) -> Icon
 
 
 def seeing_the_difference(net: IconNet, much: float) -> IconNet:
-    """Each U-Net answers with `much` times the moving minus the fixed image, of lengths of the image, in each component."""
+    """Each U-Net answers with so much times the moving minus the fixed image, in lengths of the image, on all axes."""
     with torch.no_grad():
         for name, value in net.named_parameters():
             if "lastConv" in name:

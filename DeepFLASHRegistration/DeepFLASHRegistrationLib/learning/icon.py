@@ -106,6 +106,7 @@ class IconNet(nn.Module):
 
     Attributes:
         net: the package's, which answers with φ_AB of images A (moving) and B (fixed); ConstrICON's also with φ_BA.
+        between: called after each U-Net; may raise.
 
     Raises:
         ImportError: icon_registration is missing.
@@ -120,6 +121,7 @@ class IconNet(nn.Module):
         icon_or_say()
         self.design, self.shape, self.consistent = design, tuple(shape), consistent
         self.net = _consistent(ndim, design) if consistent else _composed(ndim, design)
+        self.between: Callable[[], None] = lambda: None
         self._unit: list[float] | None = None
         self._laid: tuple[tuple[int, ...], torch.device] | None = None
         for module in self.net.modules():
@@ -170,6 +172,7 @@ class IconNet(nn.Module):
 
     def _in_voxels(self, module: nn.Module, inputs: Any, found: Tensor) -> Tensor | None:
         """What a U-Net answers counts in lengths of the image that it was trained on; here, of this one."""
+        self.between()
         return None if self._unit is None else per_axis(found, self._unit)
 
 

@@ -43,6 +43,8 @@ _FILES = {
     "icon": "prediction_icon",
     "gradicon": "prediction_icon",
     "constricon": "prediction_icon",
+    "unigradicon": "prediction_icon",
+    "multigradicon": "prediction_icon",
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of the kinds "icon", "gradicon" and "constricon"."""
+"""Models of the kinds "icon", "gradicon", "constricon", "unigradicon" and "multigradicon"."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from torch import Tensor
 from ..geodesics.objective import Pair
 from ..learning.icon import Design, IconNet, per_axis
 from ..problem.problem import Problem
-from ..support.errors import InputError
+from ..support.errors import Cancelled, InputError
 from .map_prediction import MapPredictor
+from .trained_models import Model
+
+_ANY_SIZE = ("unigradicon", "multigradicon")  # the unit of length follows the size of the object
 
 
 class Kind(MapPredictor):
@@ -23,8 +26,13 @@ class Kind(MapPredictor):
     A network that has a shape of its own sees the working grid's box stretched to that; its maps are stretched back.
     """
 
-    # The parameters' coarsest resolution, 4, times this is what networks that work on the working grid halve.
-    multiple = 4
+    def __init__(self, model: Model):
+        super().__init__(model)
+        if not self.network.design.stretched:
+            # The parameters' coarsest resolution, 4, times this is what its steps and levels halve.
+            self.multiple = 4
+        if model.config.kind in _ANY_SIZE:
+            self.unit_mm = None
 
     def built(self) -> IconNet:
         values = self.config.architecture
@@ -41,6 +49,12 @@ class Kind(MapPredictor):
                 f"along each axis; around the fixed object there are {' x '.join(map(str, working))}. Choose another "
                 "model or method."
             )
+
+        def look() -> None:
+            if cancelled():
+                raise Cancelled("Cancelled.")
+
+        network.between = look
         images = (_stretched(image[None, None], own)[:, 0] for image in (pair.fixed, pair.moving))
         voxel = [length / n for length, n in zip(problem.lengths, own)]
         forth, back = (_stretched(per_axis(u, voxel), working)[0] for u in network.displacements(*images))

@@ -70,6 +70,10 @@ _CONSTRICON = (
     "Greer, Tian, Vialard, Kwitt, Bouix, San José Estépar, Rushmore & Niethammer: Inverse consistency by construction "
     "for multistep deep registration. MICCAI 2023"
 )
+_UNIGRADICON = (
+    "Tian, Greer, Kwitt, Vialard, San José Estépar, Bouix, Rushmore & Niethammer: uniGradICON. A foundation model for "
+    "medical image registration. MICCAI 2024"
+)
 
 METHODS = {
     "flash": Method(
@@ -235,6 +239,25 @@ METHODS = {
         sentence="The geodesic nearest to ConstrICON's map, from which FLASH goes on. Needs the package "
         "icon-registration.",
         citation=_CONSTRICON,
+        package="icon_registration",
+    ),
+    "unigradicon": Method(
+        "learned_map",
+        "A foundation model for all of the body (uniGradICON)",
+        needs_model=True,
+        dense=True,
+        sentence="GradICON's networks, trained on images of many regions, on a grid of 175 voxels along each axis. "
+        "Needs its published weights and the package icon-registration.",
+        citation=_UNIGRADICON,
+        package="icon_registration",
+    ),
+    "unigradicon+flash": Method(
+        "learned_map",
+        "A foundation model, then a short optimization (uniGradICON + FLASH)",
+        needs_model=True,
+        sentence="The geodesic nearest to uniGradICON's map, from which FLASH goes on. Needs its published weights and "
+        "the package icon-registration.",
+        citation=_UNIGRADICON,
         package="icon_registration",
     ),
 }

@@ -41,6 +41,7 @@ _NORMALIZATIONS = {
     "auto": "Automatic: window for CT, else percentiles",
     "percentiles": "By most of the object's voxels (percentiles)",
     "window": "By a fixed window (CT)",
+    "unigradicon": "Each by what it is: CT from -1000 to 1000, others up to the 99th percentile (uniGradICON)",
 }
 _PRESET_TITLES = {
     "fast": "Fast: for a first look",
