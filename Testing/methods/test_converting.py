@@ -118,6 +118,7 @@ def test_what_holds_other_weights_or_is_cut_off_is_refused(tmp_path: Path) -> No
         "of another network": {**state, "netPsi.net.lastConv.bias": torch.zeros(2)},
         "another network": {**state, "more": torch.zeros(2)},
         "network": [1, 2],
+        "not finite": {**state, "netPsi.net.lastConv.bias": torch.full((3,), torch.nan)},
     }
     for message, content in bad.items():
         if isinstance(content, bytes):
@@ -131,5 +132,5 @@ def test_what_holds_other_weights_or_is_cut_off_is_refused(tmp_path: Path) -> No
         converting.convert(tmp_path / "missing", "unigradicon", tmp_path / "model")
     with pytest.raises(InputError, match="Known are unigradicon, multigradicon"):
         converting.convert(file, "carl", tmp_path / "model")
-    with pytest.raises(InputError, match="Choose another"):
+    with pytest.raises(InputError, match="Choose another name"):
         converting.convert(file, "unigradicon", tmp_path / "model", "con")

@@ -37,6 +37,7 @@ from DeepFLASHRegistrationLib.training.pack import Pack, packed
 from DeepFLASHRegistrationLib.training.pack_training import Course, PackTraining
 from DeepFLASHRegistrationLib.training.quicksilver_method import QuicksilverMethod
 from DeepFLASHRegistrationLib.training.train_on_packs import PackOptions, train_on_packs
+from DeepFLASHRegistrationLib.training.validation import Validator
 from DeepFLASHRegistrationLib.training.voxelmorph_method import VoxelMorphMethod
 from training_packs import pack
 
@@ -210,6 +211,31 @@ def test_the_icon_family_learns_to_make_images_alike(both: Pack, kind: str, narr
         left = forth + training.learner.sample(back, forth)
     if kind == "constricon":
         assert float(left.square().mean()) < 0.01 * float(forth.square().mean())
+
+
+def test_statistics_that_came_with_a_model_stay_through_training_checkpoints_and_validation(
+    both: Pack, narrow: None, tmp_path: Path
+) -> None:
+    def fresh() -> PackTraining:
+        draws = Drawing([both], {"both": 1}, dataclasses.replace(STILL, labels_at_once=3))
+        return PackTraining(IconMethod("gradicon", "small", 1.0), draws, Course(updates=4))
+
+    rng, training = np.random.default_rng(0), fresh()
+    given = {
+        k: rng.uniform(0.5, 2, v.shape).astype(np.float32) if "running" in k else v
+        for k, v in training.weights().items()
+    }
+    training.begin_with(given, "there")
+    training.update()
+    training.save(tmp_path / "checkpoint")
+    resumed = fresh()
+    resumed.resume(tmp_path / "checkpoint")
+    for weights in (training.weights(), resumed.weights()):
+        changed = {k for k in given if not np.array_equal(weights[k], given[k])}
+        assert changed
+        assert not any("running" in k for k in changed)
+    theirs = Validator(resumed).learner.network.state_dict()
+    assert all(np.array_equal(theirs[k], given[k]) for k in given if "running" in k)
 
 
 def test_a_pack_too_small_for_a_network_is_refused_before_the_training(both: Pack) -> None:

@@ -142,8 +142,8 @@ def published_window(volume: Volume) -> tuple[float, float]:
     if is_ct(volume):
         return -1000.0, 1000.0
     padded, _ = without_padding(volume)
-    values = _sampled(padded.data)
-    return float(padded.data.min()), float(np.percentile(values, 99))
+    low, high = float(padded.data.min()), float(np.percentile(_sampled(padded.data), 99))
+    return low, high if low < high else float(padded.data.max())
 
 
 def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[float, float] | None = None) -> Volume:

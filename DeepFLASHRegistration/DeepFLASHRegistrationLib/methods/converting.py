@@ -15,7 +15,7 @@ from ..problem.parameters import Parameters
 from ..support.errors import InputError
 from ..support.isolation import Crashed, isolated, memory_to_read
 from ..support.tensors import read_tensors, write_tensors
-from .trained_models import ModelConfig, check_name, file_hash, save_model
+from .trained_models import ModelConfig, file_hash, save_model
 
 if TYPE_CHECKING:
     from ..learning.icon import Design
@@ -54,12 +54,12 @@ def convert(file: Path, kind: str, out: Path, name: str = "") -> tuple[Path, str
         raise InputError(f"{kind}: is not known here. Known are {', '.join(CONVERTED)}.")
     name = name or kind
     try:
-        check_name(name)
         memory, digest = memory_to_read(file), file_hash(file)
+        config = _config(kind, name, file.name, digest)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
     except ValueError as error:
-        raise InputError(f"{error}. Choose another.") from error
+        raise InputError(f"{name}: a model cannot be described so ({error}). Choose another name.") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         given = (str(file), str(path), _published().values(), list(SHAPE))
@@ -68,7 +68,7 @@ def convert(file: Path, kind: str, out: Path, name: str = "") -> tuple[Path, str
         except Crashed as error:
             raise InputError(f"{file}: cannot be read ({error}). Download it again.") from error
         arrays, _ = read_tensors(path)
-    return save_model(out, _config(kind, name, file.name, digest), arrays), digest
+    return save_model(out, config, arrays), digest
 
 
 def read_weights(file: str, out: str, design: dict[str, Any], shape: list[int]) -> int:
@@ -108,6 +108,9 @@ def read_weights(file: str, out: str, design: dict[str, Any], shape: list[int]) 
             f"{file}: holds the weights of another network: {min(wrong)[:80]} is missing or of another shape. Take "
             "Step_2_final.trch of the releases unigradicon_weights or multigradicon_weights."
         )
+    broken = [k for k, v in found.items() if not bool(torch.isfinite(v).all())]
+    if broken:
+        raise InputError(f"{file}: its weights {broken[0]} are not finite. Download it again.")
     arrays = {f"net.{k}": v.detach().to(expected[k].dtype).contiguous().numpy() for k, v in found.items()}
     write_tensors(Path(out), arrays, {})
     return len(arrays)
@@ -137,7 +140,7 @@ def _config(kind: str, name: str, file: str, digest: str) -> ModelConfig:
         parameters=Parameters(normalization="unigradicon"),
         ndim=3,
         unit_mm=1.25,
-        spacing_mm=2.0,
+        spacing_mm=2.0,  # of a body of 350 mm; it stretches images of any size
         extent_mm=(1.0, 1e4),
         energy=(0.5, 0.25),
         description=f"{title}: images of many regions of the body, CT and MR",
