@@ -9,9 +9,13 @@ from DeepFLASHRegistrationLib.imaging.intensities import (
     match_histogram,
     n4,
     normalize,
+    published_window,
     without_padding,
 )
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.problem import scaled
+from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import centered_grid, sampled
 
@@ -213,3 +217,23 @@ def test_a_stripped_ct_keeps_the_range_of_its_tissue() -> None:
     low, high = np.percentile(tissue[inside], (2, 98))
     assert np.ptp(result[inside & (tissue > low) & (tissue < high)]) > 0.8
     assert result[~inside].max() < 0.05
+
+
+def test_the_published_window_is_that_of_each_kind_of_image() -> None:
+    """uniGradICON: CT from -1000 to 1000, others from the least value to the 99th percentile."""
+    rng = np.random.default_rng(0)
+    grid = centered_grid((20, 20, 20), (2, 2, 2))
+    ct = np.full((20, 20, 20), -1000.0, np.float32)
+    ct[4:16, 4:16, 4:16] = rng.normal(40, 20, (12, 12, 12))
+    assert published_window(Volume(grid, ct)) == (-1000.0, 1000.0)
+    mr = rng.uniform(7, 107, (20, 20, 20)).astype(np.float32)
+    mr[0, 0, 0] = 5000
+    low, high = published_window(Volume(grid, mr))
+    assert low == pytest.approx(mr.min())
+    assert high == pytest.approx(106, abs=0.3)
+    # A few bright voxels in the dark are seen.
+    mr[:] = 0
+    mr[0, 0, :5] = 3
+    assert published_window(Volume(grid, mr)) == (0.0, 3.0)
+    seen = scaled(Subject(Volume(grid, ct)).checked(), Parameters(normalization="unigradicon"))
+    np.testing.assert_allclose(seen.image.data, (ct + 1000) / 2000, atol=1e-6)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import map_models
 import numpy as np
 import pytest
 import torch
@@ -13,16 +14,15 @@ from DeepFLASHRegistrationLib.geodesics.band import Lattice
 from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.learning import quicksilver
 from DeepFLASHRegistrationLib.methods.prediction_quicksilver import corrected_maps, shot_momentum
-from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, load_model, save_model
+from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.results.folder import save_result
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
-from made_models import SETTINGS
+from map_models import SHAPE, SPACING
 from scipy.ndimage import map_coordinates
 from training_images import subject
 
-SPACING, SHAPE = 4.0, (30, 34, 28)
 PARAMETERS = Parameters(
     resolutions=(4, 2, 1), bands=(7, 9, 9), iterations=(2, 2, 1), spacing_mm=SPACING, margin_mm=8 * SPACING
 )
@@ -31,11 +31,7 @@ PARAMETERS = Parameters(
 def saved(folder: Path, network: quicksilver.QuicksilverNet, dropout: float = 0.0, corrections: int = 0) -> Path:
     features, block = quicksilver.SIZES["small"]
     architecture = {"features": list(features), "block": block, "scale": network.scale, "dropout": dropout}
-    architecture |= {"corrections": corrections, "refinement": {"resolutions": [1], "bands": [9]}}
-    values = {"name": "quicksilver", "kind": "quicksilver", "architecture": architecture, "parameters": PARAMETERS}
-    values |= {"unit_mm": SPACING, "spacing_mm": SPACING, "extent_mm": (20.0, 200.0), "energy": (0.2, 0.3)}
-    arrays = {name: value.detach().numpy().astype(np.float16) for name, value in network.state_dict().items()}
-    return save_model(folder, ModelConfig(**(SETTINGS | values)), arrays)
+    return map_models.saved(folder, "quicksilver", architecture | {"corrections": corrections}, network)
 
 
 def random_network(seed: int, scale: float, dropout: float = 0.0) -> quicksilver.QuicksilverNet:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..support.errors import InputError
 from ..support.tensors import read_tensors, write_tensors
@@ -35,6 +35,7 @@ _WARM_UP = 100
 _LEAST_RATE = 0.01  # of the learning rate, at the end
 _LOOK_EVERY = 25  # updates between looks at what the device has reached
 _SAVE_EVERY = 45.0  # seconds between checkpoints
+_CONSTANT = "constant "  # before the names, in checkpoints
 _EAGER = 3  # updates before the capture: libraries choose their kernels in them
 
 
@@ -220,8 +221,19 @@ class PackTraining:
     def weights(self) -> dict[str, np.ndarray]:
         """The averaged weights by the network's names, float32."""
         learner = self.method.learner(self.drawing.shape, "cpu")
+        self.hand_constants(learner.network)
         FlatAdam(learner.network).weights.copy_(self.optimizer.average.cpu())
         return {name: value.detach().numpy().copy() for name, value in learner.network.state_dict().items()}
+
+    def constants(self) -> dict[str, Tensor]:
+        """What a network has besides its weights, such as statistics that came with a model, by its names."""
+        network = self.learner.network
+        trained = {name for name, _ in network.named_parameters()}
+        return {name: value for name, value in network.state_dict().items() if name not in trained}
+
+    def hand_constants(self, network: nn.Module) -> None:
+        """Gives them to another network of this method."""
+        network.load_state_dict(self.constants(), strict=False)
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
@@ -240,6 +252,7 @@ class PackTraining:
     def save(self, path: Path) -> None:
         """Writes a checkpoint, whole or not at all."""
         state = {k: np.atleast_1d(v.detach().cpu().numpy()) for k, v in self.optimizer.state().items()}
+        state |= {f"{_CONSTANT}{k}": v.cpu().numpy() for k, v in self.constants().items()}
         if self._parts is not None:
             state["parts"] = self._parts.cpu().numpy()
         about = {
@@ -296,9 +309,13 @@ class PackTraining:
             state[name] = torch.from_numpy(arrays[name])
             if state[name].numel() == value.numel():
                 state[name] = state[name].reshape(value.shape)
+        constants = {
+            k.removeprefix(_CONSTANT): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(_CONSTANT)
+        }
         try:
             self.optimizer.restore(state)
-        except ValueError as error:
+            self.learner.network.load_state_dict(constants, strict=False)
+        except (ValueError, RuntimeError) as error:
             raise InputError(f"{path}: is a checkpoint of another network ({error}). Begin anew.") from error
 
 

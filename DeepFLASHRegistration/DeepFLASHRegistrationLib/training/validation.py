@@ -34,6 +34,7 @@ class Validator:
     def __init__(self, training: PackTraining):
         self.drawing, self.maker = training.drawing, training.maker
         self.learner = training.method.learner(self.drawing.shape, training.device)
+        training.hand_constants(self.learner.network)
         self.learner.network.eval()
         self._flat = FlatAdam(self.learner.network)  # for its view of the weights as one vector
         cells = Lattice.cells(self.drawing.shape, tuple(map(float, self.drawing.shape)))
