@@ -35,7 +35,7 @@ def shifting(folder: Path, kind: str = "gradicon", voxels: float = SHIFT, **more
     network, architecture = small(kind, **more)
     with torch.no_grad():
         *_, bias = network.parameters()
-        bias[2] = 10 * voxels / (OWN[2] - 1)
+        bias[2] = 10 * voxels / (OWN[2] - 1) if network.design.stretched else voxels
     return saved(folder, kind, architecture, network)
 
 
@@ -72,7 +72,7 @@ def test_what_the_network_answers_is_where_the_map_leads(tmp_path: Path, how: st
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_exchanged_images_exchange_the_maps_of_every_kind(tmp_path: Path, kind: str) -> None:
-    predictor = predictor_of(load_model(random_last_layers(tmp_path / "model", kind, 0.02)))
+    predictor = predictor_of(load_model(random_last_layers(tmp_path / "model", kind, 0.06)))
     problem = Plan(predictor.parameters, predictor).problem(
         *comparable(*(each.checked() for each in moved()), predictor.parameters), np.eye(4)
     )

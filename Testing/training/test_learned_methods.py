@@ -215,7 +215,7 @@ def test_voxelmorph_learns_to_make_images_alike(both: Pack, similarity: str) -> 
 def test_the_icon_family_learns_to_make_images_alike(both: Pack, kind: str, narrow: None) -> None:
     draws = Drawing([both], {"both": 1}, dataclasses.replace(STILL, labels_at_once=3))
     draws.draw = lambda seed: draws.plain("both", 0, 2)
-    training = PackTraining(IconMethod(kind, "small", 1.0), draws, Course(updates=50, learning_rate=1e-2))
+    training = PackTraining(IconMethod(kind, "small", 1.0), draws, Course(updates=50, learning_rate=3e-2))
     for _ in range(50):
         training.update()
     dissimilarity, regularization, overlap = np.array([row["parts"][0] for row in training.history]).T

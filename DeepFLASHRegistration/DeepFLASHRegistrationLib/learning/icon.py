@@ -37,8 +37,9 @@ class Design:
         up: and on the way up, from fine to coarse.
         factors: of each step, by how much its voxels are larger; powers of two that do not grow.
         matrices: linear steps before these, of ConstrICON.
-        stretched: whether images are stretched to the shape that it was trained on, as published. If not, it works on
-            voxels of the size that it was trained on, and there may be any number of them.
+        stretched: whether images are stretched to the shape that it was trained on, as published, and its answers
+            count in lengths of the image. If not, they count in voxels, of the size that it was trained on, and there
+            may be any number of these.
     """
 
     down: tuple[int, ...]
@@ -71,6 +72,7 @@ class Design:
 _PUBLISHED = ((2, 16, 32, 64, 256, 512), (16, 32, 64, 128, 256))
 PUBLISHED = Design(*_PUBLISHED, (4, 2, 1, 1), stretched=True)
 _SMALL = ((2, 12, 24, 32), (8, 16, 24))
+_TENTH = 10  # by which the package's U-Nets divide what they answer
 # By method and size. The small ones are for processors, and small images.
 SIZES = {
     "icon": {"small": Design(*_SMALL, (4, 2, 1)), "large": PUBLISHED},
@@ -166,12 +168,11 @@ class IconNet(nn.Module):
         # The package fills these from NumPy, in memory, whatever device is the default.
         self.net.assign_identity_map([1, 1, *shape])
         self.net.to(device)
-        same = self.design.stretched or shape == self.shape
-        self._unit = None if same else [(own - 1) / (n - 1) for own, n in zip(self.shape, shape)]
+        self._unit = None if self.design.stretched else [_TENTH / (n - 1) for n in shape]
         self._laid = (shape, device)
 
     def _in_voxels(self, module: nn.Module, inputs: Any, found: Tensor) -> Tensor | None:
-        """What a U-Net answers counts in lengths of the image that it was trained on; here, of this one."""
+        """The published networks answer with tenths of lengths of the image, others with voxels."""
         self.between()
         return None if self._unit is None else per_axis(found, self._unit)
 
