@@ -148,6 +148,7 @@ def synthetic(shape=(26, 36, 32), spacing=(2.0, 1.2, 1.5), amplitude=3.0, fold=F
         fixed_to_moving=forth,
         moving_to_fixed=back,
         log_jacobian=Volume(grid, logs.astype(np.float32)),
+        uncertainty=None,
         labels=Volume(grid, after) if with_labels else None,
         labels_before=Volume(grid, before) if with_labels else None,
         velocity={},
