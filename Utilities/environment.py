@@ -23,6 +23,8 @@ TORCH = "2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Programs that are compared with, for their tests; they pin versions of NumPy, and so live beside everything else.
 PEERS = ("antspyx==0.6.3", "picsl-greedy==1.4.0.3")
+# Networks, for their tests; what it asks to be installed along with it is never used, and takes gigabytes.
+ICON = "icon-registration==1.1.9"
 SLICER_WHEELS = ("slicer-core", "slicer-layer-dm", "trame-slicer", "vtk")
 
 
@@ -130,6 +132,12 @@ def install(venv: Path, purpose: str) -> None:
         sys.exit("The installation failed.")
 
 
+def install_icon(venv: Path) -> None:
+    """The networks of the ICON family; without them their tests are skipped."""
+    if not pip(venv, "--no-deps", ICON):
+        say(f"{ICON} is not to be had here: the tests that need it are skipped.")
+
+
 def install_peers(venv: Path) -> None:
     """ANTs and Greedy in an environment within the environment; without them their tests are skipped."""
     peers = venv / "peers"
@@ -155,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     install_torch(options.venv)
     install(options.venv, options.purpose)
     if options.purpose == "test":
+        install_icon(options.venv)
         install_peers(options.venv)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes gui/parameter_texts.py: the texts of Parameters as literals, since Qt's lupdate finds no others to translate.
 
-python3 Utilities/make_parameter_texts.py      after a change of DeepFLASHRegistrationLib/problem/parameters.py
+python3 Utilities/make_parameter_texts.py      after a change of problem/parameters.py or problem/methods.py
 """
 
 from __future__ import annotations

@@ -12,35 +12,14 @@ import torch
 from DeepFLASHRegistrationLib.learning import quicksilver, voxelmorph
 from DeepFLASHRegistrationLib.methods.choosing import preferred
 from DeepFLASHRegistrationLib.methods.stages import stages
-from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, load_model, save_model
+from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
-from made_models import SETTINGS
+from map_models import SHAPE, SHIFT, SPACING, moved, registered, saved
 from training_images import subject
 
 pytest.importorskip("monai")
-
-SPACING, SHAPE, SHIFT = 4.0, (30, 34, 28), 3
-REFINEMENT = {"resolutions": [1], "bands": [9]}
-
-
-def saved(folder: Path, kind: str, architecture: dict, network: torch.nn.Module, **more: object) -> Path:
-    values = {
-        "name": kind,
-        "kind": kind,
-        "architecture": architecture | {"refinement": REFINEMENT},
-        "parameters": Parameters(
-            resolutions=(4, 2, 1), bands=(7, 9, 9), iterations=(2, 2, 1), spacing_mm=SPACING, margin_mm=8 * SPACING
-        ),
-        "unit_mm": SPACING,
-        "spacing_mm": SPACING,
-        "extent_mm": (20.0, 200.0),
-        "energy": (0.2, 0.3),
-    }
-    arrays = {name: value.detach().numpy().astype(np.float16) for name, value in network.state_dict().items()}
-    return save_model(folder, ModelConfig(**(SETTINGS | values | more)), arrays)
 
 
 def shifting(folder: Path, voxels: float, **more: object) -> Path:
@@ -54,20 +33,6 @@ def shifting(folder: Path, voxels: float, **more: object) -> Path:
     return saved(
         folder, "voxelmorph", {"channels": list(channels), "last": list(last), "block": block}, network, **more
     )
-
-
-def moved() -> list[Subject]:
-    """A subject, and the same as it lies some voxels further along the last axis."""
-    image, labels = subject(4, SHAPE, SPACING)
-    there = [v.with_data(np.roll(v.data, SHIFT, axis=-1)) for v in (image, labels)]
-    return [Subject(image, labels=labels), Subject(there[0], labels=there[1])]
-
-
-def registered(model: Path, method: str = "voxelmorph", **more: object):
-    fixed, moving = moved()
-    parameters = Parameters(method=method, model=str(model), initial_alignment="none", **more)
-    labels = {"fixed_labels": fixed.labels, "moving_labels": moving.labels}
-    return register(fixed.image, moving.image, parameters, threads=1, **labels)
 
 
 @pytest.mark.parametrize("how", ["dense", "geodesic", "refined"])
@@ -95,14 +60,14 @@ def test_what_the_network_answers_is_where_the_map_leads(tmp_path: Path, how: st
 
 
 def test_a_prediction_that_is_worse_than_nothing_is_dropped_with_a_word(tmp_path: Path) -> None:
-    result = registered(shifting(tmp_path / "model", -SHIFT))
+    result = registered(shifting(tmp_path / "model", -SHIFT), "voxelmorph")
     assert "did not make the images more alike, and was dropped" in " ".join(map(str, result.verdict.reasons))
     assert result.metrics["mean_dice_after"] == pytest.approx(result.metrics["mean_dice_before"])
     assert not result.velocity["forth"].any()
 
 
 def test_a_network_that_overflows_is_dropped_too(tmp_path: Path) -> None:
-    result = registered(shifting(tmp_path / "model", 6e4))
+    result = registered(shifting(tmp_path / "model", 6e4), "voxelmorph")
     assert "was dropped" in " ".join(map(str, result.verdict.reasons))
     assert np.isfinite(result.velocity["forth"]).all()
 
@@ -134,17 +99,17 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     architecture = {"channels": list(channels), "last": list(last), "block": block}
     other = voxelmorph.VoxelMorphNet(3, *voxelmorph.SIZES["large"])
     with pytest.raises(InputError, match="do not fit its architecture"):
-        registered(saved(tmp_path / "a", "voxelmorph", architecture, other))
+        registered(saved(tmp_path / "a", "voxelmorph", architecture, other), "voxelmorph")
     for key, value in (("block", 7), ("channels", [8]), ("last", None)):
         with pytest.raises(InputError, match="describes no predictor known here"):
-            registered(saved(tmp_path / "b", "voxelmorph", architecture | {key: value}, other))
+            registered(saved(tmp_path / "b", "voxelmorph", architecture | {key: value}, other), "voxelmorph")
 
 
 def test_without_monai_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = shifting(tmp_path / "model", SHIFT)
     monkeypatch.setitem(sys.modules, "monai", None)
     with pytest.raises(InputError, match="pip install --no-deps monai"):
-        registered(model)
+        registered(model, "voxelmorph")
 
 
 def test_quicksilver_shoots_what_it_predicts(tmp_path: Path) -> None:

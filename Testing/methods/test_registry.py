@@ -11,7 +11,8 @@ import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.methods.registry import Estimated
 from DeepFLASHRegistrationLib.problem import parameters
-from DeepFLASHRegistrationLib.problem.parameters import METHODS, SEARCHES, SIMILARITIES, Method, Parameters
+from DeepFLASHRegistrationLib.problem.methods import Method
+from DeepFLASHRegistrationLib.problem.parameters import METHODS, SEARCHES, SIMILARITIES, Parameters
 from DeepFLASHRegistrationLib.registration.register import register
 
 torch = pytest.importorskip("torch")

@@ -133,6 +133,9 @@ def test_a_package_is_asked_for_when_its_method_is_run_and_not_before(asked, sli
     assert asked.commands == ["--no-deps monai>=1.5"]
     package_installation.ensure_installed(_run_of("voxelmorph"))
     assert len(asked.questions) == 1
+    asked.install = lambda: slicer_without_torch.update(icon_registration="1.1.9")
+    package_installation.ensure_installed(_run_of("gradicon"))
+    assert asked.commands[1:] == ["--no-deps icon-registration>=1.1.9"]
 
 
 def test_who_declines_a_package_gets_nothing_installed(asked):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deepflash models: the trained models there are. Installing and removing are files of their own."""
+"""deepflash models: the trained models there are. Installing, removing and converting are files of their own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from types import ModuleType
 
 DESCRIPTION = (
     "List the trained models that --model knows by name, or show the card of one. "
-    '"deepflash models install SOURCE" installs one, "deepflash models remove NAME" removes it.'
+    '"deepflash models install SOURCE" installs one, "deepflash models remove NAME" removes it, "deepflash models '
+    'convert FILE" makes one of published weights.'
 )
 
 
 def for_arguments(arguments: Sequence[str]) -> ModuleType:
-    """The command for installing or removing if that is asked for, else this one."""
-    from . import models_install, models_remove
+    """The command for installing, removing or converting if that is asked for, else this one."""
+    from . import models_convert, models_install, models_remove
 
-    others = {"install": models_install, "remove": models_remove}
+    others = {"install": models_install, "remove": models_remove, "convert": models_convert}
     return others.get(arguments[0] if arguments else "", sys.modules[__name__])
 
 

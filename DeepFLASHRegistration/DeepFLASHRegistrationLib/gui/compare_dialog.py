@@ -26,7 +26,8 @@ from .result_table import ResultTable
 
 _WIDTH, _HEIGHT = 720, 560
 # Each in the words of `deepflash compare`; which of them are chosen at first.
-_PREDICTING = ("deepflash:auto", "deepflash+flash:auto", "voxelmorph:auto", "quicksilver:auto")
+_BASELINES = ("voxelmorph:auto", "quicksilver:auto", "icon:auto", "gradicon:auto", "constricon:auto")
+_PREDICTING = ("deepflash:auto", "deepflash+flash:auto", *_BASELINES)
 _OFFERED = ("fast", "default", "fine", *_PREDICTING, "lddmm", "ants", "greedy")
 _AT_FIRST = ("fast", "default")
 

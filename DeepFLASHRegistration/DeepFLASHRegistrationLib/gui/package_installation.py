@@ -23,7 +23,10 @@ class _Package(NamedTuple):
     license: str
 
 
-_PACKAGES = {"monai": _Package("MONAI", "monai>=1.5", "2 MB", "Apache-2.0")}
+_PACKAGES = {
+    "monai": _Package("MONAI", "monai>=1.5", "2 MB", "Apache-2.0"),
+    "icon_registration": _Package("icon-registration", "icon-registration>=1.1.9", "0.2 MB", "Apache-2.0"),
+}
 
 
 def package_is_installed(name: str) -> bool:

@@ -136,6 +136,16 @@ def dilated(mask: np.ndarray, radii: Sequence[int]) -> np.ndarray:
     return mask
 
 
+def published_window(volume: Volume) -> tuple[float, float]:
+    """The window in which uniGradICON was trained to see an image: of CT -1000 to 1000, of others from the least value
+    to the 99th percentile of all."""
+    if is_ct(volume):
+        return -1000.0, 1000.0
+    padded, _ = without_padding(volume)
+    values = _sampled(padded.data)
+    return float(padded.data.min()), float(np.percentile(values, 99))
+
+
 def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[float, float] | None = None) -> Volume:
     """Scales intensities to [0, 1], clipped, as float32.
 

@@ -40,6 +40,11 @@ _FILES = {
     "force-net": "prediction_force_net",
     "voxelmorph": "prediction_voxelmorph",
     "quicksilver": "prediction_quicksilver",
+    "icon": "prediction_icon",
+    "gradicon": "prediction_icon",
+    "constricon": "prediction_icon",
+    "unigradicon": "prediction_icon",
+    "multigradicon": "prediction_icon",
 }
 
 

@@ -39,13 +39,18 @@ KINDS = {
     "force-net": "deepflash",
     "voxelmorph": "voxelmorph",
     "quicksilver": "quicksilver",
+    "icon": "icon",
+    "gradicon": "gradicon",
+    "constricon": "constricon",
+    "unigradicon": "unigradicon",
+    "multigradicon": "unigradicon",
 }
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
 AUTO = "auto"  # in the place of a model: the one that fits
 BUNDLED = Path(__file__).resolve().parent / "models"
 _MOST_TEXT = 1 << 20
 # What stands for something else where a name may stand, or is no name of a folder on Windows.
-_RESERVED = re.compile(r"auto|install|remove|con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
+_RESERVED = re.compile(r"auto|install|remove|convert|con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
 # Control characters but tabulators and line ends, and those that turn the direction of writing.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Entries that models of earlier versions lack.

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from .train_on_packs import PackOptions
 
 # The file of this room that has method_of(options).
-_FILES = {"deepflash": "feature_method", "voxelmorph": "voxelmorph_method", "quicksilver": "quicksilver_method"}
+_FILES = {
+    "deepflash": "feature_method",
+    "voxelmorph": "voxelmorph_method",
+    "quicksilver": "quicksilver_method",
+    "icon": "icon_method",
+    "gradicon": "icon_method",
+    "constricon": "icon_method",
+}
 NAMES = tuple(_FILES)
 TAUGHT = "quicksilver"  # the one that learns momenta
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local correlation in Gaussian windows, as the ICON family compares images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+_GUARD = 1e-5  # of variances, for intensities of 0..1
+
+
+class GaussianCorrelation(nn.Module):
+    """1 − mean of cov(I, J) / √((var I + guard)(var J + guard)) in windows of a Gaussian, cut off at 2σ, zero outside.
+
+    Args:
+        shape: of the images.
+        sigma: of the Gaussian, in voxels.
+    """
+
+    def __init__(self, shape: Sequence[int], sigma: int = 5):
+        super().__init__()
+        for axis, n in enumerate(shape):
+            apart = torch.arange(n)[:, None] - torch.arange(n)
+            reach = torch.arange(-2 * sigma, 2 * sigma + 1)
+            window = torch.exp(-0.5 * (apart / sigma) ** 2) * (apart.abs() <= 2 * sigma)
+            self.register_buffer(f"blur_{axis}", window / torch.exp(-0.5 * (reach / sigma) ** 2).sum())
+        self.ndim = len(shape)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        """Images (n, *shape) -> a number, 0 at best."""
+        x = torch.stack([one, other, one * other, one * one, other * other])
+        for axis in range(self.ndim):
+            x = (x.movedim(2 + axis, -1) @ getattr(self, f"blur_{axis}")).movedim(-1, 2 + axis)
+        i, j, both, ii, jj = x
+        variances = [(square - mean * mean).relu() + _GUARD for square, mean in ((ii, i), (jj, j))]
+        return 1 - ((both - i * j) / (variances[0] * variances[1]).sqrt()).mean()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published weights made a model: those of uniGradICON and multiGradICON, read in a process of its own.
+
+Both files have the same names and shapes: which one it is, only the user knows. What they hold is pickled; torch reads
+weights alone, and a pickle that would run something is refused unrun.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..problem.parameters import Parameters
+from ..support.errors import InputError
+from ..support.isolation import Crashed, isolated, memory_to_read
+from ..support.tensors import read_tensors, write_tensors
+from .trained_models import ModelConfig, check_name, file_hash, save_model
+
+if TYPE_CHECKING:
+    from ..learning.icon import Design
+
+SHAPE = (175, 175, 175)
+_SECONDS = 600.0
+# By kind: title, and who published it.
+_ABOUT = {
+    "unigradicon": (
+        "uniGradICON",
+        "Tian, Greer, Kwitt, Vialard, San José Estépar, Bouix, Rushmore & Niethammer: uniGradICON. A foundation model "
+        "for medical image registration. MICCAI 2024",
+    ),
+    "multigradicon": (
+        "multiGradICON",
+        "Demir, Tian, Greer, Kwitt, Vialard, San José Estépar, Bouix, Rushmore, Ebrahim & Niethammer: multiGradICON. A "
+        "foundation model for multimodal medical image registration. WBIR 2024",
+    ),
+}
+CONVERTED = tuple(_ABOUT)
+
+
+def convert(file: Path, kind: str, out: Path, name: str = "") -> tuple[Path, str]:
+    """Makes a model of a file of weights; returns its folder, and the SHA-256 of the file.
+
+    Args:
+        file: as it was published (Step_2_final.trch).
+        kind: what it is: one of CONVERTED.
+        out: folder of the model.
+        name: of the model; that of its kind by default.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold the weights of this network; nothing was written.
+    """
+    if kind not in CONVERTED:
+        raise InputError(f"{kind}: is not known here. Known are {', '.join(CONVERTED)}.")
+    name = name or kind
+    try:
+        check_name(name)
+        memory, digest = memory_to_read(file), file_hash(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    except ValueError as error:
+        raise InputError(f"{error}. Choose another.") from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        given = (str(file), str(path), _published().values(), list(SHAPE))
+        try:
+            isolated("methods.converting:read_weights", *given, seconds=_SECONDS, memory=memory)
+        except Crashed as error:
+            raise InputError(f"{file}: cannot be read ({error}). Download it again.") from error
+        arrays, _ = read_tensors(path)
+    return save_model(out, _config(kind, name, file.name, digest), arrays), digest
+
+
+def read_weights(file: str, out: str, design: dict[str, Any], shape: list[int]) -> int:
+    """Reads a file of weights, and writes them as tensors, by our names; in the child. Returns how many.
+
+    Args:
+        design: of the network, `icon.Design.values()`.
+        shape: of the images that it sees.
+
+    Raises:
+        InputError: as `convert`.
+    """
+    import pickle
+
+    import torch
+
+    from ..learning.icon import Design, IconNet
+
+    try:
+        with torch.device("meta"):
+            expected = IconNet(len(shape), Design(**design), shape, False).net.state_dict()
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{file}: holds more than weights, and could run anything; it was not run. Take the published file."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: is damaged, or no file of weights of PyTorch. Download it again.") from error
+    shapes = {k: tuple(v.shape) for k, v in _tensors(found).items()}
+    wanted = {k: tuple(v.shape) for k, v in expected.items()}
+    wrong = [k for k in {*shapes, *wanted} if shapes.get(k) != wanted.get(k)]
+    if wrong:
+        raise InputError(
+            f"{file}: holds the weights of another network: {min(wrong)[:80]} is missing or of another shape. Take "
+            "Step_2_final.trch of the releases unigradicon_weights or multigradicon_weights."
+        )
+    arrays = {f"net.{k}": v.detach().to(expected[k].dtype).contiguous().numpy() for k, v in found.items()}
+    write_tensors(Path(out), arrays, {})
+    return len(arrays)
+
+
+def _tensors(found: Any) -> dict[str, Any]:
+    """The entries of a state dict; {} if it is none."""
+    import torch
+
+    plain = isinstance(found, dict) and all(isinstance(k, str) and torch.is_tensor(v) for k, v in found.items())
+    return dict(found) if plain else {}
+
+
+def _published() -> Design:
+    from ..learning.icon import PUBLISHED
+
+    return PUBLISHED
+
+
+def _config(kind: str, name: str, file: str, digest: str) -> ModelConfig:
+    title, citation = _ABOUT[kind]
+    network = {**_published().values(), "shape": list(SHAPE)}
+    return ModelConfig(
+        name=name,
+        kind=kind,
+        architecture={**network, "refinement": {"resolutions": [1], "bands": [47]}},
+        parameters=Parameters(normalization="unigradicon"),
+        ndim=3,
+        unit_mm=1.25,
+        spacing_mm=2.0,
+        extent_mm=(1.0, 1e4),
+        energy=(0.5, 0.25),
+        description=f"{title}: images of many regions of the body, CT and MR",
+        training_data=f"as published. Weights converted from {file}, SHA-256 {digest}; that it is {title} said who "
+        "converted it",
+        license="Apache-2.0",
+        license_note="The license is that of the program it was published with; the weights have none of their own.",
+        attribution=citation,
+        limits="It sees 175 voxels along each axis, whatever the images have. Both maps are predicted, each by itself: "
+        "how far they are each other's inverse is measured with every result.",
+    )

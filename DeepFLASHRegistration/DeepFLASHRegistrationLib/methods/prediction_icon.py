@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models of the kinds "icon", "gradicon", "constricon", "unigradicon" and "multigradicon"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geodesics.objective import Pair
+from ..learning.icon import Design, IconNet, per_axis
+from ..problem.problem import Problem
+from ..support.errors import Cancelled, InputError
+from .map_prediction import MapPredictor
+from .trained_models import Model
+
+_ANY_SIZE = ("unigradicon", "multigradicon")  # the unit of length follows the size of the object
+
+
+class Kind(MapPredictor):
+    """See MapPredictor. Of ICON and GradICON the other direction is what the network says of the images exchanged: how
+    well it inverts the first is for the measures to tell.
+
+    A network that has a shape of its own sees the working grid's box stretched to that; its maps are stretched back.
+    """
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        if not self.network.design.stretched:
+            # The parameters' coarsest resolution, 4, times this is what its steps and levels halve.
+            self.multiple = 4
+        if model.config.kind in _ANY_SIZE:
+            self.unit_mm = None
+
+    def built(self) -> IconNet:
+        values = self.config.architecture
+        design = Design(**{field.name: values[field.name] for field in fields(Design)})
+        return IconNet(self.config.ndim, design, tuple(values["shape"]), self.config.kind == "constricon")
+
+    def displacements(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> tuple[Tensor, Tensor]:
+        network, working = self.network, tuple(pair.fixed.shape)
+        own = network.shape if network.design.stretched else working
+        least = network.design.least
+        if min(own) <= least:
+            raise InputError(
+                f"The model {self.config.name} needs more than {least} voxels of {problem.grid.spacing.min():.3g} mm "
+                f"along each axis; around the fixed object there are {' x '.join(map(str, working))}. Choose another "
+                "model or method."
+            )
+
+        def look() -> None:
+            if cancelled():
+                raise Cancelled("Cancelled.")
+
+        network.between = look
+        images = (_stretched(image[None, None], own)[:, 0] for image in (pair.fixed, pair.moving))
+        voxel = [length / n for length, n in zip(problem.lengths, own)]
+        forth, back = (_stretched(per_axis(u, voxel), working)[0] for u in network.displacements(*images))
+        return forth, back
+
+
+def _stretched(arrays: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(n, c, *any) -> (n, c, *shape), of the same box."""
+    if tuple(arrays.shape[2:]) == shape:
+        return arrays
+    mode = "trilinear" if arrays.ndim == 5 else "bilinear"
+    return F.interpolate(arrays, shape, mode=mode, align_corners=False)
