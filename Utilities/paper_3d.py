@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "comparison.md"
 PICTURES = ROOT / "docs" / "images"
 REFERENCE = "flash"
 HIPPOCAMPI = [
-    *("flash", "flash:hippocampus@iterations=100x100", "fast", "lddmm"),
+    *("flash", "flash:hippocampus@iterations=100x100", "fast", "lddmm", "nephi"),
     *("quicksilver:quicksilver-hippocampus", "quicksilver:quicksilver-hippocampus@geodesic"),
     *("voxelmorph:voxelmorph-hippocampus", "voxelmorph:voxelmorph-hippocampus@geodesic"),
     *("deepflash:dual-net-hippocampus", "deepflash:hippocampus", "deepflash+flash:hippocampus"),
@@ -47,6 +47,7 @@ WORDS = {
     "fast": "FLASH (preset fast)",
     "flash:hippocampus@iterations=100x100": "FLASH, converged at the settings of *hippocampus*",
     "lddmm": "LDDMM, no band",
+    "nephi": "NePhi, pairwise",
     "ants": "ANTs SyN",
     "greedy": "Greedy",
 }

@@ -164,3 +164,18 @@ def test_without_a_band_more_is_needed() -> None:
     )
     assert usual < 3e9
     assert 3.5e9 < without < 7e9
+
+
+def test_neural_fields_need_less_memory_than_flash_the_larger_the_images_and_more_time() -> None:
+    needs, took = {}, {}
+    for n in (64, 160):
+        grid = Grid((n, n, n), np.diag([1.3, 1.3, 1.3, 1.0]))
+        inside = Volume(grid, np.ones(grid.shape, np.uint8), "")
+        for method in ("flash", "nephi"):
+            parts = stages(Parameters(margin_mm=1.0, method=method, symmetric=True))
+            found = sizes(grid, grid, inside, parts)
+            needs[n, method], took[n, method] = memory.needed_bytes(found)[0], seconds(found, parts)["level"]
+    assert needs[160, "nephi"] < needs[160, "flash"]
+    assert needs[160, "nephi"] / needs[160, "flash"] < needs[64, "nephi"] / needs[64, "flash"]
+    # 220 steps, of about the same cost whatever the image.
+    assert 20 < took[64, "nephi"] < took[160, "nephi"] < took[64, "nephi"] + 0.5 * took[160, "flash"]

@@ -87,8 +87,9 @@ class Comparison:
         out: str | os.PathLike,
         settings: Settings,
         force: bool = False,
+        shown: Sequence[str] = ("report", *_LOOKED_AT),
     ) -> None:
-        """``settings``: but for the parameters.
+        """``settings``: but for the parameters; ``shown``: what is written of each result besides its map.
 
         Raises:
             InputError: two methods are one, or one cannot be used; an output is taken by something else.
@@ -105,7 +106,9 @@ class Comparison:
         still = Parameters.from_preset(
             "fast", iterations=(0, 0), initial_alignment=given.initial_alignment, similarity=given.similarity
         )
-        self._aligning = self._many(ALIGNMENT, still, self.pairs.rows, ["affine", *_LOOKED_AT])
+        self._shown = list(shown)
+        seen = [name for name in shown if name in _LOOKED_AT]
+        self._aligning = self._many(ALIGNMENT, still, self.pairs.rows, ["affine", *seen])
         self._failed: dict[tuple[str, str], Failed] = {}
 
     def _many(self, folder: str, parameters: Parameters, rows: Sequence[NamedPair], outputs: Sequence[str]) -> Many:
@@ -128,7 +131,7 @@ class Comparison:
         """
         self._run(ALIGNMENT, self._aligning, ended, progress)
         for each in self.entrants:
-            many = self._many(each.folder, each.parameters, self._aligned(), ["report", *_LOOKED_AT])
+            many = self._many(each.folder, each.parameters, self._aligned(), self._shown)
             self._run(each.name, many, ended, progress)
 
     def _run(self, name: str, many: Many, ended: Callable, progress: Callable) -> None:

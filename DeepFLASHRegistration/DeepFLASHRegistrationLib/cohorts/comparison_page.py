@@ -18,6 +18,7 @@ from ..report.charts import box_chart
 from ..report.page import symbol
 from ..report.style import STYLE
 from ..report.tables import escaped
+from . import properties_table
 from .comparison import ALIGNMENT, Comparison, Measured
 from .comparison_pictures import STYLE as PICTURES_STYLE
 from .comparison_pictures import pictures
@@ -32,8 +33,10 @@ from .comparison_table import (
     plain_lines,
     share_text,
 )
+from .properties import Properties
 from .structures import Structures, of_all
 
+_PROPERTIES = "properties.csv"
 NAMES = ("comparison.html", "comparison.csv", "comparison.json")
 # Of more structures than these no chart each is drawn.
 _MOST_STRUCTURES = 12
@@ -50,15 +53,21 @@ _MORE_STYLE = """
 
 
 def write_comparison(
-    comparisons: Sequence[Comparison], reference: str, structures: Structures, about: Mapping[str, Any]
+    comparisons: Sequence[Comparison],
+    reference: str,
+    structures: Structures,
+    about: Mapping[str, Any],
+    examined: Sequence[Properties] = (),
 ) -> str:
-    """Writes comparison.html, .csv and .json into the comparisons' folder; returns the table as text.
+    """Writes comparison.html, .csv and .json into the comparisons' folder, and properties.csv if there are any; returns
+    the tables as text.
 
     Args:
         comparisons: of the same methods, on the pairs as they are and as they are seen otherwise.
         reference: the method that the others are compared with.
         structures: what counts among the labels.
         about: what comparison.json says besides.
+        examined: the methods' properties.
 
     Raises:
         InputError: SciPy is missing, or labels cannot be read.
@@ -76,15 +85,20 @@ def write_comparison(
         "structures": by_structure,
         "parameters": {name: parameters.to_dict() for name, parameters in settings.items()},
     }
-    texts = (
-        _page(first.pairs.path.name, measured, found, reference, settings, pictures(first, measured)),
-        _table(measured),
-        json.dumps(values, indent=1, allow_nan=False) + "\n",
-    )
-    for name, text in zip(NAMES, texts, strict=True):
+    said = as_text(found, reference, by_structure if structures.groups else None)
+    shown = pictures(first, measured)
+    texts = {}
+    if examined:
+        values["properties"] = properties_table.lines(examined)
+        texts[_PROPERTIES] = properties_table.as_csv(examined)
+        shown = properties_table.section(examined) + shown
+        said += "\n\n" + properties_table.as_text(examined)
+    page = _page(first.pairs.path.name, measured, found, reference, settings, shown)
+    texts |= zip(NAMES, (page, _table(measured), json.dumps(values, indent=1, allow_nan=False) + "\n"), strict=True)
+    for name, text in texts.items():
         with atomic(first.top / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
-    return as_text(found, reference, by_structure if structures.groups else None)
+    return said
 
 
 def _table(measured: Sequence[Measured]) -> str:

@@ -197,14 +197,14 @@ def as_text(
         cells += [_cell(line, figure) for figure in shown]
         cells += [share_text(line) for _ in share] + [str(line.model.get(name) or "") for name in about]
         rows.append(cells)
-    text = _columns(rows)
+    text = columns(rows)
     if by_structure:
         titles = [line.title for line in found]
         rows = [["", *titles]]
         for name, values in by_structure.items():
             cells = [spread(values.get(title, ())) for title in titles]
             rows.append([name, *("" if cell is None else f"{cell[0]:.4f} ± {cell[1]:.4f}" for cell in cells)])
-        text += "\n\n" + _columns(rows)
+        text += "\n\n" + columns(rows)
     return text
 
 
@@ -213,7 +213,7 @@ def share_text(line: Line) -> str:
     return "" if line.share is None or line.method == ALIGNMENT else f"{100 * line.share:.0f} %"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join(
         "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths))).rstrip()

@@ -28,7 +28,7 @@ class Variant:
 
 def exchanged(pairs: Pairs) -> Variant:
     """The moving image of each pair as the fixed one; InputError if a pair comes with its transform."""
-    _check(pairs, "exchanged")
+    check_movable(pairs, "exchanged")
 
     def other(pair: NamedPair) -> NamedPair:
         sides = {"fixed": "moving", "moving": "fixed"}
@@ -51,7 +51,7 @@ def moved(pairs: Pairs, by: int, out: Path, failed: Callable[[str, str], None]) 
     Raises:
         InputError: a pair comes with its transform, or nothing can be written.
     """
-    _check(pairs, "moved")
+    check_movable(pairs, "moved")
     title, folder = f"moved by {by}", f"moved-{by}"
     rows = []
     for pair in pairs.rows:
@@ -108,7 +108,8 @@ def _translated(affine: np.ndarray, step: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _check(pairs: Pairs, what: str) -> None:
+def check_movable(pairs: Pairs, what: str) -> None:
+    """InputError if a pair comes with its transform, which holds for the images as they are alone."""
     for pair in pairs.rows:
         if pair.files.transform is not None:
             raise InputError(

@@ -16,7 +16,10 @@ from ..support.errors import Cancelled, InputError
 from .options import DATA, IMAGE, checked, common_options, positive, say_skipped, seed_options
 
 if TYPE_CHECKING:
+    from ..cohorts.entrants import Entrant
+    from ..cohorts.many import Settings
     from ..cohorts.pairs import Pairs
+    from ..cohorts.properties import Examination
     from ..cohorts.structures import Structures
     from ..cohorts.variants import Variant
     from ..jobs.pool import Ended
@@ -27,11 +30,11 @@ DESCRIPTION = (
     "Register the same pairs by several methods, each from the same alignment, and compare what they reach: "
     "comparison.html with tables, charts and pictures, comparison.csv and .json. WHAT is FIXED MOVING; a table of "
     "pairs, as deepflash register-many takes it; or DATA, of which pairs are drawn. " + DATA + " METHODS are presets "
-    "(fast, default, fine), flash, lddmm, greedy, ants, deepflash:MODEL, deepflash+flash:MODEL, voxelmorph:MODEL, "
-    "quicksilver:MODEL, icon:MODEL, gradicon:MODEL, constricon:MODEL, and flash:MODEL, which is flash by the settings "
-    "that MODEL was trained for; each after an @ a preset (flash@fast), a setting (deepflash+flash:MODEL@refinement=3, "
-    "flash@iterations=50x50x50), or geodesic for "
-    "the geodesic nearest to a map (greedy@geodesic). Interrupted at whatever moment, the same command goes on."
+    "(fast, default, fine), flash, lddmm, nephi, greedy, ants, deepflash:MODEL, deepflash+flash:MODEL, "
+    "voxelmorph:MODEL, quicksilver:MODEL, icon:MODEL, gradicon:MODEL, constricon:MODEL, and flash:MODEL, which is "
+    "flash by the settings that MODEL was trained for; each after an @ a preset (flash@fast), a setting "
+    "(deepflash+flash:MODEL@refinement=3, flash@iterations=50x50x50), or geodesic for the geodesic nearest to a map "
+    "(greedy@geodesic). Interrupted at whatever moment, the same command goes on."
 )
 
 
@@ -63,6 +66,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="also with both images moved by N voxels along each axis, which should change nothing",
     )
     parser.add_argument("--exchange", action="store_true", help="also with the moving image as the fixed one")
+    parser.add_argument(
+        "--properties",
+        action="store_true",
+        help="also measure by how far the maps fail to move along with the images (both by 4 voxels, by 10 mm, or "
+        "turned by 20°, alike and differently), to be inverted by exchanging them, and not to fold; with the alignment "
+        "and without: 16 registrations more of each pair by each method",
+    )
     parser.add_argument(
         "--workers",
         type=positive,
@@ -116,15 +126,19 @@ def run(options: argparse.Namespace) -> int:
     comparisons = [
         Comparison(variant, entrants, options.output, settings, options.force) for variant in _variants(pairs, options)
     ]
+    examination = _examination(pairs, entrants, settings, options) if options.properties else None
     about = {"data": list(options.what), "seed": options.seed, "subjects": options.subjects}
     told = _Telling(options.quiet)
 
     def write() -> str:
-        return write_comparison(comparisons, reference, structures, about)
+        examined = [] if examination is None else list(examination.found())
+        return write_comparison(comparisons, reference, structures, about, examined)
 
     try:
         for comparison in comparisons:
             comparison.run(told.ended, told.progress)
+        if examination is not None:
+            examination.run(told.ended, told.progress)
     except KeyboardInterrupt as error:
         write()
         raise Cancelled(f"What is done is in {options.output}; run the same command to go on.") from error
@@ -155,14 +169,24 @@ def _variants(pairs: Pairs, options: argparse.Namespace) -> Iterator[Variant]:
     """The pairs as they are, and as they are to be seen besides."""
     from ..cohorts.variants import Variant, exchanged, moved
 
-    def failed(pair: str, why: str) -> None:
-        print(f"Note: {pair} is not moved: {why}", file=sys.stderr)
-
     yield Variant(pairs)
     if options.shift:
-        yield moved(pairs, options.shift, options.output, failed)
+        yield moved(pairs, options.shift, options.output, _left_out)
     if options.exchange:
         yield exchanged(pairs)
+
+
+def _examination(pairs: Pairs, entrants: list[Entrant], settings: Settings, options: argparse.Namespace) -> Examination:
+    """What measures properties, of pairs that are written for it."""
+    from ..cohorts.motions import moved_pairs
+    from ..cohorts.properties import FOLDER, Examination
+
+    moved = moved_pairs(pairs, options.output / FOLDER / "images", _left_out)
+    return Examination(pairs, moved, entrants, options.output, settings, options.force)
+
+
+def _left_out(pair: str, why: str) -> None:
+    print(f"Note: {pair} is not moved: {why}", file=sys.stderr)
 
 
 def _ready(entrants: Any) -> None:

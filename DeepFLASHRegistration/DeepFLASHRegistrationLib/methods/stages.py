@@ -18,6 +18,8 @@ _FITTED = {
 }
 # Of LDDMM for each of FLASH: ten steps by the curvature do what 16 without it do (median).
 _MORE_ITERATIONS = 2
+# Steps of NePhi for each iteration of FLASH, which looks at all voxels in each.
+NEURAL_STEPS = 10
 
 
 def stages(parameters: Parameters) -> tuple[Parameters, ...]:

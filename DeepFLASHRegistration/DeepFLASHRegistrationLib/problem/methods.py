@@ -74,6 +74,10 @@ _UNIGRADICON = (
     "Tian, Greer, Kwitt, Vialard, San José Estépar, Bouix, Rushmore & Niethammer: uniGradICON. A foundation model for "
     "medical image registration. MICCAI 2024"
 )
+_NEPHI = (
+    "Tian et al.: NePhi. Neural deformation fields for approximately diffeomorphic medical image registration. ECCV "
+    "2024"
+)
 
 METHODS = {
     "flash": Method(
@@ -122,6 +126,19 @@ METHODS = {
         "Without a band, then a short optimization (LDDMM + FLASH)",
         sentence="The geodesic nearest to LDDMM's map, from which FLASH goes on.",
         citation=_LDDMM,
+    ),
+    "nephi": Method(
+        "nephi",
+        "Optimization of neural fields, slow (NePhi)",
+        dense=True,
+        sentence="A map and its inverse as small networks of the coordinates, fitted to the pair. Needs no model.",
+        citation=_NEPHI,
+    ),
+    "nephi+flash": Method(
+        "nephi",
+        "Neural fields, then a short optimization (NePhi + FLASH)",
+        sentence="The geodesic nearest to the map of NePhi, from which FLASH goes on.",
+        citation=_NEPHI,
     ),
     "ants": Method(
         "peers",

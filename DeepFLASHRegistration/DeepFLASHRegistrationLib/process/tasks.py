@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -220,11 +221,32 @@ def phantom(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def properties(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the results of a pair, at rest, exchanged and moved, say of their method; written to a folder.
+
+    Args:
+        arguments: those of `results.properties.measure`; "folder", which is made; and "next", which is not read ahead.
+
+    Returns:
+        What `measure` returns.
+    """
+    from ..results.properties import NAME, measure
+
+    control.progress({"phase": "finish", "progress": 0.1, "message": "Comparing maps"})
+    given = ("rest", "exchanged", "moved", "fixed", "mask")
+    found = measure(**{name: arguments[name] for name in given})
+    folder = Path(arguments["folder"])
+    folder.mkdir(parents=True)
+    (folder / NAME).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return found
+
+
 TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "devices": devices,
     "fits": fits,
     "geodesic": geodesic,
     "phantom": phantom,
+    "properties": properties,
     "register": register,
     "register_files": register_files,
     "save": save,

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
+from ..methods.stages import NEURAL_STEPS
 from ..problem.deformation import lattice_shape
 from ..problem.parameters import METHODS, Parameters
 from ..problem.working import chosen_lengths, level_factors, level_modes, problem_grid
@@ -30,6 +31,9 @@ _PER_POINT, _PER_FIELD_VOXEL, _PER_VOXEL_WRITTEN = 1.1e-6, 0.125e-6, 0.05e-6
 _PER_ITERATION, _PER_PHASE = 0.02, 0.05  # however small the images
 # What an unknown of LDDMM, of which each voxel has as many as a velocity components, takes of one in a band.
 _WITHOUT_BAND = 0.4
+# NePhi looks at points, however many voxels there are: their share of what FLASH takes for a cell, what the points take
+# in unknowns of FLASH, and the seconds of a step.
+_NEURAL_CELL, _NEURAL_UNKNOWNS, _PER_NEURAL_STEP = 0.25, 130_000, 0.11
 _COARSER = [step / 4 for step in range(5, 33)]
 
 
@@ -53,9 +57,11 @@ def sizes(
         sides, margin = 2 if parameters.symmetric else 1, chosen_lengths(fixed, inside, parameters).margin_mm
         for factors, modes in zip(level_factors(work, parameters), level_modes(work, parameters), strict=True):
             cells = math.prod(n // f for n, f in zip(work.shape, factors, strict=True))
-            full = METHODS[parameters.method].file == "lddmm" and parameters.dense
-            unknowns = round(_WITHOUT_BAND * cells) if full else math.prod(modes)
-            levels.append((cells, fixed.ndim * unknowns, sides))
+            file = METHODS[parameters.method].file if parameters.dense else ""
+            unknowns = fixed.ndim * (round(_WITHOUT_BAND * cells) if file == "lddmm" else math.prod(modes))
+            if file == "nephi":
+                cells, unknowns, sides = round(_NEURAL_CELL * cells), _NEURAL_UNKNOWNS, 1
+            levels.append((cells, unknowns, sides))
             points = max(points, math.prod(lattice_shape(work.extent, modes, margin, work.spacing)))
     aligned = stages[0].initial_alignment in ("rigid", "affine")
     field = field_grids(fixed, np.eye(fixed.ndim + 1))[0].size
@@ -83,12 +89,17 @@ def seconds(found: memory.Sizes, stages: Sequence[Parameters]) -> dict[str, floa
         "write", from the end of the last until the result is where it is wanted.
     """
     iterations = [count + 1 for parameters in stages for count in parameters.iterations]
+    neural = [each for each in stages if each.dense and METHODS[each.method].file == "nephi"]
+    steps = NEURAL_STEPS * sum(sum(each.iterations) for each in neural)
     cells = sum(n * size * sides for n, (size, _, sides) in zip(iterations, found.levels, strict=True))
     return {
         "start": _START,
         "prepare": _PER_PHASE + _PER_IMAGE_VOXEL * found.images,
         "affine": _ALIGNING if stages[0].initial_alignment in ("rigid", "affine") else 0.0,
-        "level": _PER_ITERATION * sum(iterations) + _PER_WORKING_VOXEL * found.working + _PER_CELL * cells,
+        "level": _PER_NEURAL_STEP * steps
+        + _PER_ITERATION * sum(iterations)
+        + _PER_WORKING_VOXEL * found.working
+        + _PER_CELL * cells,
         "finish": _PER_PHASE + _PER_POINT * found.points + _PER_FIELD_VOXEL * found.fields,
         "write": _PER_PHASE + _PER_VOXEL_WRITTEN * found.fields,
     }
