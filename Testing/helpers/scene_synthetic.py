@@ -196,6 +196,7 @@ def makeResult(fixedGrid, movingGrid, truth, image=smooth, margin=4, labels=None
         displacement=(there - here).astype(np.float32),
         moving_to_fixed=(truth.movingToFixed(pointsOf(inverseGrid)) - pointsOf(inverseGrid)).astype(np.float32),
         log_jacobian=Volume(fixedGrid, logJacobian.astype(np.float32)),
+        uncertainty=None,
         labels=None if labelsAt is None else Volume(fixedGrid, labelsAt(there).astype(np.int32)),
         labels_before=None,
         velocity=noVelocity(fixedGrid, truth.affine),

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from dataclasses import replace
-
 import DeepFLASHRegistrationLib.scene.arrays as arrays_module
 import DeepFLASHRegistrationLib.scene.outputs as outputs_module
 import numpy as np
@@ -499,7 +497,7 @@ def test_the_uncertainty_becomes_a_volume_only_where_it_is_known(scene):
     fixedNode, movingNode, result, _ = makePair(scene)
     assert writeResult(result, Inputs(fixedNode, movingNode)).uncertaintyVolume is None
     spread = result.log_jacobian.with_data(np.abs(result.log_jacobian.data) + 0.25)
-    result = replace(result, uncertainty=spread)
+    result.uncertainty = spread
     nodes = writeResult(result, Inputs(fixedNode, movingNode))
     assert nodes.uncertaintyVolume.GetName().endswith("uncertainty")
     np.testing.assert_allclose(arrayFromImage(nodes.uncertaintyVolume.GetImageData()), spread.data)
