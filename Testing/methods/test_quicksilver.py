@@ -13,7 +13,7 @@ import torch
 from DeepFLASHRegistrationLib.geodesics.band import Lattice
 from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.learning import quicksilver
-from DeepFLASHRegistrationLib.methods.prediction_quicksilver import corrected_maps, shot_momentum
+from DeepFLASHRegistrationLib.methods.prediction_quicksilver import Kind, corrected_maps, shot_momentum
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration.register import register
@@ -67,7 +67,7 @@ def test_the_moving_image_is_carried_where_the_momentum_points(tmp_path: Path) -
         fixed, moving = (torch.from_numpy(image.data).float() for image, _ in pair())
         fixed, moving = fixed / fixed.max(), moving / moving.max()
         cells = Lattice.cells(SHAPE, tuple(map(float, SHAPE)))
-        forth, back = corrected_maps(network, (fixed, moving), cells, PARAMETERS, torch.ones(SHAPE), 0)
+        ((forth, back),) = corrected_maps(network, (fixed, moving), cells, PARAMETERS, torch.ones(SHAPE), 0)
         at = torch.arange(SHAPE[-1]) - (SHAPE[-1] - 1) / 2
         found[value] = [float((u[2] * at).sum() / at.square().sum() / (SHAPE[0] * SHAPE[1])) for u in (forth, back)]
         assert float(forth[:2].abs().mean()) < 0.5 * float(forth[2].abs().mean())
@@ -95,9 +95,10 @@ def test_a_correction_follows_what_was_found_before() -> None:
     momenta = list(60 * torch.nn.functional.interpolate(bumps, shape, mode="trilinear"))
     moving = torch.nn.functional.interpolate(torch.rand(1, 1, 8, 8, 8, generator=generator), shape, mode="trilinear")
     network = Scripted(momenta)
-    forth, back = corrected_maps(network, (moving[0, 0], moving[0, 0]), cells, PARAMETERS, window, 1)
+    alone, (forth, back) = corrected_maps(network, (moving[0, 0], moving[0, 0]), cells, PARAMETERS, window, 1)
     first, second = (shot_momentum(m, cells, PARAMETERS, window) for m in momenta)
     assert min(float(u.abs().max()) for u in (*first, *second)) > 0.5
+    assert all(torch.equal(one, other) for one, other in zip(alone, first, strict=True))
     points = np.indices(shape).astype(float)
 
     def at(values: torch.Tensor, places: np.ndarray) -> np.ndarray:
@@ -113,6 +114,29 @@ def test_a_correction_follows_what_was_found_before() -> None:
     warped = at(moving[0], points + first[0].numpy())[0]
     assert torch.equal(network.shown[0], moving[0, 0])
     np.testing.assert_allclose(network.shown[1].numpy()[4:-4, 4:-4, 4:-4], warped[4:-4, 4:-4, 4:-4], atol=2e-3)
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_of_what_it_answers_the_best_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int) -> None:
+    """A correction that makes the images less alike than they were is left out."""
+    (fixed, _), _ = pair()
+    moving = fixed.with_data(np.roll(fixed.data, 2, axis=-1))
+    model = saved(tmp_path / "model", random_network(1, 4.0), corrections=1)
+    parameters = Parameters(method="quicksilver", model=str(model), initial_alignment="none")
+
+    def answers(self, problem, images, cancelled):
+        u = torch.zeros(3, *problem.grid.shape)
+        u[2] = 2.0
+        for k in range(2):
+            yield (u, -u) if k == good else (-u, u)
+
+    monkeypatch.setattr(Kind, "answers", answers)
+    result = register(fixed, moving, parameters, threads=1)
+    shift = result.displacement[:][tuple(n // 2 for n in SHAPE)]
+    assert np.abs(shift).max() == pytest.approx(2 * SPACING, rel=0.05)
+    energies = [record["energy"] for record in result.history]
+    assert len(energies) == 2
+    assert energies[1] < 0.5 * energies[0]
 
 
 def test_random_answers_scatter_about_the_prediction(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ A kind of such a model is a file of this room with a class Kind, a MapPredictor,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,10 @@ class MapPredictor(TrainedNetwork):
         """
         raise NotImplementedError
 
+    def answers(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`displacements`, and what it makes of them when it looks again, if it does; arguments as there."""
+        yield self.displacements(problem, pair, cancelled)
+
     @torch.no_grad()
     def uncertainty(
         self, problem: Problem, device: str, samples: int, report: Callable[[int], None], cancelled: Callable[[], bool]
@@ -87,12 +91,13 @@ class MapPredictor(TrainedNetwork):
         report: Callable[[int, int, dict[str, Any]], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> MapPrediction:
-        """Both maps of a problem; at rest where they agree less than the images do at rest.
+        """Both maps of a problem: of the network's answers the one by which the images agree best, or rest if they
+        agree better without.
 
         Args:
             problem: made with this model's parameters, unit and multiple.
             device: where.
-            report: called with (step, steps, record) at rest and at the map.
+            report: called with (step, steps, record) at rest and at each answer that is the best so far.
             cancelled: asked on the way.
 
         Raises:
@@ -100,21 +105,31 @@ class MapPredictor(TrainedNetwork):
         """
         started, pair = time.perf_counter(), problem.pair(device)
         self.network.to(pair.fixed.device)
-        with torch.no_grad():
-            forth, back = self.displacements(problem, pair, cancelled or (lambda: False))
-            rest, reached = self._dissimilarities(problem, pair, forth)
-        if report is not None:
-            cells = Lattice.cells(problem.grid.shape, problem.lengths)
-            for step, energy in enumerate((rest, reached)):
-                smallest = smallest_determinant(forth, cells) if step and energy < torch.inf else 1.0
+        cells = Lattice.cells(problem.grid.shape, problem.lengths)
+        best: tuple[Tensor, Tensor] | None = None
+        left = rest = last = torch.inf
+
+        def tell(step: int, energy: float, smallest: float) -> None:
+            if report is not None:
                 record = {"level": 0, "iteration": step, "energy": energy, "similarity": energy, "regularization": 0.0}
                 seconds = time.perf_counter() - started
                 report(step, 1, record | {"smallest_determinant": smallest, "seconds": seconds})
-        unusual = self.unusual(problem, rest, reached)
-        if not reached <= rest:
-            forth, back, unusual = torch.zeros_like(forth), torch.zeros_like(forth), (*unusual, self.dropped())
+
+        with torch.no_grad():
+            for step, answer in enumerate(self.answers(problem, pair, cancelled or (lambda: False)), 1):
+                rest, last = self._dissimilarities(problem, pair, answer[0])
+                if step == 1:
+                    tell(0, rest, 1.0)
+                    left = last
+                if last <= min(rest, left):
+                    best, left = answer, last
+                    tell(step, last, smallest_determinant(answer[0], cells))
+        unusual = self.unusual(problem, rest, left)
+        if best is None:
+            unusual = (*unusual, self.dropped())
+            best = (torch.zeros_like(answer[0]),) * 2
         unit = problem.unit_mm
-        both = [(unit * u).float().cpu().numpy() for u in (forth, back)]
+        both = [(unit * u).float().cpu().numpy() for u in best]
         return MapPrediction(*both, unusual)
 
     def _dissimilarities(self, problem: Problem, pair: Pair, forth: Tensor) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -38,15 +38,18 @@ class Kind(MapPredictor):
         return float(self.config.architecture["dropout"]) > 0
 
     def displacements(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> tuple[Tensor, Tensor]:
+        return next(self.answers(problem, pair, cancelled))
+
+    def answers(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor]]:
         like = pair.fixed
         cells = Lattice.cells(tuple(like.shape), pair.lengths)
         window = problem.window(str(like.device))(cells)
         images = pair.fixed, pair.moving
         try:
-            return corrected_maps(self.network, images, cells, self.parameters, window, self.corrections, cancelled)
+            yield from corrected_maps(self.network, images, cells, self.parameters, window, self.corrections, cancelled)
         except NonFiniteField:  # a momentum of which no geodesic starts
             nowhere = like.new_full((like.ndim, *like.shape), torch.nan)
-            return nowhere, nowhere
+            yield nowhere, nowhere
 
 
 def corrected_maps(
@@ -57,8 +60,8 @@ def corrected_maps(
     window: Tensor,
     corrections: int,
     cancelled: Callable[[], bool] = lambda: False,
-) -> tuple[Tensor, Tensor]:
-    """Both maps of the momentum that the network predicts, each followed by those of what it then sees still apart.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both maps of the momentum that the network predicts, and then those followed by what it sees still apart.
 
     Args:
         images: fixed and moving, on cells.
@@ -66,7 +69,7 @@ def corrected_maps(
         corrections: how often the network looks again (Yang et al. have a second network look once).
         cancelled: asked on the way.
 
-    Returns:
+    Yields:
         fixed_to_moving and moving_to_fixed minus the identity, in units of length.
 
     Raises:
@@ -84,8 +87,8 @@ def corrected_maps(
         # x goes to y by the new map, and from there on by what was found before.
         forth = there if forth is None else there + sample(forth, there)
         back = home if back is None else back + sample(home, back)
+        yield forth, back
         carried = sample(moving[None], forth)[0]
-    return forth, back
 
 
 def shot_momentum(m0: Tensor, cells: Lattice, parameters: Parameters, window: Tensor) -> tuple[Tensor, Tensor]:

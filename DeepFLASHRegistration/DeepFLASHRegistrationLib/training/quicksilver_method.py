@@ -107,5 +107,6 @@ class _Learner:
     def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
         found = []
         for pair in zip(fixed, moving, strict=True):
-            found.append(corrected_maps(self.network, pair, self.cells, self.parameters, self.window, CORRECTIONS)[0])
+            *_, (forth, _) = corrected_maps(self.network, pair, self.cells, self.parameters, self.window, CORRECTIONS)
+            found.append(forth)
         return torch.stack(found)
