@@ -74,6 +74,7 @@ OPTIONS = {
     ],
     "quicksilver-hippocampus": [
         "--method=quicksilver",
+        "--dropout=0.2",
         "--name=quicksilver-hippocampus",
         "--description=T1 crops around one hippocampus, by Quicksilver",
     ],
@@ -82,8 +83,7 @@ OPTIONS = {
         "--deformation=1",
         "--name=gradicon-hippocampus",
         "--description=T1 crops around one hippocampus, by GradICON",
-        "--limits=Both maps are predicted, each by itself: how far they are each other's inverse is measured with each "
-        "result.",
+        "--limits=Its maps fold at some voxels.",
     ],
     "constricon-hippocampus": [
         "--method=constricon",
@@ -127,7 +127,7 @@ ON_HIPPOCAMPI = [
     "--license-note=Derived from data under CC BY-SA 4.0: share alike, and give credit.",
 ]
 MOMENTA = [
-    *("--method=lddmm", "--pairs=150", "--resolutions=2", "--bands=31", "--iterations=12", "--integrator=multistep")
+    *("--method=lddmm", "--pairs=100", "--resolutions=2", "--bands=31", "--iterations=12", "--integrator=multistep")
 ]
 # Of *brain*: by pack, its folder, how many of the last subjects are kept aside, and what its labels mean.
 GRID = ["--shape=128,160,128", "--spacing-mm=1.25"]

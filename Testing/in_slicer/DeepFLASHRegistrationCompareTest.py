@@ -124,8 +124,10 @@ class DeepFLASHRegistrationCompareTest(unittest.TestCase):
         self._open("fast")
         items = [self.dialog.list.item(row) for row in range(self.dialog.list.count)]
         greyed = {each.data(qt.Qt.UserRole): each.toolTip() for each in items if not each.flags() & qt.Qt.ItemIsEnabled}
-        self.assertEqual(set(greyed), {"ants", "greedy", "quicksilver:auto"})
-        self.assertIn("no trained model", greyed.pop("quicksilver:auto"))
+        untrained = {"icon:auto", "constricon:auto", "unigradicon:auto"}
+        self.assertEqual(set(greyed), {"ants", "greedy", *untrained})
+        for method in untrained:
+            self.assertIn("no trained model", greyed.pop(method))
         self.assertTrue(all("Name a Python" in text for text in greyed.values()), greyed)
         self.widget.logic.machine.peers = sys.executable + ".none"
         self._compare("fast", "greedy")

@@ -60,14 +60,9 @@ def test_what_the_network_answers_is_where_the_map_leads(tmp_path: Path, how: st
     if how != "refined":  # FLASH goes by what is seen
         tolerance = {"dense": 0.01, "geodesic": 0.25}[how] * SPACING
         assert np.median(np.linalg.norm(there - points - [SHIFT * SPACING, 0, 0], axis=-1)) < tolerance
-    # The other direction is what the network says of the images exchanged, here the same again: that is measured. The
-    # geodesic nearest to the map has an inverse.
+    # The network says the same again of the images exchanged; the map back is the inverse of the first all the same.
     back = np.linalg.norm(result.deformation.points(there, "moving_to_fixed") - points, axis=-1)
-    if how == "dense":
-        np.testing.assert_allclose(back, 2 * SHIFT * SPACING, atol=0.1 * SPACING)
-        assert result.metrics["inverse_error_mm"]["p95"] > SHIFT * SPACING
-    else:
-        assert back.max() < 0.1 * SPACING
+    assert back.max() < 0.1 * SPACING
 
 
 @pytest.mark.parametrize("kind", FAMILY)
@@ -85,8 +80,15 @@ def test_exchanged_images_exchange_the_maps_of_every_kind(tmp_path: Path, kind: 
     there, here = predictor.displacements(problem, swapped, lambda: False)
     assert forth.shape == (3, *problem.grid.shape)
     assert float(forth.norm(dim=0).max()) > 0.3
-    assert torch.equal(forth, here)
-    assert torch.equal(back, there)
+    if kind == "constricon":
+        assert torch.equal(forth, here)
+        assert torch.equal(back, there)
+    else:  # each of the maps that the network predicts is that of its own pair
+        assert back is here is None
+        mine, theirs = predictor.network.displacements(pair.fixed[None], pair.moving[None])
+        voxel = torch.tensor([length / n for length, n in zip(problem.lengths, pair.fixed.shape)]).view(3, 1, 1, 1)
+        torch.testing.assert_close(forth, mine[0] * voxel)
+        torch.testing.assert_close(there, theirs[0] * voxel)
 
 
 def test_a_network_with_a_shape_of_its_own_sees_the_box_stretched_to_it(tmp_path: Path) -> None:

@@ -149,6 +149,5 @@ def _config(kind: str, name: str, file: str, digest: str) -> ModelConfig:
         license="Apache-2.0",
         license_note="The license is that of the program it was published with; the weights have none of their own.",
         attribution=citation,
-        limits="It sees 175 voxels along each axis, whatever the images have. Both maps are predicted, each by itself: "
-        "how far they are each other's inverse is measured with every result.",
+        limits="It sees 175 voxels along each axis, whatever the images have.",
     )

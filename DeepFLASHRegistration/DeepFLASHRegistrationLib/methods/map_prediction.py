@@ -24,19 +24,23 @@ from .trained_network import TrainedNetwork
 
 @dataclass(frozen=True, eq=False)
 class MapPrediction:
-    """Both displacements on the working grid, float32 (d, *shape) in mm along its array axes; and what about the images
-    is unlike the training data, as findings of the verdict."""
+    """Both displacements on the working grid, float32 (d, *shape) in mm along its array axes, the second None where it
+    is to be the inverse of the first; and what about the images is unlike the training data, as findings of the
+    verdict."""
 
     forth: np.ndarray
-    back: np.ndarray
+    back: np.ndarray | None
     unusual: tuple[dict[str, Any], ...]
 
 
 class MapPredictor(TrainedNetwork):
     """See TrainedNetwork."""
 
-    def displacements(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> tuple[Tensor, Tensor]:
-        """fixed_to_moving and moving_to_fixed minus the identity, (d, *shape), in units of length along array axes.
+    def displacements(
+        self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]
+    ) -> tuple[Tensor, Tensor | None]:
+        """fixed_to_moving and moving_to_fixed minus the identity, (d, *shape), in units of length along array axes;
+        None for the second if it is to be the inverse of the first.
 
         Args:
             problem: made with this model's parameters, unit and multiple.
@@ -48,7 +52,9 @@ class MapPredictor(TrainedNetwork):
         """
         raise NotImplementedError
 
-    def answers(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor]]:
+    def answers(
+        self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """`displacements`, and what it makes of them when it looks again, if it does; arguments as there."""
         yield self.displacements(problem, pair, cancelled)
 
@@ -106,7 +112,7 @@ class MapPredictor(TrainedNetwork):
         started, pair = time.perf_counter(), problem.pair(device)
         self.network.to(pair.fixed.device)
         cells = Lattice.cells(problem.grid.shape, problem.lengths)
-        best: tuple[Tensor, Tensor] | None = None
+        best: tuple[Tensor, Tensor | None] | None = None
         left = rest = last = torch.inf
 
         def tell(step: int, energy: float, smallest: float) -> None:
@@ -129,7 +135,7 @@ class MapPredictor(TrainedNetwork):
             unusual = (*unusual, self.dropped())
             best = (torch.zeros_like(answer[0]),) * 2
         unit = problem.unit_mm
-        both = [(unit * u).float().cpu().numpy() for u in best]
+        both = [None if u is None else (unit * u).float().cpu().numpy() for u in best]
         return MapPrediction(*both, unusual)
 
     def _dissimilarities(self, problem: Problem, pair: Pair, forth: Tensor) -> tuple[float, float]:

@@ -20,8 +20,8 @@ _ANY_SIZE = ("unigradicon", "multigradicon")  # the unit of length follows the s
 
 
 class Kind(MapPredictor):
-    """See MapPredictor. Of ICON and GradICON the other direction is what the network says of the images exchanged: how
-    well it inverts the first is for the measures to tell.
+    """See MapPredictor. Of ICON and GradICON the network's own map back, of the images exchanged, is near the inverse
+    of the map but for what their losses do not see, such as a shift of both: so that map is inverted instead.
 
     A network that has a shape of its own sees the working grid's box stretched to that; its maps are stretched back.
     """
@@ -39,7 +39,9 @@ class Kind(MapPredictor):
         design = Design(**{field.name: values[field.name] for field in fields(Design)})
         return IconNet(self.config.ndim, design, tuple(values["shape"]), self.config.kind == "constricon")
 
-    def displacements(self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]) -> tuple[Tensor, Tensor]:
+    def displacements(
+        self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]
+    ) -> tuple[Tensor, Tensor | None]:
         network, working = self.network, tuple(pair.fixed.shape)
         own = network.shape if network.design.stretched else working
         least = network.design.least
@@ -55,10 +57,11 @@ class Kind(MapPredictor):
                 raise Cancelled("Cancelled.")
 
         network.between = look
-        images = (_stretched(image[None, None], own)[:, 0] for image in (pair.fixed, pair.moving))
+        images = [_stretched(image[None, None], own)[:, 0] for image in (pair.fixed, pair.moving)]
+        both = network.displacements(*images) if network.consistent else (network.fixed_to_moving(*images),)
         voxel = [length / n for length, n in zip(problem.lengths, own)]
-        forth, back = (_stretched(per_axis(u, voxel), working)[0] for u in network.displacements(*images))
-        return forth, back
+        forth, *back = (_stretched(per_axis(u, voxel), working)[0] for u in both)
+        return forth, (back[0] if back else None)
 
 
 def _stretched(arrays: Tensor, shape: tuple[int, ...]) -> Tensor:

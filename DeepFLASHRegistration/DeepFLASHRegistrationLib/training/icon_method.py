@@ -116,4 +116,4 @@ class _Learner:
         return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
 
     def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        return self.network.displacement(self.network.transforms(fixed, moving)[0])
+        return self.network.fixed_to_moving(fixed, moving)
