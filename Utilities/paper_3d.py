@@ -35,6 +35,7 @@ HIPPOCAMPI = [
     *("flash", "flash:hippocampus@iterations=100x100", "fast", "lddmm", "nephi"),
     *("quicksilver:quicksilver-hippocampus", "quicksilver:quicksilver-hippocampus@geodesic"),
     *("voxelmorph:voxelmorph-hippocampus", "voxelmorph:voxelmorph-hippocampus@geodesic"),
+    *("gradicon:gradicon-hippocampus", "gradicon:gradicon-hippocampus@geodesic"),
     *("deepflash:dual-net-hippocampus", "deepflash:hippocampus", "deepflash+flash:hippocampus"),
 ]
 BRAINS = ["flash", "fast", "deepflash:brain-t1", "deepflash+flash:brain-t1"]
@@ -56,6 +57,7 @@ SHORT = {
     "alignment": "affine",
     "voxelmorph:voxelmorph-hippocampus": "voxelmorph",
     "quicksilver:quicksilver-hippocampus": "quicksilver",
+    "gradicon:gradicon-hippocampus": "gradicon",
     "deepflash:dual-net-hippocampus": "dual net",
     "deepflash:hippocampus": "deepflash",
     "deepflash+flash:hippocampus": "+ flash",

@@ -48,7 +48,7 @@ def child(way: str, n: int, steps: int) -> None:
             found.loss(step).backward()
         seconds = (time.perf_counter() - started) / (3 * steps)
         found.judged()
-        found.displacements((n,) * 3)
+        found.displacement((n,) * 3)
     elif way == "flash":
         at_rest = torch.zeros(3, *levels[-1].band.modes)
         objective = Objective(pair, levels[-1], Settings(), None, at_rest)

@@ -122,13 +122,11 @@ def test_fields_are_read_where_the_cells_are() -> None:
     pair = small((9, 7))
     matrix = torch.tensor([[1.0, 0.5], [0.0, 2.0]])
     pair.fields = torch.nn.ModuleList([Linear(matrix), Linear(matrix.T)])
-    forth, back = pair.displacements((9, 7))
+    forth = pair.displacement((9, 7))
     at = torch.tensor([2, 5])
     place = (at + 0.5) * 1.5
     np.testing.assert_allclose(forth[:, 2, 5], matrix @ place - place, rtol=1e-5)
-    np.testing.assert_allclose(back[:, 2, 5], matrix.T @ place - place, rtol=1e-5)
-    half, _ = pair.displacements((9, 7), 0.5)
-    np.testing.assert_array_equal(half, 0.5 * forth)
+    np.testing.assert_array_equal(pair.displacement((9, 7), 0.5), 0.5 * forth)
 
 
 def found(fixed: Volume, moving: Volume, method: str = "nephi", iterations: tuple = (5, 3), **more: Any) -> Result:
@@ -152,8 +150,7 @@ def test_a_shift_is_found_in_its_direction_and_back_again_twice_the_same() -> No
     there = result.deformation.points(points, "fixed_to_moving")
     np.testing.assert_allclose((there - points).mean(0), shift, atol=0.6)
     back = result.deformation.points(there, "moving_to_fixed")
-    # Of 5.8 mm; the two fields are but held to be each other's inverse.
-    assert np.linalg.norm(back - points, axis=1).mean() < 1.0
+    assert np.linalg.norm(back - points, axis=1).max() < 0.2  # of 5.8 mm
     assert result.metrics["folds_strict"]["count"] == 0
     assert result.history[-1]["energy"] < 0.5 * result.history[0]["energy"]
     again = found(fixed, moving)

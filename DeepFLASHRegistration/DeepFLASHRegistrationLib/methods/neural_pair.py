@@ -110,17 +110,16 @@ class NeuralPair:
         return Judged(sum(similarity) + costs, similarity[0], costs, smallest[0])
 
     @torch.no_grad()
-    def displacements(self, shape: Sequence[int], unit: float = 1.0) -> list[np.ndarray]:
-        """Both maps minus the identity at the cells of a shape, float32 (d, *shape), times ``unit``; part by part, on
-        the host."""
+    def displacement(self, shape: Sequence[int], unit: float = 1.0) -> np.ndarray:
+        """fixed_to_moving minus the identity at the cells of a shape, float32 (d, *shape), times ``unit``; part by
+        part, on the host."""
         d, voxel = len(shape), self.lengths / torch.tensor(shape, device=self.device)
-        found = [np.empty((d, math.prod(shape)), np.float32) for _ in self.fields]
+        found = np.empty((d, math.prod(shape)), np.float32)
         for start in range(0, math.prod(shape), _CHUNK):
             flat = torch.arange(start, min(start + _CHUNK, math.prod(shape)), device=self.device)
             points = (torch.stack(torch.unravel_index(flat, tuple(shape)), 1) + 0.5) * voxel
-            for whole, field in zip(found, self.fields, strict=True):
-                whole[:, start : start + _CHUNK] = (unit * field(points)).T.cpu().numpy()
-        return [whole.reshape(d, *shape) for whole in found]
+            found[:, start : start + _CHUNK] = (unit * self.fields[0](points)).T.cpu().numpy()
+        return found.reshape(d, *shape)
 
     def _drawn(self, stage: _Stage, side: int, windows: int, round_trips: int) -> tuple[Tensor, Tensor]:
         """Indices (windows, d) of voxels of the mask, and points (round_trips, d) anywhere in the box."""
