@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import map_models
@@ -244,3 +245,17 @@ def test_a_model_that_corrects_itself_without_end_is_refused(tmp_path: Path) -> 
     model = saved(tmp_path / "model", random_network(2, 1.0), corrections=1000)
     with pytest.raises(InputError, match="corrects itself 1000 times"):
         registered(model)
+
+
+def test_the_report_lays_out_as_many_columns_as_there_are(tmp_path: Path) -> None:
+    from DeepFLASHRegistrationLib.report.style import STYLE
+
+    model = saved(tmp_path / "model", random_network(1, 300.0, 0.3), 0.3)
+    (fixed, labels), (moving, others) = pair()
+    parameters = Parameters(method="quicksilver", model=str(model), initial_alignment="none", samples=2)
+    result = register(fixed, moving, parameters, threads=1, fixed_labels=labels, moving_labels=others)
+    folder = save_result(result, tmp_path / "out", fixed, moving, fixed_labels=labels, outputs=["report"])
+    columns = set(re.findall(r'class="panels (c\d)"', (folder / "report.html").read_text(encoding="utf-8")))
+    assert "c4" in columns
+    for each in columns:
+        assert f".panels.{each} " in STYLE

@@ -54,6 +54,7 @@ td .symbol { width: 16px; height: 16px; display: block; margin-top: 3px }
 figure { margin: 0 }
 figcaption { color: var(--soft); font-size: 13px; margin-top: 10px }
 .panels { display: grid; gap: 6px 8px; align-items: start }
+.panels.c4 { grid-template-columns: repeat(4,1fr) }
 .panels.c3 { grid-template-columns: repeat(3,1fr) }
 .panels.c2 { grid-template-columns: repeat(2,1fr); max-width: 714px }
 .column { margin: 0 0 1px; font-size: 13.5px; font-weight: 600; align-self: end }
