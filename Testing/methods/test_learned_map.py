@@ -89,7 +89,7 @@ def test_auto_chooses_among_the_models_of_the_method(tmp_path: Path, monkeypatch
 
 def test_where_there_is_no_model_of_the_method_that_is_said() -> None:
     with pytest.raises(InputError, match=r"no trained model of this method here. Install one .* --method flash"):
-        registered(Path("auto"), "quicksilver")
+        registered(Path("auto"), "constricon")
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # mean Dice of the labels before and after. The last are those of `deepflash train`.
 _DICE = (
     ("Dice, aligned", "Dice, deepflash"),
+    ("Dice, aligned", "Dice, predicted"),
     ("Dice over all labels, aligned", "Dice, deepflash"),
     ("validation Dice before", "validation Dice after"),
 )
