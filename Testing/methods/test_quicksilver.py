@@ -25,14 +25,16 @@ from scipy.ndimage import map_coordinates
 from training_images import subject
 
 PARAMETERS = Parameters(
-    resolutions=(4, 2, 1), bands=(7, 9, 9), iterations=(2, 2, 1), spacing_mm=SPACING, margin_mm=8 * SPACING
+    resolutions=(4, 2, 1), bands=(7, 9, 9), iterations=(2, 2, 1), spacing_mm=SPACING, margin_mm=SPACING
 )
 
 
 def saved(folder: Path, network: quicksilver.QuicksilverNet, dropout: float = 0.0, corrections: int = 0) -> Path:
     features, block = quicksilver.SIZES["small"]
     architecture = {"features": list(features), "block": block, "scale": network.scale, "dropout": dropout}
-    return map_models.saved(folder, "quicksilver", architecture | {"corrections": corrections}, network)
+    return map_models.saved(
+        folder, "quicksilver", architecture | {"corrections": corrections}, network, parameters=PARAMETERS
+    )
 
 
 def random_network(seed: int, scale: float, dropout: float = 0.0) -> quicksilver.QuicksilverNet:
@@ -142,14 +144,14 @@ def test_of_what_it_answers_the_best_stays(tmp_path: Path, monkeypatch: pytest.M
 
 def test_random_answers_scatter_about_the_prediction(tmp_path: Path) -> None:
     """The standard deviation of the maps that the network finds with dropout, seed by seed, in mm on the fixed grid."""
-    model = saved(tmp_path / "model", random_network(1, 300.0, 0.3), 0.3)
+    model = saved(tmp_path / "model", random_network(1, 60.0, 0.3), 0.3)
     plain, sampled, again = registered(model), registered(model, samples=5), registered(model, samples=5)
     assert plain.uncertainty is None
     assert np.array_equal(plain.displacement[:], sampled.displacement[:])
     found = sampled.uncertainty
     assert found.grid.same_as(sampled.fixed_grid)
     assert np.array_equal(found.data, again.uncertainty.data)
-    assert found.data.max() > 0.05
+    assert found.data.max() > 0.01
     from DeepFLASHRegistrationLib.methods.prediction import predictor_of
     from DeepFLASHRegistrationLib.methods.registry import Plan
     from DeepFLASHRegistrationLib.problem.problem import comparable
@@ -183,7 +185,7 @@ def test_random_answers_scatter_about_the_prediction(tmp_path: Path) -> None:
 
 
 def test_the_uncertainty_is_written_and_shown(tmp_path: Path) -> None:
-    model = saved(tmp_path / "model", random_network(1, 300.0, 0.3), 0.3)
+    model = saved(tmp_path / "model", random_network(1, 60.0, 0.3), 0.3)
     (fixed, _), (moving, _) = pair()
     result = registered(model, samples=2)
     for outputs, there in ((None, True), (["warped"], False)):
@@ -211,7 +213,7 @@ def test_random_answers_are_refused_where_there_are_none(tmp_path: Path) -> None
 
 
 def test_cancelled_while_answers_are_drawn_the_prediction_stays(tmp_path: Path) -> None:
-    model = saved(tmp_path / "model", random_network(1, 300.0, 0.3), 0.3)
+    model = saved(tmp_path / "model", random_network(1, 60.0, 0.3), 0.3)
     (fixed, _), (moving, _) = pair()
     parameters = Parameters(method="quicksilver", model=str(model), initial_alignment="none", samples=50)
     said: list[str] = []
@@ -250,7 +252,7 @@ def test_a_model_that_corrects_itself_without_end_is_refused(tmp_path: Path) -> 
 def test_the_report_lays_out_as_many_columns_as_there_are(tmp_path: Path) -> None:
     from DeepFLASHRegistrationLib.report.style import STYLE
 
-    model = saved(tmp_path / "model", random_network(1, 300.0, 0.3), 0.3)
+    model = saved(tmp_path / "model", random_network(1, 60.0, 0.3), 0.3)
     (fixed, labels), (moving, others) = pair()
     parameters = Parameters(method="quicksilver", model=str(model), initial_alignment="none", samples=2)
     result = register(fixed, moving, parameters, threads=1, fixed_labels=labels, moving_labels=others)
