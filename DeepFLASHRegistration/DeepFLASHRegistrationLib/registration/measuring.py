@@ -121,11 +121,6 @@ def difference(maps: Maps, known: KnownTransform, grid: Grid, inside: np.ndarray
     return {name: errors[name] for name in ("mean", "p95", "max")}
 
 
-def spread_of(values: np.ndarray) -> dict[str, float]:
-    """The same of an uncertainty."""
-    return {"mean": float(values.mean()), "p95": float(np.percentile(values, 95)), "max": float(values.max())}
-
-
 def difference_note(found: Mapping[str, float], name: str) -> str:
     """The same in words."""
     if found["max"] < _NOTHING_MM:

@@ -291,7 +291,8 @@ class _Run:
     def finished(self, problem: Problem, found: Estimated, threads: int | None) -> Result:
         """Maps, images and figures of the geodesic."""
         from ..problem.resampling import linear
-        from .measuring import difference, difference_note, spread_of
+        from .measuring import difference, difference_note
+        from .properties import summarized
 
         fixed, moving, parameters = self.fixed, self.moving, self.plan.parameters
         self.watch.phase("finish", "Computing the maps")
@@ -305,7 +306,7 @@ class _Run:
         uncertainty = None
         if found.uncertainty is not None:
             uncertainty = Volume(fixed.grid, linear(Volume(problem.grid, found.uncertainty), fixed.grid), "uncertainty")
-            metrics["uncertainty_mm"] = spread_of(found.uncertainty[problem.fixed_mask])
+            metrics["uncertainty_mm"] = summarized(found.uncertainty[problem.fixed_mask])
         if self.known is not None:
             metrics["map_difference_mm"] = difference(maps, self.known, fixed.grid, problem.foreground)
             self._note(difference_note(metrics["map_difference_mm"], self.known.name))
