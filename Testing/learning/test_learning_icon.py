@@ -20,8 +20,9 @@ from DeepFLASHRegistrationLib.learning.inverse_consistency import (
     inconsistency_gradient,
     jittered,
 )
+from icon_package import icon_or_skip
 
-package = pytest.importorskip("icon_registration")
+package = icon_or_skip()
 
 TINY = ((2, 4, 4), (4, 4))
 SHAPE = (20, 24, 18)

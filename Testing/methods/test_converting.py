@@ -20,10 +20,11 @@ from DeepFLASHRegistrationLib.methods.trained_models import load_model, read_car
 from DeepFLASHRegistrationLib.problem.problem import comparable
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.support.errors import InputError
+from icon_package import icon_or_skip
 from map_models import registered
 from training_images import subject
 
-pytest.importorskip("icon_registration")
+icon_or_skip()
 
 SHAPE = (26, 26, 26)
 

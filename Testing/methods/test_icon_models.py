@@ -15,10 +15,11 @@ from DeepFLASHRegistrationLib.methods.registry import Plan
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.problem import comparable
 from DeepFLASHRegistrationLib.support.errors import InputError
+from icon_package import icon_or_skip
 from map_models import SHAPE, SHIFT, SPACING, moved, registered, saved
 from training_images import subject
 
-pytest.importorskip("icon_registration")
+icon_or_skip()
 
 OWN = (32, 48, 32)  # the shape that a network was trained on
 

@@ -252,7 +252,8 @@ def test_outputs_of_another_pair_are_given_up_and_those_of_the_own_found_again(s
     fixed, one, two = addImages(scene, "fixed", "one", "two")
     first, other = Inputs(fixed, one), Inputs(fixed, two)
     nodes = register(first)
-    chosen = dataclasses.replace(nodes, segmentation=NEW, markups=NEW, model=NEW, labelsTable=NEW)
+    absent = ("uncertaintyVolume", "segmentation", "markups", "model", "labelsTable")
+    chosen = dataclasses.replace(nodes, **dict.fromkeys(absent, NEW))
     # Another pair: everything new; back again before anything was run: the first result, not a second.
     away = settledOutputs(chosen, other, pairChanged=True)
     assert away == OutputNodes()

@@ -38,10 +38,11 @@ from DeepFLASHRegistrationLib.training.quicksilver_method import QuicksilverMeth
 from DeepFLASHRegistrationLib.training.train_on_packs import PackOptions, train_on_packs
 from DeepFLASHRegistrationLib.training.validation import Validator
 from DeepFLASHRegistrationLib.training.voxelmorph_method import VoxelMorphMethod
+from icon_package import icon_or_skip
 from training_packs import pack
 
 pytest.importorskip("monai")
-pytest.importorskip("icon_registration")
+icon_or_skip()
 
 STILL = Variety(3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 QUICK = {"resolutions": (2, 1), "bands": (7, 9), "iterations": (3, 1), "alpha": 6.0, "integrator": "multistep"}

@@ -137,6 +137,8 @@ class DeepFLASHRegistrationParameterNode:
         return [node for node in nodes if node is not None]
 
     def _wants(self, name: str) -> bool:
+        if name == "uncertaintyVolume":  # who asks for random answers wants it; without them there is none
+            return True
         return getattr(self, f"want{name[0].upper()}{name[1:]}", self.wantTables)
 
     def values(self) -> dict[str, Any]:
