@@ -325,3 +325,26 @@ def test_the_correlation_is_the_packages(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(
             GaussianCorrelation(shape)(a, x), GaussianCorrelation(shape)(a, y), rtol=1e-2, atol=1e-3
         )
+
+
+def test_the_correlation_within_a_support_sees_nothing_beyond_it():
+    shape, rng = (14, 11), np.random.default_rng(3)
+    a, b = (torch.from_numpy(rng.random((1, *shape))) for _ in range(2))
+    support = torch.zeros(1, *shape, dtype=torch.float64)
+    support[:, 2:12, 3:11] = 1
+    term = GaussianCorrelation(shape, 3).double()
+    found = float(term(a, b, support))
+    # Each window by hand: of what is known within it, weighted by the Gaussian.
+    at = np.argwhere(support[0].numpy())
+    values = []
+    for center in at:
+        apart = at - center
+        near = (np.abs(apart) <= 6).all(1)
+        weight = np.exp(-0.5 * ((apart[near] / 3) ** 2).sum(1))
+        weight /= weight.sum()
+        i, j = (x[0].numpy()[tuple(at[near].T)] for x in (a, b))
+        i, j = i - weight @ i, j - weight @ j
+        values.append((weight @ (i * j)) / np.sqrt((weight @ i**2 + 1e-5) * (weight @ j**2 + 1e-5)))
+    assert found == pytest.approx(1 - np.mean(values), abs=1e-9)
+    other = torch.where(support > 0, b, torch.rand(1, *shape, dtype=torch.float64))
+    assert float(term(a, other, support)) == pytest.approx(found, abs=1e-12)

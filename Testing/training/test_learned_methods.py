@@ -263,6 +263,7 @@ def test_a_pack_too_small_for_a_network_is_refused_before_the_training(both: Pac
     IconMethod("gradicon", "small").check([both])
 
 
+@pytest.mark.usefixtures("mean_once")
 @pytest.mark.parametrize("method", ["voxelmorph", "quicksilver", "gradicon", "constricon"])
 def test_a_trained_model_is_one_of_its_method_and_goes_on_to_the_same(
     both: Pack, taught: Path, tmp_path: Path, method: str, narrow: None

@@ -115,7 +115,7 @@ def test_packs_that_do_not_fit_are_refused(sets):
     with pytest.raises(InputError, match="different grids"):
         Drawing([sets[0], dataclasses.replace(sets[1], spacing_mm=2.0)], {"both": 1, "maps": 1}, VARIED)
     odd = dataclasses.replace(sets[2], images=sets[2].images[:, 1:])
-    with pytest.raises(InputError, match=r"\(31, 32, 32\) voxels; three multiples of 16"):
+    with pytest.raises(InputError, match=r"\(31, 32, 32\) voxels; multiples of 16"):
         Drawing([odd], {"images": 1}, VARIED)
     with pytest.raises(InputError, match=r"pairs need two\. Pack more subjects"):
         Drawing([dataclasses.replace(sets[0], unseen=(1, 2, 3))], {"both": 1}, VARIED)

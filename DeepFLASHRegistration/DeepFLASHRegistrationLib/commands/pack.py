@@ -166,8 +166,10 @@ def _frame(options: argparse.Namespace) -> Frame | None:
         shape = tuple(int(n) for n in options.shape.split(","))
     except ValueError:
         shape = ()
-    if len(shape) != 3 or any(n < MULTIPLE or n % MULTIPLE for n in shape):
-        raise InputError(f"--shape {options.shape}: give three multiples of {MULTIPLE}, such as 128,160,128.")
+    if len(shape) not in (2, 3) or any(n < MULTIPLE or n % MULTIPLE for n in shape):
+        raise InputError(
+            f"--shape {options.shape}: give a multiple of {MULTIPLE} per axis, such as 128,160,128, or 128,160 in 2-D."
+        )
     if not options.spacing_mm:
         raise InputError("--shape needs --spacing-mm: how large its voxels are.")
     return Frame(shape, options.spacing_mm)

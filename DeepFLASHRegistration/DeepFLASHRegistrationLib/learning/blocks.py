@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of voxels as channels, and channels as blocks of voxels: resolution given for width, and back."""
+"""Blocks of voxels: their means; as channels, resolution given for width; and back. In 2-D and 3-D."""
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
+
+# By dimensions, as the names of F.interpolate.
+LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def to_blocks(images: Tensor, size: int) -> Tensor:
@@ -18,3 +22,8 @@ def from_blocks(channels: Tensor, size: int) -> Tensor:
     for axis in reversed(range(channels.ndim - 2)):
         channels = channels.unflatten(1, (-1, size)).movedim(2, 3 + axis).flatten(2 + axis, 3 + axis)
     return channels
+
+
+def mean_pooled(images: Tensor, size: int) -> Tensor:
+    """(n, c, *shape) -> means of blocks of so many voxels along each axis, (n, c, *shape / size)."""
+    return (F.avg_pool3d if images.ndim == 5 else F.avg_pool2d)(images, size)

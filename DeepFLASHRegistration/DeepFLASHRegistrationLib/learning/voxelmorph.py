@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import to_blocks
+from .blocks import LINEAR, mean_pooled, to_blocks
 
 MULTIPLE = 16  # of which images have as many voxels along every axis
 SQUARINGS = 7
@@ -70,10 +70,9 @@ class VoxelMorphNet(nn.Module):
         if self.block > 1:
             return self.unet(to_blocks(images, self.block))
         found = self.unet(images)
-        return 0.5 * (F.avg_pool3d if found.ndim == 5 else F.avg_pool2d)(found, 2)
+        return 0.5 * mean_pooled(found, 2)
 
     def displacement(self, velocity: Tensor) -> Tensor:
         """The exponential of a velocity minus the identity, in voxels, (n, d, *shape)."""
-        mode = "trilinear" if velocity.ndim == 5 else "bilinear"
         half = self.exponential(velocity)
-        return 2 * F.interpolate(half, scale_factor=2.0, mode=mode, align_corners=False)
+        return 2 * F.interpolate(half, scale_factor=2.0, mode=LINEAR[velocity.ndim - 2], align_corners=False)

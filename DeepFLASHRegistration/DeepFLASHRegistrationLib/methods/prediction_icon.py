@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geodesics.objective import Pair
+from ..learning.blocks import LINEAR
 from ..learning.icon import Design, IconNet, per_axis
 from ..problem.problem import Problem
 from ..support.errors import Cancelled, InputError
@@ -68,5 +69,4 @@ def _stretched(arrays: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(n, c, *any) -> (n, c, *shape), of the same box."""
     if tuple(arrays.shape[2:]) == shape:
         return arrays
-    mode = "trilinear" if arrays.ndim == 5 else "bilinear"
-    return F.interpolate(arrays, shape, mode=mode, align_corners=False)
+    return F.interpolate(arrays, shape, mode=LINEAR[len(shape)], align_corners=False)

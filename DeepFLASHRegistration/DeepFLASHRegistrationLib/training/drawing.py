@@ -18,10 +18,11 @@ import numpy as np
 
 from ..learning.feature_net import MULTIPLE
 from ..support.errors import InputError
-from .pack import FIRST_OUTSIDE, Pack
+from .pack import FIRST_OUTSIDE, Pack, known_part
 
 _CODES = 256
 _BIAS_POINTS = 4
+_EDGES = np.array([[-0.5], [0.5]])  # of a voxel, from its middle
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class Drawing:
                     f"{pack.name}: has {len(pack.trained)} subject to train on; pairs need two. Pack more subjects, or "
                     "keep fewer of them aside."
                 )
-            if any(n % MULTIPLE for n in pack.shape) or len(pack.shape) != 3:
+            if any(n % MULTIPLE for n in pack.shape):
                 raise InputError(
-                    f"{pack.name}: has a grid of {pack.shape} voxels; three multiples of {MULTIPLE} are needed. Pack "
+                    f"{pack.name}: has a grid of {pack.shape} voxels; multiples of {MULTIPLE} are needed. Pack "
                     "the data again."
                 )
         shares = np.array([mix[pack.name] for pack in self.packs], float)
@@ -115,6 +116,19 @@ class Drawing:
         for pack in self.packs:
             parts += [x for x in (pack.images, pack.labels) if x is not None]
         return np.concatenate(parts)
+
+    def extents(self) -> np.ndarray:
+        """Of each of the `volumes` the first and the last voxel that it knows along each axis, float32 (n, 2, d): all,
+        unless the image was cut out of a larger one."""
+        whole = np.array([[-np.inf] * len(self.shape), [np.inf] * len(self.shape)], np.float32)
+        found = [whole]
+        for pack in self.packs:
+            if pack.images is not None:
+                parts = [known_part(pack, i) for i in range(len(pack))]
+                found += [whole if part is None else part + _EDGES for part in parts]
+            if pack.labels is not None:
+                found += [whole] * len(pack)
+        return np.stack(found).astype(np.float32)
 
     def momenta(self) -> np.ndarray | None:
         """Of pairs that draws count ("taught"), float16 (n, d, *shape); None if there are none."""
@@ -201,7 +215,7 @@ class Drawing:
         found = {"clean": np.repeat(clean[None], 2, 0), "mean": mean, "spread": spread}
         found["gamma"] = np.exp(rng.normal(0, 0.25, 2))
         found["bias"] = rng.normal(0, 1, (2, 1, *[_BIAS_POINTS] * len(self.shape))) * rng.uniform(
-            0, 0.35, (2, *[1] * 4)
+            0, 0.35, (2, *[1] * (1 + len(self.shape)))
         )
         found["noise"] = rng.uniform(0, 1, (2, 2)) ** 2 * np.array([0.12, 0.04])
         matrices = [[np.eye(n) for n in self.shape] for _ in range(2)]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..geodesics.band import Band, Lattice, Metric, Upsampler
 from ..geodesics.batched import BatchedFlow, BatchedShooting
+from ..learning.blocks import LINEAR
 from ..problem.deformation import border_window
 from .drawing import Drawing
 
@@ -37,13 +38,15 @@ def window(lattice: Lattice) -> Tensor:
 @dataclass(frozen=True)
 class Images:
     """n = 2 × pairs images: as the network sees them, as they are judged, and their label codes, (n, *shape); labels
-    that count (n, k), and by how much; momenta of the pairs where they are known, (pairs, d, *shape)."""
+    that count (n, k), and by how much; momenta of the pairs where they are known, (pairs, d, *shape). What lies beyond
+    the edge at which an image was cut out of its scan is not `known`, a boolean (n, *shape)."""
 
     seen: Tensor
     clean: Tensor
     labels: Tensor
     chosen: Tensor
     weights: Tensor
+    known: Tensor
     momenta: Tensor | None = None
 
 
@@ -55,6 +58,7 @@ class Maker:
         self.device, self.shape = torch.device(device), shape
         self.volumes = torch.from_numpy(drawing.volumes()).to(device)
         momenta = drawing.momenta()
+        self.extents = torch.from_numpy(drawing.extents()).to(device)
         self.momenta = None if momenta is None else torch.from_numpy(momenta).to(device)
         lengths = tuple(map(float, shape))
         longest = max(lengths)
@@ -76,7 +80,11 @@ class Maker:
 
     @torch.no_grad()
     def __call__(self, draw: Mapping[str, Tensor]) -> Images:
-        points = self._points(draw)
+        at = self._points(draw)
+        extents = self.extents.index_select(0, draw["codes"])
+        first, last = extents.view(*extents.shape, *[1] * len(self.shape)).unbind(1)
+        known = ((at >= first) & (at <= last)).all(1)
+        points = at.flip(1).movedim(1, -1) * self.scale - 1
         codes = self.volumes.index_select(0, draw["codes"])
         n = len(codes)
         flat = codes.reshape(n, -1).long()
@@ -87,7 +95,7 @@ class Maker:
         labels = self.volumes.index_select(0, draw["labels"]).float()
         labels = _sampled(labels[:, None], points, "nearest")[:, 0]
         momenta = self._momenta(draw) if "taught" in draw else None
-        return Images(self._scanned(seen, draw), clean, labels, draw["chosen"], draw["chosen_weights"], momenta)
+        return Images(self._scanned(seen, draw), clean, labels, draw["chosen"], draw["chosen_weights"], known, momenta)
 
     def _momenta(self, draw: Mapping[str, Tensor]) -> Tensor:
         found = self.momenta.index_select(0, draw["taught"])
@@ -99,7 +107,7 @@ class Maker:
         return found
 
     def _points(self, draw: Mapping[str, Tensor]) -> Tensor:
-        """Where each voxel's value lies in its subject, as coordinates of grid_sample (n, *shape, 3)."""
+        """Where each voxel's value lies in its subject, in voxels (n, d, *shape)."""
         n = len(draw["rms"])
         v = torch.randn((n, len(self.shape), *self.shooting.band.modes), device=self.device) * self.root
         rms = v.square().flatten(1).sum(1).sqrt()
@@ -110,12 +118,12 @@ class Maker:
         x = (self.index + u).flatten(2)
         matrices = draw["matrices"]
         x = matrices[:, :, :-1] @ x + matrices[:, :, -1:]
-        return x.view(u.shape).flip(1).movedim(1, -1) * self.scale - 1
+        return x.view(u.shape)
 
     def _scanned(self, seen: Tensor, draw: Mapping[str, Tensor]) -> Tensor:
         """Bias field, gamma, noise, point spread and thick slices, and noise again."""
         per_image = (-1, *[1] * len(self.shape))
-        bias = F.interpolate(draw["bias"], size=self.shape, mode="trilinear", align_corners=True)[:, 0]
+        bias = F.interpolate(draw["bias"], size=self.shape, mode=LINEAR[len(self.shape)], align_corners=True)[:, 0]
         seen = seen * bias.exp()
         seen = seen.clamp(min=0, max=4) ** draw["gamma"].view(per_image)
         noise = draw["noise"]

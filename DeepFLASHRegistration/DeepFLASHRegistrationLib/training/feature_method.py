@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..learning.feature_net import SIZES, Design, Domain, FeatureNet
 from ..problem.parameters import Parameters
+from ..support.errors import InputError
 from .examples import Images, window
 from .feature_loss import PARTS, FeatureLoss
 from .learned import check_labels, registrations
@@ -42,6 +43,12 @@ class FeatureMethod:
 
     def check(self, packs: Sequence[Pack]) -> None:
         check_labels(packs, self.label_weight)
+        if len(packs[0].shape) != 3:
+            raise InputError(
+                f"{packs[0].name}: is a pack of two dimensions; the network in one pass has three. Train another on "
+                "it (--method voxelmorph, quicksilver, icon, gradicon or constricon), or one of another kind on the "
+                "folder of its images (deepflash train FOLDER)."
+            )
 
     def learner(self, shape: tuple[int, ...], device: str | torch.device) -> _Learner:
         return _Learner(self, shape, device)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..geodesics.band import Lattice
 from ..geodesics.batched import BatchedSampler
+from ..learning.blocks import mean_pooled
 from ..learning.gaussian_correlation import GaussianCorrelation
 from ..learning.icon import SIZES, IconNet, Transform, icon_or_say, velocities
 from ..learning.inverse_consistency import diffusion, inconsistency, inconsistency_gradient, jittered
@@ -28,7 +28,7 @@ from ..support.errors import InputError
 from .examples import Images
 from .learned import check_labels, registrations
 from .pack import Pack
-from .pair_loss import overlap_lost, shares, swapped
+from .pair_loss import known_to_both, overlap_lost, shares, swapped
 
 if TYPE_CHECKING:
     from .train_on_packs import PackOptions
@@ -101,10 +101,10 @@ class _Learner:
         forth, back = self.network.transforms(images.seen[::2], images.seen[1::2])
         u = torch.stack([self.network.displacement(phi) for phi in (forth, back)], 1).flatten(0, 1)
         warped = self.sample(swapped(images.clean)[:, None], u)[:, 0]
-        dissimilarity = self.correlation(warped, images.clean)
+        dissimilarity = self.correlation(warped, images.clean, known_to_both(self.sample, images, u))
         regularization = _WEIGHT[self.method.kind] * self._irregular(forth, back)
         within = shares(images, _LABEL_STRIDE)
-        lost = overlap_lost(self.sample_shares(swapped(within), F.avg_pool3d(u, _LABEL_STRIDE)), within, images.weights)
+        lost = overlap_lost(self.sample_shares(swapped(within), mean_pooled(u, _LABEL_STRIDE)), within, images.weights)
         parts = torch.stack([dissimilarity, regularization, lost])
         return 2 * dissimilarity + regularization + 2 * self.method.label_weight * lost, parts.detach()[None]
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
+from ..imaging.intensities import background_value
 from ..imaging.volume import Volume
 from ..support.errors import InputError
 
@@ -178,9 +179,18 @@ def image_of(pack: Pack, subject: int) -> Volume:
     """A subject's image without what the pack has put around it: images that were cut out of a scan end where they were
     cut, which is no edge of theirs."""
     data, grid = pack.images[subject], grid_of(pack)
+    first, last = _shown(data)
+    part = data[tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))]
+    return Volume(grid.padded(-first, last + 1 - data.shape), part.astype(np.float32), pack.names[subject])
+
+
+def known_part(pack: Pack, subject: int) -> np.ndarray | None:
+    """First and last voxel (2, d) of a subject's image that was cut out of a scan and shows nothing of what goes on
+    beyond; None of one that background surrounds, which goes on for ever."""
+    return None if background_value(image_of(pack, subject)) is not None else _shown(pack.images[subject])
+
+
+def _shown(data: np.ndarray) -> np.ndarray:
+    """First and last voxel along each axis of what the pack has not put there itself, (2, d); all if nothing is."""
     at = np.argwhere(data != data.flat[0])
-    if not len(at):
-        return Volume(grid, data.astype(np.float32), pack.names[subject])
-    low, high = at.min(0), at.max(0) + 1
-    part = data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    return Volume(grid.padded(-low, high - data.shape), part.astype(np.float32), pack.names[subject])
+    return np.stack([at.min(0), at.max(0)] if len(at) else [np.zeros(data.ndim, int), np.array(data.shape) - 1])

@@ -49,7 +49,7 @@ def model_config(
         kind=method.kind,
         architecture=architecture,
         parameters=parameters,
-        ndim=3,
+        ndim=len(packs[0].shape),
         unit_mm=packs[0].spacing_mm,
         spacing_mm=packs[0].spacing_mm,
         extent_mm=extent_mm(packs),

@@ -100,6 +100,11 @@ def pack_subjects(
         raise InputError(f"{name}: has {len(sources)} subject. Pairs of different subjects are needed: at least two.")
     survey = _surveyed(name, sources, naming, maps_alone, tell)
     frame = frame or _frame(name, survey, spacing_mm)
+    if len(frame.shape) != len(survey.extent_mm):
+        raise InputError(
+            f"{name}: the images have {len(survey.extent_mm)} dimensions, the grid {len(frame.shape)}. Give a --shape "
+            "(or a pack to be --like) of as many."
+        )
     codes, alike = {}, ()
     if survey.labels is not None:
         codes = naming.codes(sorted({v for values in survey.labels for v in values if v > naming.ignored}), name)
@@ -162,8 +167,11 @@ def _surveyed(
         inside = np.argwhere(foreground(shown))[:, order]
         extents.append((inside.max(0) - inside.min(0) + 1) * grid.spacing)
         spacings.append(float(np.prod(grid.spacing) ** (1 / grid.ndim)))
-        if grid.ndim != 3:
-            raise InputError(f"{name}: {source.name} has {grid.ndim} dimensions; packs hold images of three.")
+        if grid.ndim != len(extents[0]):
+            raise InputError(
+                f"{name}: {source.name} has {grid.ndim} dimensions, {sources[0].name} {len(extents[0])}. Pack them "
+                "apart."
+            )
     if labels and len(labels) < len(sources):
         missing = next(s.name for s in sources if s.name not in dict(labels))
         raise InputError(f"{name}: {missing} has no labels, others have. Give labels for all or for none.")

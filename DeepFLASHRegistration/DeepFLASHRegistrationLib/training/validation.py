@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..geodesics.band import Lattice
 from ..geodesics.batched import BatchedSampler
 from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.similarities import LocalCorrelation
+from ..learning.blocks import mean_pooled
 from .optimizer import FlatAdam
 from .pack import FIRST_OUTSIDE, Pack
 from .trainer import mean_dice
@@ -59,10 +59,10 @@ class Validator:
         torch.manual_seed(fixed * 1000 + moving)
         images = self.maker(self.maker.tensors(self.drawing.plain(name, fixed, moving, (fixed, moving))))
         forth = self.learner.displacement(images.seen[:1], images.seen[1:])
-        halves = F.avg_pool3d(images.clean[:1, None], 2)[:, 0]
-        term = LocalCorrelation(halves, (halves > _DARK).float(), (2, 2, 2))
+        halves = mean_pooled(images.clean[:1, None], 2)[:, 0]
+        term = LocalCorrelation(halves, (halves > _DARK).float(), (2,) * forth.shape[1])
         warped = self.sample(images.clean[1:, None], forth)
-        before, after = (float(term(F.avg_pool3d(x, 2)[:, 0])) for x in (images.clean[1:, None], warped))
+        before, after = (float(term(mean_pooled(x, 2)[:, 0])) for x in (images.clean[1:, None], warped))
         dice = [math.nan, math.nan]
         if bool((images.weights > 0).any()):
             there = self.sample(images.labels[1:, None], forth, mode="nearest")[0, 0]
