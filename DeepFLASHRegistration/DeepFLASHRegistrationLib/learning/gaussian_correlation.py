@@ -17,10 +17,12 @@ class GaussianCorrelation(nn.Module):
     Args:
         shape: of the images.
         sigma: of the Gaussian, in voxels.
+        squared: whether the mean is that of the squares, to which the sign of a correlation is all one.
     """
 
-    def __init__(self, shape: Sequence[int], sigma: int = 5):
+    def __init__(self, shape: Sequence[int], sigma: int = 5, squared: bool = False):
         super().__init__()
+        self.squared = squared
         for axis, n in enumerate(shape):
             apart = torch.arange(n)[:, None] - torch.arange(n)
             reach = torch.arange(-2 * sigma, 2 * sigma + 1)
@@ -35,4 +37,5 @@ class GaussianCorrelation(nn.Module):
             x = (x.movedim(2 + axis, -1) @ getattr(self, f"blur_{axis}")).movedim(-1, 2 + axis)
         i, j, both, ii, jj = x
         variances = [(square - mean * mean).relu() + _GUARD for square, mean in ((ii, i), (jj, j))]
-        return 1 - ((both - i * j) / (variances[0] * variances[1]).sqrt()).mean()
+        correlation = (both - i * j) / (variances[0] * variances[1]).sqrt()
+        return 1 - (correlation.square() if self.squared else correlation).mean()

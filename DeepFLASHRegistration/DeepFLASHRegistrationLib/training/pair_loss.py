@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What losses of pairs share: partners, and the overlap of labels."""
+"""What losses of pairs share that learn from labels: their overlap."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .examples import Images
-
-
-def swapped(x: Tensor) -> Tensor:
-    """The partners: 2k and 2k + 1 exchanged."""
-    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
 def shares(images: Images, stride: int) -> Tensor:
