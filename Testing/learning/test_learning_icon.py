@@ -317,6 +317,8 @@ def test_the_correlation_is_the_packages(shape: tuple[int, ...]) -> None:
     expected = package.LNCC(5)(a[:, None], b[:, None])
     torch.testing.assert_close(GaussianCorrelation(shape)(a, b), expected, rtol=1e-5, atol=1e-6)
     assert float(GaussianCorrelation(shape)(a, a)) < 0.01
+    squared = package.losses.SquaredLNCC(5)(a[:, None], b[:, None])
+    torch.testing.assert_close(GaussianCorrelation(shape, squared=True)(a, b), squared, rtol=1e-5, atol=1e-6)
     # Brightness and contrast are of no matter, but for the guard and the border, beyond which all is dark.
     inside = tuple(slice(10, -10) for _ in shape)
     brighter = torch.zeros_like(a)

@@ -8,12 +8,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from DeepFLASHRegistrationLib.learning.pair_terms import known_to_both
 from DeepFLASHRegistrationLib.training.drawing import Drawing, Variety
 from DeepFLASHRegistrationLib.training.examples import Images, Maker
 from DeepFLASHRegistrationLib.training.icon_method import IconMethod
 from DeepFLASHRegistrationLib.training.learned import Method
 from DeepFLASHRegistrationLib.training.pack import Pack, known_part
-from DeepFLASHRegistrationLib.training.pair_loss import known_to_both
 from DeepFLASHRegistrationLib.training.voxelmorph_method import VoxelMorphMethod
 from icon_package import icon_or_skip
 from training_packs import SHAPE, pack
@@ -69,7 +69,7 @@ def test_a_partner_is_known_where_the_map_leads_inside(crops: Pack) -> None:
     u[:, 2] = 4
     right = np.zeros(SHAPE, bool)
     right[INSIDE[0], INSIDE[1], slice(FIRST[2], LAST[2] + 1 - 4)] = True
-    for found in known_to_both(learner.sample, images, u):
+    for found in known_to_both(learner.voxelmorph_loss.sample, images.known, u):
         np.testing.assert_array_equal(found.numpy() > 0, right)
 
 

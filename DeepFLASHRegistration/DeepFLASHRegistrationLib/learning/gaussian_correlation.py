@@ -19,10 +19,12 @@ class GaussianCorrelation(nn.Module):
     Args:
         shape: of the images.
         sigma: of the Gaussian, in voxels.
+        squared: whether the mean is that of the squares, to which the sign of a correlation is all one.
     """
 
-    def __init__(self, shape: Sequence[int], sigma: int = 5):
+    def __init__(self, shape: Sequence[int], sigma: int = 5, squared: bool = False):
         super().__init__()
+        self.squared = squared
         for axis, n in enumerate(shape):
             apart = torch.arange(n)[:, None] - torch.arange(n)
             reach = torch.arange(-2 * sigma, 2 * sigma + 1)
@@ -47,6 +49,8 @@ class GaussianCorrelation(nn.Module):
         i, j, both, ii, jj = x
         variances = [(square - mean * mean).relu() + _GUARD for square, mean in ((ii, i), (jj, j))]
         correlation = (both - i * j) / (variances[0] * variances[1]).sqrt()
+        if self.squared:
+            correlation = correlation.square()
         if support is None:
             return 1 - correlation.mean()
         return 1 - (support * correlation).sum() / support.sum().clamp(min=1.0)

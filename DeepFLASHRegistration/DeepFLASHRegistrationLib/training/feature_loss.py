@@ -17,8 +17,9 @@ from ..geodesics.band import Upsampler
 from ..geodesics.batched import BatchedSampler
 from ..geodesics.similarities import LocalCorrelation
 from ..learning.feature_net import Domain, FeatureNet, Step
+from ..learning.pair_terms import swapped
 from .examples import Images
-from .pair_loss import overlap_lost, shares, swapped
+from .pair_loss import overlap_lost, shares
 
 SIGMA = 0.05
 PARTS = ("dissimilarity", "regularization", "overlap lost")

@@ -3,9 +3,7 @@
 
     2 D + λ R + 2 w · (1 − soft Dice)
 
-D: one minus the local correlation in Gaussian windows, of both directions the mean. R: of ICON the inverse consistency,
-of GradICON its gradient (on every second voxel along each axis, as their later trainings do), of ConstrICON the
-velocities' diffusion, of which inverse consistency needs none.
+The first two terms are those of icon_loss.py.
 """
 
 from __future__ import annotations
@@ -20,23 +18,20 @@ from torch import Tensor
 from ..geodesics.band import Lattice
 from ..geodesics.batched import BatchedSampler
 from ..learning.blocks import mean_pooled
-from ..learning.gaussian_correlation import GaussianCorrelation
-from ..learning.icon import SIZES, IconNet, Transform, icon_or_say, velocities
-from ..learning.inverse_consistency import diffusion, inconsistency, inconsistency_gradient, jittered
+from ..learning.icon import SIZES, IconNet, icon_or_say
+from ..learning.icon_loss import IconLoss
+from ..learning.pair_terms import swapped
 from ..problem.parameters import Parameters
 from ..support.errors import InputError
 from .examples import Images
 from .learned import check_labels, registrations
 from .pack import Pack
-from .pair_loss import known_to_both, overlap_lost, shares, swapped
+from .pair_loss import overlap_lost, shares
 
 if TYPE_CHECKING:
     from .train_on_packs import PackOptions
 
-# λ: GradICON's and ConstrICON's are the published ones (the latter of knees and brains).
-_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0}
 _LABEL_STRIDE = 2
-_POINT_STRIDE = 2
 
 
 @dataclass(frozen=True)
@@ -90,30 +85,17 @@ class _Learner:
         self.method = method
         self.network = IconNet(len(shape), SIZES[method.kind][method.size], shape, method.kind == "constricon")
         self.network.to(device)
-        self.correlation = GaussianCorrelation(shape).to(device)
-        cells = Lattice.cells(shape, tuple(map(float, shape)))
+        self.icon_loss = IconLoss(method.kind, shape, device)
         coarse = Lattice.cells(tuple(n // _LABEL_STRIDE for n in shape), tuple(map(float, shape)))
-        self.sample = BatchedSampler(cells, cells, torch.float32, device)
         self.sample_shares = BatchedSampler(coarse, coarse, torch.float32, device)
 
     def loss(self, images: Images) -> tuple[Tensor, Tensor]:
-        # Of each pair one image is A, the other B; both maps come out.
-        forth, back = self.network.transforms(images.seen[::2], images.seen[1::2])
-        u = torch.stack([self.network.displacement(phi) for phi in (forth, back)], 1).flatten(0, 1)
-        warped = self.sample(swapped(images.clean)[:, None], u)[:, 0]
-        dissimilarity = self.correlation(warped, images.clean, known_to_both(self.sample, images, u))
-        regularization = _WEIGHT[self.method.kind] * self._irregular(forth, back)
+        terms = self.icon_loss(self.network, images.seen, images.clean, images.known)
         within = shares(images, _LABEL_STRIDE)
-        lost = overlap_lost(self.sample_shares(swapped(within), mean_pooled(u, _LABEL_STRIDE)), within, images.weights)
-        parts = torch.stack([dissimilarity, regularization, lost])
-        return 2 * dissimilarity + regularization + 2 * self.method.label_weight * lost, parts.detach()[None]
-
-    def _irregular(self, forth: Transform, back: Transform) -> Tensor:
-        if self.method.kind == "icon":
-            return inconsistency(forth, back, jittered(self.network.identity))
-        if self.method.kind == "gradicon":
-            return inconsistency_gradient(forth, back, jittered(self.network.identity, _POINT_STRIDE))
-        return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
+        coarse = mean_pooled(terms.displacements, _LABEL_STRIDE)
+        lost = overlap_lost(self.sample_shares(swapped(within), coarse), within, images.weights)
+        parts = torch.stack([terms.dissimilarity, terms.regularization, lost])
+        return terms.total + 2 * self.method.label_weight * lost, parts.detach()[None]
 
     def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
         return self.network.fixed_to_moving(fixed, moving)

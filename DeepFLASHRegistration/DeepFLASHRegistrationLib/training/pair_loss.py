@@ -1,30 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What losses of pairs share: partners, where they can be compared, and the overlap of labels."""
+"""What losses of pairs share that learn from labels: their overlap."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..geodesics.batched import BatchedSampler
 from ..learning.blocks import mean_pooled
 from .examples import Images
-
-_WHOLLY = 0.999  # rounding apart
-
-
-def swapped(x: Tensor) -> Tensor:
-    """The partners: 2k and 2k + 1 exchanged."""
-    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def known_to_both(sample: BatchedSampler, images: Images, displacement: Tensor) -> Tensor:
-    """1 where an image and its partner, carried onto it, are both known, else 0: (n, *shape). No gradient.
-
-    Of the partner all voxels must be known that a value is interpolated from."""
-    with torch.no_grad():
-        there = sample(swapped(images.known).float()[:, None], displacement)[:, 0]
-        return (images.known & (there > _WHOLLY)).float()
 
 
 def shares(images: Images, stride: int) -> Tensor:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ICON, GradICON and ConstrICON minimize, over many pairs or over one:
+
+    2 D + λ R
+
+D: one minus the local correlation in Gaussian windows, of both directions the mean. R: of ICON the inverse consistency,
+of GradICON its gradient (on every second voxel along each axis, as their later trainings do), of ConstrICON the
+velocities' diffusion, of which inverse consistency needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..geodesics.band import Lattice
+from ..geodesics.batched import BatchedSampler
+from .gaussian_correlation import GaussianCorrelation
+from .icon import IconNet, Transform, velocities
+from .inverse_consistency import diffusion, inconsistency, inconsistency_gradient, jittered
+from .pair_terms import PairTerms, known_to_both, swapped
+
+# λ: GradICON's and ConstrICON's are the published ones (the latter of knees and brains).
+_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0}
+_POINT_STRIDE = 2
+
+
+class IconLoss:
+    """See above.
+
+    Args:
+        family: one of icon.FAMILY.
+        shape: of the images.
+        squared: whether the correlation is squared, for images whose contrasts differ (multiGradICON).
+    """
+
+    def __init__(self, family: str, shape: Sequence[int], device: str | torch.device, squared: bool = False):
+        self.family = family
+        self.correlation = GaussianCorrelation(shape, squared=squared).to(device)
+        cells = Lattice.cells(tuple(shape), tuple(map(float, shape)))
+        self.sample = BatchedSampler(cells, cells, torch.float32, device)
+
+    def __call__(self, network: IconNet, seen: Tensor, clean: Tensor, known: Tensor | None = None) -> PairTerms:
+        """Images (n, *shape) as the network sees them, those by which its maps are judged, and where that may be done
+        (see `known_to_both`)."""
+        # Of each pair one image is A, the other B; both maps come out.
+        forth, back = network.transforms(seen[::2], seen[1::2])
+        u = torch.stack([network.displacement(phi) for phi in (forth, back)], 1).flatten(0, 1)
+        warped = self.sample(swapped(clean)[:, None], u)[:, 0]
+        dissimilarity = self.correlation(warped, clean, known_to_both(self.sample, known, u))
+        regularization = _WEIGHT[self.family] * self._irregular(network, forth, back)
+        return PairTerms(dissimilarity, regularization, 2 * dissimilarity + regularization, u)
+
+    def _irregular(self, network: IconNet, forth: Transform, back: Transform) -> Tensor:
+        if self.family == "icon":
+            return inconsistency(forth, back, jittered(network.identity))
+        if self.family == "gradicon":
+            return inconsistency_gradient(forth, back, jittered(network.identity, _POINT_STRIDE))
+        return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
