@@ -188,9 +188,9 @@ def test_quicksilver_learns_the_momenta(both: Pack, taught: Path, monkeypatch: p
     monkeypatch.setitem(quicksilver.SIZES, "small", ((8, 12), 2))
     momenta = read_momenta(taught, both)
     draws = TaughtDrawing([both], {"both": 1}, STILL, 1, momenta)
-    training = PackTraining(QuicksilverMethod(momenta), draws, Course(updates=100, learning_rate=6e-3))
-    first, last = first_and_last(training, 100)
-    assert last < 0.97 * first
+    training = PackTraining(QuicksilverMethod(momenta), draws, Course(updates=50, learning_rate=1.2e-2))
+    first, last = first_and_last(training, 50)
+    assert last < 0.8 * first
     # Its map of a pair that it has seen goes towards LDDMM's.
     a, b = momenta.pairs[0]
     images = training.maker(training.maker.tensors(draws.plain("both", a, b)))
@@ -204,9 +204,9 @@ def test_quicksilver_learns_the_momenta(both: Pack, taught: Path, monkeypatch: p
 def test_voxelmorph_learns_to_make_images_alike(both: Pack, similarity: str) -> None:
     draws = Drawing([both], {"both": 1}, dataclasses.replace(STILL, labels_at_once=3))
     draws.draw = lambda seed: draws.plain("both", 0, 2)
-    course = Course(updates=75, learning_rate=3e-3)
+    course = Course(updates=50, learning_rate=6e-3)
     training = PackTraining(VoxelMorphMethod("small", similarity, 1.0), draws, course)
-    first, last = first_and_last(training, 75)
+    first, last = first_and_last(training, 50)
     assert last < 0.9 * first
     overlap = [row["parts"][0][2] for row in training.history]
     assert overlap[-1] < 0.9 * overlap[0]
@@ -227,7 +227,7 @@ def test_the_icon_family_learns_to_make_images_alike(both: Pack, kind: str, narr
     images = training.maker(training.maker.tensors(draws.plain("both", 0, 2)))
     with torch.no_grad():
         forth, back = training.learner.network.displacements(images.seen[:1], images.seen[1:])
-        left = forth + training.learner.sample(back, forth)
+        left = forth + training.learner.icon_loss.sample(back, forth)
     if kind == "constricon":
         assert float(left.square().mean()) < 0.01 * float(forth.square().mean())
 
