@@ -22,6 +22,8 @@ RUN_READY := $(VENV)/.run-ready
 TEST_READY := $(VENV)/.test-ready
 # A folder that was named is the user's: only ARGS=--force overwrites it.
 FORCE = $(if $(filter file,$(origin OUT)),--force)
+# Files of tests by as many processes as there are cores, each of one thread and some 2 GB; PARALLEL= for one alone.
+PARALLEL = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 INSTALLED_BY := pyproject.toml Utilities/environment.py
 
 .PHONY: help demo paper-2d paper-3d test lint test-slicer bench clean distclean
@@ -74,7 +76,7 @@ paper-3d: $(TEST_READY)
 test: $(TEST_READY)
 	"$(BIN)/python" -m ruff check .
 	"$(BIN)/lint-imports" --no-logo --no-cache
-	"$(BIN)/python" -m pytest $(ARGS)
+	"$(BIN)/python" -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(TEST_READY)
 	"$(BIN)/python" -m ruff check .

@@ -124,3 +124,22 @@ def scene() -> Any:
     app = makeApp()
     app.scene.Clear(False)
     return app.scene
+
+
+_MEANS: dict[tuple[bytes, ...], Any] = {}
+
+
+@pytest.fixture
+def mean_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models trained on the same images get the mean image that the first of these trainings made."""
+    from DeepFLASHRegistrationLib.training import pack_model
+
+    made = pack_model.mean_image
+
+    def once(images: Any, cancelled: Any = None) -> Any:
+        key = tuple(image.data.tobytes() for image in images)
+        if key not in _MEANS:
+            _MEANS[key] = made(images, cancelled)
+        return _MEANS[key]
+
+    monkeypatch.setattr(pack_model, "mean_image", once)

@@ -89,6 +89,7 @@ def test_a_model_trained_on_a_pack_registers_and_its_card_tells(trained: Path, d
     assert run("register", *sides, "-o", tmp_path / "result", "--method", "deepflash", "--model", trained, "-q") == 0
 
 
+@pytest.mark.usefixtures("mean_once")
 def test_the_same_command_goes_on_to_the_same_weights(packed: Path, tmp_path: Path, capsys: Any) -> None:
     whole, parts, elsewhere = (tmp_path / name for name in ("whole", "parts", "elsewhere"))
     four = [*QUICK, "--updates", 4]

@@ -167,9 +167,7 @@ def _frame(options: argparse.Namespace) -> Frame | None:
     except ValueError:
         shape = ()
     if len(shape) not in (2, 3) or any(n < MULTIPLE or n % MULTIPLE for n in shape):
-        raise InputError(
-            f"--shape {options.shape}: give a multiple of {MULTIPLE} per axis, such as 128,160,128, or 128,160 in 2-D."
-        )
+        raise InputError(f"--shape {options.shape}: give multiples of {MULTIPLE}, one per axis, such as 128,160,128.")
     if not options.spacing_mm:
         raise InputError("--shape needs --spacing-mm: how large its voxels are.")
     return Frame(shape, options.spacing_mm)
