@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DeepFLASHRegistrationLib.support.tensor_memory import needed_bytes
+from DeepFLASHRegistrationLib.support.tensor_memory import tensor_bytes
 
 MEGABYTE = 1 << 20
 N = 1 << 18  # floats of a megabyte
@@ -16,7 +16,7 @@ def made(count: int = 1) -> torch.Tensor:
 
 
 def test_what_lives_at_once_is_counted() -> None:
-    one = needed_bytes(made)
+    one = tensor_bytes(made)
 
     def both() -> None:
         first, second = made(), made()
@@ -27,10 +27,10 @@ def test_what_lives_at_once_is_counted() -> None:
         for _ in range(5):
             made()
 
-    assert one >= MEGABYTE
-    assert needed_bytes(both) == 2 * one
-    assert needed_bytes(one_after_the_other) == one
-    assert needed_bytes(lambda: made(3)) == 3 * one
+    assert one == MEGABYTE
+    assert tensor_bytes(both) == 2 * one
+    assert tensor_bytes(one_after_the_other) == one
+    assert tensor_bytes(lambda: made(3)) == 3 * one
 
 
 def test_what_is_kept_for_derivatives_is_counted() -> None:
@@ -44,10 +44,10 @@ def test_what_is_kept_for_derivatives_is_counted() -> None:
             x.sum().backward()
 
     with torch.no_grad():
-        assert needed_bytes(lambda: layers(False)) == 2 * needed_bytes(made)
+        assert tensor_bytes(lambda: layers(False)) == 2 * tensor_bytes(made)
     # Ten answers, and on the way back the slope before and after an operation.
-    assert needed_bytes(lambda: layers(True)) == pytest.approx(12 * needed_bytes(made), rel=0.1)
+    assert tensor_bytes(lambda: layers(True)) == pytest.approx(12 * tensor_bytes(made), rel=0.1)
 
 
 def test_other_devices_are_not_counted() -> None:
-    assert needed_bytes(lambda: torch.zeros(N)) == 0
+    assert tensor_bytes(lambda: torch.zeros(N)) == 0

@@ -17,7 +17,7 @@ from ..learning.icon import FAMILY, Design, IconNet, per_axis
 from ..learning.icon_loss import IconLoss
 from ..problem.problem import Problem
 from ..support.errors import Cancelled, InputError
-from ..support.tensor_memory import needed_bytes
+from ..support.tensor_memory import tensor_bytes
 from .instance import check_memory
 from .map_prediction import MapPredictor
 from .network_instance import Fitting, step_bytes
@@ -28,6 +28,8 @@ _ANY_SIZE = ("unigradicon", "multigradicon")  # the unit of length follows the s
 _RATES = {False: 1e-3, True: 2e-5}
 # Voxels beyond which it is looked at whether the memory suffices for a prediction, and of which numbers are offered.
 _LARGE, _ROUND = 1_000_000, 16
+# What a process grows by in a prediction, of what its tensors take: 3 GB of 1.5 at 175 voxels along each axis.
+_BESIDE = 2.0
 
 
 class Kind(MapPredictor):
@@ -138,7 +140,7 @@ class Kind(MapPredictor):
         """About how much memory the prediction takes on images of a shape."""
         with torch.device("meta"):
             network, images = self.built(), torch.empty(2, 1, *shape)
-        return needed_bytes(lambda: network.fixed_to_moving(*images))
+        return int(_BESIDE * tensor_bytes(lambda: network.fixed_to_moving(*images)))
 
 
 def _stretched(arrays: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -12,15 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# What a process was seen to grow by, of what its tensors take: convolutions lay their input out anew.
-_BESIDE = 1.5
 
-
-def needed_bytes(work: Callable[[], Any]) -> int:
-    """About the most memory that what ``work`` makes on the device "meta" would take at once anywhere else."""
+def tensor_bytes(work: Callable[[], Any]) -> int:
+    """The most memory that the tensors which ``work`` makes on the device "meta" would take at once anywhere else; what
+    operations take for a moment beside their answers is not known."""
     with _Counting() as counted:
         work()
-    return int(_BESIDE * counted.most)
+    return counted.most
 
 
 class _Counting(TorchDispatchMode):
