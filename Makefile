@@ -1,6 +1,7 @@
 # make demo                              registers a pair made for the purpose
 # make demo FIXED=a.nii.gz MOVING=b.nii.gz   registers two images of yours (OUT=folder, ARGS="--preset fine" …)
 # make paper-2d                          the 2-D experiment of the DeepFLASH paper
+# make synthetic-2d                      ICON, GradICON, NePhi and FLASH on triangles and circles
 # make paper-3d                          its 3-D comparison with its baselines (ARGS="--data FOLDER")
 # make test                              runs the tests and the linter
 # make help                              lists the rest
@@ -26,13 +27,14 @@ FORCE = $(if $(filter file,$(origin OUT)),--force)
 PARALLEL = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 INSTALLED_BY := pyproject.toml Utilities/environment.py
 
-.PHONY: help demo paper-2d paper-3d test lint test-slicer bench clean distclean
+.PHONY: help demo paper-2d synthetic-2d paper-3d test lint test-slicer bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo                                  register a pair made for the purpose, into demo/result"
 	@echo "make demo FIXED=a.nii.gz MOVING=b.nii.gz   register two images of yours [OUT=folder] [ARGS=\"--preset fine\"]"
 	@echo "make paper-2d                              the 2-D experiment of the DeepFLASH paper [ARGS=\"--training 100 …\"]"
+	@echo "make synthetic-2d                          ICON, GradICON, NePhi, FLASH on triangles and circles [ARGS=\"--minutes 5 …\"]"
 	@echo "make paper-3d                              its 3-D comparison with its baselines [ARGS=\"--data FOLDER …\"]"
 	@echo "make test                                  all tests and the linters [ARGS=\"-k name\"]"
 	@echo "make lint                                  the linters alone, and whether all is formatted"
@@ -69,6 +71,9 @@ $(PHANTOM)/.made: | $(RUN_READY)
 
 paper-2d: $(RUN_READY)
 	"$(BIN)/python" Utilities/paper_2d.py $(ARGS)
+
+synthetic-2d: $(TEST_READY)
+	"$(BIN)/python" Utilities/synthetic_2d.py $(ARGS)
 
 paper-3d: $(TEST_READY)
 	"$(BIN)/python" Utilities/paper_3d.py $(ARGS)

@@ -64,6 +64,7 @@ _COMPUTING = (
     "training",
     "methods.instance",
     "methods.map_prediction",
+    "methods.network_instance",
     "methods.neural_pair",
     "methods.prediction",
     "methods.prediction_dual_net",
@@ -75,6 +76,7 @@ _COMPUTING = (
     "methods.prediction_unrolled",
     "methods.prediction_voxelmorph",
     "methods.trained_network",
+    "support.tensor_memory",
     "alignment.device_comparison",
 )
 

@@ -28,9 +28,11 @@ _ALSO = {
             "training/",
             "methods/instance",
             "methods/map_prediction",
+            "methods/network_instance",
             "methods/neural_pair",
             "methods/prediction",
             "methods/trained_network",
+            "support/tensor_memory.py",
             "alignment/device_comparison.py",
         )
     },

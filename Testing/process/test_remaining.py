@@ -4,7 +4,7 @@
 import math
 
 import pytest
-from DeepFLASHRegistrationLib.process.remaining import Remaining, in_words, learned
+from DeepFLASHRegistrationLib.process.remaining import Remaining, learned
 
 EXPECTED = {"start": 2.0, "prepare": 1.0, "level": 10.0, "finish": 5.0, "write": 2.0}
 
@@ -95,11 +95,3 @@ def test_one_run_on_a_busy_computer_is_forgotten_by_halves():
 def test_nonsense_is_not_learned():
     known = learned({}, {"a": 0.0, "b": math.inf, "c": 1e9})
     assert all(0.0 < value <= 200.0 for value in known.values())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "1 s"), (7.4, "7 s"), (13.0, "15 s"), (88.0, "90 s"), (91.0, "2 min"), (600.0, "10 min")],
-)
-def test_in_words_no_finer_than_it_is_known(seconds, words):
-    assert in_words(seconds) == words

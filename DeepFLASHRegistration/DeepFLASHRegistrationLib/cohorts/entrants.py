@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..methods.choosing import is_open
-from ..methods.trained_models import WEIGHTS, find_model, model_config
+from ..methods.trained_models import LEFT_OPEN, WEIGHTS, find_model, model_config
 from ..problem.parameters import METHODS, PRESETS, Parameters
 from ..support.errors import InputError
 
@@ -18,8 +18,6 @@ _GEODESIC = "geodesic"
 _NO_NAME = re.compile(r"[^A-Za-z0-9+._-]+")
 # What a name states in another way, and what all methods share.
 _STATED = ("preset", "method", "model", "as_geodesic", "initial_alignment")
-# What a trained model leaves to its user.
-_LEFT = ("refinement", "bias_correction")
 _FIELDS = {f.name: f for f in dataclasses.fields(Parameters)}
 
 
@@ -95,8 +93,8 @@ def _value(name: str, text: str, needs_model: bool) -> Any:
     """The value of a setting in words; ValueError if there is no such setting, or if the method does not heed it."""
     if name not in _FIELDS or name in _STATED:
         raise ValueError(f"there is no setting {name!r} here")
-    if needs_model and name not in _LEFT:
-        raise ValueError(f"the model states {name}; what is left open is {' and '.join(_LEFT)}")
+    if needs_model and name not in LEFT_OPEN:
+        raise ValueError(f"the model states {name}; what is left open is {', '.join(LEFT_OPEN)}")
     default = _FIELDS[name].default
     if isinstance(default, tuple):
         return tuple(int(x) for x in text.split("x"))

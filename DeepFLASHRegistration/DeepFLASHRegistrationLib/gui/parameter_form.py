@@ -11,7 +11,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ..methods.model_words import model_sentence
-from ..methods.trained_models import AUTO, model_config
+from ..methods.trained_models import AUTO, LEFT_OPEN, model_config
 from ..problem.parameters import METHODS, Parameters
 from ..scene.model_fits import Fits, fitting
 from ..support.errors import InputError
@@ -81,7 +81,7 @@ class ParameterForm:
 
     def _beside_preset(self) -> dict[str, Any]:
         """What choosing another preset leaves as it is."""
-        return {name: self._values[name] for name in ("method", "model", "refinement")}
+        return {name: self._values[name] for name in ("method", "model", *LEFT_OPEN)}
 
     def change(self, values: dict[str, Any]) -> None:
         """Changes some values, as the user would; a preset comes first and changes the others. Calls nobody back."""

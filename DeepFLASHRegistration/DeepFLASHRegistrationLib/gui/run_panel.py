@@ -11,10 +11,10 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..process.remaining import in_words
 from ..process.runner import Run
 from ..registration.verdict_words import sentence
 from ..scene.runs import RegistrationRun, SaveRun
+from ..support.duration import in_words
 from ..support.errors import Cancelled, InputError
 from .convergence_plot import ConvergencePlot
 from .verdict_words import colorOf, shortVerdict

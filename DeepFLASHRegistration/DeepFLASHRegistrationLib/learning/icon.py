@@ -108,7 +108,7 @@ class IconNet(nn.Module):
 
     Attributes:
         net: the package's, which answers with φ_AB of images A (moving) and B (fixed); ConstrICON's also with φ_BA.
-        between: called after each U-Net; may raise.
+        between: called after each U-Net, also on the way back through it; may raise.
 
     Raises:
         ImportError: icon_registration is missing.
@@ -180,6 +180,8 @@ class IconNet(nn.Module):
     def _in_voxels(self, module: nn.Module, inputs: Any, found: Tensor) -> Tensor | None:
         """The published networks answer with tenths of lengths of the image, others with voxels."""
         self.between()
+        if found.requires_grad:  # and again when its derivatives are asked for
+            found.register_hook(lambda slope: self.between())
         return None if self._unit is None else per_axis(found, self._unit)
 
 

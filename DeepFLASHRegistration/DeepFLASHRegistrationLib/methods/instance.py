@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instance optimisation: the parameters of whatever is differentiable, fitted to the pair in front of us.
+"""Instance optimization: the parameters of whatever is differentiable, fitted to the pair in front of us.
 
 One loop for all: fields of coordinates, latent codes, the weights of trained networks. It tells how far it is and how
 long it will take, ends when that is wanted, and always leaves the best parameters so far.
@@ -17,11 +17,8 @@ import torch
 from torch import Tensor
 
 from ..support import memory
-from ..support.errors import InputError
-from ..support.torch_device import free_device_bytes
-
-# Steps after which it is known how long one takes; the first also warms up.
-_TIMED = (1, 4)
+from ..support.errors import Cancelled, InputError
+from ..support.torch_device import free_device_bytes, is_cuda, release
 
 
 @dataclass(frozen=True)
@@ -46,19 +43,22 @@ class Instance(Protocol):
 
     Attributes:
         needed_bytes: about what a step takes of the memory at most.
+        helps: of the bytes that may be used makes what helps if they do not suffice.
     """
 
     needed_bytes: int
+    helps: Callable[[int], str]
 
     def parameters(self) -> Iterable[Tensor]:
         """What is fitted: leaves that require gradients."""
 
     def loss(self, step: int) -> Tensor:
-        """Of a step, from 0 on; may draw other points at each. ArithmeticError if the map is no longer finite."""
+        """Of a step, from 0 on; may draw other points at each. ArithmeticError if the map is no longer finite; it and
+        its derivatives may raise Cancelled."""
 
     def judged(self) -> Judged:
         """The same figures for the same parameters, whatever the step, by which the best are kept. As `loss`, it may
-        raise ArithmeticError."""
+        raise ArithmeticError and Cancelled."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,14 @@ class Schedule:
         rate: of learning, at first.
         last: the part of it that is left at the end; it falls geometrically.
         judged_every: steps after which the parameters are judged; also before the first and after the last.
+        of_judging: how many times as long as that a step takes, about: what is known before the first.
     """
 
     steps: int
     rate: float
     last: float = 0.1
     judged_every: int = 20
+    of_judging: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,21 +104,20 @@ def fit(
     Args:
         device: where the instance lies.
         report: called with the number of steps taken, the record of the last judgement (energy, similarity,
-            regularization, smallest_determinant, level, iteration, seconds), and about how many seconds are left, as
-            far as that is known (nan before).
+            regularization, smallest_determinant, level, iteration, seconds), and about how many seconds are left.
         cancelled: asked before every step.
 
     Raises:
         InputError: the memory does not suffice; of a GPU it is a RuntimeError as torch's own, for the caller to go on
             elsewhere.
     """
-    check_memory(instance.needed_bytes, device)
+    check_memory("Instance optimization", instance.needed_bytes, device, instance.helps)
     started = time.perf_counter()
     weights = list(instance.parameters())
     optimizer = torch.optim.Adam(weights, lr=schedule.rate, betas=(0.9, 0.99))
     best, kept, history = math.inf, [w.detach().clone() for w in weights], []
     record: dict[str, Any] = {}
-    timed, each, ending = 0.0, math.nan, "bound"
+    ending = "bound"
 
     def judge(step: int) -> None:
         nonlocal best, record
@@ -128,54 +129,48 @@ def fit(
             for own, weight in zip(kept, weights, strict=True):
                 own.copy_(weight.detach())
 
-    judge(0)
-    report(0, record, math.nan)
-    for step in range(schedule.steps):
-        if cancelled():
-            ending = "cancelled"
-            break
-        if step == _TIMED[0]:
-            timed = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate * schedule.last ** (step / schedule.steps)
-        try:
-            if not _stepped(instance, step, optimizer, weights):
-                ending = "hopeless"
-                break
-            if (step + 1) % schedule.judged_every == 0 or step + 1 == schedule.steps:
-                judge(step + 1)
-        except ArithmeticError:
-            ending = "hopeless"
-            break
-        if step + 1 == _TIMED[1]:
-            each = (time.perf_counter() - timed) / (_TIMED[1] - _TIMED[0])
-        report(step + 1, record, each * (schedule.steps - step - 1))
+    try:
+        judge(0)
+        began = time.perf_counter()
+        report(0, record, schedule.of_judging * schedule.steps * (began - started))
+        for step in range(schedule.steps):
+            if cancelled():
+                raise Cancelled("Cancelled.")
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate * schedule.last ** (step / schedule.steps)
+            _step(instance, step, optimizer, weights)
+            done = step + 1
+            if done % schedule.judged_every == 0 or done == schedule.steps:
+                judge(done)
+            report(done, record, (time.perf_counter() - began) * (schedule.steps - done) / done)
+    except Cancelled:
+        ending = "cancelled"
+    except ArithmeticError:
+        ending = "hopeless"
     with torch.no_grad():
         for own, weight in zip(kept, weights, strict=True):
             weight.copy_(own)
     return Fitted(history, ending)
 
 
-def _stepped(instance: Instance, step: int, optimizer: torch.optim.Optimizer, weights: list[Tensor]) -> bool:
-    """One step; False, and nothing changed, if the loss or a gradient is no number."""
+def _step(instance: Instance, step: int, optimizer: torch.optim.Optimizer, weights: list[Tensor]) -> None:
+    """One step; ArithmeticError, and nothing changed, if the loss or a gradient is no number."""
     optimizer.zero_grad(set_to_none=True)
     loss = instance.loss(step)
     loss.backward()
     if not math.isfinite(loss.item()) or not all(w.grad is None or w.grad.isfinite().all() for w in weights):
-        return False
+        raise ArithmeticError("no number")
     optimizer.step()
-    return True
 
 
-def check_memory(needed: int, device: str) -> None:
-    """Raises what `fit` says unless so many bytes are free."""
-    on_device = device.startswith("cuda")
-    free = free_device_bytes(device) if on_device else memory.free_bytes()
+def check_memory(what: str, needed: int, device: str, helps: Callable[[int], str]) -> None:
+    """Raises what `fit` says unless so many bytes are free for something, `what`; ``helps``: see `Instance`."""
+    release(device)
+    memory.give_back_memory()
+    free = free_device_bytes(device) if is_cuda(device) else memory.free_bytes()
     if free is None or needed <= memory.USABLE_FRACTION * free:
         return
     said = f"needs about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
-    if on_device:
-        raise RuntimeError(f"{device} is out of memory: instance optimisation {said}.")
-    raise InputError(
-        f"Instance optimisation {said}. Close other programs, or choose a larger working voxel (--spacing-mm)."
-    )
+    if is_cuda(device):
+        raise RuntimeError(f"{device} is out of memory: {what} {said}.")
+    raise InputError(f"{what} {said}. Close other programs, or {helps(int(memory.USABLE_FRACTION * free))}.")

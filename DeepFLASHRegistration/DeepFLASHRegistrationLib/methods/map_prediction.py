@@ -6,6 +6,7 @@ A kind of such a model is a file of this room with a class Kind, a MapPredictor,
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +20,12 @@ from ..geodesics.band import Lattice, Upsampler
 from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Objective, Pair
 from ..problem.problem import Problem, settings
+from .instance import Fitted, Schedule, fit
+from .network_instance import Fitting, NetworkInstance, step_bytes
 from .trained_network import TrainedNetwork
+
+# A step takes about three times as long as a judgement, which needs no derivatives.
+_JUDGED_EVERY, _OF_JUDGING = 5, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,50 @@ class MapPredictor(TrainedNetwork):
             Cancelled: that was wanted.
         """
         raise NotImplementedError
+
+    def seen(self, problem: Problem, pair: Pair) -> Tensor:
+        """The fixed and the moving image as the network sees them, (2, *shape), on the pair's device; InputError if it
+        cannot."""
+        return torch.stack([pair.fixed, pair.moving])
+
+    def fitting(self, shape: tuple[int, ...]) -> Fitting:
+        """How the network is fitted to a pair that it sees so, if it `learns`."""
+        raise NotImplementedError
+
+    def fitted(
+        self,
+        problem: Problem,
+        device: str,
+        steps: int,
+        report: Callable[[int, dict[str, Any], float], None],
+        cancelled: Callable[[], bool],
+    ) -> tuple[MapPredictor, Fitted]:
+        """The same with weights that were fitted to the pair of a problem, as far as that went; this stays as it is.
+
+        Args:
+            problem, device, cancelled: as in `predict`.
+            steps: of Adam.
+            report: as in `instance.fit`.
+
+        Raises:
+            InputError, RuntimeError: as `instance.fit`.
+        """
+        pair = problem.pair(device)
+        images = self.seen(problem, pair)
+        shape = tuple(images.shape[1:])
+        fitting = self.fitting(shape)
+        needed = step_bytes(self.built, shape, fitting)
+        found = copy.copy(self)
+        instance = NetworkInstance(self.network.to(pair.fixed.device), images, fitting, needed)
+        found.network = instance.network
+        found.watched(cancelled)
+        schedule = Schedule(steps, fitting.rate, judged_every=_JUDGED_EVERY, of_judging=_OF_JUDGING)
+        done = fit(instance, schedule, device, report, cancelled)
+        found.network.requires_grad_(False)
+        return found, done
+
+    def watched(self, cancelled: Callable[[], bool]) -> None:
+        """Lets the network ask on its way whether it shall end, and raise Cancelled, if it can."""
 
     def answers(
         self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]

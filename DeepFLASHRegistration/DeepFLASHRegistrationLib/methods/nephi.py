@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..problem.problem import Problem
+from ..support.duration import in_words
 from ..support.errors import InputError
 from .answered import FoundMap, answered
 from .registry import Estimated, Plan, Watch
@@ -33,7 +33,7 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
 
     def report(step: int, record: dict[str, Any], left: float) -> None:
         told = f"NePhi, step {step} of {total}"
-        told += f", about {math.ceil(left)} s left" if left >= 1 else ""
+        told += f", about {in_words(left)} left" if step < total else ""
         progress = 0.2 + (end - 0.2) * step / max(total, 1)
         watch.tell(phase="level", progress=progress, levels=1, iterations=total, message=told, **record)
 

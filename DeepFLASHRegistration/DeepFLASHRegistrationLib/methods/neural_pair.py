@@ -87,6 +87,9 @@ class NeuralPair:
         window = 4 * len(last.window) * (8 + 4 * d)
         self.needed_bytes = 2 * (many.windows * (field + window) + 2 * many.round_trips * field)
 
+    def helps(self, usable: int) -> str:
+        return "choose a larger working voxel (--spacing-mm)"
+
     def parameters(self) -> Iterable[Tensor]:
         return self.fields.parameters()
 

@@ -3,21 +3,35 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import fields
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..geodesics.objective import Pair
 from ..learning.blocks import LINEAR
-from ..learning.icon import Design, IconNet, per_axis
+from ..learning.icon import FAMILY, Design, IconNet, per_axis
+from ..learning.icon_loss import IconLoss
 from ..problem.problem import Problem
 from ..support.errors import Cancelled, InputError
+from ..support.tensor_memory import tensor_bytes
+from .instance import check_memory
 from .map_prediction import MapPredictor
+from .network_instance import Fitting, step_bytes
 from .trained_models import Model
 
 _ANY_SIZE = ("unigradicon", "multigradicon")  # the unit of length follows the size of the object
+# Of learning, for instance optimization: of small networks what halves the loss of two hippocampi in 50 steps; the
+# published one of large ones.
+_RATES = {False: 1e-3, True: 2e-5}
+# Voxels beyond which it is looked at whether the memory suffices for a prediction, and of which numbers are offered.
+_LARGE, _ROUND = 1_000_000, 16
+# What a process grows by in a prediction, of what its tensors take: 3 GB of 1.5 at 175 voxels along each axis.
+_BESIDE = 2.0
 
 
 class Kind(MapPredictor):
@@ -25,11 +39,17 @@ class Kind(MapPredictor):
     of the map but for what their losses do not see, such as a shift of both: so that map is inverted instead.
 
     A network that has a shape of its own sees the working grid's box stretched to that; its maps are stretched back.
+
+    Attributes:
+        own: that shape; None if it has none.
     """
+
+    learns = True
 
     def __init__(self, model: Model):
         super().__init__(model)
-        if not self.network.design.stretched:
+        self.own = self.network.shape if self.network.design.stretched else None
+        if self.own is None:
             # The parameters' coarsest resolution, 4, times this is what its steps and levels halve.
             self.multiple = 4
         if model.config.kind in _ANY_SIZE:
@@ -40,29 +60,89 @@ class Kind(MapPredictor):
         design = Design(**{field.name: values[field.name] for field in fields(Design)})
         return IconNet(self.config.ndim, design, tuple(values["shape"]), self.config.kind == "constricon")
 
-    def displacements(
-        self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]
-    ) -> tuple[Tensor, Tensor | None]:
-        network, working = self.network, tuple(pair.fixed.shape)
-        own = network.shape if network.design.stretched else working
-        least = network.design.least
+    def with_voxels(self, count: int) -> Kind:
+        if self.own is None:
+            return super().with_voxels(count)
+        found, least = copy.copy(self), self.network.design.least
+        found.own = self._shortened(count)
+        if min(found.own) <= least:
+            shortest = next(n for n in range(1, max(self.own) + 1) if min(self._shortened(n)) > least)
+            raise InputError(
+                f"network_voxels: the model {self.config.name} needs at least {shortest}, not {count}, of the "
+                f"{max(self.network.shape)} that it was trained on. Choose more, or leave it out."
+            )
+        return found
+
+    def _shortened(self, count: int) -> tuple[int, ...]:
+        """The shape that it was trained on, with so many voxels along the longest axis."""
+        trained = self.network.shape
+        return tuple(max(2, round(n * count / max(trained))) for n in trained)
+
+    def seen(self, problem: Problem, pair: Pair) -> Tensor:
+        working, least = tuple(pair.fixed.shape), self.network.design.least
+        own = self.own or working
         if min(own) <= least:
             raise InputError(
                 f"The model {self.config.name} needs more than {least} voxels of {problem.grid.spacing.min():.3g} mm "
                 f"along each axis; around the fixed object there are {' x '.join(map(str, working))}. Choose another "
                 "model or method."
             )
+        return _stretched(torch.stack([pair.fixed, pair.moving])[None], own)[0]
 
+    def fitting(self, shape: tuple[int, ...]) -> Fitting:
+        family = self.config.kind if self.config.kind in FAMILY else "gradicon"
+        squared = self.config.kind == "multigradicon"
+
+        def loss(device: str | torch.device, shape: tuple[int, ...] = shape) -> IconLoss:
+            return IconLoss(family, shape, device, squared)
+
+        def needed(other: tuple[int, ...]) -> int:
+            return step_bytes(self.built, other, Fitting(lambda device: loss(device, other), 0.0, str))
+
+        return Fitting(loss, _RATES[self.own is not None], lambda usable: self._helps(needed, usable))
+
+    def _helps(self, needed: Callable[[tuple[int, ...]], int], usable: int) -> str:
+        """What helps where so many bytes do not suffice for what needs so many on a shape."""
+        if self.own is None:
+            return "crop the images to what is to be registered"
+        for count in range(max(self.own) - 1, 0, -1):
+            shape = self._shortened(count)
+            if count % _ROUND == 0 and min(shape) > self.network.design.least and needed(shape) <= usable:
+                return f"let the network see fewer voxels (--network-voxels {count} fits)"
+        return "choose another model"
+
+    def watched(self, cancelled: Callable[[], bool]) -> None:
         def look() -> None:
             if cancelled():
                 raise Cancelled("Cancelled.")
 
-        network.between = look
-        images = [_stretched(image[None, None], own)[:, 0] for image in (pair.fixed, pair.moving)]
-        both = network.displacements(*images) if network.consistent else (network.fixed_to_moving(*images),)
+        self.network.between = look
+
+    def displacements(
+        self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]
+    ) -> tuple[Tensor, Tensor | None]:
+        network, working = self.network, tuple(pair.fixed.shape)
+        both = self.seen(problem, pair)
+        own = tuple(both.shape[1:])
+        if math.prod(own) >= _LARGE:
+            what = f"The network of {self.config.name}, on {' x '.join(map(str, own))} voxels,"
+            check_memory(
+                what, self._pass_bytes(own), str(both.device), lambda usable: self._helps(self._pass_bytes, usable)
+            )
+        self.watched(cancelled)
+        found = (
+            network.displacements(*both.split(1)) if network.consistent else (network.fixed_to_moving(*both.split(1)),)
+        )
         voxel = [length / n for length, n in zip(problem.lengths, own)]
-        forth, *back = (_stretched(per_axis(u, voxel), working)[0] for u in both)
+        forth, *back = (_stretched(per_axis(u, voxel), working)[0] for u in found)
         return forth, (back[0] if back else None)
+
+    @torch.no_grad()
+    def _pass_bytes(self, shape: tuple[int, ...]) -> int:
+        """About how much memory the prediction takes on images of a shape."""
+        with torch.device("meta"):
+            network, images = self.built(), torch.empty(2, 1, *shape)
+        return int(_BESIDE * tensor_bytes(lambda: network.fixed_to_moving(*images)))
 
 
 def _stretched(arrays: Tensor, shape: tuple[int, ...]) -> Tensor:

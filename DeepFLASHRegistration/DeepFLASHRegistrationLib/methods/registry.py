@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from .prediction import Predictor
 
 
+# Settings of trained models, and what other methods lack of them.
+_OF_MODELS = {
+    "samples": "random answers",
+    "instance_steps": "trained network that could be fitted",
+    "network_voxels": "network",
+}
+
+
 class Watch(Protocol):
     """Who is told about progress, and who may cancel."""
 
@@ -110,9 +118,10 @@ class Estimated:
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
     method, refined = METHODS[parameters.method], parameters.method.endswith("+flash")
-    if not method.needs_model and parameters.samples:
-        raise InputError(f"samples: the method {parameters.method} has no random answers. Leave them out.")
     if not method.needs_model:
+        for name, lacks in _OF_MODELS.items():
+            if getattr(parameters, name):
+                raise InputError(f"{name}: the method {parameters.method} has no {lacks}. Leave it out.")
         if not method.fitted:
             return Plan(parameters)
         return Plan(fitting(parameters), after=refining(parameters) if refined else None, given=parameters)
@@ -130,6 +139,13 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
             f"samples: model {parameters.model!r} was trained without dropout, so that its answer is always the same. "
             "Leave them out, or train one with it (deepflash train PACK --method quicksilver --dropout 0.2)."
         )
+    if parameters.instance_steps and not found.learns:
+        raise InputError(
+            f"instance_steps: models of the kind {found.config.kind} cannot be fitted to a pair. Leave them out; FLASH "
+            f"can refine a prediction (--method {found.config.method}+flash)."
+        )
+    if parameters.network_voxels:
+        found = found.with_voxels(parameters.network_voxels)
     effective = found.config.effective(parameters)
     if not method.fitted:
         return Plan(effective, found)

@@ -58,6 +58,8 @@ _LATER = ("mean_image", "contrast", "posed", "noncommercial", "trained")
 # How licenses, and notes on them, say that commercial use is excluded.
 _NONCOMMERCIAL = re.compile(r"\bNC\b|\bnon-?\s?commercial|\bnot for commercial|\bno commercial", re.IGNORECASE)
 CONTRASTS = ("any", "alike")
+# Settings of a registration that no model states.
+LEFT_OPEN = ("refinement", "bias_correction", "instance_steps", "network_voxels")
 _MEAN_IMAGE = "mean image"  # its grays, among the weights
 
 
@@ -142,7 +144,7 @@ class ModelConfig:
 
     def effective(self, parameters: Parameters) -> Parameters:
         """The parameters of a registration with this model: the model's, but for what the user chooses beside it."""
-        kept = ("method", "model", "refinement", "as_geodesic", "samples", "initial_alignment", "bias_correction")
+        kept = ("method", "model", *LEFT_OPEN, "as_geodesic", "samples", "initial_alignment")
         return dataclasses.replace(self.parameters, **{name: getattr(parameters, name) for name in kept})
 
     def refining(self, parameters: Parameters) -> Parameters:

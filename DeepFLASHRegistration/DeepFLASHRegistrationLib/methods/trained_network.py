@@ -26,9 +26,11 @@ class TrainedNetwork:
     Attributes:
         multiple: of what a level has a multiple of voxels along each axis.
         mean_image: of the training set; None if the model has none.
+        learns: whether its weights can be fitted to a pair (instance optimization).
     """
 
     multiple = 1
+    learns = False
 
     def __init__(self, model: Model):
         config = self.config = model.config
@@ -56,6 +58,17 @@ class TrainedNetwork:
     def varies(self) -> bool:
         """Whether it was trained with dropout, so that it can answer at random."""
         return False
+
+    def with_voxels(self, count: int) -> TrainedNetwork:
+        """The same, of which a network with a grid of its own sees so many voxels along the longest axis.
+
+        Raises:
+            InputError: it has none, or needs more.
+        """
+        raise InputError(
+            f"network_voxels: the model {self.config.name} has no grid of its own; it sees images as they are. Leave "
+            "it out."
+        )
 
     def built(self) -> torch.nn.Module:
         """The network that the config describes."""

@@ -108,6 +108,21 @@ class Parameters:
         "Of a map that is none, such as a transform found elsewhere, the geodesic nearest to it: it has an exact "
         "inverse, no folds, and a way from the alignment to the map.",
     )
+    instance_steps: int = _setting(
+        0,
+        "Instance optimization",
+        "Steps by which the weights of a trained network are fitted to this very pair, by what it was trained with; 0 "
+        "takes its prediction as it is. Of VoxelMorph, ICON, GradICON, ConstrICON and uniGradICON. The model itself "
+        "stays as it was. It takes long on a processor, and says how long.",
+        limits=(0, 10000),
+    )
+    network_voxels: int = _setting(
+        0,
+        "Voxels of the network",
+        "Along the longest axis, of a network to whose own grid images are stretched (uniGradICON); 0 for those that "
+        "it was trained on. Fewer take less memory and time, and show less.",
+        limits=(0, 1000),
+    )
     samples: int = _setting(
         0, "Random answers", "Of Quicksilver with dropout: how many; their spread is the uncertainty.", limits=(0, 1000)
     )

@@ -93,12 +93,3 @@ def learned(known: Mapping[str, float], ratios: Mapping[str, float]) -> dict[str
         factor = known.get(phase, 1.0) * max(ratio, 1e-9) ** weight
         found[phase] = min(max(factor, _RATIOS[0]), _RATIOS[1]) if math.isfinite(factor) else 1.0
     return found
-
-
-def in_words(seconds: float) -> str:
-    """About how long: "3 s", "25 s", "4 min"; no finer than it is known."""
-    if seconds < 10:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90:
-        return f"{5 * round(seconds / 5)} s"
-    return f"{round(seconds / 60)} min"
