@@ -1,27 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of the kinds "icon", "gradicon", "constricon", "unigradicon" and "multigradicon"."""
+"""Models of the ICON family: of the kinds "icon", "gradicon", "constricon" and "carl", and of published weights:
+"unigradicon", "multigradicon" and "unicarl"."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..geodesics.objective import Pair
 from ..learning.icon import Design, IconNet, per_axis
+from ..learning.unicarl import UniCarlDesign, UniCarlNet
 from ..problem.problem import Problem
 from ..support.errors import Cancelled, InputError
 from .map_prediction import MapPredictor
 from .trained_models import Model
 
-_ANY_SIZE = ("unigradicon", "multigradicon")  # the unit of length follows the size of the object
+_ANY_SIZE = ("unigradicon", "multigradicon", "unicarl")  # the unit of length follows the size of the object
+# Its images were stored from superior to inferior along the first axis; the working grid ascends.
+_DESCENDING = ("unicarl",)
+
+
+def network_of(kind: str, ndim: int, values: Mapping[str, Any]) -> IconNet:
+    """A network of a kind by plain values: those of its design and "shape", of the images that it is trained on.
+
+    Raises:
+        ValueError, TypeError, LookupError: they describe none.
+        ImportError: icon_registration is missing.
+    """
+    made, design = (UniCarlNet, UniCarlDesign) if kind == "unicarl" else (IconNet, Design)
+    # Models of before a choice was there lack it.
+    given = {field.name: values[field.name] for field in fields(design) if field.name in values}
+    return made(ndim, design(**given), tuple(values["shape"]), kind == "constricon")
 
 
 class Kind(MapPredictor):
-    """See MapPredictor. Of ICON and GradICON the network's own map back, of the images exchanged, is near the inverse
-    of the map but for what their losses do not see, such as a shift of both: so that map is inverted instead.
+    """See MapPredictor. Of ICON, GradICON and CARL the network's own map back, of the images exchanged, is near the
+    inverse of the map but for what their losses do not see, such as a shift of both: so that map is inverted instead.
 
     A network that has a shape of its own sees the working grid's box stretched to that; its maps are stretched back.
     """
@@ -35,9 +53,7 @@ class Kind(MapPredictor):
             self.unit_mm = None
 
     def built(self) -> IconNet:
-        values = self.config.architecture
-        design = Design(**{field.name: values[field.name] for field in fields(Design)})
-        return IconNet(self.config.ndim, design, tuple(values["shape"]), self.config.kind == "constricon")
+        return network_of(self.config.kind, self.config.ndim, self.config.architecture)
 
     def displacements(
         self, problem: Problem, pair: Pair, cancelled: Callable[[], bool]
@@ -57,9 +73,13 @@ class Kind(MapPredictor):
                 raise Cancelled("Cancelled.")
 
         network.between = look
-        images = [_stretched(image[None, None], own)[:, 0] for image in (pair.fixed, pair.moving)]
+        turned = [-len(own)] if self.config.kind in _DESCENDING else []
+        images = [_stretched(image[None, None], own)[:, 0].flip(turned) for image in (pair.fixed, pair.moving)]
         both = network.displacements(*images) if network.consistent else (network.fixed_to_moving(*images),)
+        both = [u.flip(turned) for u in both]
         voxel = [length / n for length, n in zip(problem.lengths, own)]
+        if turned:
+            voxel[0] = -voxel[0]
         forth, *back = (_stretched(per_axis(u, voxel), working)[0] for u in both)
         return forth, (back[0] if back else None)
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ICON, GradICON and ConstrICON as methods that are trained on packs; see learned.py.
+"""ICON, GradICON, ConstrICON and CARL as methods that are trained on packs; see learned.py.
 
     2 D + λ R + 2 w · (1 − soft Dice)
 
 D: one minus the local correlation in Gaussian windows, of both directions the mean. R: of ICON the inverse consistency,
-of GradICON its gradient (on every second voxel along each axis, as their later trainings do), of ConstrICON the
-velocities' diffusion, of which inverse consistency needs none.
+of GradICON and CARL its gradient (on every second voxel along each axis, as their later trainings do), of ConstrICON
+the velocities' diffusion, of which inverse consistency needs none. CARL's attention also learns that an image lies
+where it lies: with random weights it leads anywhere, and what the loss says of that is little. That is no part of what
+was published, where it had 50,000 updates.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from .pair_loss import overlap_lost, shares, swapped
 if TYPE_CHECKING:
     from .train_on_packs import PackOptions
 
-# λ: GradICON's and ConstrICON's are the published ones (the latter of knees and brains).
-_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0}
+# λ: but ICON's the published ones (ConstrICON's of knees and brains).
+_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0, "carl": 1.5}
+_THEMSELVES = 1.0  # of the square of what CARL's attention moves an image against itself by, in its voxels
 _LABEL_STRIDE = 2
 _POINT_STRIDE = 2
 
@@ -44,7 +47,7 @@ class IconMethod:
     """A method of learned.py.
 
     Attributes:
-        kind: icon, gradicon or constricon.
+        kind: icon, gradicon, constricon or carl.
         size: of the network.
         label_weight: of the overlap of labels in the loss; 0: images alone.
     """
@@ -98,11 +101,14 @@ class _Learner:
 
     def loss(self, images: Images) -> tuple[Tensor, Tensor]:
         # Of each pair one image is A, the other B; both maps come out.
-        forth, back = self.network.transforms(images.seen[::2], images.seen[1::2])
+        themselves: list[Tensor] = []
+        forth, back = self.network.transforms(images.seen[::2], images.seen[1::2], themselves)
         u = torch.stack([self.network.displacement(phi) for phi in (forth, back)], 1).flatten(0, 1)
         warped = self.sample(swapped(images.clean)[:, None], u)[:, 0]
         dissimilarity = self.correlation(warped, images.clean)
         regularization = _WEIGHT[self.method.kind] * self._irregular(forth, back)
+        for u_itself in themselves:
+            regularization = regularization + _THEMSELVES * u_itself.square().mean()
         within = shares(images, _LABEL_STRIDE)
         lost = overlap_lost(self.sample_shares(swapped(within), F.avg_pool3d(u, _LABEL_STRIDE)), within, images.weights)
         parts = torch.stack([dissimilarity, regularization, lost])
@@ -111,9 +117,9 @@ class _Learner:
     def _irregular(self, forth: Transform, back: Transform) -> Tensor:
         if self.method.kind == "icon":
             return inconsistency(forth, back, jittered(self.network.identity))
-        if self.method.kind == "gradicon":
-            return inconsistency_gradient(forth, back, jittered(self.network.identity, _POINT_STRIDE))
-        return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
+        if self.method.kind == "constricon":
+            return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
+        return inconsistency_gradient(forth, back, jittered(self.network.identity, _POINT_STRIDE))
 
     def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
         return self.network.fixed_to_moving(fixed, moving)
