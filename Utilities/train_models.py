@@ -9,6 +9,7 @@
     python Utilities/train_models.py quicksilver-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py gradicon-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py constricon-hippocampus --data FOLDER --out MODELS
+    python Utilities/train_models.py carl-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py mean-images --data FOLDER --out MODELS
 
 FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4), `oasis-brains` (skull-stripped
@@ -17,8 +18,9 @@ stripped) and `head-labels` (label maps of SynthSeg). Subjects named in HELD_OUT
 the model cards are measured on them. Interrupted, the same command goes on where it was.
 
 *brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
-*dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. The two baselines of its paper, GradICON and
-ConstrICON are trained on a pack of the same hippocampi, *quicksilver-hippocampus* by LDDMM's momenta (MODELS/momenta).
+*dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. The two baselines of its paper, GradICON,
+ConstrICON and CARL are trained on a pack of the same hippocampi, *quicksilver-hippocampus* by LDDMM's momenta
+(MODELS/momenta).
 `mean-images` gives the models in MODELS the mean image of what they were trained on; their weights stay as they are.
 """
 
@@ -90,6 +92,13 @@ OPTIONS = {
         "--deformation=1",
         "--name=constricon-hippocampus",
         "--description=T1 crops around one hippocampus, by ConstrICON",
+    ],
+    "carl-hippocampus": [
+        "--method=carl",
+        "--deformation=1",
+        "--name=carl-hippocampus",
+        "--description=T1 crops around one hippocampus, by CARL",
+        "--limits=Its encoder is narrower than the published one: 16 features instead of 128.",
     ],
     "brain": [
         "--mix=adults=0.5,heads=0.5",
@@ -278,7 +287,7 @@ def main() -> int:
     options, more = parser.parse_known_args()  # further options are those of deepflash train
     if options.model == "dual-net-hippocampus":
         return dual_net(options.data.resolve(), options.out.resolve(), more)
-    if options.model.endswith(("morph-hippocampus", "silver-hippocampus", "icon-hippocampus")):
+    if options.model.endswith(("morph-hippocampus", "silver-hippocampus", "icon-hippocampus", "carl-hippocampus")):
         return on_hippocampi(options.model, options.data.resolve(), options.out.resolve(), more)
     if options.model == "mean-images":
         return mean_images(options.data, options.out)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(LIBRARY))
 
 import torch
 from DeepFLASHRegistrationLib.learning.icon import PUBLISHED, IconNet
-from DeepFLASHRegistrationLib.methods.converting import SHAPE, convert
+from DeepFLASHRegistrationLib.methods.converting import SHAPES, convert
 from DeepFLASHRegistrationLib.methods.prediction import predictor_of
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
 
@@ -28,7 +28,7 @@ from DeepFLASHRegistrationLib.methods.trained_models import load_model
 def converted(folder: Path) -> Path:
     """A model of random weights."""
     file = folder / "Step_2_final.trch"
-    state = IconNet(3, PUBLISHED, SHAPE, False).net.state_dict()
+    state = IconNet(3, PUBLISHED, SHAPES["unigradicon"], False).net.state_dict()
     for name, value in state.items():
         if "lastConv" in name:
             value.normal_(0, 1e-3)
@@ -41,7 +41,7 @@ def converted(folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--voxels", type=int, default=SHAPE[0], help="along each axis")
+    parser.add_argument("--voxels", type=int, default=SHAPES["unigradicon"][0], help="along each axis")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

@@ -9,6 +9,7 @@ from DeepFLASHRegistrationLib.imaging.intensities import (
     match_histogram,
     n4,
     normalize,
+    published_percentiles,
     published_window,
     without_padding,
 )
@@ -237,3 +238,16 @@ def test_the_published_window_is_that_of_each_kind_of_image() -> None:
     assert published_window(Volume(grid, mr)) == (0.0, 3.0)
     seen = scaled(Subject(Volume(grid, ct)).checked(), Parameters(normalization="unigradicon"))
     np.testing.assert_allclose(seen.image.data, ((ct + 1000) / 2000).clip(0, 1), atol=1e-6)
+
+
+def test_percentiles_as_published_leave_out_faces_of_one_value() -> None:
+    """uniCARL: the 1st to the 99th percentile of what lies within them."""
+    rng = np.random.default_rng(0)
+    grid = centered_grid((24, 24, 24), (2, 2, 2))
+    image = np.zeros((24, 24, 24), np.float32)
+    image[4:20, 4:22, 3:20] = rng.uniform(100, 200, (16, 18, 17))
+    low, high = published_percentiles(Volume(grid, image))
+    assert low == pytest.approx(101, abs=0.5)
+    assert high == pytest.approx(199, abs=0.5)
+    seen = scaled(Subject(Volume(grid, image)).checked(), Parameters(normalization="unicarl"))
+    np.testing.assert_allclose(seen.image.data, ((image - low) / (high - low)).clip(0, 1), atol=1e-5)

@@ -124,7 +124,7 @@ class DeepFLASHRegistrationCompareTest(unittest.TestCase):
         self._open("fast")
         items = [self.dialog.list.item(row) for row in range(self.dialog.list.count)]
         greyed = {each.data(qt.Qt.UserRole): each.toolTip() for each in items if not each.flags() & qt.Qt.ItemIsEnabled}
-        untrained = {"icon:auto", "constricon:auto", "unigradicon:auto"}
+        untrained = {"icon:auto", "constricon:auto", "carl:auto", "unigradicon:auto", "unicarl:auto"}
         self.assertEqual(set(greyed), {"ants", "greedy", *untrained})
         for method in untrained:
             self.assertIn("no trained model", greyed.pop(method))

@@ -66,6 +66,25 @@ def test_what_the_network_answers_is_where_the_map_leads(tmp_path: Path, how: st
     assert back.max() < 0.1 * SPACING
 
 
+def test_carl_registers_and_its_map_is_inverted(tmp_path: Path) -> None:
+    network, architecture = small("carl", (4, 4), attention=6, padding=1)
+    predictor = predictor_of(load_model(saved(tmp_path / "model", "carl", architecture, network)))
+    problem = Plan(predictor.parameters, predictor).problem(
+        *comparable(*(each.checked() for each in moved()), predictor.parameters), np.eye(4)
+    )
+    pair = problem.pair()
+    forth, back = predictor.displacements(problem, pair, lambda: False)
+    assert back is None
+    voxel = torch.tensor([length / n for length, n in zip(problem.lengths, pair.fixed.shape)]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        expected = predictor.network.fixed_to_moving(pair.fixed[None], pair.moving[None])[0] * voxel
+    torch.testing.assert_close(forth, expected)
+    result = registered(tmp_path / "model", "carl")
+    assert np.isfinite(result.velocity["forth"]).all()
+    with pytest.raises(InputError, match="is one of carl, not of gradicon"):
+        registered(tmp_path / "model", "gradicon")
+
+
 @pytest.mark.parametrize("kind", FAMILY)
 def test_exchanged_images_exchange_the_maps_of_every_kind(tmp_path: Path, kind: str) -> None:
     predictor = predictor_of(load_model(random_last_layers(tmp_path / "model", kind, 0.06)))

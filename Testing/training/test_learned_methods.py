@@ -61,6 +61,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few features, and one step at half of the resolution."""
     for kind in FAMILY:
         monkeypatch.setitem(icon.SIZES[kind], "small", icon.Design((2, 8, 8), (8, 8), (2,)))
+    carl = icon.Design((2, 8, 8), (8, 8), (4, 4), attention=6, padding=1)
+    monkeypatch.setitem(icon.SIZES["carl"], "small", carl)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +234,25 @@ def test_the_icon_family_learns_to_make_images_alike(both: Pack, kind: str, narr
         assert float(left.square().mean()) < 0.01 * float(forth.square().mean())
 
 
+def test_carl_learns_where_images_lie_and_to_make_them_alike(both: Pack, narrow: None) -> None:
+    draws = Drawing([both], {"both": 1}, dataclasses.replace(STILL, labels_at_once=3))
+    draws.draw = lambda seed: draws.plain("both", 0, 2)
+    training = PackTraining(IconMethod("carl", "small", 1.0), draws, Course(updates=50, learning_rate=1e-2))
+    for _ in range(50):
+        training.update()
+    dissimilarity, regularization, overlap = np.array([row["parts"][0] for row in training.history]).T
+    assert dissimilarity[-1] < 0.9 * dissimilarity[0]
+    assert overlap[-1] < 0.9 * overlap[0]
+    assert regularization[-1] < 0.5 * regularization[0]
+    images, themselves = training.maker(training.maker.tensors(draws.plain("both", 0, 2))), []
+    with torch.no_grad():
+        training.learner.network.transforms(images.seen[:1], images.seen[1:], themselves)
+    (left,) = themselves
+    assert left.shape == (2, 3, 8, 8, 8)
+    # Without a map of its own, all of an image would be sent to its middle, 4 voxels away on average.
+    assert float(left.norm(dim=1).mean()) < 2
+
+
 def test_statistics_that_came_with_a_model_stay_through_training_checkpoints_and_validation(
     both: Pack, narrow: None, tmp_path: Path
 ) -> None:
@@ -264,7 +285,7 @@ def test_a_pack_too_small_for_a_network_is_refused_before_the_training(both: Pac
 
 
 @pytest.mark.usefixtures("mean_once")
-@pytest.mark.parametrize("method", ["voxelmorph", "quicksilver", "gradicon", "constricon"])
+@pytest.mark.parametrize("method", ["voxelmorph", "quicksilver", "gradicon", "constricon", "carl"])
 def test_a_trained_model_is_one_of_its_method_and_goes_on_to_the_same(
     both: Pack, taught: Path, tmp_path: Path, method: str, narrow: None
 ) -> None:

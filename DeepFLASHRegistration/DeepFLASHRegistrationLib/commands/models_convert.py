@@ -9,9 +9,9 @@ from pathlib import Path
 from .options import say_how_to_install
 
 DESCRIPTION = (
-    "Make a model of published weights: FILE is Step_2_final.trch of uniGradICON or multiGradICON, as it was "
-    "downloaded. The two cannot be told apart, so KIND says which it is. The SHA-256 of the file is shown, and "
-    "recorded in the model's card. Nothing in the file is run."
+    "Make a model of published weights: FILE is Step_2_final.trch of uniGradICON or multiGradICON, or "
+    "longleaf_unicarl_8 of uniCARL, as it was downloaded. The first two cannot be told apart, so KIND says which it "
+    "is. The SHA-256 of the file is shown, and recorded in the model's card. Nothing in the file is run."
 )
 
 
@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what `run` reads."""
     parser.add_argument("convert", choices=["convert"], metavar="convert", help=argparse.SUPPRESS)
     parser.add_argument("file", metavar="FILE", type=Path, help="file of weights")
-    parser.add_argument("--kind", required=True, choices=("unigradicon", "multigradicon"), help="what it is")
+    parser.add_argument("--kind", required=True, choices=("unigradicon", "multigradicon", "unicarl"), help="what it is")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder for the model")
     parser.add_argument("--name", default="", metavar="NAME", help="of the model (default: its kind)")
 

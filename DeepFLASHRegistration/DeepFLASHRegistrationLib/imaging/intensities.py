@@ -146,6 +146,19 @@ def published_window(volume: Volume) -> tuple[float, float]:
     return low, high if low < high else float(padded.data.max())
 
 
+def published_percentiles(volume: Volume) -> tuple[float, float]:
+    """The window in which uniCARL was trained to see an image: from the 1st to the 99th percentile of all voxels of the
+    smallest box outside of which faces are each of one value."""
+    data = without_padding(volume)[0].data
+    for axis in range(data.ndim):
+        faces = np.moveaxis(data, axis, 0).reshape(data.shape[axis], -1)
+        (varied,) = np.nonzero(faces.min(1) < faces.max(1))
+        if varied.size:
+            data = np.take(data, range(varied[0], varied[-1] + 1), axis)
+    low, high = (float(p) for p in np.percentile(_sampled(data), (1, 99)))
+    return (low, high) if low < high else (float(data.min()), float(data.max()))
+
+
 def normalize(volume: Volume, mask: np.ndarray | None = None, window: tuple[float, float] | None = None) -> Volume:
     """Scales intensities to [0, 1], clipped, as float32.
 

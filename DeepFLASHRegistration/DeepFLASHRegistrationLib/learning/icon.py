@@ -4,7 +4,8 @@
 *ICON* and *GradICON* (Greer et al., ICCV 2021; Tian et al., CVPR 2023) add up displacements: each step sees the moving
 image as the steps before it left it. That the map from the other side is the inverse is learned. *ConstrICON* (Greer et
 al., MICCAI 2023) is made so: a step is the exponential of N(A, B) − N(B, A), which exchanging the images negates, and
-the step after it sees both images half-way. U-Nets and compositions are those of the package icon_registration, whose
+the step after it sees both images half-way. *CARL* (Greer et al., CVPR 2025) is GradICON with another first step, which
+attends to coordinates (attention.py). U-Nets and compositions are those of the package icon_registration, whose
 own choice of a device is never asked: all is where the images are.
 """
 
@@ -21,11 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attention import AttentionStep
+
 # A map: coordinates (n, d, *points) in 0..1 along each axis, voxel i of n being at i / (n − 1), to such coordinates.
 Transform = Callable[[Tensor], Tensor]
 FAMILY = ("icon", "gradicon", "constricon")
 # What the package's files import, and what is used of them here never does.
-_UNUSED = ("matplotlib", "matplotlib.pyplot", "tqdm", "torchvision")
+_UNUSED = ("matplotlib", "matplotlib.pyplot", "tqdm", "torchvision", "torchvision.utils")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Design:
         up: and on the way up, from fine to coarse.
         factors: of each step, by how much its voxels are larger; powers of two that do not grow.
         matrices: linear steps before these, of ConstrICON.
+        attention: channels of the features of CARL's first step, which is no U-Net; 0: it is one.
+        padding: voxels around both images there, of the size that it sees.
+        length: of its features.
         stretched: whether images are stretched to the shape that it was trained on, as published, and its answers
             count in lengths of the image. If not, they count in voxels, of the size that it was trained on, and there
             may be any number of these.
@@ -46,6 +52,9 @@ class Design:
     up: tuple[int, ...]
     factors: tuple[int, ...]
     matrices: int = 0
+    attention: int = 0
+    padding: int = 0
+    length: float = 4.0
     stretched: bool = False
 
     def __post_init__(self) -> None:
@@ -58,33 +67,43 @@ class Design:
             raise ValueError(f"{self.factors} are no factors of voxels from coarse to fine")
         if self.matrices not in (0, 1, 2):
             raise ValueError(f"{self.matrices} matrices are no number of linear steps known here")
+        known = 3 <= self.attention <= 1024 and 0 <= self.padding <= 64 and 0 < self.length < 100
+        if (self.attention or self.padding) and not known:
+            raise ValueError(f"{self.attention} features with padding {self.padding} make no attention")
 
     @property
     def least(self) -> int:
-        """Voxels along each axis that an image must have more of: each level but the last halves at least two."""
-        return max(self.factors[0] * 2 ** (len(self.up) - 1), 32 if self.matrices else 0)
+        """Voxels along each axis that an image must have more of: each level but the last halves at least two, and
+        attention wants two."""
+        unets = self.factors[1:] if self.attention else self.factors
+        least = max((factor * 2 ** (len(self.up) - 1) for factor in unets), default=0)
+        return max(least, self.factors[0], 32 if self.matrices else 0)
 
     def values(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-_PUBLISHED = ((2, 16, 32, 64, 256, 512), (16, 32, 64, 128, 256))
-PUBLISHED = Design(*_PUBLISHED, (4, 2, 1, 1), stretched=True)
+PUBLISHED_CHANNELS = ((2, 16, 32, 64, 256, 512), (16, 32, 64, 128, 256))
+PUBLISHED = Design(*PUBLISHED_CHANNELS, (4, 2, 1, 1), stretched=True)
 _SMALL = ((2, 12, 24, 32), (8, 16, 24))
 _TENTH = 10  # by which the package's U-Nets divide what they answer
 # By method and size. The small ones are for processors, and small images.
 SIZES = {
     "icon": {"small": Design(*_SMALL, (4, 2, 1)), "large": PUBLISHED},
     "gradicon": {"small": Design(*_SMALL, (4, 2, 1)), "large": PUBLISHED},
-    "constricon": {"small": Design(*_SMALL, (4, 2)), "large": Design(*_PUBLISHED, (1, 1), 2, stretched=True)},
+    "constricon": {"small": Design(*_SMALL, (4, 2)), "large": Design(*PUBLISHED_CHANNELS, (1, 1), 2, stretched=True)},
+    "carl": {
+        "small": Design(*_SMALL, (4, 4, 2), attention=16, padding=2),
+        "large": Design(*PUBLISHED_CHANNELS, (4, 2, 1), attention=128, padding=9, stretched=True),
+    },
 }
 
 
 def icon_or_say() -> None:
     """ImportError that says what to install, unless icon_registration is there, in a version that has the networks."""
     try:
-        with _stand_ins():
+        with stand_ins():
             from icon_registration.constricon import TwoStepInverseConsistent, find_velocity_fields  # noqa: F401
             from icon_registration.networks import ConvolutionalMatrixNet, UNet2  # noqa: F401
     except ImportError as error:
@@ -120,30 +139,49 @@ class IconNet(nn.Module):
             raise ValueError(f"{tuple(shape)} is no shape of {ndim} dimensions")
         if design.matrices and not consistent:
             raise ValueError("linear steps are of ConstrICON alone")
+        if design.attention and consistent:
+            raise ValueError("attention is no step of ConstrICON")
         icon_or_say()
         self.design, self.shape, self.consistent = design, tuple(shape), consistent
-        self.net = _consistent(ndim, design) if consistent else _composed(ndim, design)
+        self.net = self.made(ndim)
         self.between: Callable[[], None] = lambda: None
         self._unit: list[float] | None = None
         self._laid: tuple[tuple[int, ...], torch.device] | None = None
         for module in self.net.modules():
             if hasattr(module, "lastConv"):
                 module.register_forward_hook(self._in_voxels)
+            if isinstance(module, AttentionStep):
+                module.register_forward_hook(lambda *found: self.between())
         self.train(False)
+
+    def made(self, ndim: int) -> nn.Module:
+        """The package's network, by the design."""
+        return (_consistent if self.consistent else _composed)(ndim, self.design)
 
     def train(self, mode: bool = True) -> IconNet:
         """As `nn.Module.train`; the batch normalization stays as it is."""
         return super().train(False)
 
-    def transforms(self, fixed: Tensor, moving: Tensor) -> tuple[Transform, Transform]:
+    def transforms(
+        self, fixed: Tensor, moving: Tensor, themselves: list[Tensor] | None = None
+    ) -> tuple[Transform, Transform]:
         """Images (n, *shape) -> fixed_to_moving and moving_to_fixed.
+
+        Args:
+            themselves: gets what attention says of images and themselves, `AttentionStep.onto_themselves`.
 
         Raises:
             ValueError: the images have too few voxels.
         """
         self._on(tuple(fixed.shape[1:]), fixed.device)
         a, b = moving[:, None], fixed[:, None]
-        return self.net(a, b) if self.consistent else (self.net(a, b), self.net(b, a))
+        if self.consistent:
+            return self.net(a, b)
+        with self._features_found_once() as steps:
+            forth, back = self.net(a, b), self.net(b, a)
+            if themselves is not None:
+                themselves += [step.onto_themselves() for step in steps]
+            return forth, back
 
     def fixed_to_moving(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """The first of `displacements`, in half of the time where each is predicted by itself."""
@@ -164,6 +202,18 @@ class IconNet(nn.Module):
         """A map of the images that it saw last, minus the identity in voxels, (n, d, *shape)."""
         shape = self.identity.shape[2:]
         return per_axis(phi(self.identity) - self.identity, [n - 1 for n in shape])
+
+    @contextmanager
+    def _features_found_once(self) -> Iterator[list[AttentionStep]]:
+        """Within, attention that has seen a pair does not look for its features again when it comes exchanged."""
+        steps = [module for module in self.net.modules() if isinstance(module, AttentionStep)]
+        try:
+            for step in steps:
+                step.known = []
+            yield steps
+        finally:
+            for step in steps:
+                step.known = None
 
     def _on(self, shape: tuple[int, ...], device: torch.device) -> None:
         """Lays the coordinates out for images of a shape, where they are."""
@@ -197,7 +247,8 @@ def velocities(phi: Transform) -> list[Tensor]:
     return list(find_velocity_fields(phi))
 
 
-def _unet(ndim: int, design: Design) -> nn.Module:
+def unet(ndim: int, design: Design) -> nn.Module:
+    """The package's, of two images."""
     from icon_registration.networks import UNet2
 
     return UNet2(len(design.up), [list(design.down), list(design.up)], ndim)
@@ -210,7 +261,9 @@ def _composed(ndim: int, design: Design) -> nn.Module:
         *before, own = factors
         if own > 1:
             return DownsampleRegistration(steps(tuple(f // 2 for f in factors)), ndim)
-        step = FunctionFromVectorField(_unet(ndim, design))
+        if not before and design.attention:
+            return FunctionFromVectorField(AttentionStep(ndim, design.attention, design.padding, design.length))
+        step = FunctionFromVectorField(unet(ndim, design))
         return TwoStepRegistration(steps(tuple(before)), step) if before else step
 
     return steps(design.factors)
@@ -224,7 +277,7 @@ def _consistent(ndim: int, design: Design) -> nn.Module:
     def step(factor: int) -> nn.Module:
         if factor > 1:
             return DownsampleRegistration(step(factor // 2), ndim)
-        return made.ICONSquaringVelocityField(_unet(ndim, design))
+        return made.ICONSquaringVelocityField(unet(ndim, design))
 
     parts = [made.ConsistentFromMatrix(ConvolutionalMatrixNet(dimension=ndim)) for _ in range(design.matrices)]
     *before, whole = [*parts, *map(step, design.factors)]
@@ -234,7 +287,7 @@ def _consistent(ndim: int, design: Design) -> nn.Module:
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
+def stand_ins() -> Iterator[None]:
     """Empty modules by the names that are imported and never used, where there are none; gone afterwards.
 
     torchvision is never imported: one that was made for another torch fails."""

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ICON, GradICON and ConstrICON minimize, over many pairs or over one:
+"""What ICON, GradICON, ConstrICON and CARL minimize, over many pairs or over one:
 
     2 D + λ R
 
 D: one minus the local correlation in Gaussian windows, of both directions the mean. R: of ICON the inverse consistency,
-of GradICON its gradient (on every second voxel along each axis, as their later trainings do), of ConstrICON the
-velocities' diffusion, of which inverse consistency needs none.
+of GradICON and CARL its gradient (on every second voxel along each axis, as their later trainings do), of ConstrICON
+the velocities' diffusion, of which inverse consistency needs none. CARL's attention also learns that an image lies
+where it lies: with random weights it leads anywhere, and what the loss says of that is little. That is no part of what
+was published, where it had 50,000 updates.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from .icon import IconNet, Transform, velocities
 from .inverse_consistency import diffusion, inconsistency, inconsistency_gradient, jittered
 from .pair_terms import PairTerms, known_to_both, swapped
 
-# λ: GradICON's and ConstrICON's are the published ones (the latter of knees and brains).
-_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0}
+# λ: but ICON's the published ones (ConstrICON's of knees and brains).
+_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0, "carl": 1.5}
+_THEMSELVES = 1.0  # of the square of what CARL's attention moves an image against itself by, in its voxels
 _POINT_STRIDE = 2
 
 
@@ -31,7 +34,7 @@ class IconLoss:
     """See above.
 
     Args:
-        family: one of icon.FAMILY.
+        family: one of icon.FAMILY, or carl.
         shape: of the images.
         squared: whether the correlation is squared, for images whose contrasts differ (multiGradICON).
     """
@@ -46,16 +49,19 @@ class IconLoss:
         """Images (n, *shape) as the network sees them, those by which its maps are judged, and where that may be done
         (see `known_to_both`)."""
         # Of each pair one image is A, the other B; both maps come out.
-        forth, back = network.transforms(seen[::2], seen[1::2])
+        themselves: list[Tensor] = []
+        forth, back = network.transforms(seen[::2], seen[1::2], themselves)
         u = torch.stack([network.displacement(phi) for phi in (forth, back)], 1).flatten(0, 1)
         warped = self.sample(swapped(clean)[:, None], u)[:, 0]
         dissimilarity = self.correlation(warped, clean, known_to_both(self.sample, known, u))
         regularization = _WEIGHT[self.family] * self._irregular(network, forth, back)
+        for moved in themselves:
+            regularization = regularization + _THEMSELVES * moved.square().mean()
         return PairTerms(dissimilarity, regularization, 2 * dissimilarity + regularization, u)
 
     def _irregular(self, network: IconNet, forth: Transform, back: Transform) -> Tensor:
         if self.family == "icon":
             return inconsistency(forth, back, jittered(network.identity))
-        if self.family == "gradicon":
-            return inconsistency_gradient(forth, back, jittered(network.identity, _POINT_STRIDE))
-        return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
+        if self.family == "constricon":
+            return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
+        return inconsistency_gradient(forth, back, jittered(network.identity, _POINT_STRIDE))

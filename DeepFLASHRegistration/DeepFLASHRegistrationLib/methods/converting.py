@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published weights made a model: those of uniGradICON and multiGradICON, read in a process of its own.
+"""Published weights made a model: those of uniGradICON, multiGradICON and uniCARL, read in a process of its own.
 
-Both files have the same names and shapes: which one it is, only the user knows. What they hold is pickled; torch reads
-weights alone, and a pickle that would run something is refused unrun.
+The files of the first two have the same names and shapes: which one it is, only the user knows. What they hold is
+pickled; torch reads weights alone, and a pickle that would run something is refused unrun.
 """
 
 from __future__ import annotations
@@ -20,19 +20,32 @@ from .trained_models import ModelConfig, file_hash, save_model
 if TYPE_CHECKING:
     from ..learning.icon import Design
 
-SHAPE = (175, 175, 175)
+SHAPES = {"unigradicon": (175, 175, 175), "multigradicon": (175, 175, 175), "unicarl": (160, 160, 160)}
 _SECONDS = 600.0
-# By kind: title, and who published it.
+_STEP_2 = "Step_2_final.trch of the releases unigradicon_weights or multigradicon_weights"
+# By kind: title, who published it, which file of the releases of github.com/uncbiag/uniGradICON it is, and what the
+# names of its weights begin with.
 _ABOUT = {
     "unigradicon": (
         "uniGradICON",
         "Tian, Greer, Kwitt, Vialard, San José Estépar, Bouix, Rushmore & Niethammer: uniGradICON. A foundation model "
         "for medical image registration. MICCAI 2024",
+        _STEP_2,
+        "",
     ),
     "multigradicon": (
         "multiGradICON",
         "Demir, Tian, Greer, Kwitt, Vialard, San José Estépar, Bouix, Rushmore, Ebrahim & Niethammer: multiGradICON. A "
         "foundation model for multimodal medical image registration. WBIR 2024",
+        _STEP_2,
+        "",
+    ),
+    "unicarl": (
+        "uniCARL",
+        "Greer, Tian, Vialard, Kwitt, San José Estépar & Niethammer: CARL. A framework for equivariant image "
+        "registration. CVPR 2025",
+        "longleaf_unicarl_8 of the release v1.0.4",
+        "netPsi.netPsi.",  # within what turned and moved the images of its training
     ),
 }
 CONVERTED = tuple(_ABOUT)
@@ -42,7 +55,7 @@ def convert(file: Path, kind: str, out: Path, name: str = "") -> tuple[Path, str
     """Makes a model of a file of weights; returns its folder, and the SHA-256 of the file.
 
     Args:
-        file: as it was published (Step_2_final.trch).
+        file: as it was published.
         kind: what it is: one of CONVERTED.
         out: folder of the model.
         name: of the model; that of its kind by default.
@@ -62,7 +75,7 @@ def convert(file: Path, kind: str, out: Path, name: str = "") -> tuple[Path, str
         raise InputError(f"{name}: a model cannot be described so ({error}). Choose another name.") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
-        given = (str(file), str(path), _published().values(), list(SHAPE))
+        given = (str(file), str(path), kind, {**_published(kind).values(), "shape": list(SHAPES[kind])})
         try:
             isolated("methods.converting:read_weights", *given, seconds=_SECONDS, memory=memory)
         except Crashed as error:
@@ -71,12 +84,12 @@ def convert(file: Path, kind: str, out: Path, name: str = "") -> tuple[Path, str
     return save_model(out, config, arrays), digest
 
 
-def read_weights(file: str, out: str, design: dict[str, Any], shape: list[int]) -> int:
+def read_weights(file: str, out: str, kind: str, values: dict[str, Any]) -> int:
     """Reads a file of weights, and writes them as tensors, by our names; in the child. Returns how many.
 
     Args:
-        design: of the network, `icon.Design.values()`.
-        shape: of the images that it sees.
+        kind: as `convert`.
+        values: that describe its network, as prediction_icon.network_of takes them.
 
     Raises:
         InputError: as `convert`.
@@ -85,11 +98,12 @@ def read_weights(file: str, out: str, design: dict[str, Any], shape: list[int]) 
 
     import torch
 
-    from ..learning.icon import Design, IconNet
+    from .prediction_icon import network_of
 
+    _, _, source, prefix = _ABOUT[kind]
     try:
         with torch.device("meta"):
-            expected = IconNet(len(shape), Design(**design), shape, False).net.state_dict()
+            expected = network_of(kind, 3, values).net.state_dict()
     except ImportError as error:
         raise InputError(str(error)) from error
     try:
@@ -101,17 +115,17 @@ def read_weights(file: str, out: str, design: dict[str, Any], shape: list[int]) 
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is damaged, or no file of weights of PyTorch. Download it again.") from error
     shapes = {k: tuple(v.shape) for k, v in _tensors(found).items()}
-    wanted = {k: tuple(v.shape) for k, v in expected.items()}
+    wanted = {prefix + k: tuple(v.shape) for k, v in expected.items()}
     wrong = [k for k in {*shapes, *wanted} if shapes.get(k) != wanted.get(k)]
     if wrong:
         raise InputError(
             f"{file}: holds the weights of another network: {min(wrong)[:80]} is missing or of another shape. Take "
-            "Step_2_final.trch of the releases unigradicon_weights or multigradicon_weights."
+            f"{source}, and say of which kind it is."
         )
     broken = [k for k, v in found.items() if not bool(torch.isfinite(v).all())]
     if broken:
         raise InputError(f"{file}: its weights {broken[0]} are not finite. Download it again.")
-    arrays = {f"net.{k}": v.detach().to(expected[k].dtype).contiguous().numpy() for k, v in found.items()}
+    arrays = {f"net.{k}": found[prefix + k].to(v.dtype).detach().contiguous().numpy() for k, v in expected.items()}
     write_tensors(Path(out), arrays, {})
     return len(arrays)
 
@@ -124,20 +138,20 @@ def _tensors(found: Any) -> dict[str, Any]:
     return dict(found) if plain else {}
 
 
-def _published() -> Design:
-    from ..learning.icon import PUBLISHED
+def _published(kind: str) -> Design:
+    from ..learning import icon, unicarl
 
-    return PUBLISHED
+    return unicarl.PUBLISHED if kind == "unicarl" else icon.PUBLISHED
 
 
 def _config(kind: str, name: str, file: str, digest: str) -> ModelConfig:
-    title, citation = _ABOUT[kind]
-    network = {**_published().values(), "shape": list(SHAPE)}
+    title, citation, _, _ = _ABOUT[kind]
+    network = {**_published(kind).values(), "shape": list(SHAPES[kind])}
     return ModelConfig(
         name=name,
         kind=kind,
         architecture={**network, "refinement": {"resolutions": [1], "bands": [47]}},
-        parameters=Parameters(normalization="unigradicon"),
+        parameters=Parameters(normalization="unicarl" if kind == "unicarl" else "unigradicon"),
         ndim=3,
         unit_mm=1.25,
         spacing_mm=2.0,  # of a body of 350 mm; it stretches images of any size
@@ -149,5 +163,5 @@ def _config(kind: str, name: str, file: str, digest: str) -> ModelConfig:
         license="Apache-2.0",
         license_note="The license is that of the program it was published with; the weights have none of their own.",
         attribution=citation,
-        limits="It sees 175 voxels along each axis, whatever the images have.",
+        limits=f"It sees {SHAPES[kind][0]} voxels along each axis, whatever the images have.",
     )

@@ -45,6 +45,8 @@ _FILES = {
     "constricon": "prediction_icon",
     "unigradicon": "prediction_icon",
     "multigradicon": "prediction_icon",
+    "carl": "prediction_icon",
+    "unicarl": "prediction_icon",
 }
 
 

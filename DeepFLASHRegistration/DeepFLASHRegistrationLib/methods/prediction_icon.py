@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of the kinds "icon", "gradicon", "constricon", "unigradicon" and "multigradicon"."""
+"""Models of the ICON family: of the kinds "icon", "gradicon", "constricon" and "carl", and of published weights:
+"unigradicon", "multigradicon" and "unicarl"."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,9 @@ from torch import Tensor
 
 from ..geodesics.objective import Pair
 from ..learning.blocks import LINEAR
-from ..learning.icon import FAMILY, Design, IconNet, per_axis
+from ..learning.icon import Design, IconNet, per_axis
 from ..learning.icon_loss import IconLoss
+from ..learning.unicarl import UniCarlDesign, UniCarlNet
 from ..problem.problem import Problem
 from ..support.errors import Cancelled, InputError
 from ..support.tensor_memory import tensor_bytes
@@ -24,7 +27,11 @@ from .map_prediction import MapPredictor
 from .network_instance import Fitting, step_bytes
 from .trained_models import Model
 
-_ANY_SIZE = ("unigradicon", "multigradicon")  # the unit of length follows the size of the object
+_ANY_SIZE = ("unigradicon", "multigradicon", "unicarl")  # the unit of length follows the size of the object
+# Its images were stored from superior to inferior along the first axis; the working grid ascends.
+_DESCENDING = ("unicarl",)
+# By whose loss networks are fitted that were trained elsewhere.
+_FAMILY = {"unigradicon": "gradicon", "multigradicon": "gradicon", "unicarl": "carl"}
 # Of learning, for instance optimization: of small networks what halves the loss of two hippocampi in 50 steps; the
 # published one of large ones.
 _RATES = {False: 1e-3, True: 2e-5}
@@ -34,9 +41,22 @@ _LARGE, _ROUND = 1_000_000, 16
 _BESIDE = 2.0
 
 
+def network_of(kind: str, ndim: int, values: Mapping[str, Any]) -> IconNet:
+    """A network of a kind by plain values: those of its design and "shape", of the images that it is trained on.
+
+    Raises:
+        ValueError, TypeError, LookupError: they describe none.
+        ImportError: icon_registration is missing.
+    """
+    made, design = (UniCarlNet, UniCarlDesign) if kind == "unicarl" else (IconNet, Design)
+    # Models of before a choice was there lack it.
+    given = {field.name: values[field.name] for field in fields(design) if field.name in values}
+    return made(ndim, design(**given), tuple(values["shape"]), kind == "constricon")
+
+
 class Kind(MapPredictor):
-    """See MapPredictor. Of ICON and GradICON the network's own map back, of the images exchanged, is near the inverse
-    of the map but for what their losses do not see, such as a shift of both: so that map is inverted instead.
+    """See MapPredictor. Of ICON, GradICON and CARL the network's own map back, of the images exchanged, is near the
+    inverse of the map but for what their losses do not see, such as a shift of both: so that map is inverted instead.
 
     A network that has a shape of its own sees the working grid's box stretched to that; its maps are stretched back.
 
@@ -52,13 +72,13 @@ class Kind(MapPredictor):
         if self.own is None:
             # The parameters' coarsest resolution, 4, times this is what its steps and levels halve.
             self.multiple = 4
+        # Axes, counted from the last, along which the network sees images turned round.
+        self._turned = [-model.config.ndim] if model.config.kind in _DESCENDING else []
         if model.config.kind in _ANY_SIZE:
             self.unit_mm = None
 
     def built(self) -> IconNet:
-        values = self.config.architecture
-        design = Design(**{field.name: values[field.name] for field in fields(Design)})
-        return IconNet(self.config.ndim, design, tuple(values["shape"]), self.config.kind == "constricon")
+        return network_of(self.config.kind, self.config.ndim, self.config.architecture)
 
     def with_voxels(self, count: int) -> Kind:
         if self.own is None:
@@ -87,10 +107,10 @@ class Kind(MapPredictor):
                 f"along each axis; around the fixed object there are {' x '.join(map(str, working))}. Choose another "
                 "model or method."
             )
-        return _stretched(torch.stack([pair.fixed, pair.moving])[None], own)[0]
+        return _stretched(torch.stack([pair.fixed, pair.moving])[None], own)[0].flip(self._turned)
 
     def fitting(self, shape: tuple[int, ...]) -> Fitting:
-        family = self.config.kind if self.config.kind in FAMILY else "gradicon"
+        family = _FAMILY.get(self.config.kind, self.config.kind)
         squared = self.config.kind == "multigradicon"
 
         def loss(device: str | torch.device, shape: tuple[int, ...] = shape) -> IconLoss:
@@ -134,6 +154,9 @@ class Kind(MapPredictor):
             network.displacements(*both.split(1)) if network.consistent else (network.fixed_to_moving(*both.split(1)),)
         )
         voxel = [length / n for length, n in zip(problem.lengths, own)]
+        if self._turned:
+            found = [u.flip(self._turned) for u in found]
+            voxel[0] = -voxel[0]
         forth, *back = (_stretched(per_axis(u, voxel), working)[0] for u in found)
         return forth, (back[0] if back else None)
 

@@ -44,6 +44,8 @@ KINDS = {
     "constricon": "constricon",
     "unigradicon": "unigradicon",
     "multigradicon": "unigradicon",
+    "carl": "carl",
+    "unicarl": "unicarl",
 }
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
 AUTO = "auto"  # in the place of a model: the one that fits

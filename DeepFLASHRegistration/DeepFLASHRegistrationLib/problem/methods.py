@@ -74,6 +74,10 @@ _UNIGRADICON = (
     "Tian, Greer, Kwitt, Vialard, San José Estépar, Bouix, Rushmore & Niethammer: uniGradICON. A foundation model for "
     "medical image registration. MICCAI 2024"
 )
+_CARL = (
+    "Greer, Tian, Vialard, Kwitt, San José Estépar & Niethammer: CARL. A framework for equivariant image registration. "
+    "CVPR 2025"
+)
 _NEPHI = (
     "Tian et al.: NePhi. Neural deformation fields for approximately diffeomorphic medical image registration. ECCV "
     "2024"
@@ -275,6 +279,43 @@ METHODS = {
         sentence="The geodesic nearest to uniGradICON's map, from which FLASH goes on. Needs its published weights and "
         "the package icon-registration.",
         citation=_UNIGRADICON,
+        package="icon_registration",
+    ),
+    "carl": Method(
+        "learned_map",
+        "Prediction by attention to coordinates, then networks in steps (CARL)",
+        needs_model=True,
+        dense=True,
+        sentence="As GradICON, but its first step finds what looks alike wherever it lies, so that images that moved "
+        "apart are no harder. Needs the package icon-registration.",
+        citation=_CARL,
+        package="icon_registration",
+    ),
+    "carl+flash": Method(
+        "learned_map",
+        "Attention to coordinates, then a short optimization (CARL + FLASH)",
+        needs_model=True,
+        sentence="The geodesic nearest to CARL's map, from which FLASH goes on. Needs the package icon-registration.",
+        citation=_CARL,
+        package="icon_registration",
+    ),
+    "unicarl": Method(
+        "learned_map",
+        "A foundation model with attention to coordinates (uniCARL)",
+        needs_model=True,
+        dense=True,
+        sentence="CARL's networks, trained on images of many regions, on a grid of 160 voxels along each axis. Needs "
+        "its published weights and the package icon-registration.",
+        citation=_CARL,
+        package="icon_registration",
+    ),
+    "unicarl+flash": Method(
+        "learned_map",
+        "A foundation model with attention, then a short optimization (uniCARL + FLASH)",
+        needs_model=True,
+        sentence="The geodesic nearest to uniCARL's map, from which FLASH goes on. Needs its published weights and the "
+        "package icon-registration.",
+        citation=_CARL,
         package="icon_registration",
     ),
 }

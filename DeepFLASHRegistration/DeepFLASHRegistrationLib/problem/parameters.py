@@ -42,6 +42,7 @@ _NORMALIZATIONS = {
     "percentiles": "By most of the object's voxels (percentiles)",
     "window": "By a fixed window (CT)",
     "unigradicon": "Each by what it is: CT from -1000 to 1000, others up to the 99th percentile (uniGradICON)",
+    "unicarl": "Each from the 1st to the 99th percentile of all its voxels (uniCARL)",
 }
 _PRESET_TITLES = {
     "fast": "Fast: for a first look",

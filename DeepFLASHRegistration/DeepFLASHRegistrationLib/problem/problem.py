@@ -38,13 +38,15 @@ def scaled(subject: Subject, parameters: Parameters, ct: bool | None = None) -> 
 
     ``ct``: whether its values are scaled as those of CT; by default as they look, if the parameters leave it open.
     """
-    from ..imaging.intensities import foreground, is_ct, n4, normalize, published_window
+    from ..imaging.intensities import foreground, is_ct, n4, normalize, published_percentiles, published_window
 
     if ct is None:
         ct = parameters.normalization == "auto" and is_ct(subject.image)
     window = (parameters.window_low, parameters.window_high) if ct or parameters.normalization == "window" else None
     if parameters.normalization == "unigradicon":
         window = published_window(subject.image)
+    elif parameters.normalization == "unicarl":
+        window = published_percentiles(subject.image)
     inside = subject.inside
     result = normalize(subject.image, inside, window)
     if ct:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ICON, GradICON and ConstrICON as methods that are trained on packs; see learned.py.
+"""ICON, GradICON, ConstrICON and CARL as methods that are trained on packs; see learned.py.
 
     2 D + λ R + 2 w · (1 − soft Dice)
 
@@ -39,7 +39,7 @@ class IconMethod:
     """A method of learned.py.
 
     Attributes:
-        kind: icon, gradicon or constricon.
+        kind: icon, gradicon, constricon or carl.
         size: of the network.
         label_weight: of the overlap of labels in the loss; 0: images alone.
     """

@@ -21,6 +21,7 @@ _FILES = {
     "icon": "icon_method",
     "gradicon": "icon_method",
     "constricon": "icon_method",
+    "carl": "icon_method",
 }
 NAMES = tuple(_FILES)
 TAUGHT = "quicksilver"  # the one that learns momenta

@@ -33,7 +33,7 @@ class PackOptions:
     """How a predictor is trained on packs.
 
     Attributes:
-        method: what is trained: deepflash (in one pass), voxelmorph, quicksilver, icon, gradicon or constricon.
+        method: what is trained: deepflash (in one pass), voxelmorph, quicksilver, icon, gradicon, constricon or carl.
         size: of the network: small, or large, which wants a GPU.
         minutes: most minutes; the learning rate follows them. 0: no limit.
         updates: of the weights, after which it ends; 0: no limit.
