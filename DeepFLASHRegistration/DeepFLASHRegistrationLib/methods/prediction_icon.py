@@ -32,9 +32,9 @@ _ANY_SIZE = ("unigradicon", "multigradicon", "unicarl")  # the unit of length fo
 _DESCENDING = ("unicarl",)
 # By whose loss networks are fitted that were trained elsewhere.
 _FAMILY = {"unigradicon": "gradicon", "multigradicon": "gradicon", "unicarl": "carl"}
-# Of learning, for instance optimization: of small networks what halves the loss of two hippocampi in 50 steps; the
-# published one of large ones.
-_RATES = {False: 1e-3, True: 2e-5}
+# Of learning, for instance optimization: of small networks one at which labels of hippocampi agreed more afterwards
+# (at ten times that they agreed less); the published one of large ones.
+_RATES = {False: 1e-4, True: 2e-5}
 # Voxels beyond which it is looked at whether the memory suffices for a prediction, and of which numbers are offered.
 _LARGE, _ROUND = 1_000_000, 16
 # What a process grows by in a prediction, of what its tensors take: 3 GB of 1.5 at 175 voxels along each axis.

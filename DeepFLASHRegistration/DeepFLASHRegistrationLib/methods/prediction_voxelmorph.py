@@ -15,7 +15,7 @@ from ..problem.problem import Problem
 from .map_prediction import MapPredictor
 from .network_instance import Fitting
 
-_RATE = 1e-3  # of learning, for instance optimization: as of the small networks of the ICON family
+_RATE = 1e-4  # of learning, for instance optimization: as of the small networks of the ICON family
 
 
 class Kind(MapPredictor):
