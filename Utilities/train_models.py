@@ -19,7 +19,8 @@ the model cards are measured on them. Interrupted, the same command goes on wher
 
 *brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
 *dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. The two baselines of its paper, GradICON and
-ConstrICON are trained on a pack of the same hippocampi, *carl-hippocampus* too, *quicksilver-hippocampus* by LDDMM's momenta (MODELS/momenta).
+ConstrICON are trained on a pack of the same hippocampi, and so is CARL; *quicksilver-hippocampus* by LDDMM's momenta
+(MODELS/momenta).
 `mean-images` gives the models in MODELS the mean image of what they were trained on; their weights stay as they are.
 """
 
