@@ -95,6 +95,7 @@ OPTIONS = {
     ],
     "carl-hippocampus": [
         "--method=carl",
+        "--learning-rate=2e-3",
         "--deformation=1",
         "--name=carl-hippocampus",
         "--description=T1 crops around one hippocampus, by CARL",
