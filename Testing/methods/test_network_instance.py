@@ -31,6 +31,8 @@ COARSE = Parameters(resolutions=(4, 2, 1), bands=(7, 9, 9), iterations=(2, 2, 1)
 def made(folder: Path, kind: str, **more: object) -> Path:
     """A network that answers with the shift of the pair, and a little at random."""
     torch.manual_seed(0)
+    if kind == "carl":
+        more = {"attention": 4, "padding": 1, **more}
     design = Design((2, 4, 4), (4, 4), (2, 1), **more)
     network = IconNet(3, design, OWN, kind == "constricon")
     with torch.no_grad():
@@ -45,7 +47,7 @@ def fitted_levels(result: Any) -> list[float]:
     return [record["energy"] for record in result.history if record["level"] == 0]
 
 
-@pytest.mark.parametrize("kind", FAMILY)
+@pytest.mark.parametrize("kind", (*FAMILY, "carl"))
 def test_the_loss_of_the_training_falls_and_the_model_stays_as_it_was(tmp_path: Path, kind: str) -> None:
     found = predictor_of(load_model(made(tmp_path / "model", kind)))
     problem = Plan(found.parameters, found).problem(
