@@ -47,7 +47,7 @@ def fitted_levels(result: Any) -> list[float]:
     return [record["energy"] for record in result.history if record["level"] == 0]
 
 
-@pytest.mark.parametrize("kind", (*FAMILY, "carl"))
+@pytest.mark.parametrize("kind", [*FAMILY, "carl"])
 def test_the_loss_of_the_training_falls_and_the_model_stays_as_it_was(tmp_path: Path, kind: str) -> None:
     found = predictor_of(load_model(made(tmp_path / "model", kind)))
     problem = Plan(found.parameters, found).problem(
