@@ -126,6 +126,20 @@ def align_nearby(fixed: Pyramid, moving: Pyramid) -> np.ndarray:
         return search._matrix(search._climb(found, "rigid", "ratio")[0])
 
 
+def align_upright(fixed: Volume, moving: Volume, kind: str, threads: int | None = None) -> np.ndarray:
+    """The map, as that of `align`, that is reached from the one that lays the objects' centers on each other and turns
+    nothing: for images whose objects look alike from several sides, such as a structure's distance from its surface."""
+    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
+        pyramids = pool.map(Pyramid, (fixed.upright(), moving.upright()), (None, None))
+        search = _Search(*pyramids, _comparing("cpu", pool), lambda fraction: None, lambda: False)
+        found = np.eye(search.d, search.d + 1)
+        for level in range(len(LEVELS_MM)):
+            search._open(level)
+            for each in dict.fromkeys(("rigid", kind)):
+                found, _ = search._climb(found, each, "correlation")
+        return search._matrix(found)
+
+
 def _one_by_one(ask: Callable[[], bool]) -> Callable[[], bool]:
     """The same question, which several threads may ask."""
     lock = threading.Lock()

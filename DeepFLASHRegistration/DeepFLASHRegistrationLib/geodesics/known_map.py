@@ -66,15 +66,16 @@ class _MapSide:
     """See Side: the map from fixed to moving beside the known one."""
 
     direction = "fixed_to_moving"
+    weight, steers = 1.0, False
 
     def __init__(self, objective: Objective, known: KnownMap):
         like, self.cells = known.weight, objective.cells
-        self.displacement, self.weight = known.displacement, known.weight / known.weight.sum()
+        self.displacement, self.share = known.displacement, known.weight / known.weight.sum()
         self.covered = float(known.weight.sum()) / math.prod(self.cells.shape)
         self.upsample = Upsampler(objective.flow.lattice, self.cells, like.dtype, like.device)
 
     def _mean(self, left: Tensor) -> Tensor:
-        return (self.weight * left.square().sum(0)).sum()
+        return (self.share * left.square().sum(0)).sum()
 
     def at_rest(self) -> Tensor:
         return self._mean(self.displacement)
@@ -83,5 +84,5 @@ class _MapSide:
         return self._mean(self.upsample(displacement) - self.displacement), _Sight(displacement.detach())
 
     def curvature(self, sight: _Sight) -> Tensor:
-        none = torch.zeros_like(self.weight)
-        return torch.stack([2 * self.weight if i == j else none for i, j in upper(len(self.displacement))])
+        none = torch.zeros_like(self.share)
+        return torch.stack([2 * self.share if i == j else none for i, j in upper(len(self.displacement))])

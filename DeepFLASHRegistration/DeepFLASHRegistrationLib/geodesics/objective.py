@@ -14,7 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -47,11 +47,15 @@ class Side(Protocol):
         direction: of the map, "fixed_to_moving" or "moving_to_fixed".
         cells: those of the level's cells where it looks.
         covered: their weights' part of the domain.
+        weight: how much its dissimilarity counts in the energy.
+        steers: whether it is told apart from the dissimilarity of what is registered, which it helps.
     """
 
     direction: str
     cells: Lattice
     covered: float
+    weight: float
+    steers: bool
 
     def at_rest(self) -> Tensor:
         """Dissimilarity where the map is the identity."""
@@ -63,6 +67,16 @@ class Side(Protocol):
     def curvature(self, sight: Any) -> Tensor:
         """Its second derivatives by the displacement at each of the cells where this was seen, of Gauss and Newton:
         the upper triangles as `upper` orders them, (d(d + 1)/2, *cells)."""
+
+
+@runtime_checkable
+class Stiff(Protocol):
+    """A side whose dissimilarity is, all but little, the square of one number, which many places decide together."""
+
+    weight: float
+
+    def residual(self, displacement: Tensor) -> Tensor:
+        """That number, of a map (d, *map lattice) minus the identity."""
 
 
 class Compared(Protocol):
@@ -101,7 +115,8 @@ class Pair:
     """Two images on the same cells of the domain: fixed, moving (*shape); weights (*shape) of 0..1.
 
     fixed_mask and moving_mask say where the similarity is measured (the latter if symmetric), fixed_view and
-    moving_view (None: everywhere) where an image means anything.
+    moving_view (None: everywhere) where an image means anything; similarity: by which they are compared, that of the
+    settings if it is "".
     """
 
     fixed: Tensor
@@ -111,6 +126,7 @@ class Pair:
     fixed_view: Tensor | None
     moving_view: Tensor | None
     lengths: tuple[float, ...]
+    similarity: str = ""
     # A step of Gauss and Newton that is damped in the metric (Levenberg, Marquardt): the similarity is far from
     # quadratic over the steps that pay.
     data_part: ClassVar[float] = 0.03
@@ -137,15 +153,58 @@ class Pair:
 
         images = (resized(x, shape) for x in (self.fixed, self.moving))
         weights = map(reduce, (self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view))
-        return Pair(*images, *weights, self.lengths)
+        return Pair(*images, *weights, self.lengths, self.similarity)
 
     def sides(self, objective: Objective, velocity: Tensor) -> list[Side]:
-        forth = (self.fixed, self.fixed_mask, self.fixed_view, self.moving, self.moving_view)
-        back = (self.moving, self.moving_mask, self.moving_view, self.fixed, self.fixed_view)
-        sides = [_ImageSide(objective, "fixed_to_moving", *forth, velocity)]
+        sides = [_ImageSide(objective, "fixed_to_moving", self, velocity)]
         if objective.settings.symmetric:
-            sides.append(_ImageSide(objective, "moving_to_fixed", *back, velocity))
+            sides.append(_ImageSide(objective, "moving_to_fixed", self, velocity))
+        for side in sides:
+            side.weight = 1 / len(sides)
         return sides
+
+
+class Part(NamedTuple):
+    """One of several things that a geodesic is to fit, by how much its dissimilarity counts, and whether it steers."""
+
+    compared: Compared
+    weight: float
+    steers: bool = False
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several things that one geodesic is to fit, on the same cells of the domain; the first decides what covers it."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        return self.parts[0].compared.lengths
+
+    @property
+    def data_part(self) -> float:
+        return self.parts[0].compared.data_part
+
+    @property
+    def like(self) -> Tensor:
+        return self.parts[0].compared.like
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(weight for part in self.parts for weight in part.compared.weights)
+
+    def reduced(self, factors: Sequence[int]) -> Together:
+        """Each on cells of ``factors`` voxels per axis."""
+        return Together(tuple(part._replace(compared=part.compared.reduced(factors)) for part in self.parts))
+
+    def sides(self, objective: Objective, velocity: Tensor) -> list[Side]:
+        every: list[Side] = []
+        for part in self.parts:
+            for side in part.compared.sides(objective, velocity):
+                side.weight, side.steers = part.weight * side.weight, part.steers
+                every.append(side)
+        return every
 
 
 @dataclass(frozen=True)
@@ -190,13 +249,14 @@ class Sight(NamedTuple):
 @dataclass(frozen=True)
 class Evaluation:
     """E at one velocity and its parts; gradient with respect to the coefficients of v0, (d, *modes), None where E is
-    infinite; what each side saw."""
+    infinite; what each side saw; and the gradients (k, d, *modes) of the sides' residuals, see Stiff."""
 
     energy: float
     dissimilarity: float
     regularization: float
     gradient: Tensor | None
     sights: tuple[Any, ...]
+    normals: Tensor | None = None
 
     @property
     def displacement(self) -> Tensor:
@@ -210,11 +270,13 @@ class Evaluation:
 
 
 class _Values(NamedTuple):
-    """An Evaluation on the device: energy, dissimilarity and regularization (3,), the gradient and the sights."""
+    """An Evaluation on the device: energy, dissimilarity and regularization (3,), the gradient, the sights, and the
+    normals."""
 
     figures: Tensor
     gradient: Tensor
     sights: tuple[Any, ...]
+    normals: Tensor
 
 
 _INFINITE = Evaluation(math.inf, math.inf, math.inf, None, ())
@@ -223,20 +285,15 @@ _INFINITE = Evaluation(math.inf, math.inf, math.inf, None, ())
 class _ImageSide:
     """See Side: one image resampled onto the other, compared inside a mask."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        direction: str,
-        still: Tensor,
-        mask: Tensor,
-        own_view: Tensor | None,
-        warped: Tensor,
-        view: Tensor | None,
-        velocity: Tensor,
-    ):
+    steers = False
+
+    def __init__(self, objective: Objective, direction: str, pair: Pair, velocity: Tensor):
+        forth = (pair.fixed, pair.fixed_mask, pair.fixed_view), (pair.moving, pair.moving_view)
+        back = (pair.moving, pair.moving_mask, pair.moving_view), (pair.fixed, pair.fixed_view)
+        (still, mask, own_view), (warped, view) = forth if direction == "fixed_to_moving" else back
         dtype, device, cells, radius = still.dtype, still.device, objective.cells, objective.level.radius
         # The similarity sees only the box around the mask: half the voxels of a head, and none that do not count.
-        lower, end = _box(mask > 0, tuple(math.ceil(r) + 1 for r in radius))
+        lower, end = box(mask > 0, tuple(math.ceil(r) + 1 for r in radius))
         self.crop = tuple(slice(a, b) for a, b in zip(lower, end, strict=True))
         part = self.cells = cells.box(lower, end)
         self.direction = direction
@@ -257,7 +314,7 @@ class _ImageSide:
                     support = seen if support is None else support * seen
         if support is not None:
             support = (support > 0.5).to(dtype)
-        name = objective.settings.similarity
+        name = pair.similarity or objective.settings.similarity
         self.similarity = make_similarity(name, still[self.crop].contiguous(), mask, radius, support)
         self.covered = float(mask.sum()) / math.prod(cells.shape)
 
@@ -349,7 +406,7 @@ class Objective:
             found = self.evaluation(self._values, velocity, key=self.steps)
         except (NonFiniteField, NoGeodesic):
             return _INFINITE
-        return Evaluation(*found.figures.tolist(), found.gradient, found.sights)
+        return Evaluation(*found.figures.tolist(), *found[1:])
 
     def _values(self, velocity: Tensor) -> _Values:
         v = velocity.detach().requires_grad_()
@@ -358,18 +415,31 @@ class Objective:
         require(self.shooting.drift_of(trajectory) <= ENERGY_DRIFT, NoGeodesic("The geodesic's energy drifts."))
         maps = [getattr(self.flow, side.direction)(trajectory) for side in self.sides]
         terms, sights = zip(*(side(u) for side, u in zip(self.sides, maps, strict=True)), strict=True)
-        dissimilarity = sum(terms) / len(terms)
+        dissimilarity, steering = self._sums(terms)
         regularization = self.metric_weight * norm
-        energy = self.data_weight * dissimilarity + regularization
+        energy = self.data_weight * (dissimilarity + steering) + regularization
         require(torch.isfinite(energy.detach()), NoGeodesic("The energy is no number."))
+        normals = [
+            torch.autograd.grad(side.residual(u), v, retain_graph=True)[0]
+            for side, u in zip(self.sides, maps, strict=True)
+            if isinstance(side, Stiff)
+        ]
         (gradient,) = torch.autograd.grad(energy, v)
         require(torch.isfinite(gradient).all(), NoGeodesic("The energy's gradient is no number."))
-        return _Values(torch.stack([energy, dissimilarity, regularization]).detach(), gradient, sights)
+        figures = torch.stack([energy, dissimilarity, regularization]).detach()
+        return _Values(figures, gradient, sights, torch.stack(normals) if normals else v.detach().new_zeros(0))
 
     def at_rest(self) -> float:
         """E where v0 is zero: the images as they lie."""
-        terms = [float(side.at_rest()) for side in self.sides]
-        return self.data_weight * sum(terms) / len(terms)
+        return self.data_weight * sum(self._sums([float(side.at_rest()) for side in self.sides]))
+
+    def _sums(self, terms: Sequence[Any]) -> tuple[Any, Any]:
+        """Of the sides' terms, the dissimilarity of what is registered, and the sum of those that steer."""
+        parts = [side.weight * term for side, term in zip(self.sides, terms, strict=True)]
+        steers = [side.steers for side in self.sides]
+        return tuple(
+            sum(part for part, apart in zip(parts, steers, strict=True) if apart is which) for which in (False, True)
+        )
 
     def evaluate_safely(self, velocity: Tensor, refinements: float = math.inf) -> Evaluation:
         """Evaluate; where the geodesic drifts, with more time steps if these are free to be chosen, up to so often."""
@@ -392,7 +462,8 @@ class Objective:
             return float(values.square().sum(0).max().sqrt()) / self.voxel
 
 
-def _box(inside: Tensor, reach: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def box(inside: Tensor, reach: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first and the end of the indices around what is inside, wider by a reach, along each axis."""
     lower, upper = [], []
     for axis, r in enumerate(reach):
         others = tuple(a for a in range(inside.ndim) if a != axis)

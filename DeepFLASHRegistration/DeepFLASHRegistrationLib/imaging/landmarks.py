@@ -21,23 +21,30 @@ class Landmarks:
         names: N; "" where there is none.
         source: the file or node, for messages.
         notes: what had to be guessed of it.
+        trust: (N,) mm, to within which standard deviation each is known, where that is told and else NaN; infinite of
+            one that is to be measured, and not to steer.
 
     Raises:
-        ValueError: shapes disagree.
+        ValueError: shapes disagree, or a trust is not above 0.
     """
 
     positions: np.ndarray
     names: tuple[str, ...]
     source: str = ""
     notes: tuple[str, ...] = ()
+    trust: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions, dtype=np.float64)
         names = tuple(self.names)
         if positions.ndim != 2 or positions.shape[1] not in (2, 3) or len(positions) != len(names):
             raise ValueError(f"Landmarks of shape {positions.shape} with {len(names)} names. Pass (N, d) and N names.")
+        trust = np.full(len(names), np.nan) if self.trust is None else np.asarray(self.trust, dtype=np.float64)
+        if trust.shape != (len(names),) or (trust <= 0).any():
+            raise ValueError(f"trust must be {len(names)} numbers of mm above 0 (or NaN), not {trust}.")
         object.__setattr__(self, "positions", positions)
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "trust", trust)
 
     @property
     def defined(self) -> np.ndarray:
@@ -53,12 +60,19 @@ class Pairs:
         fixed, moving: (N, d) LPS mm, N at least 1; row by row the same place of the anatomy.
         names: N; those of the fixed ones.
         notes: how they were paired, and what was left out.
+        trust: (N,) mm, of both places together; NaN where neither tells it.
     """
 
     fixed: np.ndarray
     moving: np.ndarray
     names: tuple[str, ...]
     notes: tuple[str, ...]
+    trust: np.ndarray
+
+    @property
+    def steers(self) -> np.ndarray:
+        """(N,) whether each may steer, and is not only to be measured."""
+        return ~np.isinf(self.trust)
 
 
 def paired(fixed: Landmarks, moving: Landmarks) -> Pairs:
@@ -104,8 +118,13 @@ def paired(fixed: Landmarks, moving: Landmarks) -> Pairs:
     chosen, partner = chosen[defined.all(0)], partner[defined.all(0)]
     if not len(chosen):
         raise InputError(f"{of_fixed} and {of_moving} have no landmark with a position on both sides. Place them.")
+    one, other = fixed.trust[chosen], moving.trust[partner]
     return Pairs(
-        fixed.positions[chosen], moving.positions[partner], tuple(fixed.names[i] for i in chosen), tuple(notes)
+        fixed.positions[chosen],
+        moving.positions[partner],
+        tuple(fixed.names[i] for i in chosen),
+        tuple(notes),
+        np.where(np.isnan(one), other, np.where(np.isnan(other), one, np.hypot(one, other))),
     )
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..geodesics.objective import Compared
     from ..geodesics.search.flash import Estimate
 
+# Of the weight of what is to be kept, stage by stage; and most iterations of those that follow the levels.
+_SOFT, _SETTLING = (0.005, 0.1, 1.0), 8
+
 
 def estimate(
     problem: Problem, plan: Plan, device: str, initial: Mapping[str, Any] | KnownTransform | None, watch: Watch
@@ -64,30 +67,44 @@ def optimized(
 
     Args:
         part: of the whole progress, where this begins and ends.
-        compared: what the geodesic fits; the problem's images by default.
+        compared: what the geodesic fits; by default the problem's images, and what steers besides.
     """
     from ..geodesics.search.flash import minimize
 
     levels = problem.levels(parameters)
+    stages = [(levels, 1.0)]
+    if compared is None and problem.steering.kept:
+        # What is to be kept is so stiff that nothing else would move beside it: that comes last, by and by.
+        settling = [dataclasses.replace(levels[-1], iterations=_SETTLING)]
+        stages = [(levels, _SOFT[0]), *((settling, stiffness) for stiffness in _SOFT[1:])]
+        levels = [level for some, _ in stages for level in some]
     history: list[dict[str, Any]] = []
     # A voxel costs the same at every level, an iteration at a finer one as many times more.
     costs = [problem.grid.size / math.prod(level.factors) + 20 * math.prod(level.band.modes) for level in levels]
     total = sum(c * (level.iterations + 1) for c, level in zip(costs, levels, strict=True))
 
     def report(step: Any) -> None:
-        done = sum(c * (level.iterations + 1) for c, level in zip(costs[: step.level], levels, strict=False))
-        done += costs[step.level] * (step.iteration + 1)
+        number = before + step.level
+        done = sum(c * (level.iterations + 1) for c, level in zip(costs[:number], levels, strict=False))
+        done += costs[number] * (step.iteration + 1)
         record = {k: v for k, v in dataclasses.asdict(step).items() if k not in ("levels", "iterations")}
+        record["level"] = number
         history.append(record)
         watch.tell(
             phase="level",
             progress=part[0] + (part[1] - part[0]) * done / total,
-            levels=step.levels,
+            levels=len(levels),
             iterations=step.iterations,
-            message=f"Level {step.level + 1} of {step.levels}, iteration {step.iteration}",
+            message=f"Level {number + 1} of {len(levels)}, iteration {step.iteration}",
             **record,
         )
 
-    compared = compared or problem.pair(device)
-    found = minimize(compared, levels, settings(parameters), start, problem.window(device), report, watch.cancel)
-    return found, history
+    common = settings(parameters)
+    before, endings, found = 0, (), None
+    for some, stiffness in stages:
+        fitted = compared or problem.compared(device, stiffness)
+        found = minimize(fitted, some, common, start, problem.window(device), report, watch.cancel)
+        before, endings, start = before + len(some), (*endings, *found.endings), found.velocity
+        if found.cancelled:
+            break
+    return dataclasses.replace(found, endings=endings), history

@@ -51,10 +51,10 @@ def estimate(problem: Problem, plan: Plan, device: str, initial: Mapping[str, An
             **record,
         )
 
-    pair = problem.pair(device)
-    found = minimize(pair, levels, settings(parameters), problem.window(device), report, watch.cancel)
+    compared = problem.compared(device)
+    found = minimize(compared, levels, settings(parameters), problem.window(device), report, watch.cancel)
     cells = Lattice.cells(problem.grid.shape, problem.lengths)
-    fine = Upsampler(found.lattice, cells, pair.fixed.dtype, device)
+    fine = Upsampler(found.lattice, cells, compared.like.dtype, device)
     maps = [(problem.unit_mm * fine(u)).cpu().numpy().astype(np.float32) for u in found.maps]
     answer = answered(problem, plan, device, FoundMap("LDDMM", *maps), watch, end)
     more = [{**record, "level": record["level"] + len(levels)} for record in answer.history]

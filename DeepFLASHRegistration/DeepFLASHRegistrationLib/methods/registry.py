@@ -18,7 +18,7 @@ import numpy as np
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.known_transform import KnownTransform
-from ..problem.parameters import METHODS, Parameters
+from ..problem.parameters import METHODS, STEERABLE, Parameters
 from ..problem.problem import Problem
 from ..problem.subject import Subject
 from ..support.errors import InputError
@@ -58,6 +58,11 @@ class Plan:
     unit_mm: float | None = None
     after: Parameters | None = None
     given: Parameters | None = None
+
+    @property
+    def steering(self) -> Parameters:
+        """The parameters by which FLASH is steered."""
+        return self.after or self.parameters
 
     def pose(self, fixed: Subject, **how: Any) -> Pose | None:
         """How a fixed image lies to the mean image that the plan knows; None if it knows none. ``how``: see pose()."""
@@ -118,6 +123,11 @@ class Estimated:
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
     method, refined = METHODS[parameters.method], parameters.method.endswith("+flash")
+    if parameters.steered and not refined and parameters.method not in STEERABLE:
+        raise InputError(
+            f"{parameters.steered}: the method {parameters.method} cannot be steered. Use {', '.join(STEERABLE)}, or "
+            f"let FLASH refine its result ({parameters.method}+flash, where there is one)."
+        )
     if not method.needs_model:
         for name, lacks in _OF_MODELS.items():
             if getattr(parameters, name):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..problem.parameters import Parameters
+from ..problem.parameters import STEERING, Parameters
 from ..support.errors import InputError
 from ..support.output_folder import whole_folder
 from ..support.tensors import read_tensors, write_tensors
@@ -61,7 +61,7 @@ _LATER = ("mean_image", "contrast", "posed", "noncommercial", "trained")
 _NONCOMMERCIAL = re.compile(r"\bNC\b|\bnon-?\s?commercial|\bnot for commercial|\bno commercial", re.IGNORECASE)
 CONTRASTS = ("any", "alike")
 # Settings of a registration that no model states.
-LEFT_OPEN = ("refinement", "bias_correction", "instance_steps", "network_voxels")
+LEFT_OPEN = ("refinement", "bias_correction", "instance_steps", "network_voxels", *STEERING)
 _MEAN_IMAGE = "mean image"  # its grays, among the weights
 
 

@@ -283,8 +283,10 @@ class _Geodesic:
         return self.sampler.at(table, x.reshape(1, -1, 1, 1, 3)).reshape(3, -1).T
 
 
-def _random_geodesic(rng: np.random.Generator, head: np.ndarray, largest_mm: float) -> tuple[_Geodesic, dict[str, Any]]:
-    """A geodesic whose largest displacement in the brain is `largest_mm` to a percent."""
+def _random_geodesic(
+    rng: np.random.Generator, head: np.ndarray, largest_mm: float, alpha: float = _ALPHA
+) -> tuple[_Geodesic, dict[str, Any]]:
+    """A geodesic whose largest displacement in the brain is `largest_mm` to a percent; ``alpha``: of the prior."""
     try:
         import torch
     except ImportError as error:
@@ -305,7 +307,7 @@ def _random_geodesic(rng: np.random.Generator, head: np.ndarray, largest_mm: flo
     lengths = domain.extent / _UNIT_MM
     modes = tuple(2 * round((_MODES * n / lengths.max() - 1) / 2) + 1 for n in lengths)
     band = Band(modes, tuple(map(float, lengths)))
-    shooting = Shooting(band, Metric(_ALPHA, _POWER), torch.float64)
+    shooting = Shooting(band, Metric(alpha, _POWER), torch.float64)
     # Where displacement and determinant are measured: a coarse lattice over the box of the brain.
     coarse = Lattice((30, 34, 28), (5.0,) * 3, (0.0,) * 3)
     index = np.moveaxis(np.indices(coarse.shape), 0, -1)
@@ -331,7 +333,7 @@ def _random_geodesic(rng: np.random.Generator, head: np.ndarray, largest_mm: flo
         raise ValueError(f"No geodesic of {largest_mm} mm is gentle enough. Choose a smaller largest displacement.")
     geodesic = _Geodesic(shooting, velocity, domain, _TABLE_MM)
     return geodesic, {
-        "alpha": _ALPHA,
+        "alpha": alpha,
         "power": _POWER,
         "modes": list(modes),
         "time_steps": geodesic.steps,

@@ -23,6 +23,7 @@ _SIMILARITIES = {
     "ssd": "Difference, same scanner and settings (SSD)",
     "mi": "Mutual information, different modalities (MI)",
 }
+_WEIGHTINGS = {"boundary": "Each alike (boundary)", "volume": "By its volume (volume)"}
 _INTEGRATORS = {
     "euler": "First order (Euler)",
     "multistep": "Second order, with the step before (multistep)",
@@ -53,6 +54,11 @@ _PRESET_TITLES = {
 ALIGNMENTS, SIMILARITIES, INTEGRATORS = tuple(_ALIGNMENTS), tuple(_SIMILARITIES), tuple(_INTEGRATORS)
 SEARCHES = tuple(_SEARCHES)
 MAPS, NORMALIZATIONS, PRESETS = tuple(_MAPS), tuple(_NORMALIZATIONS), tuple(_PRESET_TITLES)
+
+# Parameters of what steers besides the images, those that switch it on first, and the methods that it steers.
+_SWITCHES = ("landmark_weight", "label_weight", "rigid_labels", "volume_labels")
+STEERING = (*_SWITCHES, "landmark_trust_mm", "label_trust_mm", "label_weighting", "steering_labels")
+STEERABLE = ("flash", "lddmm")
 
 
 def _setting(
@@ -148,6 +154,60 @@ class Parameters:
     )
     symmetric: bool = _setting(
         False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer."
+    )
+    landmark_weight: float = _setting(
+        0.0,
+        "Weight of landmarks",
+        "How much the landmarks steer: 1 as they are trusted, 0 not at all, and their distances are only measured. A "
+        "landmark that the others contradict is set aside, and named.",
+        limits=(0.0, 1e3),
+    )
+    landmark_trust_mm: float = _setting(
+        0.0,
+        "Trust in landmarks",
+        "To within how many mm a landmark is placed (standard deviation along each axis), unless its file tells. 0 "
+        "lets it follow the size of the fixed object (2 mm for an adult's brain).",
+        unit="mm",
+        limits=(0.0, 100.0),
+    )
+    label_weight: float = _setting(
+        0.0,
+        "Weight of structures",
+        "How much structures that are drawn on both sides steer by their surfaces: 1 as they are trusted, 0 not at "
+        "all, and their overlap is only measured.",
+        limits=(0.0, 1e3),
+    )
+    label_trust_mm: float = _setting(
+        0.0,
+        "Trust in surfaces",
+        "To within how many mm the surface of a structure is drawn. 0 lets it follow the size of the fixed object "
+        "(1 mm for an adult's brain).",
+        unit="mm",
+        limits=(0.0, 100.0),
+    )
+    label_weighting: str = _setting(
+        "boundary",
+        "Structures count",
+        "Whether each structure counts alike, or by its volume.",
+        choices=_WEIGHTINGS,
+    )
+    steering_labels: tuple[int, ...] = _setting(
+        (),
+        "Structures that steer",
+        "Numbers of the labels that steer, such as 1, 4; all that both sides have if it is left empty.",
+        limits=(1, 2**31 - 1),
+    )
+    rigid_labels: tuple[int, ...] = _setting(
+        (),
+        "Rigid structures",
+        "Numbers of the fixed labels that may move and turn but not change their shape, such as bones.",
+        limits=(1, 2**31 - 1),
+    )
+    volume_labels: tuple[int, ...] = _setting(
+        (),
+        "Structures of constant volume",
+        "Numbers of the fixed labels that may change their shape but not their volume, such as a tumor.",
+        limits=(1, 2**31 - 1),
     )
     sigma: float = _setting(
         0.05,
@@ -263,6 +323,11 @@ class Parameters:
             raise ValueError(f"The method {self.method!r} needs a model: its name, its folder, or auto.")
         if self.window_low >= self.window_high:
             raise ValueError(f"window_low must lie below window_high, not {self.window_low} and {self.window_high}.")
+
+    @property
+    def steered(self) -> str:
+        """The first of the parameters by which something steers besides the images; "" without."""
+        return next((name for name in _SWITCHES if getattr(self, name)), "")
 
     @property
     def dense(self) -> bool:

@@ -13,7 +13,8 @@ from ..support.errors import InputError
 from .deformation import border_window
 from .parameters import Parameters
 from .resampling import blurred, linear
-from .subject import Subject
+from .steering import steering
+from .subject import Subject, object_voxels
 from .working import chosen_lengths, level_factors, level_modes, problem_grid
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..geodesics.band import Lattice, Metric
-    from ..geodesics.objective import Level, Pair, Settings
+    from ..geodesics.objective import Compared, Level, Pair, Settings
 
 # A voxel belongs to the object if this part of it does; no fraction that grids half a voxel apart give exactly, which
 # rounding would decide.
@@ -102,6 +103,7 @@ class Problem:
         fixed, moving: float32 on the working grid.
         fixed_mask, moving_mask: where they are compared; bool.
         fixed_view, moving_view: what may be looked at, 0..1; None for all.
+        steering: what steers besides the images.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Problem:
         self.moving = linear(moving.image, self.grid, affine, beyond(moving.image), device)
         self._compare_fixed(fixed)
         self._compare_moving(moving, fixed.image.name)
+        self.steering = steering(self, fixed, moving, parameters)
 
     def _compare_fixed(self, fixed: Subject) -> None:
         from ..imaging.intensities import dilated
@@ -187,6 +190,15 @@ class Problem:
         arrays = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view)
         return Pair(*map(tensor, arrays), self.lengths)
 
+    def compared(self, device: str = "cpu", stiffness: float = 1.0) -> Compared:
+        """The images, and what steers besides; what is to be kept times the stiffness."""
+        pair = self.pair(device)
+        if not self.steering:
+            return pair
+        from ..geodesics.objective import Part, Together
+
+        return Together((Part(pair, 1.0), *self.steering.parts(self, device, stiffness)))
+
     def window(self, device: str = "cpu") -> Callable[[Lattice], torch.Tensor]:
         """Lattice -> weights that let the velocity fade out over the margin."""
         return lambda lattice: border_window(lattice, self.lengths, self.margin_mm / self.unit_mm, device)
@@ -241,16 +253,15 @@ class Problem:
         return levels
 
 
-def object_voxels(fixed: Subject) -> np.ndarray:
-    """The foreground of the fixed image inside its mask."""
-    from ..imaging.intensities import foreground
+def energy_at_rest(problem: Problem, parameters: Parameters) -> float:
+    """The energy of the affine alone, at the first of the levels."""
+    import torch
 
-    inside = foreground(fixed.image)
-    if fixed.mask is not None:
-        inside = inside & fixed.inside
-        if not inside.any():
-            raise InputError(f"{fixed.mask.name}: covers only background. Draw it on the object.")
-    return inside
+    from ..geodesics.objective import Objective
+
+    level = problem.levels(parameters)[0]
+    zero = torch.zeros(problem.grid.ndim, *level.band.modes)
+    return Objective(problem.compared(), level, settings(parameters), problem.window(), zero).at_rest()
 
 
 def beyond(image: Volume) -> float:

@@ -212,6 +212,18 @@ def unlike_labels(fixed: Subject, moving: Subject) -> tuple[str, ...]:
     )
 
 
+def object_voxels(fixed: Subject) -> np.ndarray:
+    """The foreground of the fixed image inside its mask."""
+    from ..imaging.intensities import foreground
+
+    inside = foreground(fixed.image)
+    if fixed.mask is not None:
+        inside = inside & fixed.inside
+        if not inside.any():
+            raise InputError(f"{fixed.mask.name}: covers only background. Draw it on the object.")
+    return inside
+
+
 def _named(volume: Volume, name: str) -> Volume:
     return volume if volume.name else replace(volume, name=name.strip())
 

@@ -21,6 +21,7 @@ from ..support.torch_device import as_tensor, is_cuda
 from . import metrics as m
 from .agreement import agreement
 from .carried import FIXED_OBJECT, INSIDE, OBJECT, SEEN, Carried
+from .kept import kept_figures
 from .maps import Maps
 from .verdict import SMALLEST_LABEL_VOXELS
 from .voxelwise import determinant_statistics, portions, similarities
@@ -46,7 +47,8 @@ def measured(
     """
 
     def figures() -> dict[str, Any]:
-        return _figures(fixed, moving, carried, maps, problem)
+        found = _figures(fixed, moving, carried, maps, problem)
+        return {**found, **kept_figures(fixed, maps, maps.fixed_to_moving, parameters)}
 
     jobs = (figures, lambda: {"agreement": agreement(problem, parameters, maps.deformation)})
     # Each is a long row of short operations, of which a processor does one row as fast as several do; a GPU is one.
@@ -96,7 +98,8 @@ def _figures(fixed: Subject, moving: Subject, carried: Carried, maps: Maps, prob
     found["largest_displacement_mm"] = float((mapped - probes).square().sum(-1).amax().sqrt())
     found["overlap"] = _overlap(fixed, moving, carried.seen)
     found.update(_of_labels(fixed, moving, carried))
-    found.update(_of_landmarks(fixed, moving, forth, maps.deformation.affine, 0.02 * found["object_mm"]))
+    slack = 0.02 * found["object_mm"]
+    found.update(_of_landmarks(fixed, moving, forth, maps.deformation.affine, slack, problem.steering.wrong))
     return found
 
 
@@ -203,7 +206,9 @@ def _of_labels(fixed: Subject, moving: Subject, carried: Carried) -> dict[str, A
     return {"volume_change": m.volume_change(volumes, warped, smallest), **found}
 
 
-def _of_landmarks(fixed: Subject, moving: Subject, forth: Field, affine: np.ndarray, slack: float) -> dict[str, Any]:
+def _of_landmarks(
+    fixed: Subject, moving: Subject, forth: Field, affine: np.ndarray, slack: float, wrong: tuple[bool, ...]
+) -> dict[str, Any]:
     pairs = corresponding(fixed.landmarks, moving.landmarks)
     if pairs is None:
         return {}
@@ -221,5 +226,6 @@ def _of_landmarks(fixed: Subject, moving: Subject, forth: Field, affine: np.ndar
             "mean_before_mm": float(first.mean()),
             "mean_after_mm": float(after.mean()),
             "nearer_another": m.nearer_another(mapped, at_moving, slack),
+            **({"steered": [bool(each) for each in pairs.steers & ~np.array(wrong)]} if wrong else {}),
         }
     }

@@ -19,8 +19,17 @@ from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.known_transform import KnownTransform
 from ..problem.parameters import Parameters
-from ..problem.problem import Problem, comparable, object_voxels
-from ..problem.subject import Attached, Subject, check_dimensions, corresponding, subjects, unlike_labels
+from ..problem.problem import Problem, comparable, energy_at_rest
+from ..problem.steering import alignments, check_steering
+from ..problem.subject import (
+    Attached,
+    Subject,
+    check_dimensions,
+    corresponding,
+    object_voxels,
+    subjects,
+    unlike_labels,
+)
 from ..support.errors import InputError
 from ..support.memory import give_back_memory
 from ..support.torch_device import (
@@ -120,6 +129,7 @@ def _begun(
     # One image and at most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
+    check_steering(one, two, plan.steering)
     notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two), *chosen]
     device, why = chosen_device(device)
     run = _Run(one, two, plan, device, watch, list(dict.fromkeys([*notes, why] if why else notes)))
@@ -210,7 +220,9 @@ class _Run:
             self._note(*map(str, unlike_training(self.unlike)))
             watch.stop_if_cancelled()
         watch.phase("level", "Preparing the levels")
-        return self._computed(lambda device: self.plan.problem(fixed, moving, affine, device, pose, grid))
+        problem = self._computed(lambda device: self.plan.problem(fixed, moving, affine, device, pose, grid))
+        self._note(*problem.steering.notes)
+        return problem
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
         found = self._computed(
@@ -225,8 +237,27 @@ class _Run:
                 device=device,
             )
         )
-        self._note(*found.notes)
-        return found.matrix
+        maps = alignments(self.fixed, self.moving, self.plan.steering, threads)
+        if not maps:
+            self._note(*found.notes)
+            return found.matrix
+        best = self._agreeing(fixed, moving, {"images": found.matrix, **maps})
+        if best == "images":
+            self._note(*found.notes)
+            return found.matrix
+        self._note(f"The alignment is the {best}: it fits what steers, and the images, better than the images' own.")
+        return maps[best]
+
+    def _agreeing(self, fixed: Subject, moving: Subject, maps: Mapping[str, np.ndarray]) -> str:
+        """Of several alignments the one at which the energy, with all that steers, is least."""
+        energies = {}
+        for name, matrix in maps.items():
+            try:
+                problem = self.plan.problem(fixed, moving, matrix)
+            except InputError:  # nothing of the one image is seen in the other
+                continue
+            energies[name] = energy_at_rest(problem, self.plan.steering)
+        return min(energies, key=energies.__getitem__) if energies else "images"
 
     def estimated(self, problem: Problem, initial_velocity: Mapping[str, Any] | None) -> Estimated:
         """The map by the plan's method."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
-from ..problem.problem import object_voxels
 from ..problem.reading import read_subject
+from ..problem.subject import object_voxels
 from ..problem.working import problem_grid
 from ..registration.metrics import grid_points
 from ..registration.properties import (

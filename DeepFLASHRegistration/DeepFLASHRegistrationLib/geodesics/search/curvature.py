@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..band import Evaluator, Lattice, Upsampler
-from ..objective import Evaluation, Objective, upper
+from ..objective import Evaluation, Objective, Stiff, upper
 from ..sampling import Sampler
 
 # Part of each tensor that counts in all directions.
@@ -51,6 +51,8 @@ class Curvature:
         self._points = math.prod(lattice.shape)
         self._blocks = [_Blocks(objective, index, lattice) for index in range(len(objective.sides))]
         self._damping = None if objective.window is None else objective.window(lattice).to(like).square()
+        self._stiff = [objective.data_weight * side.weight for side in objective.sides if isinstance(side, Stiff)]
+        self._normals: Tensor | None = None
         # (d, d, *lattice.shape), always in the same place: products may be recorded.
         self._tensors: Tensor | None = None
 
@@ -61,13 +63,21 @@ class Curvature:
         if self._damping is not None:
             rows = rows * self._damping
         self._tensors = _full(rows, pairs, self._tensors)
+        if self._stiff:
+            scale = evaluation.normals.new_tensor(self._stiff).mul_(2).sqrt_()
+            normals = evaluation.normals.flatten(1) * scale[:, None]
+            self._normals = normals if self._normals is None else self._normals.copy_(normals)
         trace = sum(row for row, (i, j) in zip(rows, pairs, strict=True) if i == j)
         self.white = float(trace.sum()) / self._evaluate.band.ndim
 
     def product(self, change: Tensor, part: float = 1.0) -> Tensor:
-        """The curvature times a change of v0, (d, *modes); the dissimilarity's counts by ``part``."""
+        """The curvature times a change of v0, (d, *modes); the dissimilarity's counts by ``part``, but for what is
+        stiff, which is all but a square."""
         values = (self._tensors * self._evaluate(change)).sum(1)
-        return self.metric * change + (part * self._points) * self._evaluate.project(values)
+        found = self.metric * change + (part * self._points) * self._evaluate.project(values)
+        if self._normals is None:
+            return found
+        return found + (self._normals.t() @ (self._normals @ change.flatten())).view_as(found)
 
 
 class _Blocks:
@@ -75,7 +85,7 @@ class _Blocks:
 
     def __init__(self, objective: Objective, index: int, lattice: Lattice):
         self.side, self.lattice = objective.sides[index], lattice
-        self.weight = objective.data_weight / len(objective.sides)
+        self.weight = objective.data_weight * self.side.weight
         like, part = objective.like, self.side.cells
         # About as fine as the lattice; blocks that the box does not fill are left out.
         self.block = tuple(
