@@ -370,3 +370,36 @@ def test_points_without_a_position_go_from_kind_to_kind(tmp_path, source, target
     if target == ".mrk.json":
         controls = json.loads((tmp_path / f"c{target}").read_text())["markups"][0]["controlPoints"]
         assert [point["positionStatus"] for point in controls] == ["defined", "undefined", "defined"]
+
+
+@pytest.mark.parametrize("suffix", [".mrk.json", ".fcsv", ".csv"])
+def test_a_file_may_tell_how_far_each_landmark_is_trusted(tmp_path, suffix):
+    path = tmp_path / f"points{suffix}"
+    if suffix == ".csv":
+        path.write_text("x,y,z,label,trust_mm\n1,2,3,a,2.5\n4,5,6,b,\n7,8,9,c,inf\n")
+    else:
+        write_points(path, np.arange(9.0).reshape(3, 3), ["a", "b", "c"])
+        text = path.read_text()
+        if suffix == ".fcsv":
+            rows = text.splitlines()
+            for row, told in ((3, "trust 2.5 mm"), (5, "a bad one, Trust = inf")):
+                cells = rows[row].split(",")
+                cells[12] = f'"{told}"'
+                rows[row] = ",".join(cells)
+            path.write_text("\n".join(rows) + "\n")
+        else:
+            content = json.loads(text)
+            points = content["markups"][0]["controlPoints"]
+            points[0]["description"], points[2]["description"] = "trust 2.5 mm", "a bad one, Trust = inf"
+            path.write_text(json.dumps(content))
+    trust = read_landmarks(path).trust
+    assert trust[0] == 2.5
+    assert np.isnan(trust[1])
+    assert np.isinf(trust[2])
+
+
+def test_a_trust_of_nothing_is_refused(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("x,y,z,trust\n1,2,3,0\n")
+    with pytest.raises(InputError, match="above 0"):
+        read_landmarks(path)

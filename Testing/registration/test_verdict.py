@@ -96,6 +96,9 @@ CASES = [
     ({"border_hits": 0.3, "cut": {"what": "labels", "part": 0.2}}, "check", "20 % of the labels are outside"),
     ({"border_hits": 0.3, "cut": {"what": "labels", "part": 0.04}}, "good", ""),
     ({"volume_change": {4: 150.0, 5: -50.0}}, "good", ""),
+    ({"kept": {"6": {"kind": "rigid", "mean_percent": 0.1, "p95_percent": 0.3}}}, "good", ""),
+    ({"kept": {"6": {"kind": "rigid", "mean_percent": 0.5, "p95_percent": 1.2}}}, "check", "label 6 (+1.2 %)"),
+    ({"kept": {"4": {"kind": "volume", "percent": -8.0}}}, "failed", "label 4 (-8 %)"),
     ({"volume_change": {4: 250.0, 5: -100.0, 6: 3.0}}, "check", "label 5 (vanished), label 4 (+250 %)"),
     ({"landmarks": {"before_mm": [4.0], "after_mm": [2.0], "nearer_another": 0.0}}, "good", ""),
     ({"landmarks": {"before_mm": [0.1], "after_mm": [0.2]}}, "good", ""),
@@ -189,6 +192,9 @@ def test_labels_and_landmarks_weigh_more_than_intensities():
     assert "Labels or landmarks speak against it" in str(found.reasons[0])
     assert verdict(changed(agreement=agreeing(0.1), **good)).level == "good"
     assert verdict(changed(mean_dice_before=0.05, mean_dice_after=0.1)).level == "failed"
+    # What steered is no evidence.
+    assert verdict(changed(**bad, **good, steered=["labels"])).level == "failed"
+    assert verdict(changed(**bad, **good, steered=["landmarks"])).level == "check"
     # Volumes of labels alone say nothing about where they lie.
     assert verdict(changed(**bad, volume_change={4: 1.0})).level == "failed"
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..support.errors import InputError
 
 _SHOWN = 8
+_TRUST = re.compile(r"\btrust\s*[:=]?\s*(\d+(?:[.,]\d+)?|inf)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,19 @@ class Pairs:
     def steers(self) -> np.ndarray:
         """(N,) whether each may steer, and is not only to be measured."""
         return ~np.isinf(self.trust)
+
+
+def told_trust(description: str) -> float:
+    """To within how many mm a description says that a landmark is placed ("trust 3 mm", "trust = inf"); else NaN."""
+    found = _TRUST.search(description)
+    return checked_trust(float(found.group(1).replace(",", "."))) if found else float("nan")
+
+
+def checked_trust(value: float) -> float:
+    """A trust in mm that is above 0, or NaN."""
+    if value <= 0:
+        raise InputError(f"says that a landmark is trusted to {value:g} mm. Give a number above 0, or inf.")
+    return value
 
 
 def paired(fixed: Landmarks, moving: Landmarks) -> Pairs:

@@ -49,7 +49,8 @@ def read_landmarks(path: str | os.PathLike) -> Landmarks:
     path = Path(path)
     file = _parse(path)
     positions = file.points * TO_LPS[file.space][: file.points.shape[1]]
-    return Landmarks(positions, tuple(file.labels), str(path), tuple(f"{path}: {note}" for note in file.notes))
+    notes = tuple(f"{path}: {note}" for note in file.notes)
+    return Landmarks(positions, tuple(file.labels), str(path), notes, file.trust)
 
 
 def write_points(

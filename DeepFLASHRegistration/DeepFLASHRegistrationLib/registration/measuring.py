@@ -48,7 +48,13 @@ def measured(
 
     def figures() -> dict[str, Any]:
         found = _figures(fixed, moving, carried, maps, problem)
-        return {**found, **kept_figures(fixed, maps, maps.fixed_to_moving, parameters)}
+        steered = [
+            name
+            for name, by in (("landmarks", "landmark_weight"), ("labels", "label_weight"))
+            if getattr(parameters, by)
+        ]
+        kept = kept_figures(fixed, maps, maps.fixed_to_moving, parameters)
+        return {**found, **kept, **({"steered": steered} if steered else {})}
 
     jobs = (figures, lambda: {"agreement": agreement(problem, parameters, maps.deformation)})
     # Each is a long row of short operations, of which a processor does one row as fast as several do; a GPU is one.

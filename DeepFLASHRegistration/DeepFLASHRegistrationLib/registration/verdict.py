@@ -52,6 +52,9 @@ LANDMARK_SLACK_VOXELS = 0.25
 LANDMARK_ERROR = Limits(0.08, 0.25)
 # Fraction of landmarks that end at another's partner: above.
 LANDMARKS_MISPAIRED = Limits(0.0, 0.3)
+# Of a structure that was to be kept, in percent: change of distances within it (all but 5 % of them), and of its
+# volume: above.
+KEPT_SHAPE, KEPT_VOLUME = Limits(0.5, 2.0), Limits(1.0, 5.0)
 # Loss of mean Dice: above.
 MEAN_DICE_LOSS = Limits(0.005, 0.02)
 # Mean Dice afterwards: below.
@@ -78,6 +81,7 @@ FINDINGS: dict[str, tuple[str, ...]] = {
     "mean-dice": ("met", "lost", "low"),
     "label-dice": ("met", "lost"),
     "volume-change": ("met", "large"),
+    "kept": ("met", "changed"),
     "training-data": ("other-fixed-image", "other-moving-image", "other-size", "energy-left", "dropped"),
 }
 # Found of any of them: there is no figure, or it is no finite number.
@@ -152,7 +156,7 @@ def verdict(metrics: Mapping[str, Any], cancelled: bool = False) -> Verdict:
 
     Every criterion that the metrics allow is judged. voxel_mm (edge of a fixed voxel, geometric mean, default 1) and
     ndim (default 3) among the metrics turn millimeters into voxels. Labels and landmarks weigh more than intensities:
-    where they find the result good, what intensities find is one level less grave.
+    where they find the result good, and did not steer it, what intensities find is one level less grave.
     """
     measure = _Measure(metrics)
     evidence = _given(
@@ -164,7 +168,9 @@ def verdict(metrics: Mapping[str, Any], cancelled: bool = False) -> Verdict:
     )
     intensities = _given(_similarity(metrics), _mirror(metrics), _overlap(metrics), _pose(metrics))
     shown = {c.code: c.level for c in evidence}
-    if any(code in shown for code in ("landmarks", "mean-dice")) and set(shown.values()) == {"good"}:
+    steered = metrics.get("steered") or ()
+    independent = [code for code, by in (("landmarks", "landmarks"), ("mean-dice", "labels")) if by not in steered]
+    if any(code in shown for code in independent) and set(shown.values()) == {"good"}:
         intensities = [_lighter(c) for c in intensities]
     found = _given(
         _completion(cancelled),
@@ -175,6 +181,7 @@ def verdict(metrics: Mapping[str, Any], cancelled: bool = False) -> Verdict:
         _inverse_error(metrics, measure),
         _field_of_view(metrics),
         *evidence,
+        *_given(_kept(metrics)),
         *unlike_training(metrics.get("unusual") or ()),
     )
     return Verdict(found)
@@ -309,6 +316,24 @@ def _volume_change(metrics: Mapping[str, Any]) -> Criterion | None:
     labels = [{"label": label, "percent": changes[label]} for label in outliers]
     level = "check" if outliers else "good"
     return Criterion("volume-change", level, finding, {"labels": labels}, {"factor": most})
+
+
+def _kept(metrics: Mapping[str, Any]) -> Criterion | None:
+    kept, code = metrics.get("kept"), "kept"
+    if not kept:
+        return None
+    levels, labels = [], []
+    for label, found in kept.items():
+        rigid = found["kind"] == "rigid"
+        percent = found["p95_percent"] if rigid else found["percent"]
+        if not math.isfinite(percent):
+            return _unmeasured(code, percent)
+        levels.append(_level(abs(percent), KEPT_SHAPE if rigid else KEPT_VOLUME))
+        if levels[-1] != "good":
+            labels.append({"label": int(label), "percent": percent})
+    limits = {"shape": KEPT_SHAPE.check, "volume": KEPT_VOLUME.check}
+    level = max(levels, key=LEVELS.index)
+    return Criterion(code, level, "met" if level == "good" else "changed", {"labels": labels}, limits)
 
 
 def _landmarks(metrics: Mapping[str, Any], voxel: _Measure) -> Criterion | None:

@@ -53,7 +53,8 @@ def limits(criterion: Criterion, _: Translator = english) -> str:
 
 def change(percent: float, _: Translator = english) -> str:
     """A volume change."""
-    return _("vanished") if percent <= -100.0 else filled("{:+.0f} %", percent)
+    digits = "{:+.0f} %" if abs(percent) >= 10 else "{:+.2g} %"
+    return _("vanished") if percent <= -100.0 else filled(digits, percent)
 
 
 def _listed(labels: list[Mapping[str, Any]], _: Translator) -> str:
@@ -96,6 +97,7 @@ _TITLES = {
     "mean-dice": lambda _: _("Mean Dice"),
     "label-dice": lambda _: _("Dice per label"),
     "volume-change": lambda _: _("Volume change"),
+    "kept": lambda _: _("Kept structures"),
     "training-data": lambda _: _("Training data"),
 }
 
@@ -245,6 +247,11 @@ _SENTENCES = {
         "The volume changed by more than a factor of {factor:g}: {labels}. Disease can do that, and so can a wrong "
         "match."
     ),
+    ("kept", "met"): lambda _: _("What was to stay rigid, or to keep its volume, did."),
+    ("kept", "changed"): lambda _: _(
+        "Structures that were to stay rigid, or to keep their volume, changed: {labels}. More iterations, or less that "
+        "contradicts it, let them be kept."
+    ),
     ("training-data", "other-fixed-image"): lambda _: _(
         "The fixed image does not look like those that the model {model} was trained on: it agrees with their mean to "
         "{agreement:.2f}, where they do to {usual:.2f} on average. Use a model for such images, or the method flash."
@@ -288,4 +295,5 @@ _LIMITS = {
     ),
     "label-dice": lambda _: _("loss ≤ {loss:g} each"),
     "volume-change": lambda _: _("factor ≤ {factor:g} per label"),
+    "kept": lambda _: _("distances within {shape:g} %, volumes within {volume:g} %"),
 }

@@ -24,6 +24,7 @@ from .tables import (
     collapsible,
     duration,
     escaped,
+    kept_section,
     label_section,
     landmark_section,
     metric_rows,
@@ -100,8 +101,10 @@ def render(result: Result, fixed: Subject, moving: Subject, files: Collection[st
         _charts(result, shown),
         label_section(metrics.get("dice"), metrics.get("volume_change"), result.fixed_grid.ndim),
         landmark_section(metrics.get("landmarks")),
+        kept_section(metrics.get("kept")),
         collapsible(
-            "All metrics", table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks", "unusual")))
+            "All metrics",
+            table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks", "kept", "unusual"))),
         ),
         collapsible("Parameters", parameter_table(result.parameters)),
         collapsible("Provenance and timings", provenance(result, fixed.image, moving.image)),

@@ -110,13 +110,33 @@ def landmark_section(landmarks: Mapping | None) -> str:
     if not landmarks or not len(landmarks["after_mm"]):
         return ""
     pairs = list(zip(landmarks["before_mm"], landmarks["after_mm"]))
+    names = landmarks.get("names") or [""] * len(pairs)
+    steered = landmarks.get("steered")
+    told = [""] * len(pairs) if steered is None else [f"<td>{'yes' if each else 'no'}</td>" for each in steered]
     rows = "".join(
-        f'<tr><th scope="row">{i}</th><td>{_figure(b, ".2f")}</td><td>{_figure(a, ".2f")}</td></tr>'
-        for i, (b, a) in enumerate(pairs, 1)
+        f'<tr><th scope="row">{escaped(name) or i}</th><td>{_figure(b, ".2f")}</td><td>{_figure(a, ".2f")}</td>{by}</tr>'
+        for i, ((b, a), name, by) in enumerate(zip(pairs, names, told), 1)
     )
-    head = "<thead><tr><th>Pair</th><th>Before, mm</th><th>After, mm</th></tr></thead>"
+    more = "" if steered is None else "<th>Steered</th>"
+    head = f"<thead><tr><th>Pair</th><th>Before, mm</th><th>After, mm</th>{more}</tr></thead>"
     table = f'<table class="numbers">{head}{rows}</table>'
     return collapsible(f"Landmarks ({len(pairs)})", table, opened=len(pairs) <= 12)
+
+
+def kept_section(kept: Mapping | None) -> str:
+    """What became of structures that were to be kept, as the metric "kept" has it; empty without."""
+    if not kept:
+        return ""
+    rows = [
+        (
+            f"Label {label}",
+            f"distances changed by {found['mean_percent']:.2f} % on average, {found['p95_percent']:.2f} % at most in 95 %"
+            if found["kind"] == "rigid"
+            else f"volume changed by {found['percent']:+.2f} %",
+        )
+        for label, found in kept.items()
+    ]
+    return collapsible(f"Kept structures ({len(rows)})", table_of(rows), opened=True)
 
 
 def metric_rows(values: Mapping[str, Any], skip: Sequence[str] = ()) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import slicer
 
 from ..imaging.grid import Grid
-from ..imaging.landmarks import Landmarks
+from ..imaging.landmarks import Landmarks, told_trust
 from ..imaging.volume import Volume, checked_image
 from ..support.errors import InputError
 from .arrays import arrayFromImage
@@ -64,7 +64,8 @@ def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) ->
 
 
 def landmarksFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) -> Landmarks:
-    """All control points of a markups node by name; those that were never placed have no position (NaN).
+    """All control points of a markups node by name; those that were never placed have no position (NaN), and one whose
+    description says "trust 3 mm" is trusted so far.
 
     Args, Raises: as for pointsFromNode.
     """
@@ -84,4 +85,5 @@ def landmarksFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None)
         points = grid.project(points)
     points[~np.array(placed)] = np.nan
     names = tuple(node.GetNthControlPointLabel(index) for index in range(count))
-    return Landmarks(points, names, node.GetName())
+    trust = [told_trust(node.GetNthControlPointDescription(index)) for index in range(count)]
+    return Landmarks(points, names, node.GetName(), (), np.array(trust))

@@ -7,6 +7,7 @@ import csv
 
 import numpy as np
 
+from ..landmarks import told_trust
 from .point_file import PointFile, known_space, line_of, number_text
 
 _COLUMNS = ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatedNodeID"]
@@ -34,7 +35,9 @@ def read(text: str) -> PointFile:
     unplaced = [len(row) > status and row[status].strip() not in ("", _DEFINED) for _, row in rows]
     points[np.array(unplaced, dtype=bool)] = np.nan
     labels = [row[label] if label is not None and label < len(row) else "" for _, row in rows]
-    return PointFile(points, labels, space, (lines, rows, where, label))
+    told = columns.index("desc") if "desc" in columns else len(columns)
+    trust = [told_trust(row[told]) if told < len(row) else float("nan") for _, row in rows]
+    return PointFile(points, labels, space, (lines, rows, where, label), (), trust)
 
 
 def write(file: PointFile, points: np.ndarray, labels: list[str] | None) -> str:

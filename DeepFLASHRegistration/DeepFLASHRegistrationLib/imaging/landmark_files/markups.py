@@ -9,6 +9,7 @@ import json
 import numpy as np
 
 from ...support.errors import InputError
+from ..landmarks import told_trust
 from .point_file import PointFile, known_space
 
 _SCHEMA = (
@@ -20,7 +21,7 @@ _SCHEMA = (
 def read(text: str) -> PointFile:
     """Parses a file; points whose status is not "defined" have no position."""
     content = json.loads(text)
-    points, labels, spaces = [], [], []
+    points, labels, spaces, trust = [], [], [], []
     for markup in content["markups"]:
         space = markup.get("coordinateSystem", "LPS")
         if not isinstance(space, str):
@@ -31,9 +32,10 @@ def read(text: str) -> PointFile:
         for point in markup.get("controlPoints", []):
             points.append(_position(point))
             labels.append(str(point.get("label", "")))
+            trust.append(told_trust(str(point.get("description", ""))))
     if len(set(spaces)) > 1:
         raise InputError("its markups are in different coordinate systems. Save them in one.")
-    return PointFile(np.array(points).reshape(-1, 3), labels, spaces[0] if spaces else "LPS", content)
+    return PointFile(np.array(points).reshape(-1, 3), labels, spaces[0] if spaces else "LPS", content, (), trust)
 
 
 def _position(point: dict) -> np.ndarray:

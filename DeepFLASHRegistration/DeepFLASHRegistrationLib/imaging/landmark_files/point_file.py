@@ -25,6 +25,7 @@ class PointFile:
         space: "LPS" or "RAS", how they are stored.
         content: what the format's writer needs to keep everything else.
         notes: what had to be guessed.
+        trust: n numbers of mm, to within which each is placed; NaN where the file does not tell.
     """
 
     points: np.ndarray
@@ -32,6 +33,7 @@ class PointFile:
     space: str
     content: Any
     notes: tuple[str, ...] = ()
+    trust: list[float] | None = None
 
     @property
     def placed(self) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...support.errors import InputError
+from ..landmarks import checked_trust
 from . import stated_space
 from .point_file import PointFile, line_of, number_text
 
@@ -66,6 +67,8 @@ def read(text: str, kind: str) -> PointFile:
     the first is x if some of it has a fraction and the fourth is whole, all different or all the same. Else nobody
     knows: refused.
 
+    A column "trust" tells to within how many mm each is placed.
+
     The coordinate system is what a comment ("# CoordinateSystem = RAS"), a column "space" or "system", or the names of
     the columns state (r, a, s; x_ras, y_ras, z_ras), which must not contradict each other; else LPS.
 
@@ -97,11 +100,15 @@ def read(text: str, kind: str) -> PointFile:
     if defined is not None:
         values[[row[defined].strip().lower() in ("0", "false") for row in cells]] = np.nan
     labels = [row[label].strip() if label is not None and label < len(row) else "" for row in cells]
+    trust = None
+    if header and "trust" in header:
+        column = header.index("trust")
+        trust = [checked_trust(_number(row[column])) if column < len(row) else float("nan") for row in cells]
     comma = any(_DECIMAL_COMMA.fullmatch(row[i].strip()) for row in cells for i in where)
     before = [_Row(line, []) for line in lines[:start]]
     guessed = header is None and label == 0 and all(_is_number(row[0]) for row in cells)
     table = _Table(before + rows, where, label, delimiter, comma)
-    return PointFile(values, labels, space, table, (_GUESSED,) if guessed else ())
+    return PointFile(values, labels, space, table, (_GUESSED,) if guessed else (), trust)
 
 
 def write(file: PointFile, points: np.ndarray, labels: list[str] | None) -> str:
