@@ -41,6 +41,11 @@ def open_folder(path: Path) -> StoredImage:
     Raises:
         InputError: no DICOM image, several, or one that is damaged, incomplete, or lies nowhere.
     """
+    return _stored(path, *stacks_in(path))
+
+
+def stacks_in(path: Path) -> tuple[list[Stack], list[Stack], list[str]]:
+    """The volumes of the one image in a folder, what lies beside it, and notes; InputError as for `open_folder`."""
     slices = _slices_in(path)
     if not slices:
         raise InputError(f"{path}: holds no DICOM series. Pass an image file, or the folder that holds the slices.")
@@ -48,7 +53,7 @@ def open_folder(path: Path) -> StoredImage:
     chosen, left_out = _main(groups)
     if chosen is None:
         raise InputError(_which(path, groups))
-    return _stored(path, chosen, left_out, [])
+    return chosen, left_out, []
 
 
 def open_file(path: Path) -> StoredImage | None:
@@ -57,6 +62,12 @@ def open_file(path: Path) -> StoredImage | None:
     Raises:
         InputError: no image in it, or one that is damaged, incomplete, or lies nowhere.
     """
+    found = stacks_of_file(path)
+    return None if found is None else _stored(path, *found)
+
+
+def stacks_of_file(path: Path) -> tuple[list[Stack], list[Stack], list[str]] | None:
+    """As `stacks_in`, of what a file belongs to; None if it is no DICOM. InputError as for `open_file`."""
     own = _slices_of(path)
     if own is None:
         return None
@@ -78,7 +89,7 @@ def open_file(path: Path) -> StoredImage | None:
     if others:
         notes.append(f"read with the other {others} files of its DICOM series")
     left_out = [stack for group in groups for stack in group if stack not in ours[0]]
-    return _stored(path, ours[0], left_out, notes)
+    return ours[0], left_out, notes
 
 
 def _slices_of(file: Path) -> list[Slice] | None:

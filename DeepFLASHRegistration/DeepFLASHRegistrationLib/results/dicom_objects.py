@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A result as DICOM objects beside the series that it was computed from: registrations, and what was carried."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..imaging.dicom.registrations import deformable_registration, spatial_registration, write_object
+from ..imaging.dicom.series import Series, read_series
+from ..imaging.grid import Grid
+from ..problem.spatial_map import SpatialMap
+from ..support.errors import InputError
+from ..support.output_folder import check_output, whole_folder
+from ..support.torch_device import resolve_device, torch_threads
+from .bare_transform import Field
+from .velocity import SUMMARY, load_result
+from .written_maps import WrittenMaps
+
+ALIGNMENT, DEFORMATION, SEGMENTATION = "alignment.dcm", "deformation.dcm", "segmentation.dcm"
+FILES = (ALIGNMENT, DEFORMATION, SEGMENTATION)
+# Of a lattice, in voxels of the fixed image: by how much what is interpolated may differ from the map, what is aimed
+# at, and the edge of the first and of the finest lattice's cells.
+_ALLOWED, _AIM, _COARSEST, _FINEST = 0.1, 0.08, 8.0, 0.5
+_RESTS = 1e-3  # mm; a map that differs less from its affine is one
+_SLAB = 1 << 22  # voxels that are compared together
+
+
+def write_dicom(
+    result: str | os.PathLike,
+    fixed: str | os.PathLike,
+    moving: str | os.PathLike,
+    folder: str | os.PathLike,
+    labels: str | os.PathLike | None = None,
+    *,
+    force: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+) -> list[str]:
+    """Writes the DICOM objects of a result into a folder.
+
+    They are: alignment.dcm, a Spatial Registration of the linear part; deformation.dcm, a Deformable Spatial
+    Registration of the whole map, unless it is linear; segmentation.dcm, with labels.
+
+    Args:
+        result: folder written by save_result.
+        fixed, moving: folders of the DICOM series that were registered, or files of them.
+        labels: label map or segmentation of the moving image, to be carried to the fixed one.
+        force: replace such files in the folder.
+        device, threads: as in register().
+
+    Returns:
+        What was noticed.
+
+    Raises:
+        InputError: a file cannot be used, does not belong to the result, or a package is missing; nothing is written.
+    """
+    check_output(folder, FILES, force)
+    saved = load_result(result)
+    one, two = read_series(fixed), read_series(moving)
+    for series, grid, side in ((one, saved.fixed_grid, "fixed"), (two, saved.moving_grid, "moving")):
+        _check_image(series, grid, side, result)
+    notes = [*_judged(Path(result)), *_patients(one, two)]
+    with torch_threads(threads), whole_folder(folder, FILES, force) as temporary:
+        deformation = saved.deformation.on(resolve_device(device))
+        affine = saved.deformation.affine
+        write_object(temporary / ALIGNMENT, spatial_registration(one, two, np.linalg.inv(affine)))
+        if moves(deformation, one.grid, affine):
+            lattice, vectors, apart = lattice_of(deformation, one.grid)
+            write_object(temporary / DEFORMATION, deformable_registration(one, two, lattice, vectors))
+            edges = " x ".join(f"{edge:.3g}" for edge in lattice.spacing[::-1])
+            notes.append(
+                f"{DEFORMATION}: its lattice has cells of {edges} mm; between its points the map differs by at most "
+                f"{apart:.2g} mm from that of the result within the fixed image"
+            )
+        else:
+            notes.append(f"the map is linear: {ALIGNMENT} is all of it, and there is no {DEFORMATION}")
+    return notes
+
+
+def moves(deformation: SpatialMap | WrittenMaps, grid: Grid, affine: np.ndarray) -> bool:
+    """Whether a map is more than its affine within an image."""
+    thin = grid.resampled(factor=np.maximum(1, np.array(grid.shape) // 32))
+    points = thin.index_to_physical(np.moveaxis(np.indices(thin.shape), 0, -1).reshape(-1, 3))
+    to = deformation.points(points, "fixed_to_moving")
+    return bool(np.abs(points @ affine[:3, :3].T + affine[:3, 3] - to).max() > _RESTS)
+
+
+def lattice_of(deformation: SpatialMap | WrittenMaps, grid: Grid) -> tuple[Grid, np.ndarray, float]:
+    """A map on a lattice along the patient's axes over an image, as coarse as it may be for what is interpolated
+    linearly to differ by no more than a tenth of a voxel from the map.
+
+    Args:
+        deformation: the map.
+        grid: of the fixed image.
+
+    Returns:
+        The lattice, whose axes are z, y, x; displacements (*lattice.shape, 3), LPS mm, fixed -> moving; and by how many
+        mm what is interpolated differs at most from the map at the image's voxels.
+    """
+    voxel = float(grid.spacing.min())
+    edge = _COARSEST * voxel
+    while True:
+        lattice = _over(grid, edge)
+        vectors = np.asarray(deformation.displacement(lattice, "fixed_to_moving"))
+        field = Field(lattice, vectors, "")
+        between = _between(lattice)
+        off = _apart(field, between, deformation.displacement(between, "fixed_to_moving"), grid)
+        if off[0] <= _AIM or edge <= _FINEST * voxel:
+            off = np.max([off, *_at_voxels(field, deformation, grid)], axis=0)
+            if off[0] <= _ALLOWED or edge <= _FINEST * voxel:
+                return lattice, vectors, float(off[1])
+        # What lines fall short of grows with the square of their length.
+        edge = max(edge * np.clip((_AIM / off[0]) ** 0.5, 0.3, 0.85), _FINEST * voxel)
+
+
+def _over(grid: Grid, edge: float) -> Grid:
+    """A lattice of cells of about that edge in mm over the field of view of a grid, with its axes z, y, x."""
+    ends = grid.padded(1).corners()  # a voxel beyond, since rounding decides what lies on a border
+    low, high = ends.min(0)[::-1], ends.max(0)[::-1]
+    cells = np.ceil((high - low) / edge).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = np.fliplr(np.eye(3)) * ((high - low) / cells)
+    affine[:3, 3] = low[::-1]
+    return Grid(tuple(cells + 1), affine)
+
+
+def _between(lattice: Grid) -> Grid:
+    """The middles of its cells, where what is interpolated is farthest from what is smooth."""
+    affine = lattice.affine.copy()
+    affine[:3, 3] = lattice.index_to_physical(np.full(3, 0.5))
+    return Grid(tuple(n - 1 for n in lattice.shape), affine)
+
+
+def _at_voxels(field: Field, deformation: SpatialMap | WrittenMaps, grid: Grid) -> Iterator[np.ndarray]:
+    """As `_apart`, of the voxels of the image, some slices at a time."""
+    if isinstance(deformation, SpatialMap):
+        exact = deformation.field(grid, "fixed_to_moving")
+    else:
+        exact = deformation.displacement(grid, "fixed_to_moving")
+    rows = max(1, _SLAB * grid.shape[0] // grid.size)
+    for start in range(0, grid.shape[0], rows):
+        part = exact[start : start + rows]
+        affine = grid.affine.copy()
+        affine[:3, 3] = grid.index_to_physical(np.array([start, 0, 0]))
+        yield _apart(field, Grid(part.shape[:3], affine), part, grid)
+
+
+def _apart(field: Field, where: Grid, exact: np.ndarray, image: Grid) -> np.ndarray:
+    """By how much a field differs at most from the map at those points of a grid that lie in an image: in its voxels,
+    along whichever axis, and in mm."""
+    points = where.index_to_physical(np.moveaxis(np.indices(where.shape), 0, -1).reshape(-1, 3))
+    inside = image.contains(points)
+    if not inside.any():
+        return np.zeros(2)
+    points = points[inside]
+    off = field.points(points, "fixed_to_moving") - points - np.asarray(exact).reshape(-1, 3)[inside]
+    return np.array([np.abs(off @ image.direction / image.spacing).max(), np.linalg.norm(off, axis=1).max()])
+
+
+def _check_image(series: Series, grid: Grid, side: str, result: str | os.PathLike) -> None:
+    """InputError unless a series is what was registered, or what that was converted from."""
+    if grid.ndim != 3:
+        raise InputError(f"{result}: is of two dimensions, which registrations in DICOM are not. Register volumes.")
+    frame = grid.frame_of_reference
+    if frame and frame != series.frame_of_reference:
+        raise InputError(
+            f"{series.path}: lies in the frame of reference {series.frame_of_reference}, but the {side} image of "
+            f"{result} in {frame}. Pass the series that was registered."
+        )
+    own, other = series.grid.corners(), grid.corners()
+    apart = np.linalg.norm(own[:, None] - other[None], axis=-1)
+    if max(apart.min(0).max(), apart.min(1).max()) > 0.5 * float(grid.spacing.min()):
+        raise InputError(
+            f"{series.path}: covers another box than the {side} image of {result} (their corners lie up to "
+            f"{apart.min(1).max():.3g} mm apart). Pass the series that was registered, or register it again."
+        )
+
+
+def _judged(result: Path) -> list[str]:
+    """A note where the verdict on a result is not good."""
+    try:
+        verdict = json.loads((result / SUMMARY).read_text(encoding="utf-8"))["verdict"]
+        level = str(verdict["level"])
+    except (OSError, LookupError, TypeError, ValueError):
+        return [f"{result}: holds no verdict ({SUMMARY} is missing); look at the registration before you use it"]
+    if level == "good":
+        return []
+    return [f"{result}: was judged {level}; look at its report before you send this to an archive"]
+
+
+def _patients(fixed: Series, moving: Series) -> list[str]:
+    one, two = (str(series.header.get("PatientID") or "") for series in (fixed, moving))
+    if one == two:
+        return []
+    named = " and ".join(each or "one without ID" for each in (one, two))
+    return [f"the images are of different patients ({named}); the objects are the first one's"]
