@@ -13,9 +13,16 @@ import pydicom
 import pytest
 import registration_pairs as pairs
 from DeepFLASHRegistrationLib.commands import main as cli
+from DeepFLASHRegistrationLib.imaging import io
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_grid, read_volume
 from DeepFLASHRegistrationLib.imaging.points import read_points, write_points
+from DeepFLASHRegistrationLib.imaging.segmentation import (
+    Segment,
+    Segmentation,
+    read_segmentation,
+    write_segmentation,
+)
 from DeepFLASHRegistrationLib.imaging.transforms import write_affine
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.results.dicom_objects import lattice_of, write_dicom
@@ -306,3 +313,68 @@ def test_the_objects_of_other_images_are_refused(study, tmp_path) -> None:
         out = ["-o", str(tmp_path / "x.nii.gz"), "--reference", str(study.fixed), "--threads", "1"]
         assert cli.main(["apply", str(path), str(other), *out]) == 2
         assert not (tmp_path / "x.nii.gz").exists()
+
+
+def draw(study: Study, path: Path) -> Path:
+    """Parts of the moving object, and all of it in a layer of its own."""
+    moving = read_grid(study.moving)
+    back = np.linalg.inv(AFFINE)
+    own = pairs.places(moving) @ back[:3, :3].T + back[:3, 3]
+    labels = pairs.parts(own)
+    layers = [Volume(moving, np.where(labels == 1, 0, labels)), Volume(moving, (labels > 0).astype(np.int32))]
+    segments = [Segment(f"s{n}", f"part {n}", (0.2 * n, 0, 0), 0, n) for n in (2, 3, 4)]
+    write_segmentation(path, Segmentation(tuple(layers), (*segments, Segment("b", "body", layer=1, label=1))))
+    return path
+
+
+def test_labels_go_along_as_a_segmentation_on_the_fixed_series(study, tmp_path) -> None:
+    pytest.importorskip("highdicom")
+    labels = draw(study, tmp_path / "m.seg.nrrd")
+    pair = ["--fixed", str(study.fixed), "--moving", str(study.moving), "--moving-labels", str(labels)]
+    assert cli.main(["dicom", str(study.result), *pair, "-o", str(tmp_path / "o"), "--threads", "1"]) == 0
+    assert sorted(f.name for f in (tmp_path / "o").iterdir()) == [
+        "alignment.dcm", "deformation.dcm", "segmentation.dcm",
+    ]  # fmt: skip
+    assert cli.main(["apply", str(study.result), str(labels), "-o", str(tmp_path / "exact.seg.nrrd")]) == 0
+    exact, found = read_segmentation(tmp_path / "exact.seg.nrrd"), read_segmentation(tmp_path / "o/segmentation.dcm")
+    assert [segment.name for segment in found.segments] == ["part 2", "part 3", "part 4", "body"]
+    for one, two in zip(exact.segments, found.segments, strict=True):
+        wanted = np.argwhere(exact.layers[one.layer].data == one.label)
+        points = found.grid.index_to_physical(np.argwhere(found.layers[two.layer].data == two.label))
+        assert np.array_equal(np.unique(np.rint(exact.grid.physical_to_index(points)), axis=0), wanted)
+        assert len(wanted) > 50
+
+
+def test_a_dicom_segmentation_is_carried_with_its_names(study, tmp_path) -> None:
+    """As labels of a registration, and by deepflash apply into either kind of file."""
+    pytest.importorskip("highdicom")
+    from DeepFLASHRegistrationLib.imaging.dicom.registrations import write_object
+    from DeepFLASHRegistrationLib.imaging.dicom.segments import segmentation_object
+    from DeepFLASHRegistrationLib.imaging.dicom.series import read_series
+
+    labels = draw(study, tmp_path / "m.seg.nrrd")
+    write_object(tmp_path / "m.dcm", segmentation_object(read_series(study.moving), read_segmentation(labels))[0])
+    for name, out in (("m.seg.nrrd", "one.seg.nrrd"), ("m.dcm", "two.seg.nrrd"), ("m.dcm", "two.nii.gz")):
+        assert cli.main(["apply", str(study.result), str(tmp_path / name), "-o", str(tmp_path / out)]) == 0
+    one, two = (read_segmentation(tmp_path / f"{name}.seg.nrrd") for name in ("one", "two"))
+    assert [s.name for s in one.segments] == [s.name for s in two.segments]
+    for first, second in zip(one.segments, two.segments, strict=True):
+        same = (one.layers[first.layer].data == first.label) == (two.layers[second.layer].data == second.label)
+        assert same.mean() > 0.999  # the last digits of where slices lie decide some ties
+    assert len(np.unique(io.read_labels(tmp_path / "two.nii.gz").data)) > 4
+    more = ["--init", str(study.fixed.parent / "a.tfm"), "--moving-labels", str(tmp_path / "m.dcm"), "--threads", "1"]
+    quick = ["--outputs", "segmentation", "-q", "--resolutions", "1", "--bands", "5", "--iterations", "1"]
+    pair = [str(study.fixed), str(study.moving)]
+    assert cli.main(["register", *pair, "-o", str(tmp_path / "r"), *more, *quick]) == 0
+    carried = read_segmentation(tmp_path / "r" / "segmentation.seg.nrrd")
+    assert [s.name for s in carried.segments] == ["part 2", "part 3", "part 4", "body"]
+
+
+def test_labels_that_lie_elsewhere_are_refused_before_anything_is_written(study, tmp_path) -> None:
+    grid = read_grid(study.moving)
+    affine = grid.affine.copy()
+    affine[:3, 3] += 500
+    io.write_volume(tmp_path / "far.nii.gz", Volume(Grid(grid.shape, affine), np.ones(grid.shape, np.int32)))
+    with pytest.raises(InputError, match="lies outside the moving image"):
+        write_dicom(study.result, study.fixed, study.moving, tmp_path / "out", tmp_path / "far.nii.gz", threads=1)
+    assert not (tmp_path / "out").exists()

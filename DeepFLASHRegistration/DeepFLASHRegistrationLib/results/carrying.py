@@ -14,7 +14,12 @@ from ..imaging.files import POINTS, SURFACES
 from ..imaging.grid import Grid
 from ..imaging.image_files import series
 from ..imaging.image_files.pictures import is_picture
-from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
+from ..imaging.segmentation import (
+    is_dicom_segmentation,
+    is_segmentation,
+    read_segmentation,
+    write_segmentation,
+)
 from ..imaging.volume import Volume
 from ..problem.belonging import elsewhere
 from ..problem.deformation import Deformation
@@ -166,9 +171,11 @@ class _Way:
         how, target = self.how, self.target
         if is_segmentation(source) and is_segmentation(output):
             return self._segments(source, output)
+        grid = target if how.reference is None else _grid_of(how.reference)
+        if is_dicom_segmentation(source):  # in which there is no image
+            return self._one(source, output, grid)
         path, which = io.selection(source)
         stored = io.open_image(path)
-        grid = target if how.reference is None else _grid_of(how.reference)
         shown = io.flattened(path, stored.grid)
         self._check_dimension(source, shown.ndim)
         self._check_dimension(how.reference, grid.ndim)
@@ -222,6 +229,7 @@ class _Way:
         how = self.how
         labels = self._as_labels(source)
         volume = (io.read_labels if labels else io.read_volume)(source)
+        self._check_dimension(source, volume.ndim)
         field = self.deformation.displacement(grid, self.inwards, how.time)
         notes = list(volume.notes)
         if labels:

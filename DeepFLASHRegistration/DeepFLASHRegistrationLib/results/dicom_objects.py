@@ -10,10 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..imaging import io
 from ..imaging.dicom.registrations import deformable_registration, spatial_registration, write_object
+from ..imaging.dicom.segments import segmentation_object
 from ..imaging.dicom.series import Series, read_series
 from ..imaging.grid import Grid
+from ..imaging.segmentation import Segmentation, is_segmentation, read_segmentation, segmentation_of
+from ..problem.belonging import elsewhere
 from ..problem.spatial_map import SpatialMap
+from ..registration.warping import warp_segmentation
 from ..support.errors import InputError
 from ..support.output_folder import check_output, whole_folder
 from ..support.torch_device import resolve_device, torch_threads
@@ -65,6 +70,7 @@ def write_dicom(
     for series, grid, side in ((one, saved.fixed_grid, "fixed"), (two, saved.moving_grid, "moving")):
         _check_image(series, grid, side, result)
     notes = [*_judged(Path(result)), *_patients(one, two)]
+    drawn = None if labels is None else _labels(labels, saved.moving_grid, notes)
     with torch_threads(threads), whole_folder(folder, FILES, force) as temporary:
         deformation = saved.deformation.on(resolve_device(device))
         affine = saved.deformation.affine
@@ -79,7 +85,27 @@ def write_dicom(
             )
         else:
             notes.append(f"the map is linear: {ALIGNMENT} is all of it, and there is no {DEFORMATION}")
+        if drawn is not None:
+            field = deformation.displacement(one.grid, "fixed_to_moving")
+            found, said = segmentation_object(one, warp_segmentation(drawn, one.grid, field))
+            write_object(temporary / SEGMENTATION, found)
+            notes += said
     return notes
+
+
+def _labels(path: str | os.PathLike, moving: Grid, notes: list[str]) -> Segmentation:
+    """The labels of the moving image as a segmentation, with what is to be said of them added to notes."""
+    found = read_segmentation(path) if is_segmentation(path) else segmentation_of(io.read_labels(path))
+    for layer in found.layers:
+        if layer.ndim != moving.ndim:
+            raise InputError(f"{path}: has {layer.ndim} dimensions, the moving image {moving.ndim}. Pass its labels.")
+        notes += layer.notes
+        if layer.data.any():
+            text, wrong = elsewhere(moving, layer, "the moving image")
+            if wrong:
+                raise InputError(text)
+            notes += [text] if text else []
+    return found
 
 
 def moves(deformation: SpatialMap | WrittenMaps, grid: Grid, affine: np.ndarray) -> bool:

@@ -20,14 +20,15 @@ def package(name: str, path: str | os.PathLike) -> Any:
     """pydicom or highdicom; InputError that says what to install, for the sake of a file.
 
     Args:
-        name: of the package.
+        name: of the package, or of a module of it.
         path: what it is needed for.
     """
     try:
         return import_module(name)
     except ImportError as error:
+        wanted = name.partition(".")[0]
         raise InputError(
-            f"{path}: such DICOM objects need the package {name}. Install it: python -m pip install pydicom highdicom"
+            f"{path}: such DICOM objects need the package {wanted}. Install it: python -m pip install pydicom highdicom"
         ) from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...support.errors import InputError
 from ..image_files.stored import StoredImage
-from .elements import read_elements
+from .elements import SEGMENTATIONS, read_elements
 from .mosaic import is_mosaic, tiles_of
 from .sampling import Sampling, check_sound, sampling_of
 from .slices import Slice, read_slices
@@ -20,14 +20,15 @@ from .stacks import Stack, stacks_of
 _COMPARED = 50  # groups; more are not looked through, which takes time
 _FEW = 2  # slices: as many as a scout has of one orientation
 _CLASS = 0x00080016
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 # What holds no image, by the beginning of its class (PS3.6, annex A), and what to do with it.
 _NO_IMAGE = {
     "1.2.840.10008.5.1.4.1.1.481.3": "the contours of a radiotherapy plan (RTSTRUCT); make a segmentation of them, in "
     "3D Slicer with SlicerRT for example, and export that as .seg.nrrd or NIfTI",
     "1.2.840.10008.5.1.4.1.1.481.5": "a radiotherapy plan (RTPLAN)",
     "1.2.840.10008.5.1.4.1.1.66.5": "the surfaces of a segmentation; export them as .stl or .vtk",
-    "1.2.840.10008.5.1.4.1.1.66": "a registration or other raw data",
+    "1.2.840.10008.5.1.4.1.1.66.1": "a registration; pass it where a transform is wanted (--init, deepflash apply)",
+    "1.2.840.10008.5.1.4.1.1.66.3": "a registration; pass it where a transform is wanted (--init, deepflash apply)",
+    "1.2.840.10008.5.1.4.1.1.66": "raw data",
     "1.2.840.10008.5.1.4.1.1.88": "a report (SR)",
     "1.2.840.10008.5.1.4.1.1.11": "how images are to be shown (a presentation state)",
     "1.2.840.10008.5.1.4.1.1.104": "a document",
@@ -108,7 +109,7 @@ def _held(file: Path) -> str:
 
 
 def _is_segmentation(part: Slice) -> bool:
-    return part.header.text(_CLASS).strip("\0") in _SEGMENTATIONS
+    return part.header.text(_CLASS).strip("\0") in SEGMENTATIONS
 
 
 def _slices_in(folder: Path, but: Path | None = None) -> list[Slice]:
@@ -187,8 +188,8 @@ def _which(path: Path, groups: list[list[Stack]]) -> str:
 def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[str]) -> StoredImage:
     if _is_segmentation(stacks[0].slices[0]):
         raise InputError(
-            f"{path}: is a DICOM segmentation (SEG), whose segments lie in frames of their own. Load it in 3D Slicer "
-            "(with QuantitativeReporting) and export it as .seg.nrrd or NIfTI, or convert it with dcmqi."
+            f"{path}: is a DICOM segmentation (SEG), which holds labels and no image. Pass its file where labels are "
+            "wanted, --moving-labels for example."
         )
     if left_out:
         notes.append(_left_out(left_out))
