@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PIXELS = 0x7FE00010
-# UIDs of the classes of segmentations (SEG), whose frames hold labels.
+# UIDs of classes: radiation doses, and segmentations (SEG), whose frames hold labels.
+RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF

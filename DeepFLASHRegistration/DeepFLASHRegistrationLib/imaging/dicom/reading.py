@@ -11,7 +11,7 @@ import numpy as np
 
 from ...support.errors import InputError
 from ..image_files.stored import StoredImage
-from .elements import SEGMENTATIONS, read_elements
+from .elements import RT_DOSE, SEGMENTATIONS, Elements, read_elements
 from .mosaic import is_mosaic, tiles_of
 from .sampling import Sampling, check_sound, sampling_of
 from .slices import Slice, read_slices
@@ -20,6 +20,7 @@ from .stacks import Stack, stacks_of
 _COMPARED = 50  # groups; more are not looked through, which takes time
 _FEW = 2  # slices: as many as a scout has of one orientation
 _CLASS = 0x00080016
+_DOSE_UNITS, _DOSE_TYPE, _DOSE_SUMMATION = 0x30040002, 0x30040004, 0x3004000A
 # What holds no image, by the beginning of its class (PS3.6, annex A), and what to do with it.
 _NO_IMAGE = {
     "1.2.840.10008.5.1.4.1.1.481.3": "the contours of a radiotherapy plan (RTSTRUCT); make a segmentation of them, in "
@@ -198,6 +199,11 @@ def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[
     samplings = [sampling_of(stack, str(path)) for stack in stacks]
     notes += dict.fromkeys(note for sampling in samplings for note in sampling.notes)
 
+    header = stacks[0].slices[0].header
+    is_dose = header.text(_CLASS).strip("\0") == RT_DOSE
+    if is_dose:
+        notes.append(_dose_in_words(header))
+
     def volumes(first: int, stop: int) -> Iterator[np.ndarray]:
         return (sampling.values() for sampling in samplings[first:stop])
 
@@ -205,5 +211,13 @@ def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[
     names = [stack.title for stack in stacks] if len(stacks) > 1 else []
     return StoredImage(
         path, first.grid, len(stacks), volumes, 3 if stacks[0].slices[0].color else 1, notes=notes, names=names,
-        interpolated=any(sampling.interpolated for sampling in samplings),
+        interpolated=any(sampling.interpolated for sampling in samplings), outside=0.0 if is_dose else None,
     )  # fmt: skip
+
+
+def _dose_in_words(header: Elements) -> str:
+    """What the numbers of a radiation dose are."""
+    unit = {"GY": "in Gy", "RELATIVE": "relative to a value that the file does not state"}
+    kind = ", ".join(filter(None, (header.text(tag) for tag in (_DOSE_TYPE, _DOSE_SUMMATION))))
+    said = unit.get(header.text(_DOSE_UNITS), "of unknown unit")
+    return f"is a radiation dose {said}{f' ({kind})' if kind else ''}; beyond its grid there is none"

@@ -83,7 +83,7 @@ def deformable_registration(fixed: Series, moving: Series, lattice: Grid, vector
     items[1].PostDeformationMatrixRegistrationSequence = [_matrix(np.eye(4))]
     grid = _new()
     grid.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    grid.ImagePositionPatient = [_decimal(value) for value in lattice.origin]
+    grid.ImagePositionPatient = [decimal(value) for value in lattice.origin]
     grid.GridDimensions = list(lattice.shape[::-1])
     grid.GridResolution = lattice.spacing[::-1].tolist()
     grid.VectorGridData = np.ascontiguousarray(vectors, "<f4").tobytes()
@@ -175,12 +175,12 @@ def _references(series: Series) -> list[Dataset]:
 
 def _matrix(matrix: np.ndarray) -> Dataset:
     item = _new()
-    item.FrameOfReferenceTransformationMatrixType = _type(matrix)
-    item.FrameOfReferenceTransformationMatrix = [_decimal(value) for value in matrix.ravel()]
+    item.FrameOfReferenceTransformationMatrixType = matrix_type(matrix)
+    item.FrameOfReferenceTransformationMatrix = [decimal(value) for value in matrix.ravel()]
     return item
 
 
-def _type(matrix: np.ndarray) -> str:
+def matrix_type(matrix: np.ndarray) -> str:
     """The name of the smallest of the groups in C.20.2.1.2 that a matrix belongs to."""
     product = matrix[:3, :3].T @ matrix[:3, :3]
     if np.abs(product - np.diag(np.diag(product))).max() > _ROUNDING or np.linalg.det(matrix) < 0:
@@ -188,7 +188,7 @@ def _type(matrix: np.ndarray) -> str:
     return "RIGID" if np.abs(np.diag(product) - 1).max() <= _ROUNDING else "RIGID_SCALE"
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     """A number as text of at most 16 characters (DS)."""
     for digits in range(16, 0, -1):
         text = f"{value + 0.0:.{digits}g}"
