@@ -70,6 +70,19 @@ def test_images_may_both_lie_in_other_frames_than_the_registered_one(tmp_path) -
     assert np.allclose(matrix, MATRIX @ SHIFT)
 
 
+def test_the_registered_frame_may_be_one_of_its_own(tmp_path) -> None:
+    """With the coordinates of the fixed image, whose item rests; also of images that name no frame."""
+    spatial = write_spatial(tmp_path / "r.dcm", OTHER, [(FIXED, [np.eye(4)]), (MOVING, [SHIFT])])
+    vectors = np.ones((2, 2, 2, 3), np.float32)
+    deformable = write_deformable(tmp_path / "d.dcm", FIXED, MOVING, vectors)
+    found = pydicom.dcmread(deformable)
+    found.FrameOfReferenceUID = OTHER
+    found.save_as(deformable)
+    for frames in ((FIXED, MOVING), ("", "")):
+        assert np.allclose(read_spatial(spatial, *map(grid, frames))[0], np.linalg.inv(SHIFT))
+        assert np.array_equal(read_deformable(deformable, *map(grid, frames))[1], vectors)
+
+
 def test_images_of_one_frame_of_reference_are_told_apart_by_what_moves(tmp_path) -> None:
     path = write_spatial(tmp_path / "r.dcm", FIXED, [(FIXED, [np.eye(4)]), (FIXED, [SHIFT])])
     matrix, _ = read_spatial(path, grid(FIXED), grid(FIXED))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -326,6 +327,37 @@ def test_other_patients_and_doubtful_results_are_named(study, tmp_path) -> None:
     notes = write_dicom(result, study.fixed, study.moving, tmp_path / "o", force=True, threads=1)
     assert any("holds no verdict" in note for note in notes)
     assert not any("different patients" in note or "map folds" in note for note in notes)
+
+
+def test_names_are_written_in_the_letters_of_the_series(study, tmp_path) -> None:
+    def named(found, _) -> None:
+        found.SpecificCharacterSet, found.PatientName = "ISO_IR 100", "Müller^Jörg"
+
+    fixed = copied(study.fixed, tmp_path / "fixed", named)
+    write_dicom(study.result, fixed, study.moving, tmp_path / "o", threads=1)
+    found = pydicom.dcmread(tmp_path / "o" / "alignment.dcm")
+    assert (found.PatientName, found.SpecificCharacterSet) == ("Müller^Jörg", "ISO_IR 100")
+
+
+def test_slices_are_refused(tmp_path) -> None:
+    disk, other = pairs.disks((24, 26), 4.0)
+    for name, image in (("fixed", disk), ("moving", other)):
+        affine = np.eye(4)
+        affine[:3, :3] = np.fliplr(np.eye(3)) * 4
+        volume = Volume(Grid((1, *image.data.shape), affine), 1000 * image.data[None] / image.data.max())
+        write_volume_series(tmp_path / name, volume, name)
+    write_affine(tmp_path / "a.tfm", np.eye(4))
+    result = registered(tmp_path, "r", "--resolutions", "1", "--bands", "5", "--iterations", "1")
+    with pytest.raises(InputError, match="is of two dimensions"):
+        write_dicom(result, tmp_path / "fixed", tmp_path / "moving", tmp_path / "o", threads=1)
+
+
+def test_without_highdicom_nothing_is_begun(study, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    labels = draw(study, tmp_path / "m.seg.nrrd")
+    with pytest.raises(InputError, match=r"m\.seg\.nrrd: .* need the package highdicom\. Install it"):
+        write_dicom(study.result, study.fixed, study.moving, tmp_path / "o", labels, threads=1)
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_objects_of_other_images_are_refused(study, tmp_path) -> None:

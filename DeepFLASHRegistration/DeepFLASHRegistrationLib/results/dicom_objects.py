@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..imaging import io
+from ..imaging.dicom.objects import package
 from ..imaging.dicom.registrations import deformable_registration, spatial_registration, write_object
 from ..imaging.dicom.segments import segmentation_object
 from ..imaging.dicom.series import Series, read_series
@@ -71,6 +72,8 @@ def write_dicom(
     one, two = read_series(fixed), read_series(moving)
     for series, grid, side in ((one, saved.fixed_grid, "fixed"), (two, saved.moving_grid, "moving")):
         _check_image(series, grid, side, result)
+    if labels is not None:
+        package("highdicom", labels)  # before there is any work
     notes = [*_judged(Path(result)), *_patients(one, two)]
     drawn = None if labels is None else _labels(labels, saved.moving_grid, notes)
     with torch_threads(threads), whole_folder(folder, FILES, force) as temporary:

@@ -154,7 +154,7 @@ def _opened(path: Path) -> Iterator[mmap.mmap | bytes | None]:
     """A DICOM file as bytes that are read when looked at; None if it is no DICOM file."""
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below; errors of whoever looks at it are not caught here)
-    except OSError:
+    except (OSError, ValueError):  # no such file, or no such name
         yield None
         return
     with file:

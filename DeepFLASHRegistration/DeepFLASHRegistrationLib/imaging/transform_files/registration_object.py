@@ -77,7 +77,7 @@ def read_spatial(path: Path, fixed: Grid | None, moving: Grid | None) -> tuple[n
     dataset = read_object(path)
     items = [_spatial(item) for item in _items(dataset, "RegistrationSequence")]
     own = str(dataset.get("FrameOfReferenceUID", ""))
-    one, two, notes = _frames(own, [item.frame for item in items], fixed, moving)
+    one, two, notes = _frames(own, items, fixed, moving)
     if one == two:
         moved = [item for item in items if item.frame == one and not item.rests]
         if len(moved) > 1 or one != own:
@@ -113,8 +113,9 @@ def read_deformable(
         dataset = read_object(path)
         items = [_deformable(dataset, item) for item in _items(dataset, "DeformableRegistrationSequence")]
         own = str(dataset.get("FrameOfReferenceUID", ""))
-        one, two, notes = _frames(own, [item.frame for item in items], fixed, moving)
-        if one != own:
+        one, two, notes = _frames(own, items, fixed, moving)
+        # The registered frame may be one of its own, with the coordinates of the fixed image.
+        if one != own and not any(item.frame == one and item.rests for item in items):
             what = "the frame of reference of the fixed image is not the one that it leads from"
             if two == own:
                 what = "it leads from the moving image to the fixed one, and a deformation is not inverted here"
@@ -138,11 +139,11 @@ def read_deformable(
         raise InputError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from error
 
 
-def _frames(own: str, frames: Sequence[str], fixed: Grid | None, moving: Grid | None) -> tuple[str, str, list[str]]:
+def _frames(own: str, items: Sequence[_Item], fixed: Grid | None, moving: Grid | None) -> tuple[str, str, list[str]]:
     """The frames of reference of the fixed and the moving image, as far as need be by what an object relates, and
     notes on what was taken for granted."""
     one, two = ("" if grid is None else grid.frame_of_reference for grid in (fixed, moving))
-    known = dict.fromkeys([own, *frames])
+    known = dict.fromkeys([own, *(item.frame for item in items)])
     for frame, side in ((one, "fixed"), (two, "moving")):
         if frame and frame not in known and "" not in known:
             raise InputError(
@@ -157,7 +158,8 @@ def _frames(own: str, frames: Sequence[str], fixed: Grid | None, moving: Grid | 
             others = [frame for frame in known if frame != own]
             one = others[0] if len(others) == 1 else own
     if not two:
-        others = [frame for frame in known if frame != one]
+        moved = dict.fromkeys(item.frame for item in items if not item.rests)
+        others = [frame for frame in moved or known if frame != one]
         if len(others) > 1:
             raise InputError(
                 f"registers {len(others)} frames of reference with that of the fixed image, and the moving image does "
