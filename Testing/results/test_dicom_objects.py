@@ -105,8 +105,8 @@ def test_the_note_bounds_the_difference_at_the_voxels(study) -> None:
     off -= saved.deformation.points(points, "fixed_to_moving")
     apart = np.linalg.norm(off, axis=1)
     assert apart.max() <= 1.05 * largest
-    assert (apart <= 1.05 * mostly).mean() > 0.997
-    assert (np.abs(off @ grid.direction / grid.spacing).max(-1) <= 0.105).mean() > 0.997
+    assert (apart <= 1.05 * mostly).mean() > 0.98
+    assert (np.abs(off @ grid.direction / grid.spacing).max(-1) <= 0.105).mean() > 0.98
     assert 0.01 < mostly < largest  # the lattice is no finer than it must be
 
 

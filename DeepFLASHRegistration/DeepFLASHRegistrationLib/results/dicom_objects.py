@@ -31,8 +31,8 @@ ALIGNMENT, DEFORMATION, SEGMENTATION = "alignment.dcm", "deformation.dcm", "segm
 FILES = (ALIGNMENT, DEFORMATION, SEGMENTATION)
 # Of a lattice: by how many voxels what is interpolated may differ from the map at this percentage of the image's
 # voxels, and what is aimed at; the edge of the cells of the first and of the finest, in voxels; its points at most.
-_MOSTLY, _ALLOWED, _AIM, _COARSEST, _FINEST = 99.9, 0.1, 0.08, 8.0, 0.7
-_MOST_POINTS = 1 << 24
+_MOSTLY, _ALLOWED, _AIM, _COARSEST, _FINEST = 99, 0.1, 0.08, 8.0, 0.7
+_MOST_POINTS = 1 << 23
 _STRAIGHT = 1e-6  # of cosines
 _RESTS = 1e-3  # mm; a map that differs less from its affine is one
 _SLAB = 1 << 22  # voxels that are compared together
@@ -124,7 +124,7 @@ def moves(deformation: SpatialMap | WrittenMaps, grid: Grid, affine: np.ndarray)
 
 def lattice_of(deformation: SpatialMap | WrittenMaps, grid: Grid) -> tuple[Grid, np.ndarray, tuple[float, float]]:
     """A map on a lattice along the patient's axes over an image, as coarse as it may be for what is interpolated
-    linearly to differ by no more than a tenth of a voxel from the map, but for a thousandth of the voxels.
+    linearly to differ by no more than a tenth of a voxel from the map, but for a hundredth of the voxels.
 
     It is no finer than the image's own voxels, or, where these are turned against the patient, somewhat finer.
 
@@ -134,7 +134,7 @@ def lattice_of(deformation: SpatialMap | WrittenMaps, grid: Grid) -> tuple[Grid,
 
     Returns:
         The lattice, whose axes are z, y, x; displacements (*lattice.shape, 3), LPS mm, fixed -> moving; and by how many
-        mm what is interpolated differs at most from the map at 99.9 % of the image's voxels, and at all.
+        mm what is interpolated differs at most from the map at 99 % of the image's voxels, and at all.
     """
     voxel, finest = float(grid.spacing.min()), _finest(grid)
     edge = _COARSEST * voxel
