@@ -70,6 +70,13 @@ def test_images_may_both_lie_in_other_frames_than_the_registered_one(tmp_path) -
     assert np.allclose(matrix, MATRIX @ SHIFT)
 
 
+def test_two_matrices_of_one_frame_of_reference_are_refused(tmp_path) -> None:
+    for frame in (FIXED, MOVING):
+        items = [(FIXED, [np.eye(4)]), (frame, [MATRIX]), (MOVING, [SHIFT])]
+        path = write_spatial(tmp_path / "r.dcm", FIXED, items)
+        assert f"two matrices for the frame of reference {frame}" in refused(path)
+
+
 def test_the_registered_frame_may_be_one_of_its_own(tmp_path) -> None:
     """With the coordinates of the fixed image, whose item rests; also of images that name no frame."""
     spatial = write_spatial(tmp_path / "r.dcm", OTHER, [(FIXED, [np.eye(4)]), (MOVING, [SHIFT])])
@@ -194,6 +201,32 @@ def test_damaged_objects_are_refused(tmp_path) -> None:
         "none.dcm", lambda _, d: delattr(d.DeformableRegistrationSequence[1], "DeformableRegistrationGridSequence")
     )
     assert "no lattice" in refused(empty)
+
+
+@pytest.mark.parametrize("kind", ["spatial", "deformable"])
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_is_damaged_is_read_finite_or_refused(tmp_path, kind) -> None:
+    generator = np.random.default_rng(7)
+    if kind == "spatial":
+        path = write_spatial(tmp_path / "r.dcm", FIXED, [(FIXED, [np.eye(4)]), (MOVING, [MATRIX])])
+    else:
+        path = write_deformable(tmp_path / "r.dcm", FIXED, MOVING, np.ones((2, 3, 2, 3)), before=SHIFT, after=MATRIX)
+    whole, refusals = path.read_bytes(), 0
+    for _ in range(150):
+        content = bytearray(whole)
+        for at in generator.integers(132, len(content), 3):
+            content[at] = generator.integers(256)
+        path.write_bytes(content[: None if generator.random() < 0.8 else generator.integers(140, len(content))])
+        if registration_kind(path) != kind:
+            continue
+        try:
+            if kind == "spatial":
+                assert np.isfinite(read_affine_with_notes(path, 3)[0]).all()
+            else:
+                assert all(np.isfinite(part).all() for part in read_deformable(path, None, None)[1:3])
+        except InputError:
+            refusals += 1
+    assert 20 < refusals < 150
 
 
 @pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.eye(4)[:3], np.diag([1.0, 1, 1, 2])])

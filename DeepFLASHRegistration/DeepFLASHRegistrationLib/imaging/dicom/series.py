@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,15 @@ def read_series(path: str | os.PathLike) -> Series:
         )
     sampling = sampling_of(stacks[0], str(path))
     headers = tuple(read_object(file, voxels=False) for file in stacks[0].files)
+    try:
+        _check(path, headers)
+    except (NotImplementedError, OSError) as error:  # pydicom looks at values when they are asked for
+        raise InputError(f"{path}: its headers are damaged ({error}). Copy or export it again.") from error
+    return Series(path, sampling, headers)
+
+
+def _check(path: Path, headers: Sequence[Dataset]) -> None:
+    """InputError unless they say by what to refer to them, and lie in one frame of reference."""
     for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         if not all(header.get(name) for header in headers):
             raise InputError(f"{path}: has no {name}, by which DICOM objects refer to an image. Export it again.")
@@ -84,4 +94,3 @@ def read_series(path: str | os.PathLike) -> Series:
             "nothing says how they lie to each other. Put the files of one of them into a folder of their own and "
             "pass that."
         )
-    return Series(path, sampling, headers)

@@ -10,8 +10,7 @@ the vector at the point, and the matrix after it. Coordinates are LPS mm.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,9 +73,7 @@ def read_spatial(path: Path, fixed: Grid | None, moving: Grid | None) -> tuple[n
     Raises:
         InputError: damaged, of other frames of reference, or of more than one reading; some without the file's name.
     """
-    dataset = read_object(path)
-    items = [_spatial(item) for item in _items(dataset, "RegistrationSequence")]
-    own = str(dataset.get("FrameOfReferenceUID", ""))
+    own, items = _items(path, "RegistrationSequence", _spatial)
     one, two, notes = _frames(own, items, fixed, moving)
     if one == two:
         moved = [item for item in items if item.frame == one and not item.rests]
@@ -86,11 +83,11 @@ def read_spatial(path: Path, fixed: Grid | None, moving: Grid | None) -> tuple[n
                 "was made of these images."
             )
         return np.linalg.inv(moved[0].matrix) if moved else np.eye(4), notes
-    matrices = {own: np.eye(4)}
+    matrices: dict[str, np.ndarray] = {}
     for item in items:
-        if item.frame in matrices and item.frame != own and np.abs(item.matrix - matrices[item.frame]).max() > _SAME:
+        if np.abs(item.matrix - matrices.setdefault(item.frame, item.matrix)).max() > _SAME:
             raise InputError(f"has two matrices for the frame of reference {item.frame}. Export one registration.")
-        matrices[item.frame] = item.matrix
+    matrices.setdefault(own, np.eye(4))
     return np.linalg.inv(matrices[two]) @ matrices[one], notes
 
 
@@ -110,9 +107,7 @@ def read_deformable(
         InputError: damaged, of other frames of reference, of the other direction, or of several deformations.
     """
     try:
-        dataset = read_object(path)
-        items = [_deformable(dataset, item) for item in _items(dataset, "DeformableRegistrationSequence")]
-        own = str(dataset.get("FrameOfReferenceUID", ""))
+        own, items = _items(path, "DeformableRegistrationSequence", _deformable)
         one, two, notes = _frames(own, items, fixed, moving)
         # The registered frame may be one of its own, with the coordinates of the fixed image.
         if one != own and not any(item.frame == one and item.rests for item in items):
@@ -174,29 +169,23 @@ def _frames(own: str, items: Sequence[_Item], fixed: Grid | None, moving: Grid |
     return one, two, notes
 
 
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Says of what an object lacks, and of numbers that are none, that it is damaged."""
+def _items(path: Path, name: str, read: Callable[[Dataset, str], _Item]) -> tuple[str, list[_Item]]:
+    """The registered frame of reference of an object, and its items; InputError if it is damaged."""
+    dataset = read_object(path)
     try:
-        yield
+        own, items = str(dataset.get("FrameOfReferenceUID") or ""), dataset.get(name)
+        if not items or not own:
+            raise InputError("is damaged (it registers nothing, or names no frame of reference). Export it again.")
+        return own, [read(item, "<f4" if dataset.original_encoding[1] is not False else ">f4") for item in items]
     except InputError:
         raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # pydicom looks at values when they are asked for, and raises what it comes upon
         raise InputError(f"is damaged ({error}). Export it again.") from error
 
 
-def _items(dataset: Dataset, name: str) -> Sequence[Dataset]:
-    items = dataset.get(name)
-    if not items or not dataset.get("FrameOfReferenceUID"):
-        raise InputError("is damaged (it registers nothing, or names no frame of reference). Export it again.")
-    return items
-
-
-def _spatial(item: Dataset) -> _Item:
-    with _whole():
-        parts = item.MatrixRegistrationSequence[0].MatrixSequence
-        matrices = [_matrix(part.FrameOfReferenceTransformationMatrix) for part in parts]
-        frame = str(item.get("FrameOfReferenceUID", ""))
+def _spatial(item: Dataset, kind: str) -> _Item:
+    parts = item.MatrixRegistrationSequence[0].MatrixSequence
+    matrices = [_matrix(part.FrameOfReferenceTransformationMatrix) for part in parts]
     forth, back = np.eye(4), np.eye(4)
     for matrix in matrices:
         forth, back = forth @ matrix, matrix @ back
@@ -205,26 +194,24 @@ def _spatial(item: Dataset) -> _Item:
             f"holds {len(matrices)} matrices for one registration, which programs multiply in different orders. Export "
             "it with a single matrix."
         )
-    return _Item(frame, forth)
+    return _Item(str(item.get("FrameOfReferenceUID") or ""), forth)
 
 
-def _deformable(dataset: Dataset, item: Dataset) -> _Item:
-    with _whole():
-        frame = str(item.SourceFrameOfReferenceUID)
-        before, after = (
-            _matrix(item[name][0].FrameOfReferenceTransformationMatrix) if item.get(name) else np.eye(4)
-            for name in ("PreDeformationMatrixRegistrationSequence", "PostDeformationMatrixRegistrationSequence")
-        )
-        matrix = after @ before
-        if not item.get("DeformableRegistrationGridSequence"):
-            return _Item(frame, matrix)
-        grid = item.DeformableRegistrationGridSequence[0]
-        lattice = _lattice(grid)
-        order = "<f4" if dataset.original_encoding[1] in (True, None) else ">f4"
-        values = np.frombuffer(grid.VectorGridData, order).astype(np.float32).reshape(*lattice.shape, 3)
+def _deformable(item: Dataset, kind: str) -> _Item:
+    """An item of a deformable registration, whose vectors are numbers of a kind."""
+    frame = str(item.SourceFrameOfReferenceUID)
+    before, after = (
+        _matrix(item[name][0].FrameOfReferenceTransformationMatrix) if item.get(name) else np.eye(4)
+        for name in ("PreDeformationMatrixRegistrationSequence", "PostDeformationMatrixRegistrationSequence")
+    )
+    if not item.get("DeformableRegistrationGridSequence"):
+        return _Item(frame, after @ before)
+    grid = item.DeformableRegistrationGridSequence[0]
+    lattice = _lattice(grid)
+    values = np.frombuffer(grid.VectorGridData, kind).astype(np.float32).reshape(*lattice.shape, 3)
     # after(before x + v) is matrix(x + before⁻¹ v), also between the lattice's points.
     vectors = (values @ np.linalg.inv(before)[:3, :3].T).astype(np.float32)
-    return _Item(frame, matrix, lattice, vectors)
+    return _Item(frame, after @ before, lattice, vectors)
 
 
 def _lattice(grid: Dataset) -> Grid:
