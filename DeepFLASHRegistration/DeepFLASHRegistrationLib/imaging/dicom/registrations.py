@@ -116,7 +116,6 @@ def new_object(series: Series, kind: str, modality: str, description: str) -> Da
     found.InstanceCreationTime = found.SeriesTime = found.ContentTime = now.strftime("%H%M%S")
     found.Modality, found.SeriesDescription, found.SeriesNumber, found.InstanceNumber = modality, description, 1, 1
     found.FrameOfReferenceUID = series.frame_of_reference
-    found.Laterality = header.get("Laterality") or ""
     found.PositionReferenceIndicator = header.get("PositionReferenceIndicator") or ""
     found.Manufacturer, found.ManufacturerModelName = MANUFACTURER, MODEL
     found.DeviceSerialNumber, found.SoftwareVersions = "none", __version__
@@ -135,6 +134,7 @@ def write_object(path: Path, found: Dataset) -> None:
 def _registration(kind: str, label: str, fixed: Series, moving: Series) -> Dataset:
     found = new_object(fixed, kind, "REG", f"DeepFLASH: {label.lower()}")
     found.ContentLabel, found.ContentCreatorName = label.upper(), ""
+    found.Laterality = fixed.header.get("Laterality") or ""
     what = str(moving.header.get("SeriesDescription") or "")[:32]
     found.ContentDescription = f"{what} to {fixed.header.get('SeriesDescription') or ''}"[:64].strip()
     studies: dict[str, dict[str, list[Dataset]]] = {}
