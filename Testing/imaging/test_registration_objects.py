@@ -126,6 +126,41 @@ def test_a_deformation_is_what_the_standard_says(tmp_path, matrices) -> None:
     assert np.abs(moved - points).max() > 3
 
 
+def test_a_deformation_leads_from_slice_to_slice(tmp_path) -> None:
+    """Of slices the way within the moving one's plane is taken, wherever its points lie beside it."""
+    pytest.importorskip("torch")
+    from DeepFLASHRegistrationLib.results.bare_transform import for_images, for_points
+
+    vectors = np.random.default_rng(5).uniform(-4, 4, (3, 4, 4, 3))
+    path = write_deformable(
+        tmp_path / "r.dcm", FIXED, MOVING, vectors, (-5, -5, -5), resolution=(12, 12, 12), after=SHIFT
+    )
+    affine = np.diag([3.0, 2, 2, 1])[:, [2, 1, 0, 3]]
+    affine[:3, 3] = (0, 0, 6)
+    fixed = Grid((1, 8, 9), affine, frame_of_reference=FIXED).flattened()
+    affine[:3, 3] = (0, 0, 11)
+    moving = Grid((1, 12, 14), affine, frame_of_reference=MOVING).flattened()
+    field, target, notes = for_images(path, "fixed", moving, fixed)
+    assert target is fixed
+    assert not notes
+    points = fixed.index_to_physical(np.moveaxis(np.indices(fixed.shape), 0, -1).reshape(-1, 2))
+    wanted = moving.project(by_the_standard(path, fixed.lift(points)))
+    assert np.abs(points + field.displacement(fixed, "fixed_to_moving").reshape(-1, 2) - wanted).max() < 1e-4
+    through_space, _ = for_points(path, "moving", fixed, moving)
+    moved = through_space.points(fixed.lift(points), "fixed_to_moving")
+    assert np.abs(moved - by_the_standard(path, fixed.lift(points))).max() < 1e-4
+
+
+def test_big_endian_vectors_are_read(tmp_path) -> None:
+    vectors = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
+    found = pydicom.dcmread(write_deformable(tmp_path / "r.dcm", FIXED, MOVING, vectors))
+    lattice = found.DeformableRegistrationSequence[1].DeformableRegistrationGridSequence[0]
+    lattice.VectorGridData = vectors.astype(">f4").tobytes()
+    found.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    pydicom.dcmwrite(tmp_path / "b.dcm", found, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    assert np.array_equal(read_deformable(tmp_path / "b.dcm", grid(FIXED), grid(MOVING))[1], vectors)
+
+
 def test_vectors_that_are_undefined_are_named_and_rest(tmp_path) -> None:
     vectors = np.ones((2, 2, 2, 3), np.float32)
     vectors[0, 0, 0] = np.nan

@@ -169,21 +169,21 @@ def _frames(own: str, items: Sequence[_Item], fixed: Grid | None, moving: Grid |
     return one, two, notes
 
 
-def _items(path: Path, name: str, read: Callable[[Dataset, str], _Item]) -> tuple[str, list[_Item]]:
+def _items(path: Path, name: str, read: Callable[[Dataset], _Item]) -> tuple[str, list[_Item]]:
     """The registered frame of reference of an object, and its items; InputError if it is damaged."""
     dataset = read_object(path)
     try:
         own, items = str(dataset.get("FrameOfReferenceUID") or ""), dataset.get(name)
         if not items or not own:
             raise InputError("is damaged (it registers nothing, or names no frame of reference). Export it again.")
-        return own, [read(item, "<f4" if dataset.original_encoding[1] is not False else ">f4") for item in items]
+        return own, [read(item) for item in items]
     except InputError:
         raise
     except Exception as error:  # pydicom looks at values when they are asked for, and raises what it comes upon
         raise InputError(f"is damaged ({error}). Export it again.") from error
 
 
-def _spatial(item: Dataset, kind: str) -> _Item:
+def _spatial(item: Dataset) -> _Item:
     parts = item.MatrixRegistrationSequence[0].MatrixSequence
     matrices = [_matrix(part.FrameOfReferenceTransformationMatrix) for part in parts]
     forth, back = np.eye(4), np.eye(4)
@@ -197,8 +197,7 @@ def _spatial(item: Dataset, kind: str) -> _Item:
     return _Item(str(item.get("FrameOfReferenceUID") or ""), forth)
 
 
-def _deformable(item: Dataset, kind: str) -> _Item:
-    """An item of a deformable registration, whose vectors are numbers of a kind."""
+def _deformable(item: Dataset) -> _Item:
     frame = str(item.SourceFrameOfReferenceUID)
     before, after = (
         _matrix(item[name][0].FrameOfReferenceTransformationMatrix) if item.get(name) else np.eye(4)
@@ -208,7 +207,8 @@ def _deformable(item: Dataset, kind: str) -> _Item:
         return _Item(frame, after @ before)
     grid = item.DeformableRegistrationGridSequence[0]
     lattice = _lattice(grid)
-    values = np.frombuffer(grid.VectorGridData, kind).astype(np.float32).reshape(*lattice.shape, 3)
+    order = ">" if item.original_encoding[1] is False else "<"
+    values = np.frombuffer(grid.VectorGridData, f"{order}f4").astype(np.float32).reshape(*lattice.shape, 3)
     # after(before x + v) is matrix(x + before⁻¹ v), also between the lattice's points.
     vectors = (values @ np.linalg.inv(before)[:3, :3].T).astype(np.float32)
     return _Item(frame, after @ before, lattice, vectors)
