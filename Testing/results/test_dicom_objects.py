@@ -284,6 +284,9 @@ def test_series_that_cannot_be_referred_to_are_refused(study, tmp_path) -> None:
         study.fixed, tmp_path / "several", lambda d, k: setattr(d, "FrameOfReferenceUID", f"1.2.{k % 2 + 1}")
     )
     assert "2 frames of reference (1.2.1, 1.2.2)" in refused(study, tmp_path, fixed=several)
+    volume = read_volume(several)  # as an image it can be used
+    assert any("name 2 frames of reference" in note for note in volume.notes)
+    assert not volume.grid.frame_of_reference
     nifti = tmp_path / "image.nii"
     nifti.write_bytes(b"no DICOM")
     assert "is no DICOM image" in refused(study, tmp_path, fixed=nifti)

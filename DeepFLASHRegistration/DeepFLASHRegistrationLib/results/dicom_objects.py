@@ -35,7 +35,7 @@ _MOSTLY, _ALLOWED, _AIM, _COARSEST, _FINEST = 99, 0.1, 0.08, 8.0, 0.7
 _MOST_POINTS = 1 << 23
 _STRAIGHT = 1e-6  # of cosines
 _RESTS = 1e-3  # mm; a map that differs less from its affine is one
-_SLAB = 1 << 22  # voxels that are compared together
+_SLAB = 1 << 20  # voxels that are compared together
 
 
 def write_dicom(

@@ -17,7 +17,7 @@ from .stacks import Stack
 
 _EVEN = 0.02  # of a step, what rounding of positions may take
 _WIDEST_GAP = 5.5  # steps: four slices missing in a row are filled, more are not
-FRAME_OF_REFERENCE = 0x00200052
+_FRAME_OF_REFERENCE = 0x00200052
 _SAME_LINE = 0.5  # voxels in the plane: slices shifted less than this are taken to lie above each other
 
 
@@ -61,7 +61,7 @@ class Sampling:
     @property
     def frame_of_reference(self) -> str:
         """The UID of the slices' frame of reference; "" where they name none, or several."""
-        named = {part.header.text(FRAME_OF_REFERENCE).strip("\0") for part in self.stack.slices}
+        named = _frames_of_reference(self.stack)
         return named.pop() if len(named) == 1 else ""
 
     def values(self) -> np.ndarray:
@@ -136,8 +136,18 @@ def sampling_of(stack: Stack, name: str) -> Sampling:
         notes.append("the files do not state where the image lies; it was put at the origin")
     heights = stack.heights
     step, sources = _regular(heights, slices, name, notes) if len(slices) > 1 else (slices[0].thickness, ((0, 0.0),))
+    frames = _frames_of_reference(stack)
+    if len(frames) > 1:
+        notes.append(
+            f"its slices name {len(frames)} frames of reference, as if the patient had been moved between them; they "
+            "were put where their positions say"
+        )
     shifts, shape, corner = _aligned(stack, heights, name, notes)
     return Sampling(stack, step, sources, shifts, shape, corner, tuple(notes))
+
+
+def _frames_of_reference(stack: Stack) -> set[str]:
+    return {part.header.text(_FRAME_OF_REFERENCE).strip("\0") for part in stack.slices}
 
 
 def check_sound(slices: Sequence[Slice]) -> None:
