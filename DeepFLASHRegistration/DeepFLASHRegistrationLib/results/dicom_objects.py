@@ -18,6 +18,7 @@ from ..imaging.dicom.series import Series, read_series
 from ..imaging.grid import Grid, stored, upright
 from ..imaging.segmentation import Segmentation, is_segmentation, read_segmentation, segmentation_of
 from ..problem.belonging import elsewhere
+from ..problem.field import Field as OnDemand
 from ..problem.spatial_map import SpatialMap
 from ..registration.warping import warp_segmentation
 from ..support.errors import InputError
@@ -92,7 +93,7 @@ def write_dicom(
         else:
             notes.append(f"the map is linear: {ALIGNMENT} is all of it, and there is no {DEFORMATION}")
         if drawn is not None:
-            field = deformation.displacement(one.grid, "fixed_to_moving")
+            field = _displacement(deformation, one.grid)
             found, said = segmentation_object(one, warp_segmentation(drawn, one.grid, field))
             write_object(temporary / SEGMENTATION, found)
             notes += said
@@ -184,14 +185,18 @@ def _between(lattice: Grid) -> Grid:
     return Grid(tuple(n - 1 for n in lattice.shape), affine)
 
 
+def _displacement(deformation: SpatialMap | WrittenMaps, grid: Grid) -> np.ndarray | OnDemand:
+    """Of the whole map on an image, computed where it is looked at if it can be."""
+    if isinstance(deformation, SpatialMap):
+        return deformation.field(grid, "fixed_to_moving")
+    return deformation.displacement(grid, "fixed_to_moving")
+
+
 def _at_voxels(
     field: Field, deformation: SpatialMap | WrittenMaps, grid: Grid
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """As `_apart`, of the voxels of the image, some slices at a time."""
-    if isinstance(deformation, SpatialMap):
-        exact = deformation.field(grid, "fixed_to_moving")
-    else:
-        exact = deformation.displacement(grid, "fixed_to_moving")
+    exact = _displacement(deformation, grid)
     rows = max(1, _SLAB * grid.shape[0] // grid.size)
     for start in range(0, grid.shape[0], rows):
         part = exact[start : start + rows]

@@ -16,7 +16,7 @@ from ...support.memory import check_free
 from ...version import __version__
 from ..grid import Grid
 from ..segmentation import Segment, Segmentation
-from ..volume import Volume
+from ..volume import Volume, label_values
 from .objects import package, read_object
 from .registrations import MANUFACTURER, MODEL
 from .series import Series
@@ -127,21 +127,21 @@ def segmentation_object(series: Series, segmentation: Segmentation) -> tuple[Dat
         )
     library, notes = package("highdicom", series.path), []
     order = np.argsort([part.frame for part in slices]) if len(series.instances) == 1 else np.arange(len(slices))
-    masks = [(s, segmentation.layers[s.layer].data == s.label) for s in segmentation.segments]
-    kept = [(segment, mask) for segment, mask in masks if mask.any()]
-    if len(kept) < len(masks):
-        gone = [segment.name for segment, mask in masks if not mask.any()]
+    there = [set(label_values(layer.data).tolist()) for layer in segmentation.layers]
+    kept = [segment for segment in segmentation.segments if segment.label in there[segment.layer]]
+    if len(kept) < len(segmentation.segments):
+        gone = [segment.name for segment in segmentation.segments if segment not in kept]
         notes.append(f"segments without a voxel in the fixed image were left out: {', '.join(gone)}")
     if not kept:
         raise InputError(f"{series.path}: none of the labels reaches it. Check that they belong to the moving image.")
-    voxels = _as_array(kept, series)
+    voxels = _as_array(kept, segmentation.layers, series)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names of patients are what they are
         found = library.seg.Segmentation(
             source_images=list(series.instances),
             pixel_array=voxels[order],
             segmentation_type="BINARY",
-            segment_descriptions=[_description(library, n + 1, segment) for n, (segment, _) in enumerate(kept)],
+            segment_descriptions=[_description(library, n + 1, segment) for n, segment in enumerate(kept)],
             series_instance_uid=library.UID(),
             series_number=1,
             sop_instance_uid=library.UID(),
@@ -154,20 +154,22 @@ def segmentation_object(series: Series, segmentation: Segmentation) -> tuple[Dat
             content_description="Labels carried over by a registration",
         )
     found.SeriesDescription = "DeepFLASH: segmentation"
-    if not all(segment.name.isascii() for segment, _ in kept):
+    if not all(segment.name.isascii() for segment in kept):
         found.SpecificCharacterSet = "ISO_IR 192"
     return found, notes
 
 
-def _as_array(kept: Sequence[tuple[Segment, np.ndarray]], series: Series) -> np.ndarray:
+def _as_array(kept: Sequence[Segment], layers: Sequence[Volume], series: Series) -> np.ndarray:
     """Segments as one map of their numbers from 1 on, or of each its own where they overlap."""
-    shape = kept[0][1].shape
-    covered, numbers = np.zeros(shape, bool), np.zeros(shape, np.uint16)
-    for number, (_, mask) in enumerate(kept):
-        if (covered & mask).any():
-            check_free(series.path, 2 * len(kept) * covered.size)
-            return np.stack([mask for _, mask in kept], -1)
-        covered |= mask
+    shape, numbers = layers[0].data.shape, np.zeros(layers[0].data.shape, np.uint16)
+    for number, segment in enumerate(kept):
+        mask = layers[segment.layer].data == segment.label
+        if numbers[mask].any():
+            check_free(series.path, 2 * len(kept) * numbers.size)
+            apart = np.zeros((*shape, len(kept)), bool)
+            for k, each in enumerate(kept):
+                apart[..., k] = layers[each.layer].data == each.label
+            return apart
         numbers[mask] = number + 1
     return numbers
 
