@@ -17,6 +17,7 @@ ALLOWED = {
     r"needs a user whom permissions bind|no permissions of this kind": "the runner is root, or has no such permissions",
     r"no file system may be mounted here": "the runner may not mount a small disk",
     r"no environment with ANTs and Greedy": "they are other programs' packages, which could not be had",
+    r"dciodvfy": "a program that not every runner has; what it asks for is asserted beside it",
     r"this torch has no ": "older versions of torch lack a function that newer ones replace",
 }
 if os.name != "posix":

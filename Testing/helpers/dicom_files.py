@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from DeepFLASHRegistrationLib.imaging.volume import Volume
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -69,6 +70,28 @@ def write_stack(folder: Path, positions, prefix="a", first=1, **elements) -> lis
     for k, position in enumerate(positions):
         own = {name: content(k) if callable(content) else content for name, content in elements.items()}
         files.append(save(folder, f"{prefix}{k:03d}.dcm", dataset(position, InstanceNumber=first + k, **own)))
+    return files
+
+
+def write_volume_series(folder: Path, volume: Volume, description: str, study: str = STUDY, **elements) -> list[Path]:
+    """A volume of a grid of any direction as slices, with what a scanner says of the patient and of where they lie."""
+    grid = volume.grid
+    steps, origin = grid.affine[:3, :3], grid.origin
+    values = np.clip(volume.data, 0, 65535)
+    files = []
+    own = {
+        "StudyInstanceUID": study, "SeriesInstanceUID": generate_uid(), "FrameOfReferenceUID": generate_uid(),
+        "PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19600102", "PatientSex": "F",
+        "StudyDate": "20260102", "StudyTime": "101112", "AccessionNumber": "", "ReferringPhysicianName": "",
+        "StudyID": "1", "SeriesDescription": description, "PositionReferenceIndicator": "", **elements,
+    }  # fmt: skip
+    for k, picture in enumerate(values):
+        found = dataset(origin + k * steps[:, 0], (grid.direction[:, 2], grid.direction[:, 1]), values=picture,
+                        spacing=grid.spacing[1:].tolist(), InstanceNumber=k + 1, **own)  # fmt: skip
+        found.ImagePositionPatient = [f"{v:.10g}" for v in origin + k * steps[:, 0]]
+        found.ImageOrientationPatient = [f"{v:.12f}" for v in grid.direction[:, [2, 1]].T.ravel()]
+        found.PixelSpacing, found.SliceThickness = [f"{v:.10g}" for v in grid.spacing[1:]], f"{grid.spacing[0]:.10g}"
+        files.append(save(folder, f"{k:03d}.dcm", found))
     return files
 
 

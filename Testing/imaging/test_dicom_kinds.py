@@ -178,12 +178,13 @@ def segments(bits: int) -> Dataset:
 
 
 @pytest.mark.parametrize("bits", [1, 8])
-def test_a_segmentation_is_refused_by_name(tmp_path, bits) -> None:
+def test_a_segmentation_is_no_image_and_refused_by_name(tmp_path, bits) -> None:
     file = save(tmp_path, "a.dcm", segments(bits))
-    for path in (file, tmp_path):
-        for read in (io.read_labels, io.read_volume):
-            with pytest.raises(InputError, match=rf"{path.name}: is a DICOM segmentation \(SEG\).*seg\.nrrd"):
-                read(path)
+    for path, read in ((file, io.read_volume), (tmp_path, io.read_volume), (tmp_path, io.read_labels)):
+        with pytest.raises(
+            InputError, match=rf"{path.name}: is a DICOM segmentation \(SEG\).*Pass its file where labels"
+        ):
+            read(path)
 
 
 @pytest.mark.parametrize("bits", [1, 8])

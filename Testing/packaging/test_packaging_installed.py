@@ -113,7 +113,7 @@ def _run(folder: Path, absent: str, modules: list[str], then: str = "") -> str:
 def test_everything_but_the_computing_rooms_imports_without_torch(installed):
     modules = [full for name, full in _library_modules().items() if not _lies_in(name, *_COMPUTING, "scene", "gui")]
     assert len(modules) > 10
-    _run(installed, "torch safetensors scipy vtk slicer", modules)
+    _run(installed, "torch safetensors scipy vtk slicer pydicom highdicom", modules)
 
 
 def test_what_the_window_needs_imports_with_numpy_alone(installed):

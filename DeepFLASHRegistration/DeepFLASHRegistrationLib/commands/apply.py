@@ -24,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help='folder written by "deepflash register"; or a bare transform: of ITK or ANTs, fixed to moving '
         f"({', '.join(ITK_TRANSFORMS)}; a displacement field as .nii.gz, .nrrd, .mha), of FSL FLIRT (.mat), FreeSurfer "
-        "(.lta) or MINC (.xfm), moving to fixed. Linear ones serve both ways; others take images to the space of the "
-        "fixed image, points to that of the moving one",
+        "(.lta) or MINC (.xfm), moving to fixed, or a registration of DICOM, which says by itself. Linear ones serve "
+        "both ways; others take images to the space of the fixed image, points to that of the moving one",
     )
     parser.add_argument(
         "input",

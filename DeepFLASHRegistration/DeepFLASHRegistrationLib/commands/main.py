@@ -32,6 +32,7 @@ COMMANDS = {
     "register-many": "register the pairs of a table, several at once, to be resumed at any time",
     "compare": "compare methods on the same pairs",
     "apply": "carry an image, labels, points or a surface over with a saved result",
+    "dicom": "write a saved result as DICOM objects: registrations, a segmentation",
     "phantom": "make a pair of images whose true map is known",
     "models": "list trained models, show one's card, install or remove one",
     "teach": "find velocities of many pairs by FLASH, to train on",

@@ -37,8 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--force", action="store_true", help="replace an earlier result in OUT")
     for name, what in (
-        ("moving-labels", "label map or segmentation (.seg.nrrd) to carry over"),
-        ("fixed-labels", "label map or segmentation to compare with"),
+        ("moving-labels", "label map or segmentation (.seg.nrrd, DICOM SEG) to carry over"),
+        ("fixed-labels", "label map or segmentation, likewise, to compare with"),
         ("fixed-mask", "where the fixed image counts"),
         ("moving-mask", "where the moving image counts"),
         ("fixed-points", f"landmarks ({', '.join(POINTS)}); numbers without a stated coordinate system are LPS mm"),
@@ -51,8 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="HOW",
         help=f"{', '.join(ALIGNMENTS)}, or a linear transform file: of ITK ({', '.join(ITK_TRANSFORMS)}; fixed to "
-        "moving), FSL FLIRT (.mat), FreeSurfer (.lta) or MINC (.xfm; these three moving to fixed); default: affine. "
-        "With --method transform also a displacement field or another transform of ITK or ANTs; several, in the order "
+        "moving), FSL FLIRT (.mat), FreeSurfer (.lta) or MINC (.xfm; these three moving to fixed), or a Spatial "
+        "Registration of DICOM (which says by itself); default: affine. With --method transform also a displacement "
+        "field, another transform of ITK or ANTs, or a Deformable Spatial Registration of DICOM; several, in the order "
         "of antsApplyTransforms, by --init for each",
     )
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     files = chosen_files(options.outputs, labelled, pair.segmented, parameters.dense, parameters.samples > 0)
     for output, there, what in (
         ("labels", labelled, "labels"),
-        ("segmentation", pair.segmented, "a segmentation (.seg.nrrd)"),
+        ("segmentation", pair.segmented, "a segmentation (.seg.nrrd, DICOM SEG)"),
     ):
         if output in (options.outputs or ()) and not there:
             raise InputError(f"--outputs {output}: needs {what} to carry over. Pass them with --moving-labels.")
@@ -188,7 +189,7 @@ def _check_transforms(transforms: list[str], parameters: Parameters) -> None:
         if not is_transform(text):
             raise InputError(
                 f"--init {text}: is neither one of {', '.join(ALIGNMENTS)} nor a transform file "
-                f"({', '.join(TRANSFORMS)}; with --method transform also a displacement field)."
+                f"({', '.join(TRANSFORMS)}, DICOM; with --method transform also a displacement field)."
             )
     if METHODS[parameters.method].needs_transform and not transforms:
         raise InputError(f"--method {parameters.method}: needs the transform: --init FILE, fixed to moving.")

@@ -26,6 +26,7 @@ class Grid:
             two columns, so that slices of equal orientation share coordinates. None elsewhere.
         slice_axis: which axis of the 3-D array had a single slice (only meaningful with `plane`).
         slice_step: signed thickness of that slice in mm along the plane's normal (only meaningful with `plane`).
+        frame_of_reference: UID of DICOM's frame of reference in which its mm count; "" where none is known.
 
     Raises:
         ValueError: if the shape is empty, or the affine is not finite, singular or sheared.
@@ -36,6 +37,7 @@ class Grid:
     plane: np.ndarray | None = None
     slice_axis: int = 0
     slice_step: float = 1.0
+    frame_of_reference: str = ""
     _inverse: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -235,7 +237,7 @@ class Grid:
         affine[:2, :2] = units.T @ self.affine[:3, keep]
         affine[:2, 2] = units.T @ self.origin
         step = float(normal @ self.affine[:3, axis])
-        return Grid(tuple(self.shape[a] for a in keep), affine, plane, axis, step)
+        return Grid(tuple(self.shape[a] for a in keep), affine, plane, axis, step, self.frame_of_reference)
 
     def lifted(self) -> Grid:
         """The 3-D grid of one slice of a 2-D grid with a `plane`; the inverse of `flattened`."""
@@ -247,7 +249,7 @@ class Grid:
             affine[:3, axis] = self.plane[:3, :2] @ self.affine[:2, column]
         affine[:3, self.slice_axis] = self.normal * self.slice_step
         affine[:3, 3] = self.lift(self.origin)
-        return Grid(tuple(shape), affine)
+        return Grid(tuple(shape), affine, frame_of_reference=self.frame_of_reference)
 
     @classmethod
     def from_image(cls, image: Any) -> Grid:

@@ -49,7 +49,7 @@ def read_volume(path: str | os.PathLike) -> Volume:
 
 
 def read_labels(path: str | os.PathLike, numbers: dict[str, int] | None = None) -> Volume:
-    """Reads a label map, or a segmentation of Slicer (.seg.nrrd), as an int32 Volume.
+    """Reads a label map, or a segmentation of Slicer (.seg.nrrd) or DICOM (SEG), as an int32 Volume.
 
     Values within 0.01 of integers are rounded. ``numbers``: see segmentation.label_map.
 
@@ -79,6 +79,8 @@ def read_grid(path: str | os.PathLike) -> Grid:
         InputError: unreadable, or a line of voxels.
     """
     path, _ = selection(path)
+    if segmentation.is_dicom_segmentation(path):
+        return segmentation.read_segmentation(path).grid
     with quiet(), named(path):
         return flattened(path, open_image(path).grid)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..support.errors import InputError
+from .dicom.elements import SEGMENTATIONS, storage_class
 from .files import atomic, is_folder
 from .grid import Grid
 from .image_files.itk_isolated import ItkImage, read_isolated
@@ -120,12 +121,17 @@ def label_map(segmentation: Segmentation, numbers: dict[str, int] | None = None)
 
 
 def is_segmentation(path: str | os.PathLike) -> bool:
-    """Whether the name is that of a segmentation."""
-    return os.fspath(path).lower().endswith(SUFFIX)
+    """Whether the name is that of a segmentation, or the file one of DICOM."""
+    return os.fspath(path).lower().endswith(SUFFIX) or is_dicom_segmentation(path)
+
+
+def is_dicom_segmentation(path: str | os.PathLike) -> bool:
+    """Whether a file holds a segmentation of DICOM."""
+    return not Path(path).is_dir() and storage_class(Path(path)) in SEGMENTATIONS
 
 
 def read_segmentation(path: str | os.PathLike) -> Segmentation:
-    """Reads a segmentation.
+    """Reads a segmentation, of Slicer or of DICOM.
 
     A file without Slicer's keys becomes one segment per value. Labels that no segment claims stay in their layers.
 
@@ -135,6 +141,10 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
     path = Path(path)
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass the file of a segmentation.")
+    if is_dicom_segmentation(path):
+        from .dicom.segments import read_segments
+
+        return read_segments(path)
     keys = _keys(path)
     image = read_isolated(path)
     try:
@@ -170,7 +180,7 @@ def write_segmentation(path: str | os.PathLike, segmentation: Segmentation) -> N
         ValueError: layers on different grids, or a segment in a layer that does not exist.
     """
     path = Path(path)
-    if not is_segmentation(path):
+    if not os.fspath(path).lower().endswith(SUFFIX):
         raise InputError(f"{path}: a segmentation is written as {SUFFIX} only. Name it so.")
     grid = segmentation.grid
     if any(layer.grid.shape != grid.shape for layer in segmentation.layers):

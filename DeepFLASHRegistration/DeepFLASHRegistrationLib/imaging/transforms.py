@@ -21,6 +21,7 @@ from .transform_files.flirt import is_text_matrix, read_flirt
 from .transform_files.foreign_fields import refuse_named, refuse_positions
 from .transform_files.itk_affine import dense_dimension, read_itk
 from .transform_files.lta import read_lta
+from .transform_files.registration_object import read_spatial, registration_kind
 from .transform_files.xfm import read_xfm
 
 _LARGEST_TRANSFORM = 64 << 20
@@ -143,10 +144,11 @@ def read_affine_with_notes(
     path: str | os.PathLike, ndim: int | None, fixed: Grid | None = None, moving: Grid | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads a linear transform: ITK's (.tfm, .txt, .mat, .h5; also composites of linear ones, also ANTs' .mat), FSL
-    FLIRT's (.mat), FreeSurfer's (.lta) or MINC's (.xfm).
+    FLIRT's (.mat), FreeSurfer's (.lta), MINC's (.xfm) or DICOM's (a Spatial Registration).
 
     Args:
-        path: the file. Those of ITK map fixed points to moving points, all others the moving image to the fixed one.
+        path: the file. Those of ITK map fixed points to moving points, all others the moving image to the fixed one;
+            DICOM's says by its frames of reference which image is which.
         ndim: 2 or 3; None for the file's own.
         fixed, moving: the grids, needed for a matrix of FLIRT, to compare with those in an .lta, and to reduce a 3-D
             transform to slices of 3-D space (ndim 2).
@@ -160,9 +162,12 @@ def read_affine_with_notes(
     path = Path(path)
     if is_folder(path):
         raise InputError(f"{path}: is a folder. Pass a transform file ({', '.join(TRANSFORMS)}).")
-    content = read_bytes(path, _LARGEST_TRANSFORM)
+    kind = registration_kind(path)
+    if kind == "deformable":
+        raise InputError(f"{path}: holds a deformation, no linear transform. --method transform takes it.")
+    content = b"" if kind else read_bytes(path, _LARGEST_TRANSFORM)
     try:
-        matrix, notes = _parsed(path, content, fixed, moving)
+        matrix, notes = read_spatial(path, fixed, moving) if kind else _parsed(path, content, fixed, moving)
         d = len(matrix) - 1
         if d == 3 and ndim == 2 and fixed is not None and fixed.plane is not None:
             onto = moving if moving is not None and moving.plane is not None else fixed
@@ -184,7 +189,7 @@ def read_affine_with_notes(
                 "not computed the other way round"
             )
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from error
     return matrix, tuple(f"{path}: {note}" for note in notes)
 
 

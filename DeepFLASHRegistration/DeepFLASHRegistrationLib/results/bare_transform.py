@@ -15,6 +15,7 @@ from ..imaging.files import TRANSFORMS
 from ..imaging.grid import Grid
 from ..imaging.io import flattened
 from ..imaging.transform_files.itk_dense import displacements, moved
+from ..imaging.transform_files.registration_object import read_deformable, registration_kind
 from ..imaging.transforms import nonlinear_dimension, read_affine_with_notes, read_displacement_field, spread_points
 from ..problem.deformation import Deformation
 from ..support.errors import InputError
@@ -25,8 +26,9 @@ _BEYOND = 0.05
 
 
 def is_transform(path: str | os.PathLike) -> bool:
-    """Whether a path names a linear transform or a displacement field, and no result."""
-    return os.fspath(path).lower().endswith(TRANSFORMS + _FIELDS) and not Path(path).is_dir()
+    """Whether a path names a linear transform, a displacement field or a registration of DICOM, and no result."""
+    named = os.fspath(path).lower().endswith(TRANSFORMS + _FIELDS) and not Path(path).is_dir()
+    return named or bool(registration_kind(path))
 
 
 def _is_field(path: str | os.PathLike) -> bool:
@@ -39,7 +41,8 @@ def for_images(
     """What resamples images by a transform.
 
     Args:
-        path: a linear transform as read_affine_with_notes takes it, a displacement field, or another transform of ITK.
+        path: a linear transform as read_affine_with_notes takes it, a displacement field, another transform of ITK, or
+            a deformable registration of DICOM.
         to: "fixed" or "moving", the space of the target.
         origin: where the image lies that is resampled.
         target: where its values are wanted; None for the grid of the field.
@@ -50,7 +53,7 @@ def for_images(
     Raises:
         InputError: it cannot be used, or there is no target.
     """
-    field, onto = None, origin if origin.plane is not None else None
+    field, said, onto = None, (), origin if origin.plane is not None else None
     if _is_field(path):
         field = Field.read(path, onto)
         target = target or flattened(Path(path), field.domain)
@@ -58,6 +61,8 @@ def for_images(
         raise InputError(
             f"{path}: does not say on which voxels the output shall lie. Name an image of those: --reference IMAGE."
         )
+    elif registration_kind(path) == "deformable":
+        field, said = _of_dicom(path, *((target, origin) if to == "fixed" else (origin, target)), onto)
     elif nonlinear_dimension(path):
         space = target if target.plane is None else target.lifted()
         field = Field(space, displacements(Path(path), space), str(path), onto)
@@ -67,7 +72,7 @@ def for_images(
             "as many dimensions."
         )
     if field is not None:
-        return field, target, _noted(field, origin, target)
+        return field, target, said + _noted(field, origin, target)
     found, notes = _linear(path, target.ndim, to, origin, target)
     return found, target, notes
 
@@ -105,11 +110,22 @@ def for_points(
     """
     if _is_field(path):
         return Field.read(path), ()
+    if registration_kind(path) == "deformable":
+        return _of_dicom(path, *((target, origin) if to == "fixed" else (origin, target)))
     d = nonlinear_dimension(path)
     if d:
         return Nonlinear(str(path), Grid((1,) * d, np.eye(d + 1))), ()
     grids = [grid.lifted() if grid is not None and grid.plane is not None else grid for grid in (origin, target)]
     return _linear(path, next((grid.ndim for grid in grids if grid is not None), None), to, *grids)
+
+
+def _of_dicom(
+    path: str | os.PathLike, fixed: Grid | None, moving: Grid | None, onto: Grid | None = None
+) -> tuple[Field, tuple[str, ...]]:
+    """A deformable registration of DICOM."""
+    lattice, vectors, matrix, notes = read_deformable(Path(path), fixed, moving)
+    last = None if np.array_equal(matrix, np.eye(4)) else matrix
+    return Field(lattice, vectors, str(path), onto, last), notes
 
 
 def _linear(
@@ -130,19 +146,22 @@ def resting(affine: np.ndarray) -> Deformation:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """A displacement field of a file, as a map in its one direction: interpolated linearly, at rest outside, as in ITK.
+    """A displacement field of a file, as a map in its one direction: interpolated linearly, at rest outside, as in ITK;
+    of a registration of DICOM with an affine after it.
 
     Attributes:
         domain: where the displacements are given.
         values: float32 (*domain.shape, d), LPS mm, fixed -> moving.
         name: what messages call it.
         onto: for slices of 3-D space: the grid whose plane the displaced points lie in (default: their own plane).
+        last: (d+1, d+1) LPS mm, through which the displaced points go, wherever they are; None for nothing.
     """
 
     domain: Grid
     values: np.ndarray
     name: str
     onto: Grid | None = None
+    last: np.ndarray | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike, onto: Grid | None = None) -> Field:
@@ -155,24 +174,32 @@ class Field:
     def displacement(self, grid: Grid, direction: str, t: float = 1.0) -> np.ndarray:
         """As Deformation.displacement, from fixed to moving."""
         _require(self.name, direction, "fixed")
-        if grid.same_as(self.domain, 1e-6):
+        if self.last is None and grid.same_as(self.domain, 1e-6):
             return self.values
         result = np.empty((*grid.shape, grid.ndim), np.float32)
         rest = [np.arange(n) for n in grid.shape[1:]]
         for k in range(grid.shape[0]):
             points = grid.index_to_physical(np.stack(np.meshgrid(k, *rest, indexing="ij"), -1).reshape(-1, grid.ndim))
             if grid.plane is None:
-                moved = self._at(points)
+                moved = self._moved_by(points)
             else:
                 lifted = grid.lift(points)
-                moved = (self.onto or grid).project(lifted + self._at(lifted)) - points
+                moved = (self.onto or grid).project(lifted + self._moved_by(lifted)) - points
             result[k] = moved.reshape(result[k].shape)
         return result
 
     def points(self, points: np.ndarray, direction: str, t: float = 1.0) -> np.ndarray:
         """As Deformation.points, from fixed to moving."""
         _require(self.name, direction, "moving")
-        return points + self._at(points)
+        return points + self._moved_by(points)
+
+    def _moved_by(self, points: np.ndarray) -> np.ndarray:
+        """Where points (n, d) go from where they are, the affine included."""
+        displaced = self._at(points)
+        if self.last is None:
+            return displaced
+        d = len(self.last) - 1
+        return (points + displaced) @ self.last[:d, :d].T + self.last[:d, d] - points
 
     def _at(self, points: np.ndarray) -> np.ndarray:
         import torch
@@ -195,7 +222,8 @@ class Field:
         beyond = 1 - float(self.domain.contains(points).mean()) if len(points) else 0.0
         if beyond <= _BEYOND:
             return ()
-        return (f"{self.name}: does not reach {100 * beyond:.0f} % of what is carried; there nothing was moved",)
+        what = "nothing was moved" if self.last is None else "nothing but its matrices moves"
+        return (f"{self.name}: does not reach {100 * beyond:.0f} % of what is carried; there {what}",)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,15 +6,26 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..imaging import io, points, surfaces
+from ..imaging.dicom.doses import dose_object
+from ..imaging.dicom.elements import RT_DOSE, storage_class
+from ..imaging.dicom.objects import read_object
+from ..imaging.dicom.registrations import matrix_type, write_object
+from ..imaging.dicom.series import read_series
 from ..imaging.files import POINTS, SURFACES
 from ..imaging.grid import Grid
 from ..imaging.image_files import series
 from ..imaging.image_files.pictures import is_picture
-from ..imaging.segmentation import is_segmentation, read_segmentation, write_segmentation
+from ..imaging.segmentation import (
+    is_dicom_segmentation,
+    is_segmentation,
+    read_segmentation,
+    write_segmentation,
+)
 from ..imaging.volume import Volume
 from ..problem.belonging import elsewhere
 from ..problem.deformation import Deformation
@@ -166,14 +177,18 @@ class _Way:
         how, target = self.how, self.target
         if is_segmentation(source) and is_segmentation(output):
             return self._segments(source, output)
+        grid = target if how.reference is None else _grid_of(how.reference)
+        if is_dicom_segmentation(source):  # in which there is no image
+            return self._one(source, output, grid)
+        if os.fspath(output).lower().endswith(".dcm"):
+            return self._dose(source, output)
         path, which = io.selection(source)
         stored = io.open_image(path)
-        grid = target if how.reference is None else _grid_of(how.reference)
         shown = io.flattened(path, stored.grid)
         self._check_dimension(source, shown.ndim)
         self._check_dimension(how.reference, grid.ndim)
         if which or self._as_labels(source) or (stored.count == 1 and stored.channels == 1):
-            return self._one(source, output, grid)
+            return self._one(source, output, grid, stored.outside)
         if stored.channels > 1 and stored.count > 1:
             raise InputError(f"{path}: holds {stored.count} pictures in color. Name one of them: '{path}[0]', ….")
         notes = [*self.notes, *(f"{path}: {note}" for note in stored.notes)]
@@ -218,10 +233,35 @@ class _Way:
         text, _ = elsewhere(self.origin, labels, what)
         return [*labels.notes, *([text] if text else [])]
 
-    def _one(self, source: str | os.PathLike, output: str | os.PathLike, grid: Grid) -> list[str]:
+    def _dose(self, source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
+        """Carries a radiation dose of DICOM into another one."""
+        if storage_class(Path(source)) != RT_DOSE:
+            raise InputError(
+                f"{output}: of images only radiation doses are written as DICOM, and {source} is none. Name the output "
+                ".nii.gz; deepflash dicom writes registrations and segmentations."
+            )
+        if self.how.reference is None:
+            raise InputError(f"{output}: needs the series to which it shall refer: --reference FOLDER.")
+        series, volume = read_series(self.how.reference), io.read_volume(source)
+        grid = series.grid
+        self._check_dimension(source, volume.ndim)
+        self._check_dimension(self.how.reference, grid.ndim)
+        field = self.deformation.displacement(grid, self.inwards, self.how.time)
+        data = self._warped(volume.grid, volume.data, grid, field, 0.0)
+        linear = isinstance(self.deformation, Deformation) and self.deformation.rests(self.how.time)
+        rigid = linear and matrix_type(self.deformation.affine) == "RIGID"
+        found = dose_object(series, read_object(Path(source), voxels=False), grid, data, rigid)
+        write_object(Path(output), found)
+        rounded = f"{output}: its values were rounded by at most {float(found.DoseGridScaling) / 2:.2g}"
+        return [*self.notes, *volume.notes, *self._frame_noted(volume), rounded]
+
+    def _one(
+        self, source: str | os.PathLike, output: str | os.PathLike, grid: Grid, outside: float | None = None
+    ) -> list[str]:
         how = self.how
         labels = self._as_labels(source)
         volume = (io.read_labels if labels else io.read_volume)(source)
+        self._check_dimension(source, volume.ndim)
         field = self.deformation.displacement(grid, self.inwards, how.time)
         notes = list(volume.notes)
         if labels:
@@ -231,17 +271,29 @@ class _Way:
             shown = volume.with_data(volume.data > volume.data.min())
             text, wrong = elsewhere(self.origin, shown, "the image that was registered")
             notes += [text] if wrong else []
-            data = self._warped(volume.grid, volume.data, grid, field)
+            data = self._warped(volume.grid, volume.data, grid, field, outside)
             if is_picture(output):  # which has no room for what cubic interpolation adds beside an edge
                 data = np.clip(data, volume.data.min(), volume.data.max())
         io.write_volume(output, Volume(grid, data))
-        return [*self.notes, *notes]
+        return [*self.notes, *notes, *self._frame_noted(volume)]
 
-    def _warped(self, own: Grid, data: np.ndarray, grid: Grid, field: np.ndarray) -> np.ndarray:
+    def _frame_noted(self, volume: Volume) -> list[str]:
+        """A note if by DICOM the place of a volume is none in the space that it shall leave."""
+        own, origin = volume.grid.frame_of_reference, self.origin.frame_of_reference
+        if not own or not origin or own == origin:
+            return []
+        return [
+            f"{volume.name}: lies in the frame of reference {own}, but the image that it is carried from in {origin}: "
+            "nothing says that their mm mean the same places. Check that they belong together"
+        ]
+
+    def _warped(
+        self, own: Grid, data: np.ndarray, grid: Grid, field: np.ndarray, outside: float | None = None
+    ) -> np.ndarray:
         if data.dtype.kind == "f" and not np.isfinite(data).all():
             data = np.where(np.isfinite(data), data, np.min(data, where=np.isfinite(data), initial=np.inf))
             data = np.nan_to_num(data, posinf=0.0)  # a volume without any finite value
-        outside = float(data.min())
+        outside = float(data.min()) if outside is None else outside
         return warp(Volume(own, data), grid, field, outside=outside, interpolation=self.how.interpolation)
 
 

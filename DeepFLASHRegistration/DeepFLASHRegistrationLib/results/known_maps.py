@@ -11,6 +11,7 @@ import numpy as np
 
 from ..imaging.files import TRANSFORMS
 from ..imaging.grid import Grid
+from ..imaging.transform_files.registration_object import registration_kind
 from ..imaging.transforms import read_affine_with_notes
 from ..problem.deformation import Deformation
 from ..problem.known_transform import KnownTransform
@@ -39,7 +40,7 @@ def with_transforms(
     if not paths:
         return fixed, {}
     for path in paths:
-        if len(paths) > 1 or not str(path).lower().endswith(TRANSFORMS):
+        if len(paths) > 1 or not (str(path).lower().endswith(TRANSFORMS) or registration_kind(path) == "spatial"):
             raise InputError(
                 f"{path}: {parameters.method} starts from one linear transform. The method transform takes this map as "
                 "it is (with --as-geodesic: the geodesic nearest to it), transform+flash goes on from it."
@@ -52,8 +53,8 @@ def read_map(paths: Sequence[str | os.PathLike], fixed: Grid, moving: Grid) -> t
     """Reads transforms through which points of the fixed image go, one after the other, into the moving one.
 
     Args:
-        paths: displacement fields, linear transforms as read_affine_with_notes takes them, other transforms of ITK; in
-            the order of antsApplyTransforms.
+        paths: displacement fields, linear transforms as read_affine_with_notes takes them, other transforms of ITK,
+            registrations of DICOM; in the order of antsApplyTransforms.
         fixed, moving: the images' grids.
 
     Returns:
@@ -87,6 +88,8 @@ def read_map(paths: Sequence[str | os.PathLike], fixed: Grid, moving: Grid) -> t
 
 def _last_linear(steps: Sequence[object]) -> np.ndarray | None:
     """The product of the linear transforms at the end, where nothing linear comes before the rest."""
+    if len(steps) == 1 and isinstance(steps[0], Field):
+        return steps[0].last
     linear = [isinstance(step, Deformation) for step in steps]
     count = linear.index(True) if True in linear else len(steps)
     if count == len(steps) or not all(linear[count:]):

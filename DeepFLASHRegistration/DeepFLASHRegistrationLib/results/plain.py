@@ -34,12 +34,14 @@ def grid_values(grid: Grid) -> dict[str, Any]:
     values: dict[str, Any] = {"shape": list(grid.shape), "index_to_lps_mm": grid.affine.tolist()}
     if grid.plane is not None:
         values.update(plane=grid.plane.tolist(), slice_axis=grid.slice_axis, slice_step=grid.slice_step)
+    if grid.frame_of_reference:
+        values["frame_of_reference"] = grid.frame_of_reference
     return values
 
 
 def grid_from(values: Mapping[str, Any]) -> Grid:
     """The grid of `grid_values`; ValueError for none that an image could have."""
-    plane = {k: values[k] for k in ("plane", "slice_axis", "slice_step") if k in values}
+    more = {k: values[k] for k in ("plane", "slice_axis", "slice_step", "frame_of_reference") if k in values}
     if math.prod(int(n) for n in values["shape"]) > _MOST_VOXELS:
         raise ValueError("a grid has too many voxels")
-    return Grid(tuple(values["shape"]), np.array(values["index_to_lps_mm"]), **plane)
+    return Grid(tuple(values["shape"]), np.array(values["index_to_lps_mm"]), **more)

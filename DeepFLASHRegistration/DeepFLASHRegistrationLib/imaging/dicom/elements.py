@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PIXELS = 0x7FE00010
+# UIDs of classes: radiation doses, and segmentations (SEG), whose frames hold labels.
+RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
-_TRANSFER_SYNTAX = 0x00020010
+_STORAGE_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _IMPLICIT, _DEFLATED, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 # The sequences that say where frames lie, what they are and how they are scaled; others are stepped over.
@@ -115,7 +118,7 @@ def read_elements(path: Path) -> Elements | None:
             return None
         found = Elements()
         try:
-            start, syntax = _file_meta(data)
+            _, start, syntax = _file_meta(data)
             found.syntax, found.order = syntax, ">" if syntax == _BIG else "<"
             if syntax == _DEFLATED:
                 data, start = _inflated(data, start), 0
@@ -133,8 +136,17 @@ def read_bytes(path: Path, elements: Elements, parts: list[tuple[int, int]]) -> 
         if data is None:
             return []
         if elements.syntax == _DEFLATED:
-            data = _inflated(data, _file_meta(data)[0])
+            data = _inflated(data, _file_meta(data)[1])
         return [bytes(data[start:stop]) for start, stop in parts]
+
+
+def storage_class(path: Path) -> str:
+    """The UID of what kind of object a DICOM file says that it holds; "" for any other file, or none."""
+    with _opened(path) as data:
+        try:
+            return "" if data is None else _file_meta(data)[0].text(_STORAGE_CLASS).strip("\0")
+        except (_Damaged, struct.error, IndexError):
+            return ""
 
 
 @contextmanager
@@ -142,7 +154,7 @@ def _opened(path: Path) -> Iterator[mmap.mmap | bytes | None]:
     """A DICOM file as bytes that are read when looked at; None if it is no DICOM file."""
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below; errors of whoever looks at it are not caught here)
-    except OSError:
+    except (OSError, ValueError):  # no such file, or no such name
         yield None
         return
     with file:
@@ -162,14 +174,14 @@ def _is_dicom(head: bytes) -> bool:
     return (head[4:6].isalpha() and head[4:6].isupper()) or head[5:8] == b"\0\0\0"
 
 
-def _file_meta(data: mmap.mmap | bytes) -> tuple[int, str]:
-    """Reads group 2, which is always explicit little endian: where the data set begins, and its transfer syntax."""
+def _file_meta(data: mmap.mmap | bytes) -> tuple[Elements, int, str]:
+    """Reads group 2, which is always explicit little endian; where the data set begins, and its transfer syntax."""
     start = 132 if data[128:132] == b"DICM" else 0
     meta = Elements()
     while data[start : start + 2] == b"\x02\x00":
         start = _Parser(data, "<", True).element(meta, start, len(data), 0)
     bare = "" if data[start + 4 : start + 6].isalpha() else _IMPLICIT
-    return start, meta.text(_TRANSFER_SYNTAX).strip("\0") or bare
+    return meta, start, meta.text(_TRANSFER_SYNTAX).strip("\0") or bare
 
 
 def _inflated(data: mmap.mmap | bytes, start: int) -> bytes:

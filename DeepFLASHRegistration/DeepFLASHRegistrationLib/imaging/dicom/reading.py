@@ -11,7 +11,7 @@ import numpy as np
 
 from ...support.errors import InputError
 from ..image_files.stored import StoredImage
-from .elements import read_elements
+from .elements import RT_DOSE, SEGMENTATIONS, Elements, read_elements
 from .mosaic import is_mosaic, tiles_of
 from .sampling import Sampling, check_sound, sampling_of
 from .slices import Slice, read_slices
@@ -20,14 +20,16 @@ from .stacks import Stack, stacks_of
 _COMPARED = 50  # groups; more are not looked through, which takes time
 _FEW = 2  # slices: as many as a scout has of one orientation
 _CLASS = 0x00080016
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_DOSE_UNITS, _DOSE_TYPE, _DOSE_SUMMATION = 0x30040002, 0x30040004, 0x3004000A
 # What holds no image, by the beginning of its class (PS3.6, annex A), and what to do with it.
 _NO_IMAGE = {
     "1.2.840.10008.5.1.4.1.1.481.3": "the contours of a radiotherapy plan (RTSTRUCT); make a segmentation of them, in "
     "3D Slicer with SlicerRT for example, and export that as .seg.nrrd or NIfTI",
     "1.2.840.10008.5.1.4.1.1.481.5": "a radiotherapy plan (RTPLAN)",
     "1.2.840.10008.5.1.4.1.1.66.5": "the surfaces of a segmentation; export them as .stl or .vtk",
-    "1.2.840.10008.5.1.4.1.1.66": "a registration or other raw data",
+    "1.2.840.10008.5.1.4.1.1.66.1": "a registration; pass it where a transform is wanted (--init, deepflash apply)",
+    "1.2.840.10008.5.1.4.1.1.66.3": "a registration; pass it where a transform is wanted (--init, deepflash apply)",
+    "1.2.840.10008.5.1.4.1.1.66": "raw data",
     "1.2.840.10008.5.1.4.1.1.88": "a report (SR)",
     "1.2.840.10008.5.1.4.1.1.11": "how images are to be shown (a presentation state)",
     "1.2.840.10008.5.1.4.1.1.104": "a document",
@@ -41,6 +43,11 @@ def open_folder(path: Path) -> StoredImage:
     Raises:
         InputError: no DICOM image, several, or one that is damaged, incomplete, or lies nowhere.
     """
+    return _stored(path, *stacks_in(path))
+
+
+def stacks_in(path: Path) -> tuple[list[Stack], list[Stack], list[str]]:
+    """The volumes of the one image in a folder, what lies beside it, and notes; InputError as for `open_folder`."""
     slices = _slices_in(path)
     if not slices:
         raise InputError(f"{path}: holds no DICOM series. Pass an image file, or the folder that holds the slices.")
@@ -48,7 +55,7 @@ def open_folder(path: Path) -> StoredImage:
     chosen, left_out = _main(groups)
     if chosen is None:
         raise InputError(_which(path, groups))
-    return _stored(path, chosen, left_out, [])
+    return chosen, left_out, []
 
 
 def open_file(path: Path) -> StoredImage | None:
@@ -57,6 +64,12 @@ def open_file(path: Path) -> StoredImage | None:
     Raises:
         InputError: no image in it, or one that is damaged, incomplete, or lies nowhere.
     """
+    found = stacks_of_file(path)
+    return None if found is None else _stored(path, *found)
+
+
+def stacks_of_file(path: Path) -> tuple[list[Stack], list[Stack], list[str]] | None:
+    """As `stacks_in`, of what a file belongs to; None if it is no DICOM. InputError as for `open_file`."""
     own = _slices_of(path)
     if own is None:
         return None
@@ -78,7 +91,7 @@ def open_file(path: Path) -> StoredImage | None:
     if others:
         notes.append(f"read with the other {others} files of its DICOM series")
     left_out = [stack for group in groups for stack in group if stack not in ours[0]]
-    return _stored(path, ours[0], left_out, notes)
+    return ours[0], left_out, notes
 
 
 def _slices_of(file: Path) -> list[Slice] | None:
@@ -97,7 +110,7 @@ def _held(file: Path) -> str:
 
 
 def _is_segmentation(part: Slice) -> bool:
-    return part.header.text(_CLASS).strip("\0") in _SEGMENTATIONS
+    return part.header.text(_CLASS).strip("\0") in SEGMENTATIONS
 
 
 def _slices_in(folder: Path, but: Path | None = None) -> list[Slice]:
@@ -176,8 +189,8 @@ def _which(path: Path, groups: list[list[Stack]]) -> str:
 def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[str]) -> StoredImage:
     if _is_segmentation(stacks[0].slices[0]):
         raise InputError(
-            f"{path}: is a DICOM segmentation (SEG), whose segments lie in frames of their own. Load it in 3D Slicer "
-            "(with QuantitativeReporting) and export it as .seg.nrrd or NIfTI, or convert it with dcmqi."
+            f"{path}: is a DICOM segmentation (SEG), which holds labels and no image. Pass its file where labels are "
+            "wanted, --moving-labels for example."
         )
     if left_out:
         notes.append(_left_out(left_out))
@@ -186,6 +199,11 @@ def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[
     samplings = [sampling_of(stack, str(path)) for stack in stacks]
     notes += dict.fromkeys(note for sampling in samplings for note in sampling.notes)
 
+    header = stacks[0].slices[0].header
+    is_dose = header.text(_CLASS).strip("\0") == RT_DOSE
+    if is_dose:
+        notes.append(_dose_in_words(header))
+
     def volumes(first: int, stop: int) -> Iterator[np.ndarray]:
         return (sampling.values() for sampling in samplings[first:stop])
 
@@ -193,5 +211,13 @@ def _stored(path: Path, stacks: list[Stack], left_out: list[Stack], notes: list[
     names = [stack.title for stack in stacks] if len(stacks) > 1 else []
     return StoredImage(
         path, first.grid, len(stacks), volumes, 3 if stacks[0].slices[0].color else 1, notes=notes, names=names,
-        interpolated=any(sampling.interpolated for sampling in samplings),
+        interpolated=any(sampling.interpolated for sampling in samplings), outside=0.0 if is_dose else None,
     )  # fmt: skip
+
+
+def _dose_in_words(header: Elements) -> str:
+    """What the numbers of a radiation dose are."""
+    unit = {"GY": "in Gy", "RELATIVE": "relative to a value that the file does not state"}
+    kind = ", ".join(filter(None, (header.text(tag) for tag in (_DOSE_TYPE, _DOSE_SUMMATION))))
+    said = unit.get(header.text(_DOSE_UNITS), "of unknown unit")
+    return f"is a radiation dose {said}{f' ({kind})' if kind else ''}; beyond its grid there is none"

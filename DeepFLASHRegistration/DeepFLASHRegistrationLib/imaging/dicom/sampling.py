@@ -17,6 +17,7 @@ from .stacks import Stack
 
 _EVEN = 0.02  # of a step, what rounding of positions may take
 _WIDEST_GAP = 5.5  # steps: four slices missing in a row are filled, more are not
+_FRAME_OF_REFERENCE = 0x00200052
 _SAME_LINE = 0.5  # voxels in the plane: slices shifted less than this are taken to lie above each other
 
 
@@ -55,7 +56,13 @@ class Sampling:
         affine[:3, 0] = first.normal * self.step
         affine[:3, 1:3] = first.axes * first.spacing
         affine[:3, 3] = (np.zeros(3) if first.position is None else first.position) + affine[:3, 1:3] @ self.corner
-        return Grid((len(self.sources), *self.shape), affine)
+        return Grid((len(self.sources), *self.shape), affine, frame_of_reference=self.frame_of_reference)
+
+    @property
+    def frame_of_reference(self) -> str:
+        """The UID of the slices' frame of reference; "" where they name none, or several."""
+        named = _frames_of_reference(self.stack)
+        return named.pop() if len(named) == 1 else ""
 
     def values(self) -> np.ndarray:
         """(*grid.shape) of integers or float32, or (*grid.shape, 3) of colors.
@@ -129,8 +136,18 @@ def sampling_of(stack: Stack, name: str) -> Sampling:
         notes.append("the files do not state where the image lies; it was put at the origin")
     heights = stack.heights
     step, sources = _regular(heights, slices, name, notes) if len(slices) > 1 else (slices[0].thickness, ((0, 0.0),))
+    frames = _frames_of_reference(stack)
+    if len(frames) > 1:
+        notes.append(
+            f"its slices name {len(frames)} frames of reference, as if the patient had been moved between them; they "
+            "were put where their positions say"
+        )
     shifts, shape, corner = _aligned(stack, heights, name, notes)
     return Sampling(stack, step, sources, shifts, shape, corner, tuple(notes))
+
+
+def _frames_of_reference(stack: Stack) -> set[str]:
+    return {part.header.text(_FRAME_OF_REFERENCE).strip("\0") for part in stack.slices}
 
 
 def check_sound(slices: Sequence[Slice]) -> None:

@@ -28,6 +28,7 @@ class StoredImage:
         vectors: the volumes are the components of one vector per voxel.
         seconds: from one volume to the next, where they are points in time; 0 if that is unknown.
         interpolated: values lie between those of the file, as labels must not.
+        outside: what lies beyond it, where that is known: no dose beyond that of a plan.
         names: what tells its volumes apart, where that is known; one for each, or none.
         bytes_of: of a value as it is read.
         at_once: how many volumes are read together.
@@ -42,6 +43,7 @@ class StoredImage:
     vectors: bool = False
     seconds: float = 0.0
     interpolated: bool = False
+    outside: float | None = None
     names: list[str] = field(default_factory=list)
     bytes_of: int = 4
     at_once: int = 1
