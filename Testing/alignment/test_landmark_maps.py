@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from DeepFLASHRegistrationLib.alignment.landmarks import from_landmarks, kind_for
+from DeepFLASHRegistrationLib.alignment.landmarks import from_landmarks, kind_for, mirrored
 
 
 def cloud(n, d, seed=0):
@@ -43,22 +43,26 @@ def test_an_exact_map_is_found(d, kind):
     assert found == pytest.approx(truth, abs=1e-6)
 
 
+def told_of(points, kind):
+    return kind_for(points, points, kind)
+
+
 @pytest.mark.parametrize("d", [2, 3])
 def test_few_landmarks_tell_a_poorer_map(d):
-    assert kind_for(cloud(1, d), "affine") == "shift"
-    assert kind_for(cloud(d - 1, d), "affine") in ("shift", "rigid")
-    assert kind_for(cloud(d, d), "affine") == "rigid"
-    assert kind_for(cloud(d + 1, d), "affine") == "similarity"
-    assert kind_for(cloud(2 * d + 2, d), "affine") == "affine"
-    assert kind_for(cloud(2 * d + 2, d), "rigid") == "rigid"
+    assert told_of(cloud(1, d), "affine") == "shift"
+    assert told_of(cloud(d - 1, d), "affine") in ("shift", "rigid")
+    assert told_of(cloud(d, d), "affine") == "rigid"
+    assert told_of(cloud(d + 1, d), "affine") == "similarity"
+    assert told_of(cloud(2 * d + 2, d), "affine") == "affine"
+    assert told_of(cloud(2 * d + 2, d), "rigid") == "rigid"
 
 
 def test_landmarks_of_a_plane_tell_a_turn_and_those_of_a_line_none():
     plane = cloud(12, 3)
     plane[:, 2] = 5
-    assert kind_for(plane, "affine") == "similarity"
+    assert told_of(plane, "affine") == "similarity"
     line = np.outer(np.arange(12.0), [1, 2, 3])
-    assert kind_for(line, "affine") == "shift"
+    assert told_of(line, "affine") == "shift"
     truth = made(3, rotation(3, 40))
     found, _ = from_landmarks(plane, carried(truth, plane), np.full(12, 1.0), "rigid")
     assert found == pytest.approx(truth, abs=1e-6)
@@ -66,10 +70,20 @@ def test_landmarks_of_a_plane_tell_a_turn_and_those_of_a_line_none():
 
 def test_nothing_is_mirrored_though_it_would_fit_better():
     points = cloud(10, 3)
-    mirrored = points * [-1, 1, 1]
-    for kind in ("rigid",):
-        found, _ = from_landmarks(points, mirrored, np.full(10, 1.0), kind)
+    moving = points * [-1, 1, 1]
+    for kind in ("rigid", "affine"):
+        found, told = from_landmarks(points, moving, np.full(10, 1.0), kind)
+        assert told == "rigid"
         assert np.linalg.det(found[:3, :3]) == pytest.approx(1.0)
+    assert mirrored(points, moving)
+    assert not mirrored(points, points @ rotation(3, 170))
+
+
+def test_landmarks_that_coincide_tell_a_shift():
+    points = cloud(10, 3)
+    found, told = from_landmarks(points, np.repeat(points[:1], 10, 0), np.full(10, 1.0), "affine")
+    assert told == "shift"
+    assert found[:3, :3] == pytest.approx(np.eye(3))
 
 
 @pytest.mark.parametrize("wrong", [1, 3])

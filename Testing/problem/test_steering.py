@@ -83,7 +83,8 @@ def test_a_trust_of_its_own_counts_and_an_infinite_one_only_measures(sides, glan
     assert pairs.steers.tolist() == [i != 4 for i in range(len(trust))]
     assert np.isnan(pairs.trust[5:]).all()
     only = replace(fixed, landmarks=replace(fixed.landmarks, trust=np.full(len(trust), np.inf)))
-    assert not problem((only, moving), gland, landmark_weight=1.0).steering
+    with pytest.raises(InputError, match="infinite trust"):
+        problem((only, moving), gland, landmark_weight=1.0)
     with pytest.raises(ValueError, match="above 0"):
         replace(fixed.landmarks, trust=np.zeros(len(trust)))
 

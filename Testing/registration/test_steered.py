@@ -89,6 +89,7 @@ def test_surfaces_drawn_by_hand_halve_the_error_where_nothing_else_is_seen():
             np.fft.rfftn(rng.normal(size=labels.data.shape))
             * np.exp(-0.5 * (4.0 / 2.4 * 2 * np.pi) ** 2 * _square_frequencies(labels.data.shape)),
             s=labels.data.shape,
+            axes=(0, 1, 2),
         )
         deep = distance(whole, 1, 12.0).data + waves / waves.std()
         return Volume(labels.grid, (deep > 0).astype(np.int32), labels.name)
@@ -149,6 +150,10 @@ def test_a_method_that_cannot_be_steered_says_so_before_any_work(gland, placed):
             Parameters(method="nephi", landmark_weight=1.0),
             fixed_points=x,
             moving_points=y,
+        )
+    with pytest.raises(InputError, match="LDDMM is steered by landmarks"):
+        register(
+            gland.fixed, gland.moving, Parameters(method="lddmm", rigid_labels=(6,)), fixed_labels=gland.fixed_labels
         )
     with pytest.raises(InputError, match="no landmarks to steer by"):
         register(gland.fixed, gland.moving, settings(landmark_weight=1.0))

@@ -98,7 +98,7 @@ CASES = [
     ({"volume_change": {4: 150.0, 5: -50.0}}, "good", ""),
     ({"kept": {"6": {"kind": "rigid", "mean_percent": 0.1, "p95_percent": 0.3}}}, "good", ""),
     ({"kept": {"6": {"kind": "rigid", "mean_percent": 0.5, "p95_percent": 1.2}}}, "check", "label 6 (+1.2 %)"),
-    ({"kept": {"4": {"kind": "volume", "percent": -8.0}}}, "failed", "label 4 (-8 %)"),
+    ({"kept": {"4": {"kind": "volume", "percent": -8.0}}}, "failed", "label 4 (−8 %)"),
     ({"volume_change": {4: 250.0, 5: -100.0, 6: 3.0}}, "check", "label 5 (vanished), label 4 (+250 %)"),
     ({"landmarks": {"before_mm": [4.0], "after_mm": [2.0], "nearer_another": 0.0}}, "good", ""),
     ({"landmarks": {"before_mm": [0.1], "after_mm": [0.2]}}, "good", ""),

@@ -17,24 +17,25 @@ import numpy as np
 # of its longest.
 _NEEDS = {"affine": lambda d: 2 * (d + 1), "similarity": lambda d: d + 1, "rigid": lambda d: d, "shift": lambda d: 1}
 _FLAT = {"affine": 0.1, "similarity": 0.02, "rigid": 0.02, "shift": 0.0}
+_STRETCH = 3.0  # of one axis beside another
 _TRIES = 400
 _STEPS = 30
 # Times the trust or the median distance, beyond which a distance hardly counts.
 _BEYOND = 3.0
 
 
-def kind_for(fixed: np.ndarray, kind: str) -> str:
+def kind_for(fixed: np.ndarray, moving: np.ndarray, kind: str) -> str:
     """The richest kind of map, none richer than asked for ("rigid", "affine"), that landmarks (n, d) can tell."""
-    d = fixed.shape[1]
-    order = ["affine", "similarity", "rigid", "shift"] if kind == "affine" else ["rigid", "shift"]
-    spread = np.linalg.svd(fixed - fixed.mean(0), compute_uv=False) if len(fixed) > 1 else np.zeros(d)
+    n, d = fixed.shape
+    order = ["affine", "similarity", "rigid"] if kind == "affine" else ["rigid"]
+    spreads = [np.linalg.svd(each - each.mean(0), compute_uv=False) for each in (fixed, moving)]
     for each in order:
         # A turn is told by points on a plane, but not on a line; an affine by none but points all around.
         axis = d - 1 if each == "affine" else d - 2
-        flat = len(spread) <= axis or spread[axis] <= _FLAT[each] * max(spread[0], 1e-12)
-        if each == "shift" or (len(fixed) >= _NEEDS[each](d) and not flat):
+        flat = any(len(s) <= axis or s[axis] <= _FLAT[each] * max(s[0], 1e-12) for s in spreads)
+        if n >= _NEEDS[each](d) and not flat:
             return each
-    raise AssertionError("a shift needs no more than a landmark")
+    return "shift"
 
 
 def from_landmarks(fixed: np.ndarray, moving: np.ndarray, trust: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
@@ -44,10 +45,11 @@ def from_landmarks(fixed: np.ndarray, moving: np.ndarray, trust: np.ndarray, kin
         trust: (n,) mm, the standard deviation of each along each axis.
         kind: "rigid" or "affine", which few landmarks do not tell; see `kind_for`.
     """
-    d, told = fixed.shape[1], kind_for(fixed, kind)
+    d, told = fixed.shape[1], kind_for(fixed, moving, kind)
     first = "rigid" if told == "affine" else told
-    best = _start(fixed, moving, trust, first)
+    best = rigid = _start(fixed, moving, trust, first)
     for each in dict.fromkeys((first, told)):
+        rigid = best
         for _ in range(_STEPS):
             off = np.linalg.norm(fixed @ best[:, :d].T + best[:, d] - moving, axis=1) / trust
             scale = _BEYOND * max(1.0, float(np.median(off)))
@@ -57,9 +59,21 @@ def from_landmarks(fixed: np.ndarray, moving: np.ndarray, trust: np.ndarray, kin
             best = now
             if still:
                 break
+    # What mirrors, or stretches beyond anatomy, is a mistake in the landmarks.
+    stretches = np.linalg.svd(best[:, :d], compute_uv=False)
+    if told == "affine" and not (np.linalg.det(best[:, :d]) > 0 and stretches[0] < _STRETCH * stretches[-1]):
+        best, told = rigid, "rigid"
     matrix = np.eye(d + 1)
     matrix[:d] = best
     return matrix, told
+
+
+def mirrored(fixed: np.ndarray, moving: np.ndarray) -> bool:
+    """Whether landmarks lie to each other as an image and its mirror image do, so far as they tell."""
+    if kind_for(fixed, moving, "affine") != "affine":
+        return False
+    x, y = fixed - fixed.mean(0), moving - moving.mean(0)
+    return bool(np.linalg.det(np.linalg.lstsq(x, y, rcond=None)[0]) < 0)
 
 
 def _start(fixed: np.ndarray, moving: np.ndarray, trust: np.ndarray, kind: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..problem.known_transform import KnownTransform
 from ..problem.parameters import Parameters
 from ..problem.problem import Problem, settings
+from ..problem.steering import SOFT
 from ..support.errors import InputError
 from .registry import Estimated, Plan, Watch
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from ..geodesics.objective import Compared
     from ..geodesics.search.flash import Estimate
 
-# Of the weight of what is to be kept, stage by stage; and most iterations of those that follow the levels.
-_SOFT, _SETTLING = (0.005, 0.1, 1.0), 8
+# Of the weight of what is to be kept, stage by stage after the levels; and most iterations of each.
+_STIFFER, _SETTLING = (0.1, 1.0), 8
 
 
 def estimate(
@@ -73,10 +74,10 @@ def optimized(
 
     levels = problem.levels(parameters)
     stages = [(levels, 1.0)]
-    if compared is None and problem.steering.kept:
+    if compared is None and problem.steering.kept and sum(parameters.iterations):
         # What is to be kept is so stiff that nothing else would move beside it: that comes last, by and by.
-        settling = [dataclasses.replace(levels[-1], iterations=_SETTLING)]
-        stages = [(levels, _SOFT[0]), *((settling, stiffness) for stiffness in _SOFT[1:])]
+        settling = [dataclasses.replace(levels[-1], iterations=min(_SETTLING, max(parameters.iterations)))]
+        stages = [(levels, SOFT), *((settling, stiffness) for stiffness in _STIFFER)]
         levels = [level for some, _ in stages for level in some]
     history: list[dict[str, Any]] = []
     # A voxel costs the same at every level, an iteration at a finer one as many times more.

@@ -128,6 +128,11 @@ def plan(parameters: Parameters, ndim: int) -> Plan:
             f"{parameters.steered}: the method {parameters.method} cannot be steered. Use {', '.join(STEERABLE)}, or "
             f"let FLASH refine its result ({parameters.method}+flash, where there is one)."
         )
+    if parameters.method == "lddmm" and (parameters.rigid_labels or parameters.volume_labels):
+        raise InputError(
+            "rigid_labels and volume_labels: LDDMM is steered by landmarks and structures, and keeps none as they are. "
+            "Use the method flash, or lddmm+flash."
+        )
     if not method.needs_model:
         for name, lacks in _OF_MODELS.items():
             if getattr(parameters, name):

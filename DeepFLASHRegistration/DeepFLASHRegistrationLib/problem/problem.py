@@ -13,7 +13,7 @@ from ..support.errors import InputError
 from .deformation import border_window
 from .parameters import Parameters
 from .resampling import blurred, linear
-from .steering import steering
+from .steering import SOFT, steering
 from .subject import Subject, object_voxels
 from .working import chosen_lengths, level_factors, level_modes, problem_grid
 
@@ -254,14 +254,17 @@ class Problem:
 
 
 def energy_at_rest(problem: Problem, parameters: Parameters) -> float:
-    """The energy of the affine alone, at the first of the levels."""
+    """The energy of the affine alone, at the first of the levels; what of the fixed object is not seen in the moving
+    image counts as wholly unlike."""
     import torch
 
     from ..geodesics.objective import Objective
 
     level = problem.levels(parameters)[0]
     zero = torch.zeros(problem.grid.ndim, *level.band.modes)
-    return Objective(problem.compared(), level, settings(parameters), problem.window(), zero).at_rest()
+    found = Objective(problem.compared(stiffness=SOFT), level, settings(parameters), problem.window(), zero)
+    unseen = 1 - found.sides[0].covered / float(problem.fixed_mask.mean())
+    return found.at_rest() + found.data_weight * max(unseen, 0.0)
 
 
 def beyond(image: Volume) -> float:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..alignment.affine import align_upright
-from ..alignment.landmarks import from_landmarks
+from ..alignment.landmarks import from_landmarks, mirrored
 from ..imaging.landmarks import Pairs
 from ..imaging.size import BRAIN_RADIUS_MM, radius_mm
 from ..imaging.volume import Volume, label_values
@@ -44,6 +44,9 @@ _NODES = 5  # of the lattice on which landmarks' map is tabulated, per reach
 _MOST_LANDMARKS = 2000
 _MOST_CHANNELS = 16
 _MOST_SHOWN = 6
+_FINEST = 1e-3  # of the object's radius: trust below it counts as it
+# Of the weight of what is to be kept, while all else is still on its way.
+SOFT = 0.005
 # Structures from which on their surfaces tell a stretch; and how far from a surface alignment sees it, of the size of
 # all structures.
 _TELL_STRETCH, _SEEN = 4, 0.6
@@ -136,6 +139,11 @@ def check_steering(fixed: Subject, moving: Subject, parameters: Parameters) -> N
                 f"landmark_weight: {len(pairs.fixed)} landmarks are more than can steer ({_MOST_LANDMARKS}). Give "
                 "fewer."
             )
+        if not pairs.steers.any():
+            raise InputError(
+                "landmark_weight: all landmarks have an infinite trust, which is that of those that are only measured. "
+                "Give some a trust in mm, or set the weight to 0."
+            )
     if parameters.label_weight:
         _common(fixed, moving, parameters)
     for name in ("rigid_labels", "volume_labels"):
@@ -159,13 +167,17 @@ def steering(problem: Problem, fixed: Subject, moving: Subject, parameters: Para
     guide, channels, notes, wrong = None, (), [], ()
     if parameters.landmark_weight:
         pairs = corresponding(fixed.landmarks, moving.landmarks)
-        steers = pairs.steers
-        if steers.any():
-            found = _kriged(problem, pairs, _trusted(pairs, parameters, times), steers, times)
-            guide = _guide(problem, found, parameters.landmark_weight)
-            apart = np.zeros(len(steers), dtype=bool)
-            apart[steers] = found.wrong
-            wrong, notes = tuple(map(bool, apart)), _of_wrong(pairs, steers, found)
+        steers, trust = pairs.steers, _trusted(pairs, parameters, times)
+        found = _kriged(problem, pairs, trust, steers, times)
+        guide = _guide(problem, found, parameters.landmark_weight)
+        apart = np.zeros(len(steers), dtype=bool)
+        apart[steers] = found.wrong
+        wrong, notes = tuple(map(bool, apart)), _of_wrong(pairs, steers, found)
+        if mirrored(pairs.fixed[steers], pairs.moving[steers]):
+            notes.append(
+                "The landmarks lie as in a mirror image: are left and right exchanged in one of the lists, or is one "
+                "of them in another coordinate system?"
+            )
     if parameters.label_weight:
         channels = _channels(problem, fixed, moving, parameters, times)
     kept = tuple(
@@ -200,7 +212,9 @@ def alignments(fixed: Subject, moving: Subject, parameters: Parameters, threads:
 
 
 def _trusted(pairs: Pairs, parameters: Parameters, times: float) -> np.ndarray:
-    return np.where(np.isnan(pairs.trust), parameters.landmark_trust_mm or _LANDMARK_MM * times, pairs.trust)
+    trust = np.where(np.isnan(pairs.trust), parameters.landmark_trust_mm or _LANDMARK_MM * times, pairs.trust)
+    # Nothing is known better than to a part of what the object measures, nor worse than as it.
+    return np.clip(trust, _FINEST * times * BRAIN_RADIUS_MM, times * BRAIN_RADIUS_MM)
 
 
 def _drawn(subject: Subject, labels: Sequence[int]) -> Volume:
@@ -229,14 +243,15 @@ def _guide(problem: Problem, found: Kriging, weight: float) -> Guide:
     from ..geodesics.band import Lattice, Upsampler
 
     grid, d = problem.grid, problem.grid.ndim
-    step = [max(1.0, found.reach_mm / _NODES / h) for h in grid.spacing]  # in voxels
+    step = [max(1.0, found.covariance.reach_mm / _NODES / h) for h in grid.spacing]  # in voxels
     shape = tuple(int(np.ceil((n - 1) / s)) + 3 for n, s in zip(grid.shape, step, strict=True))
     index = np.stack(
         np.meshgrid(*[(np.arange(n) - 1) * s for n, s in zip(shape, step, strict=True)], indexing="ij"), -1
     )
     values, variance = found(grid.index_to_physical(index.reshape(-1, d)))
     # What no landmark tells anything of weighs nothing: there the covariance's own variance is left.
-    surely = np.maximum(1 / np.maximum(variance, 1e-12) - 1 / found.spread_mm**2, 0)
+    before = found.covariance.variance(grid.index_to_physical(index.reshape(-1, d)))
+    surely = np.maximum(1 / np.maximum(variance, 1e-12) - 1 / before, 0)
     table = np.concatenate([(values @ grid.direction).T / problem.unit_mm, surely[None]])
     coarse = Lattice(shape, tuple(step), tuple(-s for s in step))
     fine = Lattice(grid.shape, (1.0,) * d, (0.0,) * d)
@@ -247,6 +262,11 @@ def _guide(problem: Problem, found: Kriging, weight: float) -> Guide:
 
 
 def _of_wrong(pairs: Pairs, steers: np.ndarray, found: Kriging) -> list[str]:
+    if found.contradictory:
+        return [
+            "More than a third of the landmarks contradict each other, so that what they tell is little. Check that "
+            "they are paired rightly."
+        ]
     if not found.wrong.any():
         return []
     at = np.flatnonzero(steers)[found.wrong]
@@ -256,7 +276,7 @@ def _of_wrong(pairs: Pairs, steers: np.ndarray, found: Kriging) -> list[str]:
     ]
     return [
         "Landmarks that lie far from where the others expect them did not steer: "
-        f"{_listed(named)}. Check their places, or give them a smaller trust in mm."
+        f"{_listed(named)}. Check their places, or give them more mm of trust."
     ]
 
 
@@ -319,15 +339,20 @@ def _channels(
     labels = _common(fixed, moving, parameters)
     reach = max(problem.window_mm, 2 * float(problem.grid.spacing.max()))
     trust = parameters.label_trust_mm or _CONTOUR_MM * times
+    # Where one of the label maps ends no surface is known to be.
+    known = np.ones(problem.grid.shape, dtype=bool)
+    for side, matrix in ((fixed, None), (moving, problem.affine)):
+        whole = Volume(side.label_map.grid, np.ones(side.label_map.grid.shape, dtype=np.float32))
+        known &= linear(whole, problem.grid, matrix, 0.0) > _EDGE
     channels: list[list[np.ndarray]] = []
     taken: list[np.ndarray] = []
     sizes = {label: float(np.count_nonzero(fixed.label_map.data == label)) for label in labels}
     for label in labels:
         here = linear(distance(fixed.label_map, label, reach), problem.grid, None, -reach) / reach
         there = linear(distance(moving.label_map, label, reach), problem.grid, problem.affine, -reach) / reach
-        near = (here > -_EDGE) | (there > -_EDGE)
-        surface = np.count_nonzero(np.abs(here) < _EDGE)
-        if not surface or not (there > -_EDGE).any():
+        near = known & ((here > -_EDGE) | (there > -_EDGE))
+        surface = np.count_nonzero(known & (np.abs(here) < _EDGE))
+        if not surface or not (known & (there > -_EDGE)).any():
             raise InputError(
                 f"label_weight: label {label} does not lie where the images are compared. Leave it out by "
                 "steering_labels, or check that labels and images belong together."

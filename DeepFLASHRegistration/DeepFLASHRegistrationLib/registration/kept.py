@@ -52,4 +52,5 @@ def distance_changes(points: np.ndarray, mapped: np.ndarray) -> np.ndarray:
 
 def _points(fixed: Subject, label: int) -> np.ndarray:
     at = np.argwhere(fixed.label_map.data == label)
-    return fixed.label_map.grid.index_to_physical(at[:: max(1, len(at) // _POINTS)])
+    points = fixed.label_map.grid.index_to_physical(at[:: max(1, len(at) // _POINTS)])
+    return points[fixed.grid.contains(points)]

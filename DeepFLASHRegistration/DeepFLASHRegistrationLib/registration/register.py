@@ -73,7 +73,8 @@ def register(
     Args:
         fixed, moving: subjects, or images alone; of the same dimension, on any grids, in any units. Labels of the
             moving subject are carried over to the fixed grid, and compared with the fixed ones; what lies outside a
-            mask does not count in the similarity; of landmarks the error is measured, nothing is fitted to them.
+            mask does not count in the similarity; of landmarks the error is measured, and they steer where the
+            parameters say so.
         parameters: settings; the preset "default" if None. Of a model "auto" the one that fits both images is used.
         initial_affine: (d+1, d+1) LPS mm, fixed -> moving; instead of the alignment in the parameters.
         initial_velocity: `Result.velocity` of an earlier run on the same fixed image, to start from.
@@ -252,6 +253,7 @@ class _Run:
         """Of several alignments the one at which the energy, with all that steers, is least."""
         energies = {}
         for name, matrix in maps.items():
+            self.watch.stop_if_cancelled()
             try:
                 problem = self.plan.problem(fixed, moving, matrix)
             except InputError:  # nothing of the one image is seen in the other

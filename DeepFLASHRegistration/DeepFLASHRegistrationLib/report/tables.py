@@ -114,7 +114,8 @@ def landmark_section(landmarks: Mapping | None) -> str:
     steered = landmarks.get("steered")
     told = [""] * len(pairs) if steered is None else [f"<td>{'yes' if each else 'no'}</td>" for each in steered]
     rows = "".join(
-        f'<tr><th scope="row">{escaped(name) or i}</th><td>{_figure(b, ".2f")}</td><td>{_figure(a, ".2f")}</td>{by}</tr>'
+        f'<tr><th scope="row">{escaped(name) or i}</th>'
+        f"<td>{_figure(b, '.2f')}</td><td>{_figure(a, '.2f')}</td>{by}</tr>"
         for i, ((b, a), name, by) in enumerate(zip(pairs, names, told), 1)
     )
     more = "" if steered is None else "<th>Steered</th>"
@@ -130,7 +131,7 @@ def kept_section(kept: Mapping | None) -> str:
     rows = [
         (
             f"Label {label}",
-            f"distances changed by {found['mean_percent']:.2f} % on average, {found['p95_percent']:.2f} % at most in 95 %"
+            f"distances changed by {found['mean_percent']:.2f} % on average, 95 % by at most {found['p95_percent']:.2f}"
             if found["kind"] == "rigid"
             else f"volume changed by {found['percent']:+.2f} %",
         )
