@@ -122,7 +122,9 @@ def test_an_empty_item_is_named_with_the_way_to_leave_it_out(tmp_path: Path, val
     frames = FRAMES.copy()
     frames[2] = value
     path = written(tmp_path / "s.nii.gz", frames)
-    with pytest.raises(InputError, match=f"Item 2 of the series cannot be used: .*{message}.* To leave it out") as error:
+    with pytest.raises(
+        InputError, match=f"Item 2 of the series cannot be used: .*{message}.* To leave it out"
+    ) as error:
         list(read_series([path]).volumes())
     assert f"'{path}[0]' '{path}[1]'" in str(error.value)
     assert len(list(read_series([f"{path}[{number}]" for number in (0, 1, 3)]).volumes())) == 3
