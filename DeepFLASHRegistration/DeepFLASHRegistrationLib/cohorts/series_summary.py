@@ -23,7 +23,7 @@ from .summary import Outcome
 TABLE, SUMMARY = "series.csv", "series.json"
 _COLUMNS = (
     "item", "time_s", "state", "verdict", "reason", "similarity_before", "similarity_after", "folds", "folds_strict",
-    "mean_displacement_mm", "largest_displacement_mm", "seconds", "tries", "source",
+    "mean_displacement_mm", "largest_displacement_mm", "from_steps_mm", "seconds", "tries", "source",
 )  # fmt: skip
 
 
@@ -77,7 +77,8 @@ def _row(item: Item, seconds: float) -> dict[str, Any]:
     values = (
         item.number, round(item.number * seconds, 6) if seconds else None, found.state, found.level, found.reason,
         _rounded(before), _rounded(after), found.figure("folds"), found.figure("folds_strict"),
-        _rounded(moved.get("mean")), _rounded(moved.get("max")), _rounded(found.figure("seconds")),
+        _rounded(moved.get("mean")), _rounded(moved.get("max")),
+        _rounded((found.figure("map_difference_mm") or {}).get("mean")), _rounded(found.figure("seconds")),
         item.result.tries if item.result else None, item.source,
     )  # fmt: skip
     return dict(zip(_COLUMNS, values, strict=True))

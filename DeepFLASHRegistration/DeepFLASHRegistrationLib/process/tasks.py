@@ -62,14 +62,20 @@ def register_item(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """As `register_files`, of an item of a series, with figures of its motion besides.
 
     Returns:
-        similarity (before and after), and of displacement_mm over the fixed object mean and max.
+        similarity (before and after), of displacement_mm over the fixed object mean and max, and map_difference_mm,
+        how far steps one after the other lie from the geodesic that was fitted to them, where it was.
     """
     from ..imaging.intensities import foreground
 
     figures, result, fixed = _of_files(control, arguments)
     found = [result.metrics.get(f"similarity_{when}") for when in ("before", "after")]
     moved = np.linalg.norm(np.asarray(result.displacement)[foreground(fixed)], axis=-1)
-    return {**figures, "similarity": found, "displacement_mm": {"mean": float(moved.mean()), "max": float(moved.max())}}
+    return {
+        **figures,
+        "similarity": found,
+        "displacement_mm": {"mean": float(moved.mean()), "max": float(moved.max())},
+        "map_difference_mm": result.metrics.get("map_difference_mm"),
+    }
 
 
 def _of_files(control: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
