@@ -44,20 +44,33 @@ def test_a_file_of_several_volumes_is_what_reading_each_gives(tmp_path: Path, na
         assert series.seconds == pytest.approx(0.05)
 
 
-def test_a_sequence_of_slicer_is_a_series(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("unit", "values", "seconds"),
+    [
+        ("ms", "0 40 80 120", 0.04),
+        ("s", "1.5 2 2.5 3", 0.5),
+        ("ms", "0 40 80 90", 0),
+        ("", "0 1 2 3", 0),
+        ("s", "a b c d", 0),
+    ],
+)
+def test_a_sequence_of_slicer_is_a_series(tmp_path: Path, unit: str, values: str, seconds: float) -> None:
     """As its sequences are written: the items are components, of the kind list."""
     path = tmp_path / "s.seq.nrrd"
     body = np.moveaxis(FRAMES, 0, -1).astype("<f4").tobytes()
     header = (
         "NRRD0005\ntype: float\ndimension: 4\nspace: left-posterior-superior\nsizes: 4 7 6 5\n"
         "space directions: none (1.5,0,0) (0,2,0) (0,0,-2.5)\nkinds: list domain domain domain\nendian: little\n"
-        "encoding: raw\nspace origin: (-3,4,9)\naxis 0 index type:=numeric\naxis 0 index values:=0 1 2 3\n\n"
+        "encoding: raw\nspace origin: (-3,4,9)\naxis 0 index type:=numeric\n"
+        f'units: "{unit}" "" "" ""\naxis 0 index values:={values}\n\n'
     )
     path.write_bytes(header.encode() + body)
     series = read_series([path])
     assert len(series) == 4
-    for frame, volume in zip(FRAMES, series.volumes(), strict=True):
+    assert series.seconds == pytest.approx(seconds)
+    for frame, volume, one in zip(FRAMES, series.volumes(), series.names, strict=True):
         np.testing.assert_array_equal(volume.data, frame)
+        np.testing.assert_array_equal(io.read_volume(one).data, frame)
 
 
 def test_several_files_in_order_and_volumes_of_one_are_a_series(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import slicer
 
 from ..imaging.grid import Grid
 from ..imaging.image_files.series import write_series
+from ..imaging.image_files.units import even_seconds
 from ..imaging.time_series import read_series
 from ..imaging.volume import Volume
 from ..process.runner import Run
@@ -38,7 +39,6 @@ from .velocity import VELOCITY_ROLE, fingerprint, savedResult
 
 # What a transform's field was computed from.
 _SHOWN_ATTRIBUTE = "DeepFLASH.shown"
-_SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,8 @@ def _item(sequence: slicer.vtkMRMLSequenceNode, number: int) -> Volume:
 
 def _seconds(sequence: slicer.vtkMRMLSequenceNode) -> float:
     """From one item to the next; 0 if that is unknown or not always the same."""
-    unit = _SECONDS.get(sequence.GetIndexUnit(), 0.0)
-    try:
-        index = [float(sequence.GetNthIndexValue(number)) for number in range(sequence.GetNumberOfDataNodes())]
-    except ValueError:
-        return 0.0
-    steps = np.diff(index)
-    return unit * float(steps[0]) if steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3) else 0.0
+    index = [sequence.GetNthIndexValue(number) for number in range(sequence.GetNumberOfDataNodes())]
+    return even_seconds(index, sequence.GetIndexUnit() or "")
 
 
 def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathLike) -> SeriesNodes:
