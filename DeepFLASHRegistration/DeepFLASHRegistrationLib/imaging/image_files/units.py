@@ -29,8 +29,8 @@ def scale_to_mm(units: Sequence[str]) -> float | None:
 
 
 def even_seconds(times: Sequence[str], unit: str) -> float:
-    """From each of some times, as they are written, to the next; 0 if their unit is none of time, or they are no numbers
-    that increase evenly."""
+    """From each of some times, as they are written, to the next; 0 if their unit is none of time, or they are no
+    numbers that increase evenly."""
     scale = _SECONDS.get(unit.strip().lower(), 0.0)
     try:
         values = [float(time) for time in times]
