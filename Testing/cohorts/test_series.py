@@ -91,9 +91,13 @@ def test_keys_tell_all_that_decides_a_result_apart_and_nothing_else(tmp_path: Pa
     io.write_volume(paths[2], Volume(made_series.GRID, frame))
     changed = jobs(paths, tmp_path / "2")
     assert {name for name, job in changed.items() if job.key != keys[name]} == {"items/002", "items/003"}
-    for number, how in enumerate(({"reference": "mean"}, {"independent": True}, {"reference": 1}), 3):
+    mask = tmp_path / "mask.nii.gz"
+    io.write_volume(mask, Volume(made_series.GRID, (made_series.labels(0.0) > 0).astype(np.uint8)))
+    ways = ({"reference": "mean"}, {"independent": True}, {"reference": 1}, {"mask": str(mask)})
+    for number, how in enumerate(ways, 3):
         other = jobs(paths, tmp_path / str(number), **how)
         assert other["items/003"].key != changed["items/003"].key
+        assert other["items/003"].arguments["pair"]["fixed_mask"] == how.get("mask")
 
 
 def test_labels_of_another_dimension_or_place_are_refused(tmp_path: Path) -> None:
