@@ -480,3 +480,19 @@ def test_without_detail_the_metric_alone_is_where_the_search_starts() -> None:
     torch.testing.assert_close(search.direction(gradient), -gradient / metric_part)
     search.update(gradient, (metric_part + 7) * gradient)
     assert search.white == 0
+
+
+def test_levels_without_iterations_leave_a_start_all_its_detail():
+    pair = shifted(SHAPE)
+    levels = [make_level(pair, 2, 5, iterations=0), make_level(pair, 1, 9, iterations=0)]
+    start = minimize(pair, levels[1:], Settings("ssd"), None)
+    assert not start.velocity.any()
+    detailed = velocity(levels[1].band, 0.5)
+    found = minimize(pair, levels, Settings("ssd"), detailed)
+    torch.testing.assert_close(found.velocity, detailed.to(found.velocity), rtol=0, atol=0)
+    assert [ending.value for ending in found.endings] == ["bound"]
+    # As a search at the last level alone, to the bit.
+    levels[1] = dataclasses.replace(levels[1], iterations=3)
+    one, other = (minimize(pair, each, Settings("ssd"), detailed) for each in (levels, levels[1:]))
+    assert torch.equal(one.velocity, other.velocity)
+    assert not torch.equal(one.velocity, detailed)

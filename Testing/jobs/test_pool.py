@@ -100,6 +100,50 @@ def test_what_was_reserved_for_a_slow_process_goes_to_a_free_one(out: Path, log:
     assert pids["slow"] != pids["a"]
 
 
+def ends(log: Path) -> list[str]:
+    """Names of the jobs in the order in which they were begun."""
+    return [line.split()[0] for line in log.read_text().splitlines()]
+
+
+def test_a_job_begins_after_others_whatever_the_order_and_the_number_of_processes(out: Path, log: Path) -> None:
+    first, other = job(log, "first", seconds=0.3), job(log, "other")
+    second = job(log, "second")
+    second.after = (first,)
+    last = job(log, "last")
+    last.after = (second, other)
+    ended = run(out, [last, second, first, other], workers=3)
+    order = ends(log)
+    assert sorted(order) == ["first", "last", "other", "second"]
+    assert order.index("first") < order.index("second") < order.index("last") == 3
+    assert all(isinstance(end.result, Done) for end in ended.values())
+
+
+def test_chains_of_jobs_stay_with_their_processes_which_read_ahead(out: Path, log: Path) -> None:
+    jobs = []
+    for step in range(3):
+        for chain in "ab":
+            jobs.append(job(log, f"{chain}{step}", seconds=0.2))
+            jobs[-1].after = tuple(jobs[-3:-2])
+    run(out, jobs, workers=2)
+    lines = {line.split()[0]: line.split()[1:] for line in log.read_text().splitlines()}
+    for chain in "ab":
+        assert len({lines[f"{chain}{step}"][1] for step in range(3)}) == 1
+        assert [lines[f"{chain}{step}"][0] for step in range(3)] == [f"{chain}1", f"{chain}2", "None"]
+
+
+@posix_only
+def test_what_follows_a_job_that_fails_or_is_tried_again_waits_for_its_end(out: Path, log: Path) -> None:
+    first = job(log, "first", ends=["input"])
+    second = job(log, "second", ends=["killed"])
+    second.after = (first,)
+    third = job(log, "third")
+    third.after = (second,)
+    ended = run(out, [first, second, third], workers=2)
+    assert ends(log) == ["first", "second", "second", "third"]
+    assert isinstance(ended["first"].result, Failed)
+    assert whole(out) == ["second", "third"]
+
+
 @posix_only
 def test_a_job_whose_process_is_killed_is_tried_again_after_all_others(out: Path, log: Path) -> None:
     ended = run(out, [job(log, "a", ends=["killed"]), *(job(log, name) for name in "bcd")], workers=2)

@@ -76,7 +76,7 @@ class Many:
         """
         self.pairs = pairs
         self.settings = settings
-        given, decisive = _plain(settings)
+        given, decisive = plain_settings(settings)
         self.ledger = Ledger(out, force)
         given["disk"] = str(self.ledger.folder.absolute())
         digests = self.ledger.digests()
@@ -108,37 +108,60 @@ class Many:
         Raises:
             RuntimeError: torch is missing, or there is no such device.
         """
-        if not self.open:
-            return
-        if importlib.util.find_spec("torch") is None:
-            raise RuntimeError("PyTorch is needed to register images: pip install torch")
-        with _processes() as processes:
-            device = _resolved(self.settings.device, processes)
-            workers, threads = self._shares(device)
-            jobs = [self._jobs[pair.name] for pair in self.open]
-            for job in jobs:
-                job.arguments = {**job.arguments, "device": device, "threads": threads}
-            Pool(self.ledger, processes.next, workers, self.settings.tries).run(jobs, ended, progress)
-
-    def _shares(self, device: str) -> tuple[int, int]:
-        """How many pairs at once, and threads of each.
-
-        On the CPU one thread a pair is fastest, as long as there are pairs and memory for all: threads of one pair wait
-        for each other, and much of a registration has but one. A GPU gets one pair at a time.
-        """
-        count = self.settings.threads or cores()
-        workers = self.settings.workers
-        if workers is None:
-            workers = count if device == "cpu" else 1
-            free = memory.free_bytes()
-            need = _largest_need(self.open, self.settings.parameters, device)
-            if free is not None and need:
-                workers = min(workers, int(memory.USABLE_FRACTION * free / need))
-        workers = max(1, min(workers, len(self.open)))
-        return workers, max(1, count // workers)
+        jobs = [self._jobs[pair.name] for pair in self.open]
+        run_jobs(self.ledger, jobs, self.open, self.settings, ended, progress)
 
 
-def _plain(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def run_jobs(
+    ledger: Ledger,
+    jobs: Sequence[Job],
+    pairs: Sequence[NamedPair],
+    settings: Settings,
+    ended: Callable[[Ended], None],
+    progress: Callable[[Job, Mapping[str, Any]], None],
+    most: int | None = None,
+) -> None:
+    """Works on jobs that register files, by as many processes as help.
+
+    Args:
+        jobs: without a device and threads, which are chosen here.
+        pairs: the files of each, which tell what memory they take.
+        most: how many of them can be worked on at once, where some wait for others.
+
+    Raises:
+        RuntimeError: torch is missing, or there is no such device.
+    """
+    if not jobs:
+        return
+    if importlib.util.find_spec("torch") is None:
+        raise RuntimeError("PyTorch is needed to register images: pip install torch")
+    with _processes() as processes:
+        device = _resolved(settings.device, processes)
+        workers, threads = _shares(pairs, settings, device, min(most or len(jobs), len(jobs)))
+        for job in jobs:
+            job.arguments = {**job.arguments, "device": device, "threads": threads}
+        Pool(ledger, processes.next, workers, settings.tries).run(jobs, ended, progress)
+
+
+def _shares(pairs: Sequence[NamedPair], settings: Settings, device: str, most: int) -> tuple[int, int]:
+    """How many pairs at once, at most so many, and threads of each.
+
+    On the CPU one thread a pair is fastest, as long as there are pairs and memory for all: threads of one pair wait
+    for each other, and much of a registration has but one. A GPU gets one pair at a time.
+    """
+    count = settings.threads or cores()
+    workers = settings.workers
+    if workers is None:
+        workers = count if device == "cpu" else 1
+        free = memory.free_bytes()
+        need = _largest_need(pairs, settings.parameters, device)
+        if free is not None and need:
+            workers = min(workers, int(memory.USABLE_FRACTION * free / need))
+    workers = max(1, min(workers, most))
+    return workers, max(1, count // workers)
+
+
+def plain_settings(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the task is given of the settings, and what of them decides a result."""
     parameters = settings.parameters.to_dict()
     outputs = None if settings.outputs is None else sorted(settings.outputs)

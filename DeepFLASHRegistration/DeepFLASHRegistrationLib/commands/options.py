@@ -30,8 +30,12 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
 
 
-def result_options(parser: argparse.ArgumentParser) -> None:
-    """What is written of a registration, and how its progress is told: --outputs, --json-progress, --quiet."""
+def result_options(
+    parser: argparse.ArgumentParser, what: str = "beside the velocity and result.json", default: str = "all"
+) -> None:
+    """What is written of a registration, and how its progress is told: --outputs, --json-progress, --quiet.
+
+    ``what``, ``default``: of the files that --outputs chooses."""
     parser.add_argument(
         "--json-progress",
         action="store_true",
@@ -41,8 +45,8 @@ def result_options(parser: argparse.ArgumentParser) -> None:
         "--outputs",
         type=_names,
         metavar="NAME,…",
-        help="write only these files beside the velocity and result.json: warped, fixed_to_moving, moving_to_fixed, "
-        "affine, log_jacobian, uncertainty, labels, segmentation, report; none for none of them (default: all)",
+        help=f"write only these files {what}: warped, fixed_to_moving, moving_to_fixed, affine, log_jacobian, "
+        f"uncertainty, labels, segmentation, report; none for none of them (default: {default})",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 

@@ -34,12 +34,14 @@ class Job:
         task: of the child process. Its arguments get "folder", which it makes and fills, and "next", the arguments of
             the job that will follow in the same process (None if none is known), so that it may read ahead.
         arguments: of the task.
+        after: jobs that it begins after, however they end: it may read what they gave.
     """
 
     name: str
     make_key: Callable[[], str]
     task: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[Job, ...] = ()
 
     @cached_property
     def key(self) -> str:

@@ -61,7 +61,10 @@ class Pool:
         self._process = process
         self._workers = workers
         self._tries = tries
-        self._lock = threading.Lock()
+        # Held while jobs are dealt out; told when one ends.
+        self._dealing = threading.Condition()
+        self._open: set[Job] = set()
+        self._working = 0
         self._waiting: collections.deque[Job] = collections.deque()
         self._reserved: dict[int, Job] = {}
         self._again: list[Job] = []
@@ -76,7 +79,7 @@ class Pool:
         """Works on jobs until each is done or given up.
 
         Args:
-            jobs: in the order in which they are begun.
+            jobs: in the order in which they are begun, but for those that begin after others.
             ended: called with each job's end, by this thread.
             progress: called with each job and what its task tells, by this thread.
 
@@ -86,6 +89,7 @@ class Pool:
         """
         self._ended, self._progress = ended, progress
         self._waiting.extend(jobs)
+        self._open = set(self._waiting)
         self._round(min(self._workers, len(self._waiting)))
         while self._again or self._elsewhere:
             if not self._again:
@@ -127,7 +131,10 @@ class Pool:
             with self._process() as process:
                 self._processes.append(process)
                 while (job := self._next(worker)) is not None:
-                    self._work_on(process, job, self._following(worker))
+                    try:
+                        self._work_on(process, job, self._following(worker, job))
+                    finally:
+                        self._rest()
         except BaseException as error:
             self._events.put(functools.partial(_raise, error))
         finally:
@@ -136,24 +143,56 @@ class Pool:
     def _work_on(self, process: RegistrationProcess, job: Job, following: Job | None) -> None:
         result, before = self._done(process, job, following)
         if result is not None:
+            with self._dealing:
+                self._open.discard(job)
             self._events.put(lambda: self._ended(Ended(job, result, before)))
 
-    def _next(self, worker: int) -> Job | None:
-        with self._lock:
-            if self._stopped:
-                return None
-            if worker in self._reserved:
-                return self._reserved.pop(worker)
-            if self._waiting:
-                return self._waiting.popleft()
-            # What another process was to do next, but has not begun.
-            return self._reserved.popitem()[1] if self._reserved else None
+    def _rest(self) -> None:
+        """The end of work on a job, for which others may wait."""
+        with self._dealing:
+            self._working -= 1
+            self._dealing.notify_all()
 
-    def _following(self, worker: int) -> Job | None:
-        """The job that this process will get next, reserved for it so that it may read ahead."""
-        with self._lock:
-            if worker not in self._reserved and self._waiting:
-                self._reserved[worker] = self._waiting.popleft()
+    def _next(self, worker: int) -> Job | None:
+        with self._dealing:
+            while not self._stopped:
+                job = self._dealt(worker)
+                if job is not None:
+                    self._working += 1
+                    return job
+                # What waits for a job that is to be tried again, or done elsewhere, waits for the next round.
+                if not (self._working and (self._waiting or self._reserved)):
+                    return None
+                self._dealing.wait(_LOOK_SECONDS)
+            return None
+
+    def _dealt(self, worker: int) -> Job | None:
+        """A job that can begin now, if there is one: that reserved for a process, else the first that waits, else what
+        another process was to do next, but has not begun."""
+        mine = self._reserved.get(worker)
+        if mine is not None and self._can_begin(mine):
+            return self._reserved.pop(worker)
+        job = next(filter(self._can_begin, self._waiting), None)
+        if job is not None:
+            self._waiting.remove(job)
+            return job
+        other = next((each for each, job in self._reserved.items() if self._can_begin(job)), None)
+        return None if other is None else self._reserved.pop(other)
+
+    def _can_begin(self, job: Job, soon: Job | None = None) -> bool:
+        """Whether all that it begins after has ended, or will have with the job ``soon``."""
+        return all(before is soon or before not in self._open for before in job.after)
+
+    def _following(self, worker: int, job: Job) -> Job | None:
+        """The job that this process will get after this one, reserved for it so that it may read ahead: one that begins
+        after it, if there is one."""
+        with self._dealing:
+            if worker not in self._reserved:
+                ready = [each for each in self._waiting if self._can_begin(each, job)]
+                found = next((each for each in ready if job in each.after), ready[0] if ready else None)
+                if found is not None:
+                    self._waiting.remove(found)
+                    self._reserved[worker] = found
             return self._reserved.get(worker)
 
     def _done(self, process: RegistrationProcess, job: Job, following: Job | None) -> tuple[Done | Failed | None, bool]:

@@ -43,7 +43,8 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     Args:
         arguments: "pair" (a dict of problem.reading.PairFiles), "parameters" (of Parameters), "outputs" (as for
             results.folder.save_result), "device", "threads", "folder"; "disk", a folder on the disk that is written to,
-            for messages; and "next", the arguments of the next pair, which is read meanwhile, or None.
+            for messages; "next", the arguments of the next pair, which is read meanwhile, or None; and "start", the
+            saved results to start from, as `results.starts.started` takes them, if there are any.
 
     Returns:
         The figures of a summary: verdict, dice (before and after, of those with labels on both sides), folds,
@@ -54,15 +55,40 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         InputError: also if the disk does not suffice.
         MemoryError: the memory that is free does not suffice.
     """
+    return _of_files(control, arguments)[0]
+
+
+def register_item(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """As `register_files`, of an item of a series, with figures of its motion besides.
+
+    Returns:
+        similarity (before and after), of displacement_mm over the fixed object mean and max, and map_difference_mm,
+        how far steps one after the other lie from the geodesic that was fitted to them, where it was.
+    """
+    from ..imaging.intensities import foreground
+
+    figures, result, fixed = _of_files(control, arguments)
+    found = [result.metrics.get(f"similarity_{when}") for when in ("before", "after")]
+    moved = np.linalg.norm(np.asarray(result.displacement)[foreground(fixed)], axis=-1)
+    return {
+        **figures,
+        "similarity": found,
+        "displacement_mm": {"mean": float(moved.mean()), "max": float(moved.max())},
+        "map_difference_mm": result.metrics.get("map_difference_mm"),
+    }
+
+
+def _of_files(control: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """What `register_files` returns, the Result, and the fixed image."""
     from ..methods.choosing import settled
     from ..problem.parameters import Parameters
     from ..problem.reading import PairFiles
-    from ..registration.register import register as run
     from ..results.before import TooLittleMemory, check_needs
     from ..results.folder import save_result
     from ..results.known_maps import with_transforms
     from ..results.outputs import chosen_files
     from ..results.plain import plain
+    from ..results.starts import started
     from ..support.torch_device import largest_device_bytes
 
     free = memory.free_bytes()
@@ -75,7 +101,12 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     parameters, why = settled(Parameters.from_dict(arguments["parameters"]), fixed, moving)
     fixed, outputs = fixed.with_image(fixed.image.noted(*why)), arguments["outputs"]
     transforms = [] if files.transform is None else [files.transform]
-    fixed, given = with_transforms(transforms, fixed, moving, parameters)
+    start = started(arguments.get("start"), parameters)
+    parameters, fixed = start.parameters, fixed.with_image(fixed.image.noted(*start.notes))
+    if not start.given:
+        fixed, given = with_transforms(transforms, fixed, moving, parameters)
+    else:
+        given = start.given
     names = chosen_files(
         outputs, files.moving_labels is not None, files.segmented, parameters.dense, parameters.samples > 0
     )
@@ -86,24 +117,29 @@ def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         raise MemoryError(str(error)) from error
     if need.notes:
         control.progress({"phase": "prepare", "progress": 0.0, "message": need.message, "notes": list(need.notes)})
-    result = run(
-        fixed, moving, parameters, **given, device=device, threads=arguments["threads"], progress=control.progress
+    result = start.run(
+        fixed,
+        moving,
+        parameters,
+        **given,
+        device=device,
+        threads=arguments["threads"],
+        progress=control.progress,
     )
     control.progress({"phase": "finish", "progress": 0.97, "message": "Writing the files"})
     save_result(result, arguments["folder"], fixed, moving, outputs=outputs, segmentation=segmentation)
     figures = result.metrics
     dice = [figures.get(f"mean_dice_{when}") for when in ("before", "after")]
-    return plain(
-        {
-            "verdict": result.verdict.to_dict(),
-            "dice": None if dice[1] is None else dice,
-            **{name: (figures.get(name) or {}).get("count") for name in ("folds", "folds_strict")},
-            "seconds": result.timings["total"],
-            "memory_bytes": memory.largest_bytes(),
-            "device_memory_bytes": largest_device_bytes(),
-            "notes": list(dict.fromkeys([*need.notes, *result.notes])),
-        }
-    )
+    told = {
+        "verdict": result.verdict.to_dict(),
+        "dice": None if dice[1] is None else dice,
+        **{name: (figures.get(name) or {}).get("count") for name in ("folds", "folds_strict")},
+        "seconds": result.timings["total"],
+        "memory_bytes": memory.largest_bytes(),
+        "device_memory_bytes": largest_device_bytes(),
+        "notes": list(dict.fromkeys([*need.notes, *result.notes])),
+    }
+    return plain(told), result, fixed.image
 
 
 def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +285,7 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "properties": properties,
     "register": register,
     "register_files": register_files,
+    "register_item": register_item,
     "save": save,
     "save_again": save_again,
 }

@@ -121,6 +121,35 @@ def register_by(plan: Plan, fixed: Subject, moving: Subject, device: str = "cpu"
         return run.finished(problem, run.estimated(problem, None), threads)
 
 
+def made_of(
+    fixed: Subject,
+    moving: Subject,
+    parameters: Parameters,
+    velocity: Mapping[str, Any],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Result:
+    """What follows from a velocity that was not searched for these images, as `register` tells of one that was.
+
+    Args:
+        parameters: of the search for such velocities; the result's say that there were no iterations.
+        velocity: as `Result.velocity` of an earlier run on the same fixed image.
+        fixed, moving, device, threads, progress, cancel: as for `register`.
+    """
+    require_torch()
+    from ..methods import registry
+
+    plan = registry.plan(parameters, fixed.ndim)
+    plan = replace(plan, parameters=replace(plan.parameters, iterations=[0] * len(plan.parameters.iterations)))
+    run = _begun((fixed, moving), plan, device, Progress(progress, cancel))
+    with torch_threads(threads):
+        problem = run.posed(velocity["affine"], threads, velocity["domain"])
+        return run.finished(problem, registry.Estimated(dict(velocity), [], False), threads)
+
+
 def _begun(
     sides: tuple[Subject, Subject], plan: Plan, device: str, watch: Progress, chosen: tuple[str, ...] = ()
 ) -> _Run:

@@ -24,6 +24,7 @@ from ..process.runner import Run
 from ..registration import needs
 from ..registration.maps import field_grids
 from ..registration.progress import PHASES, share_done
+from ..results.starts import arguments_of
 from ..support.errors import InputError
 from .carry import meshOf
 from .checks import noTransform
@@ -292,9 +293,7 @@ class GeodesicRun(Run):
         saved = savedResult(self.transform)
         grid = field_grids(saved.fixed_grid, saved.deformation.affine)[0]
         self._grid = grid.resampled(factor=[max(1.0, size / _GEODESIC_SAMPLES) for size in grid.shape])
-        names = [each.name for each in fields(saved.deformation) if each.init and each.name != "device"]
-        velocity = {name: getattr(saved.deformation, name) for name in names}
-        return {"velocity": velocity, "times": self.times, "grid": self._grid}
+        return {"velocity": arguments_of(saved.deformation), "times": self.times, "grid": self._grid}
 
     def _volumes(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLScalarVolumeNode]:
         node = self.transform

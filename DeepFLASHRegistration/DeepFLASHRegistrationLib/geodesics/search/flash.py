@@ -67,7 +67,7 @@ def minimize(
 
     Args:
         compared: images, or whatever else a geodesic is to fit, on the finest cells.
-        levels: coarse to fine.
+        levels: coarse to fine; those without iterations are passed over, but for the last.
         initial: v0 to start from, (d, *modes) of any band on the same domain; zero by default.
         window: lattice -> weights (*shape) by which the velocity is damped where the map is followed (towards the
             border of the domain, where a periodic field would wrap around).
@@ -81,6 +81,8 @@ def minimize(
     velocity, trouble = initial, ""
     endings: list[Ending] = []
     for number, level in enumerate(levels):
+        if not level.iterations and level is not levels[-1]:
+            continue  # its band would cut off what a start has beyond it
         modes = level.band.modes
         zero = torch.zeros(len(modes), *modes, dtype=compared.like.dtype, device=compared.like.device)
         velocity = zero if velocity is None else fit_modes(velocity, modes).to(zero).contiguous()

@@ -126,8 +126,9 @@ def _stored(
     else:
         read = partial(_components if vectors else _volumes, path, header, notes)
     return StoredImage(
-        path, grid, components if vectors else volumes, read, components if color else 1, vectors, notes=notes,
-        bytes_of=kind.itemsize, at_once=components if vectors else 1,
+        path, grid, components if vectors else volumes, read, components if color else 1, vectors,
+        nrrd.seconds(path) if vectors else 0.0, bytes_of=kind.itemsize, at_once=components if vectors else 1,
+        notes=notes,
     )  # fmt: skip
 
 

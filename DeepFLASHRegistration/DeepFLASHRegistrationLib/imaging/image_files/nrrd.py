@@ -11,7 +11,7 @@ from ...support.errors import InputError
 from .stated import Stated
 from .streams import Stream
 from .text_headers import damaged, integers, voxel_files
-from .units import scale_to_mm
+from .units import even_seconds, scale_to_mm
 
 _MAGIC = b"NRRD000"
 _USUAL, _LONGEST = 1 << 16, 1 << 24  # segmentations carry long texts
@@ -100,6 +100,19 @@ def is_list(path: Path) -> bool:
     return found is not None and bool({"list", "time"} & set(found[0].get("kinds", "").lower().split()))
 
 
+def seconds(path: Path) -> float:
+    """From one item of a sequence of Slicer to the next, whose index values and unit stand in the header; 0 if they are
+    no times, or not evenly apart."""
+    found = _header(path)
+    kinds = found[0].get("kinds", "").lower().split() if found is not None else []
+    axis = next((number for number, kind in enumerate(kinds) if kind in ("list", "time")), None)
+    if axis is None:
+        return 0.0
+    fields = found[0]
+    units = re.findall(r'"((?:[^"\\]|\\.)*)"', fields.get("units", ""))
+    return even_seconds(fields.get(f"axis {axis} index values:=", "").split(), units[axis] if axis < len(units) else "")
+
+
 def scale(path: Path) -> tuple[float | None, str]:
     """How many mm the file's unit is, and its name: ITK takes everything for mm; None if it is not known."""
     found = _header(path)
@@ -168,6 +181,9 @@ def _header(path: Path) -> tuple[dict[str, str], int, list[str]] | None:
             fields[{"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}.get(name, name)] = (
                 value.strip()
             )
+        elif ":=" in text and not text.startswith("#"):
+            key, _, value = text.partition(":=")
+            fields[f"{key.strip().lower()}:="] = value.strip()
         if (not text and not lines) or end < 0 or position >= len(raw):
             return fields, len(_MAGIC) + position, lines
 

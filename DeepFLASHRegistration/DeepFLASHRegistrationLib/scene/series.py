@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sequence of the scene as a series in time: written for `deepflash register-series`, and its results beside it.
+
+The warped items and the velocities become sequences that play along with it. No fields are kept: the transform of the
+item shown is computed from that item's velocity, to which it refers, when it is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from ..imaging.grid import Grid
+from ..imaging.image_files.series import write_series
+from ..imaging.image_files.units import even_seconds
+from ..imaging.time_series import read_series
+from ..imaging.volume import Volume
+from ..process.runner import Run
+from ..registration.maps import field_grids
+from ..results.starts import arguments_of
+from ..results.velocity import VELOCITY
+from ..support.errors import InputError
+from .arrays import imageFromArray
+from .conversion import volumeFromNode
+from .fields import gridTransform
+from .geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
+from .hierarchy import parentOf, placeIn
+from .transaction import Transaction
+from .translation import tr as _
+from .velocity import VELOCITY_ROLE, fingerprint, savedResult
+
+# What a transform's field was computed from.
+_SHOWN_ATTRIBUTE = "DeepFLASH.shown"
+
+
+@dataclass(frozen=True)
+class SeriesNodes:
+    """A registered series in the scene: the browser that plays all of it, the sequences of warped volumes and of
+    velocities (text), their nodes of the item shown, and the transform from the reference to that item."""
+
+    browser: slicer.vtkMRMLSequenceBrowserNode
+    warped: slicer.vtkMRMLSequenceNode
+    velocities: slicer.vtkMRMLSequenceNode
+    warpedVolume: slicer.vtkMRMLScalarVolumeNode
+    transform: slicer.vtkMRMLTransformNode
+
+
+def writeSequence(sequence: slicer.vtkMRMLSequenceNode, path: str | os.PathLike) -> None:
+    """Writes the volumes of a sequence as a 4-D file, with its time where the index is one.
+
+    Raises:
+        InputError: it holds fewer than two items, something else than scalar volumes, or volumes of several grids.
+    """
+    count = sequence.GetNumberOfDataNodes()
+    if count < 2:
+        raise InputError(
+            _("{name} holds {count} items, which is no series. Choose a sequence of volumes.").format(
+                name=sequence.GetName(), count=count
+            )
+        )
+    first = _item(sequence, 0)
+
+    def volumes() -> Iterator[np.ndarray]:
+        for number in range(count):
+            volume = _item(sequence, number)
+            if not volume.grid.same_as(first.grid):
+                raise InputError(
+                    _("Item {number} of {name} lies on another grid than the first. Resample it onto that one.").format(
+                        number=number, name=sequence.GetName()
+                    )
+                )
+            yield volume.data
+
+    write_series(path, first.grid, volumes(), count, _seconds(sequence))
+
+
+def _item(sequence: slicer.vtkMRMLSequenceNode, number: int) -> Volume:
+    try:
+        return volumeFromNode(sequence.GetNthDataNode(number))
+    except InputError as error:
+        raise InputError(
+            _("Item {number} of {name} cannot be registered: {error}").format(
+                number=number, name=sequence.GetName(), error=error
+            )
+        ) from error
+
+
+def _seconds(sequence: slicer.vtkMRMLSequenceNode) -> float:
+    """From one item to the next; 0 if that is unknown or not always the same."""
+    index = [sequence.GetNthIndexValue(number) for number in range(sequence.GetNumberOfDataNodes())]
+    return even_seconds(index, sequence.GetIndexUnit() or "")
+
+
+def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathLike) -> SeriesNodes:
+    """Puts the results of a sequence beside it, to be played with it in the browser that has it, or in a new one.
+
+    Args:
+        sequence: that was registered.
+        folder: of `deepflash register-series`, in which all items are done.
+
+    Returns:
+        The nodes; all or none are made. The transform is filled by an `ItemTransformRun`.
+
+    Raises:
+        InputError: the folder holds no such results, or those of a series of another length.
+    """
+    folder = Path(folder)
+    velocities = _velocities(folder)
+    warped = read_series([folder / "warped.nii.gz"])
+    count = sequence.GetNumberOfDataNodes()
+    if not len(velocities) == len(warped) == count:
+        raise InputError(
+            _("{folder}: holds {items} items, and {name} {count}. Choose the sequence that was registered.").format(
+                folder=folder, items=len(velocities), name=sequence.GetName(), count=count
+            )
+        )
+    with Transaction(sequence.GetScene()) as transaction:
+        browser = browserOf(sequence)
+        if browser is None:
+            browser = transaction.create("vtkMRMLSequenceBrowserNode", f"{sequence.GetName()} browser")
+            browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+        made = []
+        for what in ("registered", "velocities"):
+            each = transaction.create("vtkMRMLSequenceNode", f"{sequence.GetName()} {what}")
+            each.SetIndexName(sequence.GetIndexName())
+            each.SetIndexUnit(sequence.GetIndexUnit())
+            each.SetIndexType(sequence.GetIndexType())
+            made.append(each)
+            transaction.onFailure(lambda each=each: browser.RemoveSynchronizedSequenceNode(each.GetID() or ""))
+        for number, (volume, text) in enumerate(zip(warped.volumes(), velocities, strict=True)):
+            index = sequence.GetNthIndexValue(number)
+            made[0].SetDataNodeAtValue(_volumeNode(volume), index)
+            made[1].SetDataNodeAtValue(_textNode(text), index)
+        for each in made:
+            browser.AddSynchronizedSequenceNode(each.GetID())
+        proxies = [browser.GetProxyNode(each) for each in made]
+        if None in proxies:
+            raise RuntimeError(_("The Sequences module did not make nodes for the sequences."))
+        transform = transaction.create("vtkMRMLTransformNode", f"{sequence.GetName()} motion")
+        transform.SetNodeReferenceID(VELOCITY_ROLE, proxies[1].GetID())
+        for node in (*made, *proxies, transform):
+            placeIn(node, parentOf(sequence))
+    return SeriesNodes(browser, *made, proxies[0], transform)
+
+
+def _velocities(folder: Path) -> list[str]:
+    """Of each item, as the scene keeps velocities."""
+    try:
+        last = json.loads((folder / "series.json").read_text(encoding="utf-8"))["results"]
+        paths = sorted((folder / last).glob(f"*/{VELOCITY}"))
+        found = [base64.b64encode(path.read_bytes()).decode("ascii") for path in paths]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            _("{folder}: holds no results of a series ({error}). Register it again.").format(folder=folder, error=error)
+        ) from error
+    return found
+
+
+def browserOf(sequence: slicer.vtkMRMLSequenceNode) -> slicer.vtkMRMLSequenceBrowserNode | None:
+    """The first browser that plays a sequence; None without one."""
+    scene = sequence.GetScene()
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
+        browser = scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode")
+        if browser.IsSynchronizedSequenceNode(sequence, True):
+            return browser
+    return None
+
+
+def _volumeNode(volume: Volume) -> slicer.vtkMRMLScalarVolumeNode:
+    node = slicer.vtkMRMLScalarVolumeNode()
+    data = volume.data.reshape(inSpace(volume.grid).shape)
+    node.SetAndObserveImageData(imageFromArray(data))
+    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
+    return node
+
+
+def _textNode(text: str) -> slicer.vtkMRMLTextNode:
+    node = slicer.vtkMRMLTextNode()
+    node.SetText(text)
+    return node
+
+
+def isOfShownItem(transform: slicer.vtkMRMLTransformNode) -> bool:
+    """Whether a series' transform is that of the item that its browser shows."""
+    return transform.GetAttribute(_SHOWN_ATTRIBUTE) == fingerprint(transform)
+
+
+class ItemTransformRun(Run):
+    """The transform of the item that a series' browser shows, from its velocity.
+
+    If another item is shown when it ends, the transform stays what it was: then the next run is for that item.
+    """
+
+    task = "geodesic"
+    brief = True
+
+    def __init__(self, transform: slicer.vtkMRMLTransformNode) -> None:
+        """`transform`: SeriesNodes.transform."""
+        super().__init__()
+        self.transform = transform
+        self._grid: Grid | None = None
+        self._of = ""
+
+    def arguments(self) -> dict[str, Any]:
+        """The velocity, and where its map is wanted; InputError if the scene does not hold it."""
+        saved = savedResult(self.transform)
+        self._of = fingerprint(self.transform)
+        self._grid = field_grids(saved.fixed_grid, saved.deformation.affine)[0]
+        return {"velocity": arguments_of(saved.deformation), "times": [1.0], "grid": self._grid}
+
+    def finish(self) -> None:
+        """Gives the field to the transform."""
+        if self.transform.GetScene() is None or fingerprint(self.transform) != self._of:
+            return
+        self.transform.SetAndObserveTransformFromParent(gridTransform(self.value[0], self._grid))
+        self.transform.SetAttribute(_SHOWN_ATTRIBUTE, self._of)
