@@ -10,6 +10,7 @@ import made_series
 import numpy as np
 import pytest
 import registration_pairs as pairs
+from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.deformation import deformation_from
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
@@ -17,7 +18,7 @@ from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.result import Result
 from DeepFLASHRegistrationLib.results.folder import save_result
-from DeepFLASHRegistrationLib.results.starts import Start, mean_velocity, started
+from DeepFLASHRegistrationLib.results.starts import Start, mean_velocity, refined, started
 from DeepFLASHRegistrationLib.results.velocity import load_result
 from DeepFLASHRegistrationLib.support.errors import InputError
 
@@ -132,3 +133,34 @@ def test_velocities_of_other_spaces_have_no_mean(items: list[Volume], folders: l
 def test_a_result_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         mean_velocity([str(tmp_path / "7")], [1.0])
+
+
+def test_a_result_is_gone_on_from_in_its_alignment(tmp_path):
+    """A landmark that lies elsewhere pulls the map there; without it, going on changes little."""
+    shape = (24, 26, 28)
+    grid = Grid(shape, np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]])
+    index = np.moveaxis(np.indices(shape), 0, -1)
+    middle = (np.array(shape) - 1) / 2
+    images = []
+    for name, factor in (("fixed", 1.0), ("moving", 1.1)):
+        radius = np.linalg.norm((index - middle) / factor, axis=-1)
+        values = np.clip(9 - radius, 0, 1) + np.clip(4 - radius, 0, 1)
+        images.append(Volume(grid, values.astype(np.float32), name))
+    chosen = Parameters.from_preset("fast", iterations=(4, 2))
+    first = register(*images, chosen)
+    save_result(first, tmp_path / "first", *(Subject(image) for image in images))
+    start = refined(str(tmp_path / "first"), chosen)
+    assert start.parameters.iterations == (0, 2)
+    again = start.run(*images, start.parameters, **start.given)
+    assert np.array_equal(again.affine, first.affine)
+    assert float(np.abs(np.asarray(again.displacement) - np.asarray(first.displacement)).max()) < 1.0
+    points = grid.index_to_physical(np.add(middle, [[5, 0, 0]]))
+    pulled = refined(str(tmp_path / "first"), replace(chosen, landmark_weight=10.0, landmark_trust_mm=0.5))
+    there = np.add(points, [4.0, 0.0, 0.0])
+    steered = pulled.run(*images, pulled.parameters, **pulled.given, fixed_points=points, moving_points=there).metrics[
+        "landmarks"
+    ]
+    plain = register(*images, chosen, fixed_points=points, moving_points=there).metrics["landmarks"]
+    assert steered["after_mm"][0] < 0.6 * plain["after_mm"][0]
+    with pytest.raises(InputError, match="Only FLASH goes on"):
+        refined(str(tmp_path / "first"), Parameters(method="lddmm"))

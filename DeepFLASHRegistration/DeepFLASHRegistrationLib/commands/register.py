@@ -56,6 +56,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "field, another transform of ITK or ANTs, or a Deformable Spatial Registration of DICOM; several, in the order "
         "of antsApplyTransforms, by --init for each",
     )
+    parser.add_argument(
+        "--refine",
+        metavar="RESULT",
+        help="go on from this result (a folder) of the same fixed image, in its alignment, with what steers now",
+    )
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     parser.add_argument(
         "--truth", metavar="FILE", help="true fixed-to-moving displacement field: the error against it is reported"
@@ -98,6 +103,14 @@ def run(options: argparse.Namespace) -> int:
     begin_loading()
     fixed, moving, segmentation = pair.read()
     fixed, given = with_transforms(transforms, fixed, moving, parameters)
+    if options.refine is not None:
+        from ..results.starts import refined
+
+        if options.init:
+            raise InputError("--refine goes on in the alignment of its result. Leave --init out.")
+        start = refined(options.refine, parameters)
+        parameters, given = start.parameters, start.given
+        fixed = fixed.with_image(fixed.image.noted(*start.notes))
     truth = _truth(options, fixed)
     parameters, why = settled(parameters, fixed, moving)
     fixed = fixed.with_image(fixed.image.noted(*why))

@@ -55,10 +55,27 @@ def started(start: Mapping[str, Any] | None, parameters: Parameters) -> Start:
     return Start(parameters, {"velocity": mean_velocity(start["mean"], start["weights"])}, made_of)
 
 
+def refined(folder: str, parameters: Parameters) -> Start:
+    """FLASH goes on from a saved result of the same fixed image, in its alignment: with landmarks or structures that
+    were placed since, for example.
+
+    Raises:
+        InputError: it cannot be read, or its map is no geodesic; or the method is not FLASH.
+    """
+    if parameters.method != "flash":
+        raise InputError(f"Only FLASH goes on from a result, not the method {parameters.method}. Leave the method out.")
+    start = _gone_on(arguments_of(_geodesic(folder)), folder, parameters)
+    return replace(start, given={**start.given, "initial_affine": start.given["initial_velocity"]["affine"]})
+
+
 def _from_neighbour(folder: str, parameters: Parameters) -> Start:
     if not (Path(folder) / VELOCITY).exists():
         return Start(parameters, notes=(f"{folder}: has no result to start from; the search started from rest.",))
-    velocity = arguments_of(_geodesic(folder))
+    return _gone_on(arguments_of(_geodesic(folder)), folder, parameters)
+
+
+def _gone_on(velocity: dict[str, Any], folder: str, parameters: Parameters) -> Start:
+    """From a velocity, whose smooth part is known."""
     iterations = parameters.iterations
     if len(iterations) > 1:
         parameters = replace(parameters, iterations=(0, *iterations[1:]))
