@@ -24,6 +24,7 @@ from ..process.runner import Run
 from ..registration import needs
 from ..registration.maps import field_grids
 from ..registration.progress import PHASES, share_done
+from ..results.plain import plain
 from ..results.starts import arguments_of
 from ..support.errors import InputError
 from .carry import meshOf
@@ -103,6 +104,27 @@ class RegistrationRun(Run):
         if self.value is None:
             return None
         return self.value.verdict.named(self._movingLabels.names if self._movingLabels is not None else {})
+
+    def summary(self) -> dict[str, Any]:
+        """What became of it, in JSON's own types: state, error, verdict, metrics, notes, parameters, provenance,
+        seconds, and the IDs of the nodes that were made; what there is not is None."""
+        found, verdict = self.value, self.verdict
+        nodes = {} if self.nodes is None else {each.name: getattr(self.nodes, each.name) for each in fields(self.nodes)}
+        return plain(
+            {
+                "state": self.state,
+                "error": None if self.error is None else str(self.error),
+                "verdict": None
+                if verdict is None
+                else {**verdict.to_dict(), "reasons": list(map(str, verdict.reasons))},
+                "metrics": None if found is None else found.metrics,
+                "notes": None if found is None else found.notes,
+                "parameters": (self.parameters if found is None else found.parameters).to_dict(),
+                "provenance": None if found is None else found.provenance,
+                "seconds": None if found is None else found.timings,
+                "nodes": {name: node.GetID() for name, node in nodes.items() if isinstance(node, slicer.vtkMRMLNode)},
+            }
+        )
 
     def arguments(self) -> dict[str, Any]:
         """The nodes as arguments of `registration.register.register`.

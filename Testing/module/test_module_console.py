@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python of the tutorial does what the tutorial says, with the module's own logic and the engine.
+"""The Python of docs/console.md does what it says, with the module's own logic and the engine.
 
 Slicer's scene is real; Qt, and what Slicer's application puts around the scene, are stand-ins, as there is no window.
 """
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -20,10 +21,9 @@ SMALL = {"seed": 1, "shape": (28, 32, 28), "spacing_mm": 6.0}
 
 
 def blocks() -> list[str]:
-    """The Python of the tutorial, in order."""
-    return re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    """The Python of the page, in order."""
+    text = (ROOT / "docs" / "console.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def standIn(monkeypatch, name, **content):
@@ -65,12 +65,12 @@ def logic(scene, childPython, monkeypatch):
             monkeypatch.delitem(sys.modules, name)
 
 
-def test_the_tutorial_s_python_runs(logic, scene, monkeypatch, capsys):
+def test_the_python_of_the_page_runs(logic, scene, monkeypatch, capsys):
     shown, real = [], logic.makeSample
     monkeypatch.setattr(logic, "makeSample", lambda: real(**SMALL))
     slicer.util.setSliceViewerLayers = lambda **layers: shown.append(layers)
     names = {"slicer": slicer}
-    console, outputs, geodesic, batch, downloaded = blocks()
+    console, summary, steering, outputs, cancelling, batch, geodesic, downloaded = blocks()
 
     exec(console, names)
     run = names["run"]
@@ -81,16 +81,41 @@ def test_the_tutorial_s_python_runs(logic, scene, monkeypatch, capsys):
         {"background": names["fixedVolume"], "foreground": run.nodes.warpedVolume, "foregroundOpacity": 0.5}
     ]
 
+    exec(summary, names)
+    told = json.loads(capsys.readouterr().out)
+    assert told["state"] == "done"
+    assert told["error"] is None
+    assert told["verdict"]["level"] == run.verdict.level
+    assert told["metrics"]["similarity_after"] == run.metrics["similarity_after"]
+    assert slicer.mrmlScene.GetNodeByID(told["nodes"]["warpedVolume"]) is run.nodes.warpedVolume
+    assert told["parameters"]["preset"] == "fast"
+    assert told["seconds"]["total"] > 0
+
+    exec(steering, names)
+    before, after = map(float, capsys.readouterr().out.split())
+    assert after < before
+    assert names["run"].metrics["steered"] == ["landmarks"]
+
     exec(outputs, names)
     assert names["run"].nodes.warpedVolume is names["myVolume"]
     assert names["run"].nodes.inverseTransform is None
 
-    exec(geodesic, names)
-    assert names["browser"].GetMasterSequenceNode().GetNumberOfDataNodes() == 11
+    kept = []
+    with monkeypatch.context() as patched:
+        patched.setattr(logic, "keep", lambda each: kept.append(each))
+        exec(cancelling, names)
+    assert capsys.readouterr().out.split() == ["cancelled"]
+    assert names["run"].error is not None
+    assert kept == [names["run"]]
+    names["run"] = run
 
     exec(batch, names)
     assert [each.state for each in names["runs"]] == ["done", "done"]
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+    names["run"] = run
+    exec(geodesic, names)
+    assert names["browser"].GetMasterSequenceNode().GetNumberOfDataNodes() == 11
 
     scans = {"MRBrainTumor1": names["fixedVolume"], "MRBrainTumor2": names["movingVolume"]}
     monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(downloadSample=scans.__getitem__))
