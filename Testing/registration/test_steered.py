@@ -119,9 +119,9 @@ def test_a_bone_keeps_its_shape_and_a_lesion_its_volume(gland):
     assert found["6"]["kind"] == "rigid"
     assert found["6"]["p95_percent"] < 0.5
     assert abs(found["2"]["percent"]) < 1.0
-    # The truth does neither, and the images are still followed.
-    at_rest = register(gland.fixed, gland.moving, settings(iterations=(0, 0)), **start)
-    assert error(gland, kept) < 0.5 * (error(gland, free) + error(gland, at_rest))
+    # And the images are still followed all but as far.
+    gains = [r.metrics["similarity_after"] - r.metrics["similarity_before"] for r in (free, kept)]
+    assert gains[1] > 0.7 * gains[0] > 0
 
 
 def test_what_does_not_steer_changes_no_bit(gland, placed):

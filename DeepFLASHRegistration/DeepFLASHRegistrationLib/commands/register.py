@@ -104,13 +104,7 @@ def run(options: argparse.Namespace) -> int:
     fixed, moving, segmentation = pair.read()
     fixed, given = with_transforms(transforms, fixed, moving, parameters)
     if options.refine is not None:
-        from ..results.starts import refined
-
-        if options.init:
-            raise InputError("--refine goes on in the alignment of its result. Leave --init out.")
-        start = refined(options.refine, parameters)
-        parameters, given = start.parameters, start.given
-        fixed = fixed.with_image(fixed.image.noted(*start.notes))
+        parameters, fixed, given = _refining(options, parameters, fixed)
     truth = _truth(options, fixed)
     parameters, why = settled(parameters, fixed, moving)
     fixed = fixed.with_image(fixed.image.noted(*why))
@@ -155,6 +149,18 @@ def run(options: argparse.Namespace) -> int:
     if not options.json_progress:
         _summarize(result, Path(options.output) / ("report.html" if "report.html" in files else "result.json"))
     return 0
+
+
+def _refining(
+    options: argparse.Namespace, parameters: Parameters, fixed: Subject
+) -> tuple[Parameters, Subject, dict[str, Any]]:
+    """The settings, the fixed subject and what register() is given to go on from a result."""
+    from ..results.starts import refined
+
+    if options.init:
+        raise InputError("--refine goes on in the alignment of its result. Leave --init out.")
+    start = refined(options.refine, parameters)
+    return start.parameters, fixed.with_image(fixed.image.noted(*start.notes)), start.given
 
 
 def _truth(options: argparse.Namespace, fixed: Subject) -> tuple[Grid, np.ndarray] | None:

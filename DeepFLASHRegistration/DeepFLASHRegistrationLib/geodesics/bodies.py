@@ -72,7 +72,7 @@ class _BodySide:
     """See Side: what both kinds share."""
 
     direction = "fixed_to_moving"
-    weight, steers = 1.0, False
+    weight, steers, square = 1.0, False, True
 
     def __init__(self, objective: Objective, body: Body):
         lower, end = box(body.weight > 0, (1,) * body.weight.ndim)
@@ -102,7 +102,7 @@ class _Rigid(_BodySide):
         places = self.scale * self.places
         self.source = places - (self.share * places).flatten(1).sum(1).view(-1, *[1] * self.share.ndim)
         self.mirrored = float(torch.sign(torch.linalg.det(self.linear)))
-        self.square = float(
+        self.size = float(
             (self.share * self.source.square().sum(0)).sum().clamp(min=torch.finfo(self.share.dtype).tiny)
         )
 
@@ -117,11 +117,11 @@ class _Rigid(_BodySide):
             # The domain's axes may be a mirror image of space's, which M takes back.
             signs[-1] = self.mirrored * torch.sign(torch.linalg.det(left @ right))
             turn = left * signs @ right
-        return (self.share * (y - torch.einsum("ij,j...->i...", turn, self.source)).square().sum(0)).sum() / self.square
+        return (self.share * (y - torch.einsum("ij,j...->i...", turn, self.source)).square().sum(0)).sum() / self.size
 
     def curvature(self, sight: _Sight) -> Tensor:
         """As if the turn stayed."""
-        metric = self.linear.t() @ self.linear / self.square
+        metric = self.linear.t() @ self.linear / self.size
         return torch.stack([2 * metric[i, j] * self.share for i, j in upper(len(metric))])
 
 

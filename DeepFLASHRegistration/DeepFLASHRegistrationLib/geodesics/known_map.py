@@ -66,7 +66,7 @@ class _MapSide:
     """See Side: the map from fixed to moving beside the known one."""
 
     direction = "fixed_to_moving"
-    weight, steers = 1.0, False
+    weight, steers, square = 1.0, False, True
 
     def __init__(self, objective: Objective, known: KnownMap):
         like, self.cells = known.weight, objective.cells

@@ -49,6 +49,7 @@ class Side(Protocol):
         covered: their weights' part of the domain.
         weight: how much its dissimilarity counts in the energy.
         steers: whether it is told apart from the dissimilarity of what is registered, which it helps.
+        square: whether the dissimilarity is all but a square of the displacement.
     """
 
     direction: str
@@ -56,6 +57,7 @@ class Side(Protocol):
     covered: float
     weight: float
     steers: bool
+    square: bool
 
     def at_rest(self) -> Tensor:
         """Dissimilarity where the map is the identity."""
@@ -285,7 +287,7 @@ _INFINITE = Evaluation(math.inf, math.inf, math.inf, None, ())
 class _ImageSide:
     """See Side: one image resampled onto the other, compared inside a mask."""
 
-    steers = False
+    steers = square = False
 
     def __init__(self, objective: Objective, direction: str, pair: Pair, velocity: Tensor):
         forth = (pair.fixed, pair.fixed_mask, pair.fixed_view), (pair.moving, pair.moving_view)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..geodesics.search.flash import Estimate
 
 # Of the weight of what is to be kept, stage by stage after the levels; and most iterations of each.
-_STIFFER, _SETTLING = (0.1, 1.0), 8
+_STIFFER, _SETTLING = (0.005, 0.1, 1.0), 12
 
 
 def estimate(
@@ -76,7 +76,7 @@ def optimized(
     stages = [(levels, 1.0)]
     if compared is None and problem.steering.kept and sum(parameters.iterations):
         # What is to be kept is so stiff that nothing else would move beside it: that comes last, by and by.
-        settling = [dataclasses.replace(levels[-1], iterations=min(_SETTLING, max(parameters.iterations)))]
+        settling = [dataclasses.replace(levels[-1], iterations=_SETTLING)]
         stages = [(levels, SOFT), *((settling, stiffness) for stiffness in _STIFFER)]
         levels = [level for some, _ in stages for level in some]
     history: list[dict[str, Any]] = []

@@ -41,12 +41,14 @@ _LANDMARK_MM, _CONTOUR_MM = 2.0, 1.0
 _RIGID, _VOLUME = 0.0005, 0.002
 _EDGE = 0.999  # of the reach; interpolation rounds
 _NODES = 5  # of the lattice on which landmarks' map is tabulated, per reach
-_MOST_LANDMARKS = 2000
+_MOST_LANDMARKS = 500
 _MOST_CHANNELS = 16
 _MOST_SHOWN = 6
+# Of COUNTS: the map that kriging makes is smoother than anatomy.
+_OF_KRIGING = 0.25
 _FINEST = 1e-3  # of the object's radius: trust below it counts as it
 # Of the weight of what is to be kept, while all else is still on its way.
-SOFT = 0.005
+SOFT = 2e-4
 # Structures from which on their surfaces tell a stretch; and how far from a surface alignment sees it, of the size of
 # all structures.
 _TELL_STRETCH, _SEEN = 4, 0.6
@@ -257,7 +259,7 @@ def _guide(problem: Problem, found: Kriging, weight: float) -> Guide:
     fine = Lattice(grid.shape, (1.0,) * d, (0.0,) * d)
     fields = Upsampler(coarse, fine)(torch.from_numpy(table.reshape(-1, *shape).astype(np.float32))).numpy()
     counted = np.maximum(fields[-1], 0)
-    share = weight * COUNTS * float(counted.sum(dtype=np.float64)) * problem.unit_mm**2
+    share = weight * _OF_KRIGING * COUNTS * float(counted.sum(dtype=np.float64)) * problem.unit_mm**2
     return Guide(fields[:-1], counted, share / np.count_nonzero(problem.fixed_mask))
 
 

@@ -39,30 +39,32 @@ class Curvature:
 
     Attributes:
         metric: those of the regularization, which is diagonal; (*modes).
-        white: those of the dissimilarity, on average over the diagonal.
+        white, sure: those of the dissimilarity, on average over the diagonal; of what is all but a square apart.
     """
 
     def __init__(self, objective: Objective):
         band, like = objective.level.band, objective.like
         lattice = band.product_lattice()
         self.metric = 2 * objective.metric_weight * objective.shooting.L
-        self.white = 0.0
+        self.white = self.sure = 0.0
         self._evaluate = Evaluator(band, lattice, like.dtype, like.device)
         self._points = math.prod(lattice.shape)
         self._blocks = [_Blocks(objective, index, lattice) for index in range(len(objective.sides))]
         self._damping = None if objective.window is None else objective.window(lattice).to(like).square()
         self._stiff = [objective.data_weight * side.weight for side in objective.sides if isinstance(side, Stiff)]
         self._normals: Tensor | None = None
+        self._sure: Tensor | None = None
         # (d, d, *lattice.shape), always in the same place: products may be recorded.
         self._tensors: Tensor | None = None
 
     def look(self, evaluation: Evaluation) -> None:
         """Take the curvature where this was evaluated."""
         pairs = upper(self._evaluate.band.ndim)
-        rows = sum(blocks(sight) for blocks, sight in zip(self._blocks, evaluation.sights, strict=True))
-        if self._damping is not None:
-            rows = rows * self._damping
+        rows = self._rows(evaluation, False)
         self._tensors = _full(rows, pairs, self._tensors)
+        if any(map(_is_sure, self._blocks)):
+            self._sure = _full(self._rows(evaluation, True), pairs, self._sure)
+            self.sure = float(sum(self._sure[i, i] for i in range(len(self._sure))).sum()) / len(self._sure)
         if self._stiff:
             scale = evaluation.normals.new_tensor(self._stiff).mul_(2).sqrt_()
             normals = evaluation.normals.flatten(1) * scale[:, None]
@@ -70,11 +72,20 @@ class Curvature:
         trace = sum(row for row, (i, j) in zip(rows, pairs, strict=True) if i == j)
         self.white = float(trace.sum()) / self._evaluate.band.ndim
 
+    def _rows(self, evaluation: Evaluation, sure: bool) -> Tensor:
+        """The sum of the sides' tensors of one kind, as upper triangles."""
+        each = zip(self._blocks, evaluation.sights, strict=True)
+        rows = sum(blocks(sight) for blocks, sight in each if _is_sure(blocks) is sure)
+        return rows if self._damping is None else rows * self._damping
+
     def product(self, change: Tensor, part: float = 1.0) -> Tensor:
-        """The curvature times a change of v0, (d, *modes); the dissimilarity's counts by ``part``, but for what is
-        stiff, which is all but a square."""
-        values = (self._tensors * self._evaluate(change)).sum(1)
+        """The curvature times a change of v0, (d, *modes); the dissimilarity's counts by ``part``, but for what is all
+        but a square."""
+        fields = self._evaluate(change)
+        values = (self._tensors * fields).sum(1)
         found = self.metric * change + (part * self._points) * self._evaluate.project(values)
+        if self._sure is not None:
+            found = found + self._points * self._evaluate.project((self._sure * fields).sum(1))
         if self._normals is None:
             return found
         return found + (self._normals.t() @ (self._normals @ change.flatten())).view_as(found)
@@ -129,6 +140,10 @@ class _Blocks:
             return rows
         pool = F.avg_pool3d if len(self.block) == 3 else F.avg_pool2d
         return pool(rows[(slice(None), *self.inside)][None], self.block)[0] * math.prod(self.block)
+
+
+def _is_sure(blocks: _Blocks) -> bool:
+    return blocks.side.steers and blocks.side.square
 
 
 def _full(rows: Tensor, pairs: list[tuple[int, int]], full: Tensor | None = None) -> Tensor:

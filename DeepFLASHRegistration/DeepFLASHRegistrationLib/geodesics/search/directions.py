@@ -84,7 +84,7 @@ class GaussNewton:
         curvature = self.curvature
         if self.moved >= _MOVED:
             curvature.look(now)
-            torch.add(curvature.metric, self.part * curvature.white, out=self.diagonal)
+            torch.add(curvature.metric, self.part * curvature.white + curvature.sure, out=self.diagonal)
             self.moved = 0.0
         if self.memory is not None and self.memory.pairs:
             return Proposal(self.memory.direction(now.gradient, self._solved), 1.0)
