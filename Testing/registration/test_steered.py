@@ -119,9 +119,12 @@ def test_a_bone_keeps_its_shape_and_a_lesion_its_volume(gland):
     assert found["6"]["kind"] == "rigid"
     assert found["6"]["p95_percent"] < 0.5
     assert abs(found["2"]["percent"]) < 1.0
-    # And the images are still followed all but as far.
-    gains = [r.metrics["similarity_after"] - r.metrics["similarity_before"] for r in (free, kept)]
-    assert gains[1] > 0.7 * gains[0] > 0
+    # And the images are still followed, though not as far: the dissimilarity at the level that both end with.
+    at_rest = register(gland.fixed, gland.moving, settings(similarity="lncc", iterations=(0, 0)), **start)
+    rest, *reached = (
+        [step["similarity"] for step in r.history if step["level"] == 1][-1] for r in (at_rest, free, kept)
+    )
+    assert rest - reached[1] > 0.4 * (rest - reached[0]) > 0
 
 
 def test_what_does_not_steer_changes_no_bit(gland, placed):
