@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.cohorts import many as many_module
-from DeepFLASHRegistrationLib.cohorts.many import Many, Settings
+from DeepFLASHRegistrationLib.cohorts.many import Many, Settings, _shares
 from DeepFLASHRegistrationLib.cohorts.pairs import read_pairs
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume, write_volume
@@ -35,17 +35,23 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Many:
     return Many(read_pairs(tmp_path / "pairs.csv", tmp_path / "out"), tmp_path / "out", settings)
 
 
+def shares(many, device):
+    """Pairs at once, and threads of each."""
+    pairs = many.pairs.rows
+    return _shares(pairs, many.settings, device, len(pairs))
+
+
 def test_a_thread_for_each_pair_and_no_more_pairs_than_there_are(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 1 << 40)
-    assert many._shares("cpu") == (4, 1)
+    assert shares(many, "cpu") == (4, 1)
     many.open = many.open[:2]
-    assert many._shares("cpu") == (2, 2)
+    assert shares(many, "cpu") == (2, 2)
     many.open = many.open[:1]
-    assert many._shares("cpu") == (1, 4)
+    assert shares(many, "cpu") == (1, 4)
 
 
 def test_a_gpu_gets_one_pair_at_a_time(many: Many) -> None:
-    assert many._shares("cuda") == (1, 4)
+    assert shares(many, "cuda") == (1, 4)
 
 
 def test_the_largest_pair_decides_how_many_the_memory_lasts_for(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,9 +61,9 @@ def test_the_largest_pair_decides_how_many_the_memory_lasts_for(many: Many, monk
     need = memory.needed_bytes(found)[0] / memory.USABLE_FRACTION
     for times, workers in ((0.5, 1), (1.95, 1), (2.05, 2), (3.5, 3), (50, 4)):
         monkeypatch.setattr(memory, "free_bytes", lambda times=times: int(times * need))
-        assert many._shares("cpu")[0] == workers
+        assert shares(many, "cpu")[0] == workers
     monkeypatch.setattr(memory, "free_bytes", lambda: None)
-    assert many._shares("cpu") == (4, 1)
+    assert shares(many, "cpu") == (4, 1)
 
 
 def test_where_there_may_be_a_gpu_a_process_is_asked_that_then_registers(monkeypatch: pytest.MonkeyPatch) -> None:
