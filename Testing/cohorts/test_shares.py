@@ -38,7 +38,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Many:
 def shares(many, device):
     """Pairs at once, and threads of each."""
     pairs = many.pairs.rows
-    return _shares(pairs, many.settings, device, len(pairs))
+    return _shares(pairs, many.settings, device, len(many.open))
 
 
 def test_a_thread_for_each_pair_and_no_more_pairs_than_there_are(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
