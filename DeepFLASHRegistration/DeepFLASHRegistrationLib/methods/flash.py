@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..geodesics.search.flash import Estimate
 
 # Of the weight of what is to be kept, stage by stage after the levels; and most iterations of each.
-_STIFFER, _SETTLING = (0.005, 0.1, 1.0), 12
+_STIFFER, _SETTLING = (0.005, 0.1, 1.0), 16
 
 
 def estimate(
