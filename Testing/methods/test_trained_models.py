@@ -322,7 +322,7 @@ def test_what_is_not_known_is_refused(model: Path, key: str, value: Any, message
     rewrite(model, lambda values: values.update({key: value}))
     with pytest.raises(InputError, match=message) as error:
         load_model(model)
-    assert len(str(error.value)) < 800
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 # What a kind needs at least, in landmarks, for d axes; and how flat their cloud may be along its thinnest axis, as part
 # of its longest.
 _NEEDS = {"affine": lambda d: 2 * (d + 1), "similarity": lambda d: d + 1, "rigid": lambda d: d, "shift": lambda d: 1}
-_FLAT = {"affine": 0.1, "similarity": 0.02, "rigid": 0.02, "shift": 0.0}
+_FLAT = {"affine": 0.1, "similarity": 0.02, "rigid": 0.02}
 _STRETCH = 3.0  # of one axis beside another
 _TRIES = 400
 _STEPS = 30

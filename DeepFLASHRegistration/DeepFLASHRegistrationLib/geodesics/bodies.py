@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .band import Lattice, Upsampler
-from .objective import Objective, Side, box, upper
+from .jacobian import jacobian_determinant
+from .objective import Displaced, Objective, Side, box, upper
 
-KINDS = ("rigid", "volume")
 # Of the change of volume of each place beside that of the whole.
 _EACH = 2e-4
 # Determinants below it count as it: their logarithm is to stay finite.
@@ -37,7 +37,7 @@ class Body:
         weight: (*shape), how much of each cell belongs to it.
         linear: (d, d), M: from displacements in units of length to the moving side's mm.
         scale: s, mm of a unit of length.
-        kind: what it keeps, of KINDS.
+        kind: what it keeps, "rigid" or "volume".
         lengths: edges of the domain.
     """
 
@@ -64,10 +64,6 @@ class Body:
         return [(_Rigid if self.kind == "rigid" else _Volume)(objective, self)]
 
 
-class _Sight(NamedTuple):
-    displacement: Tensor
-
-
 class _BodySide:
     """See Side: what both kinds share."""
 
@@ -88,8 +84,8 @@ class _BodySide:
     def at_rest(self) -> Tensor:
         return self.changed(torch.zeros_like(self.places))
 
-    def __call__(self, displacement: Tensor) -> tuple[Tensor, _Sight]:
-        return self.changed(self.upsample(displacement)), _Sight(displacement.detach())
+    def __call__(self, displacement: Tensor) -> tuple[Tensor, Displaced]:
+        return self.changed(self.upsample(displacement)), Displaced(displacement.detach())
 
     def changed(self, u: Tensor) -> Tensor:
         """D for a displacement on the side's cells, (d, *cells)."""
@@ -119,7 +115,7 @@ class _Rigid(_BodySide):
             turn = left * signs @ right
         return (self.share * (y - torch.einsum("ij,j...->i...", turn, self.source)).square().sum(0)).sum() / self.size
 
-    def curvature(self, sight: _Sight) -> Tensor:
+    def curvature(self, sight: Displaced) -> Tensor:
         """As if the turn stayed."""
         metric = self.linear.t() @ self.linear / self.size
         return torch.stack([2 * metric[i, j] * self.share for i, j in upper(len(metric))])
@@ -140,21 +136,8 @@ class _Volume(_BodySide):
         return (self.share * self._determinant(self.upsample(displacement))).sum().log()
 
     def _determinant(self, u: Tensor) -> Tensor:
-        return (_determinant(u, self.cells.step) * self.first).clamp(min=_SMALLEST)
+        return (jacobian_determinant(u, self.cells) * self.first).clamp(min=_SMALLEST)
 
-    def curvature(self, sight: _Sight) -> Tensor:
+    def curvature(self, sight: Displaced) -> Tensor:
         """None that is of one place: what changes a volume is how the displacement differs between places."""
         return self.share.new_zeros(len(upper(self.share.ndim)), *self.share.shape)
-
-
-def _determinant(u: Tensor, steps: Sequence[float]) -> Tensor:
-    """det D(id + u) (*shape) of u (d, *shape), by central differences."""
-    rows = []
-    for axis, step in enumerate(steps):
-        slope = torch.gradient(u, spacing=step, dim=axis + 1)[0] if u.shape[axis + 1] > 1 else torch.zeros_like(u)
-        rows.append([slope[i] + (1.0 if i == axis else 0.0) for i in range(len(u))])
-    if len(u) == 2:
-        (a, b), (c, d) = rows
-        return a * d - b * c
-    (a, b, c), (d, e, f), (g, h, i) = rows
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .band import Upsampler
-from .objective import Objective, Side, upper
+from .objective import Displaced, Objective, Side, upper
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,6 @@ class KnownMap:
         return [_MapSide(objective, self)]
 
 
-class _Sight(NamedTuple):
-    displacement: Tensor
-
-
 class _MapSide:
     """See Side: the map from fixed to moving beside the known one."""
 
@@ -80,9 +76,9 @@ class _MapSide:
     def at_rest(self) -> Tensor:
         return self._mean(self.displacement)
 
-    def __call__(self, displacement: Tensor) -> tuple[Tensor, _Sight]:
-        return self._mean(self.upsample(displacement) - self.displacement), _Sight(displacement.detach())
+    def __call__(self, displacement: Tensor) -> tuple[Tensor, Displaced]:
+        return self._mean(self.upsample(displacement) - self.displacement), Displaced(displacement.detach())
 
-    def curvature(self, sight: _Sight) -> Tensor:
+    def curvature(self, sight: Displaced) -> Tensor:
         none = torch.zeros_like(self.share)
         return torch.stack([2 * self.share if i == j else none for i, j in upper(len(self.displacement))])

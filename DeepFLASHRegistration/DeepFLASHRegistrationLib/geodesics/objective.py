@@ -239,6 +239,12 @@ class NoGeodesic(ArithmeticError):
     """What was shot drifts, or its energy is no number."""
 
 
+class Displaced(NamedTuple):
+    """What a side saw that looks at the map alone: that minus the identity, on the objective's map lattice."""
+
+    displacement: Tensor
+
+
 class Sight(NamedTuple):
     """What an image's side saw: its map minus the identity on the objective's map lattice; in its box of the level's
     cells the warped image, and that image's derivatives by the displacement there, (d, *box)."""

@@ -421,7 +421,12 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
         for name in ("extent_mm", "energy"):
             values[name] = tuple(values[name])
         # The figures of models that name no search were measured when there was but one.
-        values["parameters"] = Parameters.from_dict({"search": "lbfgs", **values["parameters"]})
+        settings = {"search": "lbfgs", **values["parameters"]}
+        # Here the names that there are would be no remedy, and longer than all the rest.
+        unknown = sorted(set(settings) - {each.name for each in dataclasses.fields(Parameters)})
+        if unknown:
+            raise ValueError(f"Unknown parameter {unknown[0][:40]!r}")
+        values["parameters"] = Parameters.from_dict(settings)
         return ModelConfig(**values), checksums
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Copy the model again.") from error

@@ -76,7 +76,7 @@ class Channel:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A structure of the fixed image that is to stay as it is, of `geodesics.bodies.KINDS`."""
+    """A structure of the fixed image that is to stay as it is, "rigid" or of constant "volume"."""
 
     weight: np.ndarray
     kind: str
@@ -198,12 +198,9 @@ def alignments(fixed: Subject, moving: Subject, parameters: Parameters, threads:
     if parameters.landmark_weight:
         pairs = corresponding(fixed.landmarks, moving.landmarks)
         steers = pairs.steers
-        if steers.any():
-            trust = _trusted(pairs, parameters, radius_mm(fixed.grid, object_voxels(fixed)) / BRAIN_RADIUS_MM)[steers]
-            matrix, kind = from_landmarks(
-                pairs.fixed[steers], pairs.moving[steers], trust, parameters.initial_alignment
-            )
-            found["shift of the landmarks" if kind == "shift" else f"{kind} map of the landmarks"] = matrix
+        trust = _trusted(pairs, parameters, radius_mm(fixed.grid, object_voxels(fixed)) / BRAIN_RADIUS_MM)[steers]
+        matrix, kind = from_landmarks(pairs.fixed[steers], pairs.moving[steers], trust, parameters.initial_alignment)
+        found["shift of the landmarks" if kind == "shift" else f"{kind} map of the landmarks"] = matrix
     if parameters.label_weight:
         labels = _common(fixed, moving, parameters)
         # The surface of one or two structures hardly tells a stretch.
