@@ -66,16 +66,29 @@ def test_what_is_no_subject_is_said_in_words(parts: tuple, message: str) -> None
         Subject(*parts)
 
 
-def test_channels_lie_on_one_grid() -> None:
-    with pytest.raises(InputError, match="fine: lies on another grid"):
-        Subject([image("a"), image("fine", FINER)]).checked()
+def test_further_images_lie_where_the_first_does() -> None:
+    found = Subject([image("a"), image("fine", FINER)]).checked()
+    assert found.images[1].grid is FINER
+    assert any("fine: lies on another grid than a" in note for note in found.notes)
+    with pytest.raises(InputError, match="away: lies outside a"):
+        Subject([image("a"), image("away", FAR)]).checked()
 
 
-def test_several_channels_or_label_maps_are_refused_where_one_is_needed() -> None:
-    with pytest.raises(InputError, match=r"a has 2 channels. Pass one"):
-        _ = Subject([image("a"), image("b")]).image
+def test_the_first_image_stands_for_the_subject() -> None:
+    pair = Subject([image("a"), image("b")], mask=Volume(GRID, np.ones(GRID.shape)))
+    assert pair.image.name == "a"
+    assert [each.name for each in pair.with_image(image("c")).images] == ["c", "b"]
+    (other,) = pair.channels
+    assert (other.image.name, other.name, other.mask) == ("b", "a", pair.mask)
     with pytest.raises(InputError, match=r"a has 2 label maps. Pass one"):
         _ = Subject(image("a"), [labels(), labels()]).label_map
+
+
+def test_the_mask_of_a_further_image_lies_on_its_own_grid() -> None:
+    whole = Subject([image("a"), image("fine", FINER)], mask=Volume(GRID, np.ones(GRID.shape))).checked()
+    (other,) = whole.channels
+    assert other.mask.grid is FINER
+    assert other.inside.shape == FINER.shape
 
 
 def test_checked_it_can_be_used() -> None:

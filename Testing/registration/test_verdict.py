@@ -61,6 +61,8 @@ def test_good_results_say_what_was_found_good():
     assert any("agree to 0.81" in str(reason) and "to 0.43" in str(reason) for reason in found.reasons)
 
 
+CHANNEL = {"name": "T2", "weight": 1.0, "similarity": "lncc", "before": 0.6, "after": 0.59}
+
 # Changed figures, the level that they give, and words of the one reason.
 CASES = [
     ({"overlap": 0.7}, "good", ""),
@@ -96,6 +98,9 @@ CASES = [
     ({"border_hits": 0.3, "cut": {"what": "labels", "part": 0.2}}, "check", "20 % of the labels are outside"),
     ({"border_hits": 0.3, "cut": {"what": "labels", "part": 0.04}}, "good", ""),
     ({"volume_change": {4: 150.0, 5: -50.0}}, "good", ""),
+    ({"channels": [CHANNEL]}, "good", ""),
+    ({"channels": [CHANNEL, {**CHANNEL, "after": 0.57}]}, "check", "T2 became less alike, from 0.600 to 0.570"),
+    ({"channels": [{**CHANNEL, "after": None}]}, "check", "not measured"),
     ({"kept": {"6": {"kind": "rigid", "mean_percent": 0.1, "p95_percent": 0.3}}}, "good", ""),
     ({"kept": {"6": {"kind": "rigid", "mean_percent": 0.5, "p95_percent": 1.2}}}, "check", "label 6 (+1.2 %)"),
     ({"kept": {"4": {"kind": "volume", "percent": -8.0}}}, "failed", "label 4 (−8 %)"),
@@ -271,7 +276,9 @@ def test_all_words_can_be_translated():
 
     for criterion in every_criterion():
         for write in (words.title, words.sentence, words.limits):
-            rest = write(criterion, fields).replace(criterion.arguments.get("model", " "), "")
+            rest = write(criterion, fields)
+            for name in ("model", "image"):
+                rest = rest.replace(criterion.arguments.get(name, " "), "")
             assert not re.search(r"[a-zA-Z]{2}", rest), rest
 
 

@@ -183,7 +183,7 @@ def plain_settings(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _job(pair: NamedPair, given: Mapping[str, Any], decisive: Mapping[str, Any], digests: Digests) -> Job:
     def key() -> str:
-        which = {name: selection(getattr(pair.files, name))[1] for name in pair.paths()}
+        which = {name: selection(file)[1] for name, file in pair.files.every().items()}
         inputs = {name: [digests.of(path), which[name]] for name, path in pair.paths().items()}
         return key_of({"task": TASK, "inputs": inputs, **decisive})
 
@@ -241,7 +241,7 @@ def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: st
                 for grid, file in ((fixed, pair.files.fixed_labels), (moving, pair.files.moving_labels))
             ]
             for effective in ways:
-                found = sizes(fixed, moving, _whole(fixed), effective, tuple(labels))
+                found = sizes(fixed, moving, _whole(fixed), effective, tuple(labels), len(pair.files.fixed_channels))
                 largest = max(largest, memory.needed_bytes(found, device)[0])
     return largest
 

@@ -128,6 +128,9 @@ def moved_pairs(pairs: Pairs, folder: Path, failed: Callable[[str, str], None]) 
         except InputError as error:
             failed(pair.name, str(error))
             continue
+        if any(len(side.images) > 1 for side in sides):
+            failed(pair.name, "pairs with further images are not moved. Leave out fixed_channels and moving_channels.")
+            continue
         ways = moves(sides[0].grid)
         wide = [widened(side, [way[n] for way in ways.values()]) for n, side in enumerate(sides)]
         for key, way in ways.items():

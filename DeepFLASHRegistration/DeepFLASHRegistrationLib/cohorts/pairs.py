@@ -10,10 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..imaging.files import stem
 from ..imaging.io import selection
-from ..problem.reading import PairFiles
+from ..problem.reading import SEVERAL, PairFiles
 from ..support.errors import InputError
 from ..support.tables import Row, Table, read_table
 
@@ -42,7 +43,7 @@ class NamedPair:
 
     def paths(self) -> dict[str, Path]:
         """The files that there are, by column, without what is selected of one ('series.nii.gz[3]')."""
-        return {name: selection(file)[0] for name, file in vars(self.files).items() if file is not None}
+        return {name: selection(file)[0] for name, file in self.files.every().items()}
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ def read_pairs(path: str | os.PathLike, out: str | os.PathLike) -> Pairs:
     """Reads a table of pairs.
 
     Columns, in any order: fixed, moving; where there are any, fixed_labels, moving_labels, fixed_mask, moving_mask,
-    fixed_points, moving_points, and transform, in the place of the alignment; and output, the name of the folder of the
-    result within `out` (without it, or where it is empty: the names of moving and fixed image). Paths are relative to
-    the table's folder. Other columns are noted.
+    fixed_points, moving_points, transform, in the place of the alignment, and fixed_channels, moving_channels, further
+    images of the same subjects, several with "|" between them; and output, the name of the folder of the result within
+    `out` (without it, or where it is empty: the names of moving and fixed image). Paths are relative to the table's
+    folder. Other columns are noted.
 
     Args:
         path: of the table (.csv, .tsv).
@@ -108,27 +110,33 @@ def _check_columns(table: Table) -> None:
 
 def _pair(path: Path, row: Row) -> tuple[str, PairFiles]:
     """The name and the files of a line."""
-    found = {}
+    found: dict[str, Any] = {}
     for column in FILES:
         text = row.cells.get(column)
         if not text:
             if column in _NEEDED:
                 raise InputError(f"{path}, line {row.line}, column {column}: is empty. Name an image.")
             continue
-        file = os.path.abspath(os.path.join(path.parent, os.path.expanduser(text)))
         where = f"{path}, line {row.line}, column {column}"
-        try:
-            there = selection(file)[0].exists()
-        except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
-            raise InputError(f"{where}: {text[:200]!r} is no path ({error}).") from error
-        if not there:
-            raise InputError(
-                f"{where}: there is no file or folder {file}. Paths are relative to the folder of the table."
-            )
-        found[column] = file
+        if column in SEVERAL:
+            found[column] = tuple(_file(path, each.strip(), where) for each in text.split("|") if each.strip())
+        else:
+            found[column] = _file(path, text, where)
     files = PairFiles(**found)
     name = row.cells.get(_OUTPUT) or "_to_".join(stem(selection(each)[0]) for each in (files.moving, files.fixed))
     return _checked_name(name, f"{path}, line {row.line}, column {_OUTPUT}"), files
+
+
+def _file(table: Path, text: str, where: str) -> str:
+    """The file that a cell names."""
+    file = os.path.abspath(os.path.join(table.parent, os.path.expanduser(text)))
+    try:
+        there = selection(file)[0].exists()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+        raise InputError(f"{where}: {text[:200]!r} is no path ({error}).") from error
+    if not there:
+        raise InputError(f"{where}: there is no file or folder {file}. Paths are relative to the folder of the table.")
+    return file
 
 
 def _checked_name(text: str, where: str) -> str:

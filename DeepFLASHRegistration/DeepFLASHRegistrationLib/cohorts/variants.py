@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,9 +68,13 @@ def moved(pairs: Pairs, by: int, out: Path, failed: Callable[[str, str], None]) 
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{place}: cannot be made ({error.strerror}). Choose another folder.") from error
-        files: dict[str, str] = {}
+        files: dict[str, Any] = {}
         for name, side in zip(("fixed", "moving"), sides, strict=True):
             there = moved_subject(side, by)
+            channels = [(place / f"{name}_channel_{n}.nii.gz").absolute() for n in range(1, len(there.images))]
+            files[f"{name}_channels"] = tuple(map(str, channels))
+            for path, volume in zip(channels, there.images[1:], strict=True):
+                write_volume(path, volume)
             for key, volume in ((name, there.image), (f"{name}_labels", there.label_map), (f"{name}_mask", there.mask)):
                 if volume is not None:
                     files[key] = str((place / f"{key}.nii.gz").absolute())

@@ -20,7 +20,7 @@ def add_fields(parser: Any, kind: type, leave_out: Collection[str] = (), default
 
     Args:
         parser: an ArgumentParser or a group of one.
-        kind: a dataclass of bool, int, float, str, tuples of numbers, and further dataclasses, all with defaults.
+        kind: a dataclass of bool, int, float, str, tuples of those, and further dataclasses, all with defaults.
         leave_out: names of fields without an option.
         defaults: whether the help tells the defaults.
     """
@@ -41,7 +41,7 @@ def add_fields(parser: Any, kind: type, leave_out: Collection[str] = (), default
         if f.type == "bool":
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            metavar = _METAVARS.get(f.type, "X,X,…" if "float" in f.type else "N,N,…")
+            metavar = _METAVARS.get(f.type) or ",".join(2 * [_METAVARS[_of(f.type)]]) + ",…"
             parser.add_argument(flag, type=_value(f.type), default=None, help=text, metavar=metavar)
 
 
@@ -62,13 +62,18 @@ def from_options(options: argparse.Namespace, kind: type[_T]) -> _T:
 
 def _value(kind: str) -> Callable[[str], Any]:
     if kind.startswith("tuple"):
-        number = float if "float" in kind else int
+        one = _value(_of(kind))
 
-        def numbers(text: str) -> tuple[Any, ...]:
-            return tuple(number(x) for x in text.split(","))
+        def several(text: str) -> tuple[Any, ...]:
+            return tuple(one(x.strip()) for x in text.split(","))
 
-        return numbers
+        return several
     return {"int": int, "float": float, "str": str}[kind]
+
+
+def _of(kind: str) -> str:
+    """What a tuple is of."""
+    return kind.removeprefix("tuple[").partition(",")[0]
 
 
 def _documented(kind: type) -> dict[str, str]:

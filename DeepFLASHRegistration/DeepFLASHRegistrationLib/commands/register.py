@@ -45,6 +45,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("moving-points", "the same landmarks in the moving image"),
     ):
         parser.add_argument(f"--{name}", metavar="FILE", help=what)
+    for side in ("fixed", "moving"):
+        parser.add_argument(
+            f"--{side}-channel",
+            dest=f"{side}_channels",
+            default=[],
+            action="append",
+            metavar="FILE",
+            help=f"a further image of the {side} subject (T2 beside T1, dose beside CT) to compare besides, given for "
+            "both sides, in the same order",
+        )
     parser.add_argument(
         "--init",
         default=[],

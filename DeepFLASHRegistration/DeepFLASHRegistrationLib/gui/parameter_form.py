@@ -107,7 +107,7 @@ class ParameterForm:
         value = self._values[name]
         if name == "model":
             return value
-        if titles:
+        if isinstance(value, str) and titles:
             return titles[value].partition(":")[0]
         if isinstance(value, bool):
             return label if value else _("not {setting}").format(setting=label)
@@ -127,7 +127,7 @@ class ParameterForm:
 
     def _widget(self, each: dataclasses.Field) -> qt.QWidget:
         meta, name = each.metadata, each.name
-        if meta["choices"]:
+        if meta["choices"] and each.type == "str":
             widget = qt.QComboBox()
             for choice, title in self._texts[name][2].items():
                 widget.addItem(title, choice)
@@ -149,7 +149,7 @@ class ParameterForm:
             widget.connect("valueChanged(double)", lambda value: self._set(name, float(value)))
         else:
             widget = qt.QLineEdit()
-            widget.connect("textEdited(QString)", lambda text: self._set(name, _numbers(text)))
+            widget.connect("textEdited(QString)", lambda text: self._set(name, _listed(text, each.type)))
         if meta["unit"] and hasattr(widget, "suffix"):
             widget.suffix = f" {meta['unit']}"
         widget.objectName = f"{name}ParameterWidget"
@@ -164,7 +164,7 @@ class ParameterForm:
     def _tip(self, each: dataclasses.Field) -> str:
         meta, titles = each.metadata, self._texts[each.name][2]
         default = ", ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
-        default = titles.get(default, default) if titles else default
+        default = titles.get(default, default)
         unit = f" {meta['unit']}" if meta["unit"] else ""
         lines = [
             self._texts[each.name][1],
@@ -194,7 +194,7 @@ class ParameterForm:
         try:
             for name, widget in self.widgets.items():
                 value, each = self._values[name], self._fields[name]
-                if each.metadata["choices"]:
+                if each.metadata["choices"] and each.type == "str":
                     widget.setCurrentIndex(widget.findData(value))
                 elif name == "model":
                     self.models.show(value)
@@ -263,9 +263,10 @@ def _decimals(value: float) -> int:
     return len(text.partition(".")[2])
 
 
-def _numbers(text: str) -> list[int] | str:
-    """The numbers of a list, or the text itself if it is none."""
+def _listed(text: str, kind: str) -> list[int] | list[float] | list[str] | str:
+    """What a list holds, of the kind of a field; or the text itself, if it is no such list."""
+    one = {"tuple[int, ...]": int, "tuple[float, ...]": float, "tuple[str, ...]": str}[kind]
     try:
-        return [int(part) for part in text.replace(",", " ").split()]
+        return [one(part) for part in text.replace(",", " ").split()]
     except ValueError:
         return text

@@ -123,7 +123,7 @@ class Estimated:
 def plan(parameters: Parameters, ndim: int) -> Plan:
     """What the parameters' method needs; InputError if its model cannot be used."""
     method, refined = METHODS[parameters.method], parameters.method.endswith("+flash")
-    if parameters.steered and not refined and parameters.method not in STEERABLE:
+    if parameters.steered and not parameters.steerable:
         raise InputError(
             f"{parameters.steered}: the method {parameters.method} cannot be steered. Use {', '.join(STEERABLE)}, or "
             f"let FLASH refine its result ({parameters.method}+flash, where there is one)."

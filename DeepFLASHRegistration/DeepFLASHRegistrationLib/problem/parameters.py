@@ -55,9 +55,18 @@ ALIGNMENTS, SIMILARITIES, INTEGRATORS = tuple(_ALIGNMENTS), tuple(_SIMILARITIES)
 SEARCHES = tuple(_SEARCHES)
 MAPS, NORMALIZATIONS, PRESETS = tuple(_MAPS), tuple(_NORMALIZATIONS), tuple(_PRESET_TITLES)
 
-# Parameters of what steers besides the images, those that switch it on first, and the methods that it steers.
+# Parameters of what steers besides the images, those that switch it on first, then those of further images; and the
+# methods that all this steers.
 _SWITCHES = ("landmark_weight", "label_weight", "rigid_labels", "volume_labels")
-STEERING = (*_SWITCHES, "landmark_trust_mm", "label_trust_mm", "label_weighting", "steering_labels")
+STEERING = (
+    *_SWITCHES,
+    "landmark_trust_mm",
+    "label_trust_mm",
+    "label_weighting",
+    "steering_labels",
+    "channel_weights",
+    "channel_similarities",
+)
 STEERABLE = ("flash", "lddmm")
 
 
@@ -154,6 +163,19 @@ class Parameters:
     )
     symmetric: bool = _setting(
         False, "Symmetric", "Compare the images in both directions, each resampled onto the other; takes longer."
+    )
+    channel_weights: tuple[float, ...] = _setting(
+        (),
+        "Weights of further images",
+        "How much each further image of the subjects counts beside the first, which counts 1, such as 1, 0.5; 1 each "
+        "if it is left empty. At 0 it is only measured.",
+        limits=(0.0, 1e3),
+    )
+    channel_similarities: tuple[str, ...] = _setting(
+        (),
+        "Similarities of further images",
+        "By what each further image is compared, such as lncc, mi; as the first if it is left empty.",
+        choices=_SIMILARITIES,
     )
     landmark_weight: float = _setting(
         0.0,
@@ -330,6 +352,11 @@ class Parameters:
         return next((name for name in _SWITCHES if getattr(self, name)), "")
 
     @property
+    def steerable(self) -> bool:
+        """Whether the method, or what refines its result, can be steered."""
+        return self.method in STEERABLE or self.method.endswith("+flash")
+
+    @property
     def dense(self) -> bool:
         """Whether the result is a map that is no geodesic."""
         return METHODS[self.method].dense and not self.as_geodesic
@@ -396,21 +423,30 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
             raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {x}.")
         return int(x) if whole else float(x)
 
+    def text(x: Any) -> str:
+        choices = f.metadata["choices"]
+        if not choices:
+            if not isinstance(x, str):
+                raise ValueError(f"{name} must be a text, not {x!r}.")
+        elif x not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {x!r}.")
+        return x
+
     if hasattr(value, "tolist"):
         value = value.tolist()  # a NumPy scalar or array
     if kind == "str":
-        if not f.metadata["choices"]:
-            if not isinstance(value, str):
-                raise ValueError(f"{name} must be a text, not {value!r}.")
-        elif value not in f.metadata["choices"]:
-            raise ValueError(f"{name} must be one of {', '.join(f.metadata['choices'])}, not {value!r}.")
-        return value
+        return text(value)
     if kind == "bool":
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be True or False, not {value!r}.")
         return value
     if kind.startswith("tuple"):
+        of, checked = {
+            "tuple[int, ...]": ("integers", lambda x: number(x, True)),
+            "tuple[float, ...]": ("numbers", lambda x: number(x, False)),
+            "tuple[str, ...]": ("names", text),
+        }[kind]
         if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-            raise ValueError(f"{name} must be a list of integers, not {value!r}.")
-        return tuple(number(x, True) for x in value)
+            raise ValueError(f"{name} must be a list of {of}, not {value!r}.")
+        return tuple(map(checked, value))
     return number(value, kind == "int")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,17 @@ def scaled(subject: Subject, parameters: Parameters, ct: bool | None = None) -> 
 
 
 def comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple[Subject, Subject]:
-    """Two checked subjects with intensities that can be compared, about 0..1; see `scaled`."""
+    """Two checked subjects with intensities that can be compared, about 0..1, image by image; see `scaled`."""
+    first = _comparable(fixed, moving, parameters)
+    further = [_comparable(*each, parameters) for each in zip(fixed.channels, moving.channels, strict=True)]
+    return tuple(
+        replace(side, images=(side.image, *(each[number].image for each in further)))
+        for number, side in enumerate(first)
+    )
+
+
+def _comparable(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple[Subject, Subject]:
+    """As `comparable`, of the first images."""
     from ..imaging.intensities import is_ct, match_histogram
 
     # The window is what two CT images share; beside another contrast it but makes more of the noise of soft tissue.
@@ -93,6 +104,22 @@ def _filled(volume: Volume, inside: np.ndarray, sigma_mm: float) -> Volume:
     return volume.with_data(np.where(inside, volume.data, nearby).astype(np.float32))
 
 
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Two further images on the working grid, as the first of a Problem; how much they count, by what they are compared
+    ("" for what the first are), and the name of the moving one."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    fixed_mask: np.ndarray
+    moving_mask: np.ndarray
+    fixed_view: np.ndarray | None
+    moving_view: np.ndarray | None
+    weight: float
+    similarity: str
+    name: str
+
+
 class Problem:
     """The images on the working grid, and the box the geodesic lives on.
 
@@ -103,6 +130,7 @@ class Problem:
         fixed, moving: float32 on the working grid.
         fixed_mask, moving_mask: where they are compared; bool.
         fixed_view, moving_view: what may be looked at, 0..1; None for all.
+        channels: further images of both that are compared besides.
         steering: what steers besides the images.
     """
 
@@ -131,6 +159,7 @@ class Problem:
         self.moving = linear(moving.image, self.grid, affine, beyond(moving.image), device)
         self._compare_fixed(fixed)
         self._compare_moving(moving, fixed.image.name)
+        self.channels = self._compare_channels(fixed, moving, parameters)
         self.steering = steering(self, fixed, moving, parameters)
 
     def _compare_fixed(self, fixed: Subject) -> None:
@@ -174,12 +203,48 @@ class Problem:
         hidden = masked is not None or _goes_on(moving.image)
         self.moving_view = seen if hidden and float(seen.min()) < 0.999 else None
 
+    def _compare_channels(self, fixed: Subject, moving: Subject, parameters: Parameters) -> tuple[Images, ...]:
+        count = len(fixed.images) - 1
+        weights = parameters.channel_weights or (1.0,) * count
+        similarities = parameters.channel_similarities or ("",) * count
+        found = []
+        for each in zip(fixed.images[1:], moving.images[1:], weights, similarities, strict=True):
+            *images, weight, similarity = each
+            here, there = self._own_view(images[0]), self._own_view(images[1], self.affine)
+            masks = [
+                mask if view is None else mask & (view > 0.5)
+                for mask, view in ((self.fixed_mask, here), (self.moving_mask, there))
+            ]
+            if not (masks[0] & (True if there is None else there > 0.5)).any() or not masks[1].any():
+                names = " and ".join(image.name or "a further image" for image in images)
+                raise InputError(
+                    f"{names}: show nothing of what {fixed.image.name or 'the fixed image'} shows, once they are "
+                    "aligned. Check that they belong to it, or leave them out."
+                )
+            resampled = [
+                linear(image, self.grid, matrix, beyond(image), self._device)
+                for image, matrix in zip(images, (None, self.affine), strict=True)
+            ]
+            views = _both(self.fixed_view, here), _both(self.moving_view, there)
+            found.append(Images(*resampled, *masks, *views, weight, similarity, images[1].name))
+        return tuple(found)
+
+    def _own_view(self, image: Volume, affine: np.ndarray | None = None) -> np.ndarray | None:
+        """What of the working grid an image shows, 0..1; None for all."""
+        if not _goes_on(image):
+            return None
+        seen = self._covered(image.grid, np.ones(image.grid.shape, dtype=bool), affine)
+        return seen if float(seen.min()) < 0.999 else None
+
     def _covered(self, grid: Grid, inside: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
         """Which part of each voxel of the working grid is inside, 0..1."""
         return linear(Volume(grid, inside.astype(np.float32)), self.grid, affine, 0.0, self._device)
 
     def pair(self, device: str = "cpu") -> Pair:
-        """The images as tensors."""
+        """The first images as tensors."""
+        return self._tensors(self, device)
+
+    def _tensors(self, images: Problem | Images, device: str, similarity: str = "") -> Pair:
         import torch
 
         from ..geodesics.objective import Pair
@@ -187,17 +252,21 @@ class Problem:
         def tensor(x: np.ndarray | None) -> torch.Tensor | None:
             return None if x is None else torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
 
-        arrays = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.fixed_view, self.moving_view)
-        return Pair(*map(tensor, arrays), self.lengths)
+        names = ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_view", "moving_view")
+        return Pair(*(tensor(getattr(images, name)) for name in names), self.lengths, similarity)
 
     def compared(self, device: str = "cpu", stiffness: float = 1.0) -> Compared:
-        """The images, and what steers besides; what is to be kept times the stiffness."""
+        """The images, and what steers besides; what is to be kept times the stiffness. Of several images of a subject
+        the dissimilarity is their weighted mean."""
         pair = self.pair(device)
-        if not self.steering:
+        channels = [each for each in self.channels if each.weight]
+        if not (self.steering or channels):
             return pair
         from ..geodesics.objective import Part, Together
 
-        return Together((Part(pair, 1.0), *self.steering.parts(self, device, stiffness)))
+        total = 1.0 + sum(each.weight for each in channels)
+        images = [Part(self._tensors(each, device, each.similarity), each.weight / total) for each in channels]
+        return Together((Part(pair, 1 / total), *images, *self.steering.parts(self, device, stiffness)))
 
     def window(self, device: str = "cpu") -> Callable[[Lattice], torch.Tensor]:
         """Lattice -> weights that let the velocity fade out over the margin."""
@@ -290,6 +359,11 @@ def settings(parameters: Parameters) -> Settings:
         parameters.tolerance,
         parameters.search,
     )
+
+
+def _both(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    """What two views show; None for all."""
+    return one if other is None else other if one is None else np.minimum(one, other)
 
 
 def _goes_on(image: Volume) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,11 +21,12 @@ def read_subject(
     points: str | os.PathLike | None = None,
     name: str = "",
     numbers: dict[str, int] | None = None,
+    channels: Sequence[str | os.PathLike] = (),
 ) -> Subject:
     """Reads an image file or a DICOM folder, and what belongs to it where there is any.
 
-    ``labels``: a file, or a segmentation that was read already. ``numbers``: of segments by name, shared by both sides
-    (see imaging.segmentation.label_map).
+    ``channels``: further images. ``labels``: a file, or a segmentation that was read already. ``numbers``: of segments
+    by name, shared by both sides (see imaging.segmentation.label_map).
 
     Raises:
         InputError: a file is missing, damaged, or of the wrong kind.
@@ -34,13 +36,13 @@ def read_subject(
     from ..imaging.segmentation import Segmentation, label_map
     from ..imaging.volume import checked_labels
 
-    volume = read_volume(image)
+    volumes = tuple(map(read_volume, (image, *channels)))
     if isinstance(labels, Segmentation):
         found = checked_labels(label_map(labels, numbers))
     else:
         found = None if labels is None else read_labels(labels, numbers)
     return Subject(
-        volume,
+        volumes,
         found,
         None if mask is None else read_mask(mask),
         None if points is None else read_landmarks(points),
@@ -48,10 +50,14 @@ def read_subject(
     )
 
 
+# Fields of PairFiles that hold several files.
+SEVERAL = ("fixed_channels", "moving_channels")
+
+
 @dataclass(frozen=True)
 class PairFiles:
-    """A pair as files: the images (or DICOM folders), what belongs to each where there is any, and a transform from the
-    fixed to the moving image where one is known."""
+    """A pair as files: the images (or DICOM folders), what belongs to each where there is any, a transform from the
+    fixed to the moving image where one is known, and further images of both."""
 
     fixed: str
     moving: str
@@ -62,6 +68,20 @@ class PairFiles:
     fixed_points: str | None = None
     moving_points: str | None = None
     transform: str | None = None
+    fixed_channels: tuple[str, ...] = ()
+    moving_channels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in SEVERAL:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def every(self) -> dict[str, str]:
+        """All files that there are, by field; of further ones of a field its number, from 2, is in the name."""
+        found = {}
+        for name, value in vars(self).items():
+            files = value if name in SEVERAL else () if value is None else (value,)
+            found |= {name if not i else f"{name} {i + 1}": file for i, file in enumerate(files)}
+        return found
 
     @property
     def segmented(self) -> bool:
@@ -81,10 +101,15 @@ class PairFiles:
         # Segments of the same name are the same label on both sides; label maps have but their numbers.
         named = [is_segmentation(each) for each in (self.fixed_labels, self.moving_labels) if each is not None]
         numbers: dict[str, int] | None = {} if named and all(named) else None
-        fixed = read_subject(self.fixed, self.fixed_labels, self.fixed_mask, self.fixed_points, numbers=numbers)
+        both = {"numbers": numbers}
+        fixed = read_subject(
+            self.fixed, self.fixed_labels, self.fixed_mask, self.fixed_points, channels=self.fixed_channels, **both
+        )
         segmentation = read_segmentation(self.moving_labels) if self.segmented else None
         labels = segmentation or self.moving_labels
-        moving = read_subject(self.moving, labels, self.moving_mask, self.moving_points, numbers=numbers)
+        moving = read_subject(
+            self.moving, labels, self.moving_mask, self.moving_points, channels=self.moving_channels, **both
+        )
         return Pair(fixed, moving, segmentation)
 
 

@@ -14,7 +14,8 @@ from ..imaging.landmarks import Landmarks, Pairs, paired
 from ..imaging.resampling import mask_on_grid
 from ..imaging.volume import Volume, checked_image, checked_labels, checked_mask, label_values
 from ..support.errors import InputError
-from .belonging import with_place_checked, with_sense_checked
+from .belonging import elsewhere, with_place_checked, with_sense_checked
+from .parameters import STEERABLE, Parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,8 @@ class Subject:
     """An image with its labels, mask and landmarks; all in one space, each on a grid of its own.
 
     Attributes:
-        images: the image, or several channels of it; a single Volume may be given.
+        images: the image, that is aligned, shown and measured, and any further ones (channels: another contrast, a
+            dose) that are compared besides; a single Volume may be given.
         labels: label maps, none, one, or several that overlap; a single Volume or None may be given.
         mask: what lies outside does not count in the similarity.
         landmarks: points that correspond to those of the other side.
@@ -52,10 +54,13 @@ class Subject:
 
     @property
     def image(self) -> Volume:
-        """The one image; InputError if there are several channels."""
-        if len(self.images) > 1:
-            raise InputError(f"{self.name or 'The subject'} has {len(self.images)} channels. Pass one of them.")
+        """The first image."""
         return self.images[0]
+
+    @property
+    def channels(self) -> tuple[Subject, ...]:
+        """The further images of a checked subject, each alone with the mask."""
+        return tuple(Subject(image, mask=_mask_of(image, self.mask), name=self.name) for image in self.images[1:])
 
     @property
     def label_map(self) -> Volume | None:
@@ -86,8 +91,8 @@ class Subject:
         return None if self.mask is None else self.mask.data != 0
 
     def with_image(self, image: Volume) -> Subject:
-        """The same subject with another image in the place of its one."""
-        return replace(self, images=(image,))
+        """The same subject with another first image."""
+        return replace(self, images=(image, *self.images[1:]))
 
     def posed(self, matrix: np.ndarray) -> Subject:
         """All of it moved: points x go to matrix @ x, (d+1, d+1) LPS mm."""
@@ -122,9 +127,7 @@ class Subject:
         mask = None if self.mask is None else checked_mask(self.mask)
         check_dimensions(images[0], *images[1:], *labels, mask)
         grid = images[0].grid
-        for channel in images[1:]:
-            if not channel.grid.same_as(grid):
-                raise InputError(f"{channel.name or 'A channel'}: lies on another grid than {self.name}. Resample it.")
+        images = (images[0], *(_beside(_named(each, f"{side} channel"), images[0]) for each in images[1:]))
         labels = tuple(with_place_checked(_named(each, f"{side} labels"), images[0]) for each in labels)
         if mask is not None:
             mask = with_place_checked(_named(mask, f"{side} mask"), images[0])
@@ -222,6 +225,59 @@ def object_voxels(fixed: Subject) -> np.ndarray:
         if not inside.any():
             raise InputError(f"{fixed.mask.name}: covers only background. Draw it on the object.")
     return inside
+
+
+def check_channels(fixed: Subject, moving: Subject, parameters: Parameters) -> None:
+    """What of further images cannot be compared is refused before any work.
+
+    Raises:
+        InputError: the checked sides have not as many, something is set for more or fewer, or the method looks at one
+            image of each.
+    """
+    counts = [len(side.images) - 1 for side in (fixed, moving)]
+    if counts[0] != counts[1]:
+        raise InputError(
+            f"The fixed side has {_counted(counts[0])} and the moving side {_counted(counts[1])}. Images are compared "
+            "in pairs: give both sides as many, in the same order."
+        )
+    for name in ("channel_weights", "channel_similarities"):
+        values = getattr(parameters, name)
+        if values and len(values) != counts[0]:
+            raise InputError(
+                f"{name}: has {len(values)} entries for {_counted(counts[0])}. Give one for each further image, or "
+                "none."
+            )
+    if counts[0] and not parameters.steerable and any(parameters.channel_weights or (1.0,)):
+        raise InputError(
+            f"The method {parameters.method} looks at one image of each side. Use {', '.join(STEERABLE)}, let FLASH "
+            f"refine its result ({parameters.method}+flash, where there is one), or set channel_weights to 0."
+        )
+
+
+def _counted(count: int) -> str:
+    return f"{count or 'no'} further image{'' if count == 1 else 's'}"
+
+
+def _beside(channel: Volume, image: Volume) -> Volume:
+    """A further image of a subject, with a note if it lies otherwise than the first; InputError if elsewhere."""
+    from ..imaging.intensities import foreground
+
+    if channel.grid.same_as(image.grid):
+        return channel
+    text, wrong = elsewhere(
+        image.grid, channel.with_data(foreground(channel).astype(np.uint8)), image.name or "the first image"
+    )
+    if wrong:
+        raise InputError(text)
+    other = f"{channel.name}: lies on another grid than {image.name or 'the first image'}; its header was followed"
+    return channel.noted(text or other)
+
+
+def _mask_of(image: Volume, mask: Volume | None) -> Volume | None:
+    """A mask on an image's own grid."""
+    if mask is None or mask.grid.same_as(image.grid):
+        return mask
+    return replace(mask, grid=image.grid, data=mask_on_grid(mask, image.grid).astype(np.uint8))
 
 
 def _named(volume: Volume, name: str) -> Volume:

@@ -21,6 +21,7 @@ from ..support.torch_device import as_tensor, is_cuda
 from . import metrics as m
 from .agreement import agreement
 from .carried import FIXED_OBJECT, INSIDE, OBJECT, SEEN, Carried
+from .channels import channel_figures
 from .kept import kept_figures
 from .maps import Maps
 from .verdict import SMALLEST_LABEL_VOXELS
@@ -54,7 +55,8 @@ def measured(
             if getattr(parameters, by)
         ]
         kept = kept_figures(fixed, maps, maps.fixed_to_moving, parameters)
-        return {**found, **kept, **({"steered": steered} if steered else {})}
+        channels = channel_figures(problem, parameters, maps.deformation)
+        return {**found, **channels, **kept, **({"steered": steered} if steered else {})}
 
     jobs = (figures, lambda: {"agreement": agreement(problem, parameters, maps.deformation)})
     # Each is a long row of short operations, of which a processor does one row as fast as several do; a GPU is one.

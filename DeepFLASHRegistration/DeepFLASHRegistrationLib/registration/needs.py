@@ -38,7 +38,12 @@ _COARSER = [step / 4 for step in range(5, 33)]
 
 
 def sizes(
-    fixed: Grid, moving: Grid, inside: Volume, stages: Sequence[Parameters], labels: tuple[int, int] = (0, 0)
+    fixed: Grid,
+    moving: Grid,
+    inside: Volume,
+    stages: Sequence[Parameters],
+    labels: tuple[int, int] = (0, 0),
+    channels: int = 0,
 ) -> memory.Sizes:
     """What the memory depends on.
 
@@ -47,10 +52,12 @@ def sizes(
         inside: the fixed object, as a mask on any grid; a coarse one will do.
         stages: the parameters in effect, one after the other (see `methods.stages.stages`).
         labels: voxels of the fixed and of the moving label map; 0 without.
+        channels: further images of each side.
 
     Raises:
         InputError: the working grid would have too many voxels.
     """
+    images = 1 + channels
     work = problem_grid(fixed, inside, stages[0])
     levels, points = [], 0
     for parameters in stages:
@@ -61,15 +68,15 @@ def sizes(
             unknowns = fixed.ndim * (round(_WITHOUT_BAND * cells) if file == "lddmm" else math.prod(modes))
             if file == "nephi":
                 cells, unknowns, sides = round(_NEURAL_CELL * cells), _NEURAL_UNKNOWNS, 1
-            levels.append((cells, unknowns, sides))
+            levels.append((cells, unknowns, sides * images))
             points = max(points, math.prod(lattice_shape(work.extent, modes, margin, work.spacing)))
     aligned = stages[0].initial_alignment in ("rigid", "affine")
     field = field_grids(fixed, np.eye(fixed.ndim + 1))[0].size
     fields = round(field * (1 + (TURNED if aligned else 1.0)) * fixed.ndim / 3)
     return memory.Sizes(
-        images=fixed.size + moving.size,
+        images=images * (fixed.size + moving.size),
         fields=fields,
-        working=work.size,
+        working=images * work.size,
         levels=tuple(levels),
         points=points,
         fixed=fixed.size,
@@ -113,6 +120,7 @@ def fitting_spacing(
     need: memory.Need,
     device: str,
     labels: tuple[int, int] = (0, 0),
+    channels: int = 0,
 ) -> float | None:
     """The smallest working voxel in mm (in steps of a quarter of the present one) that lets a run fit; None if none
     does, or if it must stay as it is."""
@@ -122,7 +130,7 @@ def fitting_spacing(
     for factor in _COARSER:
         spacing = float(f"{present * factor:.3g}")  # three digits, whatever its size
         try:
-            found = sizes(fixed, moving, inside, [replace(stages[0], spacing_mm=spacing)], labels)
+            found = sizes(fixed, moving, inside, [replace(stages[0], spacing_mm=spacing)], labels, channels)
         except (InputError, ValueError):
             return None
         host, on_device = memory.needed_bytes(found, device)

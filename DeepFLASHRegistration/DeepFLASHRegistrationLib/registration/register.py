@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..alignment.affine import align
+from ..alignment.affine import AffineAlignment, align
 from ..imaging.grid import Grid
 from ..imaging.volume import Volume
 from ..problem.known_transform import KnownTransform
@@ -24,6 +24,7 @@ from ..problem.steering import alignments, check_steering
 from ..problem.subject import (
     Attached,
     Subject,
+    check_channels,
     check_dimensions,
     corresponding,
     object_voxels,
@@ -156,9 +157,10 @@ def _begun(
     """The run of two sides, once they are known to be such as can be registered; ``chosen``: notes on the plan."""
     watch.phase("prepare", "Checking the input")
     one, two = (side.checked(name) for side, name in zip(sides, ("fixed", "moving"), strict=True))
-    # One image and at most one label map of each, which is refused now rather than after the work.
+    # At most one label map of each, which is refused now rather than after the work.
     check_dimensions(one.image, two.image, one.label_map, two.label_map)
     pairs = corresponding(one.landmarks, two.landmarks)
+    check_channels(one, two, plan.given or plan.parameters)
     check_steering(one, two, plan.steering)
     notes = [*one.notes, *two.notes, *(pairs.notes if pairs else ()), *unlike_labels(one, two), *chosen]
     device, why = chosen_device(device)
@@ -196,9 +198,9 @@ def made_again(
     run = _Run(one, two, plan, "cpu", Progress(None, None), [])
     result = run.finished(run.posed(found.velocity["affine"], None, found.velocity["domain"]), found, None)
     for name, side in (("fixed", fixed), ("moving", moving)):
-        key = f"{name}_sha256"
-        if result.provenance[key] != history["provenance"].get(key):
-            raise _changed(side)
+        for key in (f"{name}_sha256", f"{name}_channels_sha256"):
+            if result.provenance.get(key) != history["provenance"].get(key):
+                raise _changed(side)
     return replace(result, **{name: history[name] for name in ("notes", "timings", "provenance")})
 
 
@@ -255,7 +257,27 @@ class _Run:
         return problem
 
     def _aligned(self, fixed: Subject, moving: Subject, threads: int | None) -> np.ndarray:
-        found = self._computed(
+        found = self._of_images(fixed, moving, threads)
+        maps = alignments(self.fixed, self.moving, self.plan.steering, threads)
+        kind, weights = self.plan.parameters.initial_alignment, self.plan.parameters.channel_weights
+        if kind in ("rigid", "affine"):
+            for number, (one, two) in enumerate(zip(fixed.channels, moving.channels, strict=True)):
+                if not weights or weights[number]:
+                    name = f"{kind} map of {two.image.name or f'image {number + 2}'}"
+                    maps[name] = self._of_images(one, two, threads).matrix
+        if not maps:
+            self._note(*found.notes)
+            return found.matrix
+        best = self._agreeing(fixed, moving, {"images": found.matrix, **maps})
+        if best == "images":
+            self._note(*found.notes)
+            return found.matrix
+        self._note(f"The alignment is the {best}: it fits all that is compared, and what steers, best.")
+        return maps[best]
+
+    def _of_images(self, fixed: Subject, moving: Subject, threads: int | None) -> AffineAlignment:
+        """The alignment of the first images of both."""
+        return self._computed(
             lambda device: align(
                 fixed.image.upright(),
                 moving.image.upright(),
@@ -267,16 +289,6 @@ class _Run:
                 device=device,
             )
         )
-        maps = alignments(self.fixed, self.moving, self.plan.steering, threads)
-        if not maps:
-            self._note(*found.notes)
-            return found.matrix
-        best = self._agreeing(fixed, moving, {"images": found.matrix, **maps})
-        if best == "images":
-            self._note(*found.notes)
-            return found.matrix
-        self._note(f"The alignment is the {best}: it fits what steers, and the images, better than the images' own.")
-        return maps[best]
 
     def _agreeing(self, fixed: Subject, moving: Subject, maps: Mapping[str, np.ndarray]) -> str:
         """Of several alignments the one at which the energy, with all that steers, is least."""
@@ -383,7 +395,7 @@ class _Run:
             affine=problem.affine,
             metrics=metrics,
             timings=self.watch.finished(),
-            provenance=provenance(fixed.image, moving.image, self.device, threads),
+            provenance=provenance(fixed, moving, self.device, threads),
             verdict=verdict(metrics, found.cancelled),
             cancelled=found.cancelled,
             notes=list(dict.fromkeys(self.notes)),

@@ -19,6 +19,7 @@ from ..problem.deformation import Deformation, deformation_from
 from ..problem.dense_map import DenseMap
 from ..problem.field import Field
 from ..problem.parameters import Parameters
+from ..problem.subject import Subject
 from ..version import __version__
 from .verdict import Verdict
 
@@ -77,7 +78,7 @@ class Result:
         return deformation_from(self.velocity)
 
 
-def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) -> dict[str, Any]:
+def provenance(fixed: Subject, moving: Subject, device: str, threads: int | None) -> dict[str, Any]:
     """Versions, device, date and hashes of the images."""
     import torch
 
@@ -94,8 +95,13 @@ def provenance(fixed: Volume, moving: Volume, device: str, threads: int | None) 
         "torch": str(torch.__version__),
         "SimpleITK": _version("SimpleITK"),
         "platform": platform.platform(),
-        "fixed_sha256": _hash(fixed),
-        "moving_sha256": _hash(moving),
+        "fixed_sha256": _hash(fixed.image),
+        "moving_sha256": _hash(moving.image),
+        **{
+            f"{name}_channels_sha256": [_hash(image) for image in side.images[1:]]
+            for name, side in (("fixed", fixed), ("moving", moving))
+            if side.images[1:]
+        },
     }
 
 

@@ -55,6 +55,8 @@ LANDMARKS_MISPAIRED = Limits(0.0, 0.3)
 # Of a structure that was to be kept, in percent: change of distances within it (all but 5 % of them), and of its
 # volume: above.
 KEPT_SHAPE, KEPT_VOLUME = Limits(0.5, 2.0), Limits(1.0, 5.0)
+# Loss of the similarity of a further image: above. It never fails by itself.
+CHANNEL_LOSS = 0.02
 # Loss of mean Dice: above.
 MEAN_DICE_LOSS = Limits(0.005, 0.02)
 # Mean Dice afterwards: below.
@@ -68,6 +70,7 @@ LEVELS = ("good", "check", "failed")
 FINDINGS: dict[str, tuple[str, ...]] = {
     "completion": ("cancelled",),
     "similarity": ("agree", "alike", "unclear", "turned", "turned-in-plane", "too-little-seen"),
+    "channels": ("met", "lost"),
     "mirror": ("mirrored",),
     "overlap": ("met", "low", "low-but-alike"),
     "pose": ("met", "turned", "scaled", "turned-and-scaled"),
@@ -166,7 +169,7 @@ def verdict(metrics: Mapping[str, Any], cancelled: bool = False) -> Verdict:
         _label_dice(metrics, measure),
         _volume_change(metrics),
     )
-    intensities = _given(_similarity(metrics), _mirror(metrics), _overlap(metrics), _pose(metrics))
+    intensities = _given(_similarity(metrics), _channels(metrics), _mirror(metrics), _overlap(metrics), _pose(metrics))
     shown = {c.code: c.level for c in evidence}
     steered = metrics.get("steered") or ()
     independent = [code for code, by in (("landmarks", "landmarks"), ("mean-dice", "labels")) if by not in steered]
@@ -249,6 +252,18 @@ def _similarity(metrics: Mapping[str, Any]) -> Criterion:
     if level == "failed" and found.get("turned"):
         finding, arguments = "turned", {**arguments, "axis": found["turned"]}
     return Criterion(code, level, finding, arguments, limits)
+
+
+def _channels(metrics: Mapping[str, Any]) -> Criterion | None:
+    channels, code, most = metrics.get("channels"), "channels", CHANNEL_LOSS
+    if not channels:
+        return None
+    if any(each[when] is None or not math.isfinite(each[when]) for each in channels for when in ("before", "after")):
+        return _unmeasured(code)
+    worst = min(channels, key=lambda each: each["after"] - each["before"])
+    lost = worst["before"] - worst["after"] > most
+    arguments = {"image": worst["name"], "before": worst["before"], "after": worst["after"]}
+    return Criterion(code, "check" if lost else "good", "lost" if lost else "met", arguments, {"loss": most})
 
 
 def _mirror(metrics: Mapping[str, Any]) -> Criterion | None:

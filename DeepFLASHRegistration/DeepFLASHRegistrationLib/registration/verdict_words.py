@@ -84,6 +84,7 @@ _PARTS = {
 _TITLES = {
     "completion": lambda _: _("Completion"),
     "similarity": lambda _: _("Similarity"),
+    "channels": lambda _: _("Further images"),
     "mirror": lambda _: _("Mirror image"),
     "overlap": lambda _: _("Overlap"),
     "pose": lambda _: _("Pose"),
@@ -134,6 +135,13 @@ _SENTENCES = {
     ),
     ("similarity", "too-little-seen"): lambda _: _(
         "Too little is seen of both images to tell whether they agree: look at the pictures."
+    ),
+    ("channels", "met"): lambda _: _(
+        "Of the further images none became less alike: {image} went from {before:.3f} to {after:.3f}."
+    ),
+    ("channels", "lost"): lambda _: _(
+        "{image} became less alike, from {before:.3f} to {after:.3f}: it contradicts what else is compared. Look at "
+        "it; give it more weight, another similarity, or leave it out."
     ),
     ("mirror", "mirrored"): lambda _: _(
         "Mirrored along the {axis} axis, the moving image agrees better: a header may be mirrored. Check on which side "
@@ -281,6 +289,7 @@ _FIXED_LIMITS = {
 }
 _LIMITS = {
     "similarity": lambda _: _("≥ {check:g} of the possible; failed below {failed:g}"),
+    "channels": lambda _: _("similarity falls by ≤ {loss:g}"),
     "overlap": lambda _: _("≥ {check:g}; failed below {failed:g}"),
     "pose": lambda _: _("≤ {most_degrees:g}°, factor ≤ {most_factor:g}"),
     "folds": lambda _: _("0; failed above {failed:g} % of voxels"),

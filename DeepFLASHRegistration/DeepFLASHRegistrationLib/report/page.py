@@ -21,6 +21,7 @@ from .charts import Series, line_chart, log_histogram
 from .pictures import Pictures
 from .style import STYLE
 from .tables import (
+    channel_section,
     collapsible,
     duration,
     escaped,
@@ -101,10 +102,11 @@ def render(result: Result, fixed: Subject, moving: Subject, files: Collection[st
         _charts(result, shown),
         label_section(metrics.get("dice"), metrics.get("volume_change"), result.fixed_grid.ndim),
         landmark_section(metrics.get("landmarks")),
+        channel_section(metrics.get("channels")),
         kept_section(metrics.get("kept")),
         collapsible(
             "All metrics",
-            table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks", "kept", "unusual"))),
+            table_of(metric_rows(metrics, skip=("dice", "volume_change", "landmarks", "channels", "kept", "unusual"))),
         ),
         collapsible("Parameters", parameter_table(result.parameters)),
         collapsible("Provenance and timings", provenance(result, fixed.image, moving.image)),

@@ -124,6 +124,22 @@ def landmark_section(landmarks: Mapping | None) -> str:
     return collapsible(f"Landmarks ({len(pairs)})", table, opened=len(pairs) <= 12)
 
 
+def channel_section(channels: Sequence[Mapping] | None) -> str:
+    """How alike further images are, as the metric "channels" has it; empty without."""
+    if not channels:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(each["name"])}</th><td>{escaped(each["similarity"])}</td>'
+        f"<td>{each['weight']:g}</td><td>{_figure(each['before'], '.3f')}</td><td>{_figure(each['after'], '.3f')}</td>"
+        "</tr>"
+        for each in channels
+    )
+    head = "".join(f"<th>{title}</th>" for title in ("Image", "Compared by", "Weight", "Before", "After"))
+    note = "<p>How alike further images are, 1 for images that are alike: with the alignment alone, and registered.</p>"
+    table = f'<table class="numbers"><thead><tr>{head}</tr></thead>{rows}</table>'
+    return collapsible(f"Further images ({len(channels)})", note + table, opened=True)
+
+
 def kept_section(kept: Mapping | None) -> str:
     """What became of structures that were to be kept, as the metric "kept" has it; empty without."""
     if not kept:

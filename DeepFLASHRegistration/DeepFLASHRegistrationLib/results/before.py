@@ -79,13 +79,13 @@ def _check_memory(
     what = sides[0].grid, sides[1].grid, shown
     labels = tuple(sum(each.data.size for each in side.labels) for side in sides)
     effective = stages(parameters)
-    found = sizes(*what, effective, labels)
+    found = sizes(*what, effective, labels, len(sides[0].images) - 1)
     host, on_device = memory.needed_bytes(found, device)
     need = memory.Need(host, free, on_device, free_device_bytes(device))
     if need.fits:
         return ()
     helps = ["close other programs"]
-    spacing = fitting_spacing(*what, effective, need, device, labels)
+    spacing = fitting_spacing(*what, effective, need, device, labels, len(sides[0].images) - 1)
     if spacing is not None:
         helps.append(f"choose a larger working voxel (--spacing-mm {spacing:g} fits)")
     else:

@@ -25,6 +25,8 @@ def metricRows(result: Any) -> list[dict[str, Any]]:
             rows.append({"Quantity": quantity, "Before": _text(before), "After": _text(after), "Unit": unit})
 
     add("Similarity (cross-correlation)", metrics.get("similarity_after"), metrics.get("similarity_before"))
+    for each in metrics.get("channels") or ():
+        add(f"Similarity of {each['name']} ({each['similarity']})", each["after"], each["before"])
     agreement = metrics.get("agreement") or {}
     add("Agreement inside both objects", agreement.get("reached"))
     add("Agreement inside, turned by half", agreement.get("floor"))
