@@ -151,3 +151,15 @@ def test_a_grid_contains_what_lies_in_its_voxels(direction) -> None:
     assert grid.contains(points).tolist() == [True, True, False, False, False, True]
     assert not grid.contains(np.full((1, 3), np.nan)).any()
     assert grid.contains(points.reshape(2, 3, 3)).shape == (2, 3)
+
+
+def test_a_block_lies_in_the_middle_of_its_voxels() -> None:
+    affine = np.array([[0.1, -2.0, 0.3, 5.0], [1.5, 0.2, 0.1, -7.0], [0.2, 0.4, 0.9, 3.0], [0, 0, 0, 1]])
+    grid = Grid((6, 4, 5), affine)
+    blocks = grid.blocks((3, 2, 1))
+    assert blocks.shape == (2, 2, 5)
+    voxels = np.argwhere(np.ones((3, 2, 1))) + np.array([3, 2, 4])
+    np.testing.assert_allclose(blocks.index_to_physical(np.array([1, 1, 4])), grid.index_to_physical(voxels).mean(0))
+    np.testing.assert_allclose(blocks.extent, grid.extent)
+    with pytest.raises(ValueError, match="do not divide"):
+        grid.blocks((4, 2, 1))

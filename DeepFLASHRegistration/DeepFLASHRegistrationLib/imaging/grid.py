@@ -151,6 +151,15 @@ class Grid:
         affine[:-1, -1] = self.index_to_physical(-lower)
         return replace(self, shape=tuple(np.array(self.shape) + lower + upper), affine=affine)
 
+    def blocks(self, factors: Sequence[int]) -> Grid:
+        """The grid whose voxels are blocks of ``factors`` voxels per axis, which must divide the shape."""
+        if any(n % f for n, f in zip(self.shape, factors, strict=True)):
+            raise ValueError(f"Blocks of {tuple(factors)} voxels do not divide a shape of {self.shape}.")
+        d, affine = self.ndim, self.affine.copy()
+        affine[:d, d] = self.index_to_physical((np.array(factors) - 1) / 2)
+        affine[:d, :d] *= factors
+        return replace(self, shape=tuple(n // f for n, f in zip(self.shape, factors, strict=True)), affine=affine)
+
     def resampled(
         self, spacing: float | Sequence[float] | None = None, *, factor: float | Sequence[float] | None = None
     ) -> Grid:

@@ -244,6 +244,10 @@ class Problem:
         """The first images as tensors."""
         return self._tensors(self, device)
 
+    def channel_pairs(self, device: str = "cpu") -> list[Pair]:
+        """The further images as tensors."""
+        return [self._tensors(each, device, each.similarity) for each in self.channels]
+
     def _tensors(self, images: Problem | Images, device: str, similarity: str = "") -> Pair:
         import torch
 
@@ -259,13 +263,14 @@ class Problem:
         """The images, and what steers besides; what is to be kept times the stiffness. Of several images of a subject
         the dissimilarity is their weighted mean."""
         pair = self.pair(device)
-        channels = [each for each in self.channels if each.weight]
-        if not (self.steering or channels):
+        weights = [each.weight for each in self.channels]
+        if not (self.steering or any(weights)):
             return pair
         from ..geodesics.objective import Part, Together
 
-        total = 1.0 + sum(each.weight for each in channels)
-        images = [Part(self._tensors(each, device, each.similarity), each.weight / total) for each in channels]
+        total = 1.0 + sum(weights)
+        further = zip(self.channel_pairs(device), weights, strict=True)
+        images = [Part(each, weight / total) for each, weight in further if weight]
         return Together((Part(pair, 1 / total), *images, *self.steering.parts(self, device, stiffness)))
 
     def window(self, device: str = "cpu") -> Callable[[Lattice], torch.Tensor]:

@@ -135,11 +135,7 @@ def _cells(problem: Problem, parameters: Parameters, deformation: Deformation) -
     images = (reduced(image, "replicate") for image in (problem.fixed, problem.moving))
     rest = (problem.fixed_mask, problem.moving_mask, problem.fixed_view, problem.moving_view)
     pair = Pair(*images, *map(reduced, rest), tuple(float(x) for x in grid.extent / problem.unit_mm))
-    affine = grid.affine.copy()
-    affine[:d, d] = grid.index_to_physical((np.array(factors) - 1) / 2)
-    affine[:d, :d] *= factors
-    coarse = Grid(tuple(n // f for n, f in zip(grid.shape, factors, strict=True)), affine)
-    return _Cells(coarse, device, pair, _level(pair), problem, parameters, deformation)
+    return _Cells(grid.blocks(factors), device, pair, _level(pair), problem, parameters, deformation)
 
 
 def _level(pair: Pair) -> Level:
