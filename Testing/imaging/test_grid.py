@@ -154,8 +154,7 @@ def test_a_grid_contains_what_lies_in_its_voxels(direction) -> None:
 
 
 def test_a_block_lies_in_the_middle_of_its_voxels() -> None:
-    affine = np.array([[0.1, -2.0, 0.3, 5.0], [1.5, 0.2, 0.1, -7.0], [0.2, 0.4, 0.9, 3.0], [0, 0, 0, 1]])
-    grid = Grid((6, 4, 5), affine)
+    grid = Grid((6, 4, 5), oblique().affine)
     blocks = grid.blocks((3, 2, 1))
     assert blocks.shape == (2, 2, 5)
     voxels = np.argwhere(np.ones((3, 2, 1))) + np.array([3, 2, 4])
