@@ -19,7 +19,7 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.phantom.gland import WHOLE, make_gland
 from DeepFLASHRegistrationLib.phantom.pairs import PhantomPair
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.steering import distance
+from DeepFLASHRegistrationLib.problem.surfaces import distance
 from DeepFLASHRegistrationLib.registration.metrics import map_points
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.result import Result

@@ -13,8 +13,9 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.phantom.gland import make_gland
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.problem import Problem, comparable
-from DeepFLASHRegistrationLib.problem.steering import COUNTS, check_steering, distance
+from DeepFLASHRegistrationLib.problem.steering import COUNTS, check_steering
 from DeepFLASHRegistrationLib.problem.subject import Subject, corresponding
+from DeepFLASHRegistrationLib.problem.surfaces import distance
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 
@@ -60,6 +61,17 @@ def test_the_distance_of_a_ball_is_that_of_its_radius():
     assert np.abs((found - expected)[np.abs(expected) < 4].mean()) < 0.2
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_surface_lies_between_voxels_of_whatever_edges(axis):
+    """A slab along each axis of voxels of 1, 2 and 3 mm: exact to rounding, at its ends and in the middle."""
+    grid = Grid((16, 18, 20), np.diag([1.0, 2.0, 3.0, 1.0]))
+    spacing, at = grid.spacing[axis], np.indices(grid.shape)[axis]
+    inside = (at >= 5) & (at < 11)
+    found = distance(Volume(grid, inside.astype(np.int32)), 1, 8.0).data
+    expected = 3 * spacing - np.abs((at + 0.5 - 8) * spacing)
+    np.testing.assert_allclose(found, np.clip(expected, -8, 8), atol=1e-5)
+
+
 def test_landmarks_pull_towards_where_they_lie(sides, gland):
     """The map that they tell takes each to its partner, to within its trust; it weighs most near to them."""
     made = problem(sides, gland, landmark_weight=1.0, landmark_trust_mm=0.2)
@@ -91,24 +103,24 @@ def test_a_trust_of_its_own_counts_and_an_infinite_one_only_measures(sides, glan
 
 def test_structures_that_touch_are_told_apart_and_others_share_a_channel(sides, gland):
     made = problem(sides, gland, label_weight=1.0, steering_labels=(5, 6))
-    assert len(made.steering.channels) == 1
-    assert len(problem(sides, gland, label_weight=1.0, steering_labels=(1, 2)).steering.channels) == 2
-    alone = problem(sides, gland, label_weight=1.0, steering_labels=(1,)).steering.channels
+    assert len(made.steering.surfaces) == 1
+    assert len(problem(sides, gland, label_weight=1.0, steering_labels=(1, 2)).steering.surfaces) == 2
+    alone = problem(sides, gland, label_weight=1.0, steering_labels=(1,)).steering.surfaces
     assert len(alone) == 1
     # A surface that is missed by its trust counts as COUNTS.
     reach = max(made.window_mm, 2 * float(made.grid.spacing.max()))
     here, weight = alone[0].fixed, alone[0].weight
     assert 0 <= here.min() < here.max() <= 1
     trust = 1.0
-    told = problem(sides, gland, label_weight=1.0, steering_labels=(1,), label_trust_mm=trust).steering.channels[0]
+    told = problem(sides, gland, label_weight=1.0, steering_labels=(1,), label_trust_mm=trust).steering.surfaces[0]
     surface = (here > 0) & (here < 1)
     missed = told.share * (weight * surface).sum() / weight.sum() * (trust / (2 * reach)) ** 2
     assert missed == pytest.approx(COUNTS, rel=0.05)
 
 
 def test_by_volume_the_large_count_more(sides, gland):
-    alike = problem(sides, gland, label_weight=1.0, steering_labels=(1, 5)).steering.channels
-    volume = problem(sides, gland, label_weight=1.0, steering_labels=(1, 5), label_weighting="volume").steering.channels
+    alike = problem(sides, gland, label_weight=1.0, steering_labels=(1, 5)).steering.surfaces
+    volume = problem(sides, gland, label_weight=1.0, steering_labels=(1, 5), label_weighting="volume").steering.surfaces
     made = problem(sides, gland)
     cyst = gland.fixed_points[gland.point_names.index("cyst")]
     at = tuple(np.rint(made.grid.physical_to_index(cyst)).astype(int))

@@ -8,7 +8,7 @@ import pytest
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.phantom.gland import WHOLE, make_gland
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.steering import distance
+from DeepFLASHRegistrationLib.problem.surfaces import distance
 from DeepFLASHRegistrationLib.registration.metrics import map_points
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import InputError

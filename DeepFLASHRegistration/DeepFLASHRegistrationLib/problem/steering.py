@@ -29,6 +29,7 @@ from .kriging import Kriging, krige
 from .parameters import Parameters
 from .resampling import linear
 from .subject import Subject, corresponding, object_voxels
+from .surfaces import Surfaces, drawn, surfaces
 
 if TYPE_CHECKING:
     from ..geodesics.objective import Part
@@ -39,19 +40,16 @@ COUNTS = 0.04
 _LANDMARK_MM, _CONTOUR_MM = 2.0, 1.0
 # Relative changes of lengths and of volumes that a structure which is to be kept is trusted to stay within.
 _RIGID, _VOLUME = 0.0005, 0.002
-_EDGE = 0.999  # of the reach; interpolation rounds
 _NODES = 5  # of the lattice on which landmarks' map is tabulated, per reach
 _MOST_LANDMARKS = 500
-_MOST_CHANNELS = 16
 _MOST_SHOWN = 6
 # Of COUNTS: the map that kriging makes is smoother than anatomy.
 _OF_KRIGING = 0.25
 _FINEST = 1e-3  # of the object's radius: trust below it counts as it
 # Of the weight of what is to be kept, while all else is still on its way.
 SOFT = 2e-4
-# Structures from which on their surfaces tell a stretch; and how far from a surface alignment sees it, of the size of
-# all structures.
-_TELL_STRETCH, _SEEN = 4, 0.6
+# Structures from which on their surfaces tell a stretch.
+_TELL_STRETCH = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +58,6 @@ class Guide:
     cell of it counts (*shape), and all of it."""
 
     displacement: np.ndarray
-    weight: np.ndarray
-    share: float
-
-
-@dataclass(frozen=True, eq=False)
-class Channel:
-    """Structures that do not touch: what is inside of each, 0..1, in both images, and how much each cell counts."""
-
-    fixed: np.ndarray
-    moving: np.ndarray
     weight: np.ndarray
     share: float
 
@@ -88,13 +76,13 @@ class Steering:
     """All that steers a problem; what a user should know of it; and of each landmark whether it was set aside."""
 
     guide: Guide | None = None
-    channels: tuple[Channel, ...] = ()
+    surfaces: tuple[Surfaces, ...] = ()
     kept: tuple[Kept, ...] = ()
     notes: tuple[str, ...] = ()
     wrong: tuple[bool, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.guide or self.channels or self.kept)
+        return bool(self.guide or self.surfaces or self.kept)
 
     def parts(self, problem: Problem, device: str, stiffness: float = 1.0) -> list[Part]:
         """The terms of the energy; of what is to be kept times the stiffness."""
@@ -111,7 +99,7 @@ class Steering:
         if self.guide is not None:
             known = KnownMap(tensor(self.guide.displacement), tensor(self.guide.weight), problem.lengths)
             found.append(Part(known, self.guide.share, True))
-        for each in self.channels:
+        for each in self.surfaces:
             fixed, moving, weight = map(tensor, (each.fixed, each.moving, each.weight))
             pair = Pair(fixed, moving, weight, weight, None, None, problem.lengths, "ssd")
             found.append(Part(pair, each.share, True))
@@ -166,7 +154,7 @@ def steering(problem: Problem, fixed: Subject, moving: Subject, parameters: Para
     """
     check_steering(fixed, moving, parameters)
     times = radius_mm(fixed.grid, problem.foreground) / BRAIN_RADIUS_MM
-    guide, channels, notes, wrong = None, (), [], ()
+    guide, found_surfaces, notes, wrong = None, (), [], ()
     if parameters.landmark_weight:
         pairs = corresponding(fixed.landmarks, moving.landmarks)
         steers, trust = pairs.steers, _trusted(pairs, parameters, times)
@@ -181,13 +169,16 @@ def steering(problem: Problem, fixed: Subject, moving: Subject, parameters: Para
                 "of them in another coordinate system?"
             )
     if parameters.label_weight:
-        channels = _channels(problem, fixed, moving, parameters, times)
+        labels = _common(fixed, moving, parameters)
+        trust = parameters.label_trust_mm or _CONTOUR_MM * times
+        counts = parameters.label_weight * COUNTS / trust**2
+        found_surfaces = surfaces(problem, fixed, moving, labels, parameters, counts)
     kept = tuple(
         _kept(problem, fixed, label, kind)
         for kind, labels in (("rigid", parameters.rigid_labels), ("volume", parameters.volume_labels))
         for label in labels
     )
-    return Steering(guide, channels, kept, tuple(notes), wrong)
+    return Steering(guide, found_surfaces, kept, tuple(notes), wrong)
 
 
 def alignments(fixed: Subject, moving: Subject, parameters: Parameters, threads: int | None) -> dict[str, np.ndarray]:
@@ -205,7 +196,7 @@ def alignments(fixed: Subject, moving: Subject, parameters: Parameters, threads:
         labels = _common(fixed, moving, parameters)
         # The surface of one or two structures hardly tells a stretch.
         kind = parameters.initial_alignment if len(labels) >= _TELL_STRETCH else "rigid"
-        images = [_drawn(each, labels) for each in (fixed, moving)]
+        images = [drawn(each, labels) for each in (fixed, moving)]
         found[f"{kind} map of the structures"] = align_upright(*images, kind, threads)
     return found
 
@@ -214,17 +205,6 @@ def _trusted(pairs: Pairs, parameters: Parameters, times: float) -> np.ndarray:
     trust = np.where(np.isnan(pairs.trust), parameters.landmark_trust_mm or _LANDMARK_MM * times, pairs.trust)
     # Nothing is known better than to a part of what the object measures, nor worse than as it.
     return np.clip(trust, _FINEST * times * BRAIN_RADIUS_MM, times * BRAIN_RADIUS_MM)
-
-
-def _drawn(subject: Subject, labels: Sequence[int]) -> Volume:
-    """Structures as an image: how deep each place lies in one, each about as bright as its number in the list says."""
-    there = subject.label_map
-    size = radius_mm(there.grid, np.isin(there.data, labels))
-    image = np.zeros(there.grid.shape, dtype=np.float32)
-    for number, label in enumerate(labels):
-        share = 1 - 0.5 * number / len(labels)
-        np.maximum(image, share * (1 + distance(there, label, _SEEN * size).data / (_SEEN * size)), out=image)
-    return Volume(there.grid, image, there.name)
 
 
 # ---------------------------------------------------------------- landmarks
@@ -306,74 +286,6 @@ def _common(fixed: Subject, moving: Subject, parameters: Parameters) -> tuple[in
             "segmentations the same names."
         )
     return common
-
-
-def distance(labels: Volume, label: int, reach: float) -> Volume:
-    """How deep voxels lie inside a label, in mm, from -reach outside to reach; on the labels' own grid."""
-    import SimpleITK as sitk
-
-    inside = labels.data == label
-    grid = labels.grid
-    pad = [int(np.ceil(reach / h)) + 2 for h in grid.spacing]
-    used = [
-        np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
-        for axis in range(inside.ndim)
-    ]
-    lower = [max(0, int(u[0]) - p) for u, p in zip(used, pad, strict=True)]
-    end = [min(n, int(u[-1]) + 1 + p) for u, p, n in zip(used, pad, inside.shape, strict=True)]
-    box = tuple(slice(a, b) for a, b in zip(lower, end, strict=True))
-    image = sitk.GetImageFromArray(inside[box].astype(np.uint8))
-    image.SetSpacing([float(h) for h in grid.spacing[::-1]])
-    far = sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
-    # That counts from the middles of the outermost voxels inside, half a voxel below the surface.
-    deep = sitk.GetArrayFromImage(far) + float(grid.spacing.min()) / 2
-    result = np.full(grid.shape, -reach, dtype=np.float32)
-    result[box] = np.clip(deep, -reach, reach)
-    return Volume(grid, result)
-
-
-def _channels(
-    problem: Problem, fixed: Subject, moving: Subject, parameters: Parameters, times: float
-) -> tuple[Channel, ...]:
-    labels = _common(fixed, moving, parameters)
-    reach = max(problem.window_mm, 2 * float(problem.grid.spacing.max()))
-    trust = parameters.label_trust_mm or _CONTOUR_MM * times
-    # Where one of the label maps ends no surface is known to be.
-    known = np.ones(problem.grid.shape, dtype=bool)
-    for side, matrix in ((fixed, None), (moving, problem.affine)):
-        whole = Volume(side.label_map.grid, np.ones(side.label_map.grid.shape, dtype=np.float32))
-        known &= linear(whole, problem.grid, matrix, 0.0) > _EDGE
-    channels: list[list[np.ndarray]] = []
-    taken: list[np.ndarray] = []
-    sizes = {label: float(np.count_nonzero(fixed.label_map.data == label)) for label in labels}
-    for label in labels:
-        here = linear(distance(fixed.label_map, label, reach), problem.grid, None, -reach) / reach
-        there = linear(distance(moving.label_map, label, reach), problem.grid, problem.affine, -reach) / reach
-        near = known & ((here > -_EDGE) | (there > -_EDGE))
-        surface = np.count_nonzero(known & (np.abs(here) < _EDGE))
-        if not surface or not (known & (there > -_EDGE)).any():
-            raise InputError(
-                f"label_weight: label {label} does not lie where the images are compared. Leave it out by "
-                "steering_labels, or check that labels and images belong together."
-            )
-        part = 1 / len(labels)
-        if parameters.label_weighting == "volume":
-            part = sizes[label] / sum(sizes.values())
-        weight = np.where(near, np.float32(part / surface), np.float32(0))
-        number = next((i for i, other in enumerate(taken) if not (other & near).any()), len(channels))
-        if number == len(channels):
-            channels.append([np.zeros(near.shape, np.float32) for _ in range(3)])
-            taken.append(np.zeros(near.shape, bool))
-        if len(channels) > _MOST_CHANNELS:
-            raise InputError(
-                f"label_weight: {len(labels)} structures, which lie on each other's surfaces, are more than can steer. "
-                "Name the ones that matter by steering_labels."
-            )
-        taken[number] |= near
-        for field, values in zip(channels[number], ((1 + here) / 2, (1 + there) / 2, weight), strict=True):
-            field[near] = values[near]
-    times_trust = parameters.label_weight * COUNTS * (2 * reach / trust) ** 2
-    return tuple(Channel(*fields, times_trust * float(fields[2].sum(dtype=np.float64))) for fields in channels)
 
 
 # ---------------------------------------------------------------- structures that are to be kept
