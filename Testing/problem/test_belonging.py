@@ -119,3 +119,15 @@ def test_masks_of_a_part_and_of_all_but_a_lesion_are_not_taken_for_inverted(radi
         assert not [
             n for n in Subject(head(), mask=Volume(grid(), data, "m")).checked("fixed").notes if "inverted" in n
         ]
+
+
+def test_labels_that_are_stored_backwards_lie_where_they_lie() -> None:
+    """The same voxels, counted from the other end of an axis: no header was lost."""
+    own = ball(grid()).astype(np.int32)
+    backwards = grid().affine.copy()
+    backwards[:3, 3] += backwards[:3, 1] * (SHAPE[1] - 1)
+    backwards[:3, 1] *= -1
+    stored = Volume(Grid(SHAPE, backwards), own[:, ::-1].copy(), "own.nii.gz")
+    assert not [note for note in Subject(head(), stored).checked("moving").notes if "header" in note]
+    shifted = Volume(grid((6, 0, 0)), own, "own.nii.gz")
+    assert [note for note in Subject(head(), shifted).checked("moving").notes if "header" in note]

@@ -73,7 +73,8 @@ def _other_header(grid: Grid, volume: Volume, what: str) -> str:
     )
     if own.shape != others.shape:
         return ""
-    apart = float(np.linalg.norm(own - others, axis=1).max())
+    # Whatever the order of the axes and their directions: a file may store them otherwise.
+    apart = float(np.linalg.norm(own[:, None] - others, axis=-1).min(1).max())
     if apart <= _NOTABLE * float(grid.spacing.max()):
         return ""
     return (

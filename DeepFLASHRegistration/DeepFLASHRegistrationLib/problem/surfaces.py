@@ -25,6 +25,8 @@ _EDGE = 0.999  # of the reach; interpolation rounds
 _MOST = 16
 # How far from a surface alignment sees it, of the size of all structures.
 _SEEN = 0.6
+# Voxels along an axis on which structures are drawn for the alignment: at least so many, if there are.
+_DRAWN = 80
 # Alignments are compared, and each asks for the same distances: by label map, label and reach.
 _KNOWN: WeakKeyDictionary[Volume, dict[tuple[int, float], Volume]] = WeakKeyDictionary()
 
@@ -85,7 +87,9 @@ def _near(labels: Volume, label: int, reach: float) -> Volume:
 
 def drawn(subject: Subject, labels: Sequence[int]) -> Volume:
     """Structures as an image: how deep each place lies in one, each about as bright as its number in the list says."""
-    there = subject.label_map
+    there = subject.label_map.thinned(_DRAWN)
+    if not np.isin(labels, there.data).all():
+        there = subject.label_map
     size = radius_mm(there.grid, np.isin(there.data, labels))
     image = np.zeros(there.grid.shape, dtype=np.float32)
     for number, label in enumerate(labels):
