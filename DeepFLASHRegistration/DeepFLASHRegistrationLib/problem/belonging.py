@@ -17,6 +17,8 @@ _ELSEWHERE, _DOUBTFUL = 0.05, 0.5
 _OF_BACKGROUND, _INVERTED, _HARDLY = 0.9, 0.2, 0.7
 # Corners of two grids of one shape are farther apart than rounding, in voxels.
 _NOTABLE = 0.5
+# By how much more of the object is met to be no chance.
+_CLEARLY = 1.05
 # Object voxels that are looked at.
 _SAMPLE = 20_000
 
@@ -60,7 +62,25 @@ def with_place_checked(volume: Volume, image: Volume) -> Volume:
     text, wrong = elsewhere(image.grid, volume, image.name or "the image")
     if wrong:
         raise InputError(text)
-    return volume.noted(text) if text else volume
+    return volume.noted(text) if text and not _stored_otherwise(volume, image) else volume
+
+
+def _stored_otherwise(volume: Volume, image: Volume) -> bool:
+    """Whether a volume of an image's shape and box counts its voxels from other ends, and meets the object by its
+    header better than voxel by voxel: then a program stored it so, and has lost nothing."""
+    grid = image.grid
+    if volume.grid.shape != grid.shape:
+        return False
+    apart = np.linalg.norm(volume.grid.corners()[:, None] - grid.corners(), axis=-1).min(1).max()
+    if apart > _NOTABLE * float(grid.spacing.max()):
+        return False
+    at = np.argwhere(volume.data)
+    at = at[:: max(1, len(at) // _SAMPLE)]
+    there = np.rint(grid.physical_to_index(volume.grid.index_to_physical(at))).astype(int)
+    there = np.clip(there, 0, np.array(grid.shape) - 1)
+    object_ = foreground(image)
+    by_header, by_voxel = (np.count_nonzero(object_[tuple(index.T)]) for index in (there, at))
+    return bool(by_header > _CLEARLY * by_voxel)
 
 
 def _other_header(grid: Grid, volume: Volume, what: str) -> str:
@@ -73,8 +93,7 @@ def _other_header(grid: Grid, volume: Volume, what: str) -> str:
     )
     if own.shape != others.shape:
         return ""
-    # Whatever the order of the axes and their directions: a file may store them otherwise.
-    apart = float(np.linalg.norm(own[:, None] - others, axis=-1).min(1).max())
+    apart = float(np.linalg.norm(own - others, axis=1).max())
     if apart <= _NOTABLE * float(grid.spacing.max()):
         return ""
     return (
