@@ -241,13 +241,13 @@ def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: st
                 for grid, file in ((fixed, pair.files.fixed_labels), (moving, pair.files.moving_labels))
             ]
             for effective in ways:
-                found = sizes(fixed, moving, _whole(fixed), effective, tuple(labels), len(pair.files.fixed_channels))
+                found = sizes(fixed, moving, whole(fixed), effective, tuple(labels), len(pair.files.fixed_channels))
                 largest = max(largest, memory.needed_bytes(found, device)[0])
     return largest
 
 
-def _whole(grid: Grid) -> Volume:
-    """A mask of all of a grid, on few voxels."""
+def whole(grid: Grid) -> Volume:
+    """A mask of all of a grid, on few voxels: what a working grid covers while nothing is known of its object."""
     steps = [-(-n // _COARSE) for n in grid.shape]
     shape = tuple(len(range(0, n, step)) for n, step in zip(grid.shape, steps, strict=True))
     affine = grid.affine @ np.diag([*steps, 1.0])

@@ -124,7 +124,7 @@ def _pair(path: Path, row: Row) -> tuple[str, PairFiles]:
             found[column] = _file(path, text, where)
     files = PairFiles(**found)
     name = row.cells.get(_OUTPUT) or "_to_".join(stem(selection(each)[0]) for each in (files.moving, files.fixed))
-    return _checked_name(name, f"{path}, line {row.line}, column {_OUTPUT}"), files
+    return checked_name(name, f"{path}, line {row.line}, column {_OUTPUT}"), files
 
 
 def _file(table: Path, text: str, where: str) -> str:
@@ -139,8 +139,8 @@ def _file(table: Path, text: str, where: str) -> str:
     return file
 
 
-def _checked_name(text: str, where: str) -> str:
-    """The name with "/" between its folders."""
+def checked_name(text: str, where: str) -> str:
+    """A name for a folder of results, with "/" between its folders; InputError if it is none everywhere."""
     text = text.replace("\\", "/").rstrip("/")
     parts = text.split("/")
     if PurePosixPath(text).is_absolute() or ".." in parts or re.match(r"[A-Za-z]:", text):

@@ -108,6 +108,16 @@ class Deformation(SpatialMap):
                 trajectory = shooting.shoot(t * v0, steps, self.integrator)
         return trajectory
 
+    def end_velocity(self) -> np.ndarray:
+        """The velocity at t = 1, in the fixed image's space, as `velocity` is that at t = 0 in the moving one's (before
+        the affine): its negative is the velocity with which the same geodesic begins, run from the fixed image."""
+        return self._trajectory(1.0).velocities[-1].cpu().numpy()
+
+    def length(self) -> float:
+        """Of the geodesic in its metric, in units of length: the root of ⟨Lv, v⟩ over the domain."""
+        shooting, v0 = self._shooting()
+        return float((shooting.energy(v0) * shooting.band.volume).sqrt())
+
     def _paths(self, direction: str, t: float) -> tuple[Characteristics, bool]:
         """What follows particles in a direction up to time t, and whether it does so backwards."""
         import torch

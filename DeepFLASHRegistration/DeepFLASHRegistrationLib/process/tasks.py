@@ -142,6 +142,44 @@ def _of_files(control: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], 
     return plain(told), result, fixed.image
 
 
+def align_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A pair of files aligned, and nothing more.
+
+    Args:
+        arguments: "pair" (a dict of problem.reading.PairFiles), "kind" ("rigid", "affine"), "parameters" (a dict of
+            Parameters, whose scaling of intensities counts), "device", "threads", "folder", which is made, and "next",
+            the arguments of the next pair, or None.
+
+    Returns:
+        matrix, fixed -> moving in LPS mm, and the similarity that was reached.
+    """
+    from ..alignment.affine import align
+    from ..problem.parameters import Parameters
+    from ..problem.problem import comparable
+    from ..problem.reading import PairFiles
+
+    following = arguments["next"]
+    read = _AHEAD.take(PairFiles(**arguments["pair"]))
+    if following is not None:
+        _AHEAD.begin(PairFiles(**following["pair"]))
+    parameters = Parameters.from_dict(arguments["parameters"])
+    fixed, moving = comparable(read.fixed.checked("fixed"), read.moving.checked("moving"), parameters)
+    found = align(
+        fixed.image.upright(),
+        moving.image.upright(),
+        arguments["kind"],
+        masks=(fixed.mask, moving.mask),
+        progress=lambda part: control.progress({"phase": "affine", "progress": part, "message": "Aligning"}),
+        cancelled=control.cancelled,
+        threads=arguments["threads"],
+        device=arguments["device"],
+    )
+    if control.cancelled():
+        raise Cancelled("Cancelled before the alignment was found.")
+    Path(arguments["folder"]).mkdir(parents=True)
+    return {"matrix": found.matrix.tolist(), "similarity": found.similarity, "notes": list(found.notes)}
+
+
 def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """What torch can compute on.
 
@@ -278,6 +316,7 @@ def properties(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "align_files": align_files,
     "devices": devices,
     "fits": fits,
     "geodesic": geodesic,

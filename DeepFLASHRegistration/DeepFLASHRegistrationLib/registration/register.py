@@ -63,6 +63,7 @@ def register(
     initial_affine: np.ndarray | None = None,
     initial_velocity: Mapping[str, Any] | None = None,
     initial_map: KnownTransform | None = None,
+    domain: Grid | None = None,
     device: str = "auto",
     threads: int | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -81,6 +82,7 @@ def register(
         initial_velocity: `Result.velocity` of an earlier run on the same fixed image, to start from.
         initial_map: what the methods that begin with "transform" take or start from (results.known.read_map); it
             comes with its affine, so that nothing is aligned.
+        domain: the working grid, where velocities are to live in the space of others; else it is chosen.
         device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         threads: of the CPU; torch's own choice if None.
         progress: called with events, dicts with phase ("prepare", "affine", "level", "finish"), progress (0..1) and
@@ -109,7 +111,7 @@ def register(
     run = _begun(sides, plan, device, Progress(progress, cancel), chosen)
     run.known = initial_map
     with torch_threads(threads):
-        problem = run.posed(initial_affine, threads)
+        problem = run.posed(initial_affine, threads, domain)
         return run.finished(problem, run.estimated(problem, initial_velocity), threads)
 
 

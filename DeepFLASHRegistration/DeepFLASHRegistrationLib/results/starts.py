@@ -39,6 +39,9 @@ def started(start: Mapping[str, Any] | None, parameters: Parameters) -> Start:
         start: None for none; or one of
             {"neighbour": folder}: FLASH goes on from a geodesic on the same fixed image. Its coarsest level, which
             finds the smooth part of a deformation, is passed over. Where there is no such result it starts from rest;
+            {"round": folder, "mean": file}: FLASH goes on from a geodesic on an earlier template, which was moved along
+            the mean geodesic (`numpy.save` of its velocity) since, in its alignment and domain;
+            {"settled": folder, "mean": file}: of the velocity from which that would go on nothing is searched;
             {"steps": folders}: of the maps one after the other, the first from the fixed image on;
             {"mean": folders, "weights": numbers}: of the velocities' weighted mean nothing is searched.
         parameters: of the registration without a start.
@@ -50,6 +53,15 @@ def started(start: Mapping[str, Any] | None, parameters: Parameters) -> Start:
         return Start(parameters)
     if "neighbour" in start:
         return _from_neighbour(start["neighbour"], parameters)
+    if "round" in start:
+        velocity = _centered(start["round"], start["mean"])
+        given = {"initial_affine": velocity["affine"], "domain": velocity["domain"]}
+        if parameters.method != "flash":
+            return Start(parameters, given)
+        begun = _gone_on(velocity, start["round"], parameters)
+        return replace(begun, given={**begun.given, **given})
+    if "settled" in start:
+        return Start(parameters, {"velocity": _centered(start["settled"], start["mean"])}, made_of)
     if "steps" in start:
         return Start(parameters, {"initial_map": _chained(start["steps"])})
     return Start(parameters, {"velocity": mean_velocity(start["mean"], start["weights"])}, made_of)
@@ -66,6 +78,17 @@ def refined(folder: str, parameters: Parameters) -> Start:
         raise InputError(f"Only FLASH goes on from a result, not the method {parameters.method}. Leave the method out.")
     start = _gone_on(arguments_of(_geodesic(folder)), folder, parameters)
     return replace(start, given={**start.given, "initial_affine": start.given["initial_velocity"]["affine"]})
+
+
+def _centered(folder: str, mean: str) -> dict[str, Any]:
+    """The velocity of a result on a template that was moved since, as `Result.velocity`.
+
+    Seen from the template, the geodesic begins with minus its end velocity; and the template has gone the mean of all
+    that way. To first order that is the difference.
+    """
+    geodesic = _geodesic(folder)
+    begun = dataclasses.replace(geodesic, velocity=-geodesic.end_velocity() - np.load(mean))
+    return {**arguments_of(geodesic), "velocity": -begun.end_velocity()}
 
 
 def _from_neighbour(folder: str, parameters: Parameters) -> Start:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash template: the image in the middle of many subjects, and the way from it to each of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..problem.parameters import PRESETS, Parameters
+from ..support.errors import Cancelled, InputError
+from .field_options import add_fields, given_fields
+from .options import (
+    DATA,
+    checked,
+    common_options,
+    consent_option,
+    data_options,
+    keep_consent,
+    positive,
+    result_options,
+    say_event,
+    say_skipped,
+)
+
+if TYPE_CHECKING:
+    from ..cohorts.template import TemplateRun
+    from ..jobs.pool import Ended
+
+DESCRIPTION = (
+    "Make an unbiased template of many subjects: the image in the middle of them all, with labels by majority where "
+    "all have some, each subject's velocity and warped image, and a report. Interrupted at whatever moment, the same "
+    f"command goes on where it was. {DATA}"
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `run` reads."""
+    data_options(parser)
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder of the template")
+    parser.add_argument("--force", action="store_true", help="replace results in OUT, of other inputs or parameters")
+    parser.add_argument(
+        "--rounds", type=positive, default=4, metavar="N", help="of registration and averaging (default: 4)"
+    )
+    parser.add_argument(
+        "--average", default="mean", metavar="HOW", help="of the warped images: mean or median (default: mean)"
+    )
+    parser.add_argument(
+        "--voxel-mm",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="edge of the template's voxels (default: as the subjects' usually are)",
+    )
+    parser.add_argument(
+        "--start",
+        default="",
+        metavar="IMAGE",
+        help="what all are aligned with first (default: the subject of middle size)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and how long it takes about")
+    parser.add_argument("--workers", type=positive, metavar="N", help="subjects at once (default: as many as help)")
+    parser.add_argument(
+        "--tries",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="how often a subject is tried whose process dies, at most (default: 3)",
+    )
+    parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
+    result_options(parser, "of each subject beside the warped image and its labels", "warped, labels")
+    common_options(parser)
+    consent_option(parser)
+    group = parser.add_argument_group("settings (default: the preset's)")
+    add_fields(group, Parameters, ("preset", "initial_alignment"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
+    parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"threads must be at least 1, not {options.threads}.")
+    keep_consent(options)
+    from ..cohorts.many import Settings
+    from ..cohorts.template import How, TemplateRun
+    from ..results.outputs import chosen_files
+    from ..training.dataset import read_dataset
+
+    chosen_files(options.outputs, True)
+    how = How(options.rounds, options.average, options.voxel_mm, options.start)
+    how.check(parameters)
+    dataset = read_dataset(options.data, skip_broken=options.skip_broken)
+    say_skipped(dataset.skipped)
+    settings = Settings(parameters, options.outputs, options.device, options.threads, options.workers, options.tries)
+    if options.dry_run:
+        from ..cohorts.template_plan import plan_text
+
+        print(plan_text(dataset, settings, how))
+        return 0
+    found = TemplateRun(dataset, options.output, settings, how, options.force)
+    told = _Telling(options, found)
+    try:
+        found.run(told.ended, told.progress, told.say)
+    except KeyboardInterrupt as error:
+        raise Cancelled(
+            f"{told.done} of {told.count} alignments and registrations are done in {options.output}; run the same "
+            "command to go on."
+        ) from error
+    finally:
+        told.write()
+    return told.close()
+
+
+class _Telling:
+    """A line for each job that ended, or an event of JSON; failures on standard error."""
+
+    def __init__(self, options: argparse.Namespace, found: TemplateRun):
+        self.options, self.found = options, found
+        self.count, self.done, self.failed = found.count, 0, 0
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line for people, and an event."""
+        if self.options.json_progress:
+            say_event({"phase": "prepare", "progress": min(1.0, self.done / self.count), "message": text})
+        elif not self.options.quiet:
+            print(text, flush=True)
+
+    def progress(self, job: Any, event: Mapping[str, Any]) -> None:
+        """Something that a job tells on its way."""
+        if self.options.json_progress:
+            say_event({**event, "pair": job.name})
+
+    def ended(self, end: Ended) -> None:
+        """The end of a job."""
+        from ..jobs.ledger import Done
+
+        name, good = end.job.name, isinstance(end.result, Done)
+        self.done, self.failed = self.done + good, self.failed + (not good)
+        if self.options.json_progress:
+            last = {"phase": "finish", "progress": 1.0, "pair": name}
+            last["pairs"] = {"done": self.done, "failed": self.failed, "all": self.count}
+            folder = str(self.found.ledger.folder / name)
+            last |= {"message": "Done", "folder": folder} if good else {"message": end.result.message}
+            say_event(last | ({} if good else {"failed": end.result.message}))
+        elif not good:
+            print(f"{name}: left out. {end.result.message}", file=sys.stderr, flush=True)
+        elif not self.options.quiet:
+            print(f"[{self.done + self.failed}/{self.count}] {name}: {end.result.seconds:.1f} s", flush=True)
+
+    def write(self) -> None:
+        """The table, summary and page of what is known by now; that they cannot be written stops nothing."""
+        from ..cohorts.template_summary import write_template_summary
+
+        try:
+            write_template_summary(self.found)
+        except (OSError, InputError) as error:
+            print(f"Note: {error}", file=sys.stderr, flush=True)
+
+    def close(self) -> int:
+        """Says what has become of all; returns the exit code."""
+        from ..cohorts.template_summary import PAGE
+        from .main import DONE, SOME_FAILED
+
+        found = self.found
+        if not (self.options.json_progress or self.options.quiet):
+            left = f", {len(found.failed)} left out" if found.failed else ""
+            far = found.far()
+            if far:
+                print(f"Far from the rest: {', '.join(far)}.")
+            print(
+                f"Template of {len(found.left)} subjects{left}, mean deformation {found.left_over['mean_voxels']:.3f} "
+                f"voxels; {time.monotonic() - self.started:.0f} s; {found.ledger.folder / PAGE}"
+            )
+        return SOME_FAILED if found.failed else DONE

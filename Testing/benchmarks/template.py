@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A template of many subjects beside single subjects as templates: how well labels that are carried to it agree
+pairwise, how long it took, and by how much another first image changes it.
+
+    python Testing/benchmarks/template.py FOLDER [--subjects 20] [--singles 5] [--preset fast] [--rounds 4]
+
+FOLDER holds images/ and labels/, as `deepflash template` reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from DeepFLASHRegistrationLib.cohorts.many import Settings
+from DeepFLASHRegistrationLib.cohorts.template import How, TemplateRun
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.intensities import foreground
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.registration.register import register
+from DeepFLASHRegistrationLib.training.dataset import Dataset, read_dataset
+
+
+def pairwise(maps: list[np.ndarray]) -> float:
+    """Mean Dice over pairs of label maps and their labels."""
+    found = []
+    for one, other in itertools.combinations(maps, 2):
+        for label in np.intersect1d(np.unique(one), np.unique(other)):
+            if label:
+                a, b = one == label, other == label
+                found.append(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))
+    return float(np.mean(found))
+
+
+def made(dataset: Dataset, out: Path, parameters: Parameters, how: How, workers: int) -> tuple[TemplateRun, float]:
+    """A template, and how many seconds it took."""
+    begun = time.monotonic()
+    run = TemplateRun(dataset, out, Settings(parameters, threads=workers, workers=workers), how)
+    run.run(lambda end: None, say=lambda text: print(f"  {text} ({time.monotonic() - begun:.0f} s)", flush=True))
+    return run, time.monotonic() - begun
+
+
+def single(dataset: Dataset, at: int, parameters: Parameters) -> float:
+    """The same figure with one of the subjects as the template."""
+    subjects = [each.read() for each in dataset.subjects]
+    maps = [np.asarray(register(subjects[at], each, parameters, threads=1).labels.data) for each in subjects]
+    return pairwise(maps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--subjects", type=int, default=20)
+    parser.add_argument("--singles", type=int, default=5)
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--voxel-mm", type=float, default=0.0)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    dataset = read_dataset(options.folder, voxels=False)
+    dataset = Dataset(dataset.path, dataset.subjects[: options.subjects])
+    parameters, how = Parameters.from_preset(options.preset), How(options.rounds, voxel_mm=options.voxel_mm)
+    with tempfile.TemporaryDirectory() as folder:
+        run, seconds = made(dataset, Path(folder) / "T", parameters, how, options.workers)
+        for each in run.rounds:
+            print(
+                f"round {each.number}: mean deformation {each.mean_voxels:.3f} voxels, sharpness {each.sharpness:.4g}"
+            )
+        maps = [read_labels(run.last(name) / "labels.nii.gz").data for name in run.left]
+        own = pairwise(maps)
+        print(
+            f"template of {len(maps)} subjects: pairwise Dice {own:.4f}, mean deformation "
+            f"{run.left_over['mean_voxels']:.4f} voxels, {seconds:.0f} s, {len(run.failed)} left out, far: {run.far()}",
+            flush=True,
+        )
+        start = str(dataset.subjects[-1].image)
+        print("from another first image:")
+        other, _ = made(
+            Dataset(dataset.path, dataset.subjects[::-1]),
+            Path(folder) / "other",
+            parameters,
+            How(options.rounds, voxel_mm=options.voxel_mm, start=start),
+            options.workers,
+        )
+        one, two = (read_volume(each.out / "template.nii.gz") for each in (run, other))
+        between = register(one, two, parameters)
+        inside = foreground(one)
+        moved = np.linalg.norm(np.asarray(between.displacement), axis=-1)[inside] / _voxel(one.grid)
+        print(
+            f"the other template lies {moved.mean():.3f} voxels away on average, {moved.max():.2f} at most", flush=True
+        )
+    singles = {}
+    for at in np.linspace(0, len(dataset) - 1, options.singles).round().astype(int):
+        singles[dataset.subjects[at].name] = single(dataset, at, parameters)
+        print(
+            f"{dataset.subjects[at].name} as template: pairwise Dice {singles[dataset.subjects[at].name]:.4f}",
+            flush=True,
+        )
+    best = max(singles.values())
+    print(f"template {own:.4f}, best of {len(singles)} single subjects {best:.4f}: {own - best:+.4f}")
+
+
+def _voxel(grid: Grid) -> float:
+    return float(grid.spacing.min())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates of drawn slices whose middle is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from DeepFLASHRegistrationLib.cohorts.many import Settings
+from DeepFLASHRegistrationLib.cohorts.template import How, TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template_images import (
+    common_grid,
+    far_away,
+    mean_geodesic,
+    moved_along,
+    voted_labels,
+)
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.problem.deformation import Deformation
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.support.errors import InputError
+from DeepFLASHRegistrationLib.training.dataset import read_dataset
+
+pytest.importorskip("torch")
+
+SIZE = 72
+GRID = Grid((SIZE, SIZE), np.array([[0, 2.0, 0], [2.0, 0, 0], [0, 0, 1]]))
+
+
+def anatomy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intensities and labels at LPS mm (..., 2): an ellipse with two round parts, 0 outside."""
+    x, y = points[..., 0] - 72, points[..., 1] - 72
+
+    def ellipse(cx: float, cy: float, a: float, b: float) -> np.ndarray:
+        return 1 / (1 + np.exp((np.hypot((x - cx) / a, (y - cy) / b) - 1) * min(a, b) / 1.5))
+
+    body, left, right = ellipse(0, 0, 50, 38), ellipse(-18, 5, 12, 10), ellipse(20, -4, 9, 13)
+    image = 100 * body + 60 * left - 55 * right
+    labels = np.where(left > 0.5, 2, np.where(right > 0.5, 3, body > 0.5))
+    return np.where(body > 0.02, image, 0), labels
+
+
+def known(number: int) -> Deformation:
+    """Geodesics that begin at the anatomy with velocities whose mean is zero."""
+    rng = np.random.default_rng(number // 2)
+    velocity = np.zeros((2, 9, 9), np.float32)
+    velocity[:, 1:5, 1:5] = rng.normal(size=(2, 4, 4)) * 0.7 * (-1) ** number
+    return Deformation(
+        domain=GRID,
+        unit_mm=1.25,
+        velocity=velocity,
+        alpha=22.0,
+        power=1.5,
+        gamma=1.0,
+        metric_step=None,
+        affine=np.eye(3),
+        margin_mm=12.0,
+    )
+
+
+def draw(folder: Path, count: int = 4) -> Path:
+    folder.mkdir()
+    points = GRID.index_to_physical(np.stack(np.indices(GRID.shape), -1))
+    for number in range(count):
+        # Of the anatomy, which is its moving image, the subject shows what comes from there.
+        image, labels = anatomy(points + known(number).displacement(GRID, "fixed_to_moving"))
+        write_volume(folder / f"s{number}.nii.gz", Volume(GRID, image.astype(np.float32)))
+        write_volume(folder / f"s{number}_labels.nii.gz", Volume(GRID, labels.astype(np.uint8)))
+    return folder
+
+
+def run(data: Path, out: Path, **how) -> TemplateRun:
+    parameters = Parameters.from_preset("fast", iterations=(8, 12), alpha=8.0)
+    made = TemplateRun(read_dataset(data), out, Settings(parameters, threads=1, workers=1), How(**{"rounds": 2, **how}))
+    made.run(lambda end: None)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[TemplateRun, Path]:
+    folder = tmp_path_factory.mktemp("template")
+    data = draw(folder / "data")
+    return run(data, folder / "T"), data
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When each file was written, but for what is remembered of inputs."""
+    files = (p for p in folder.rglob("*") if p.is_file() and ".jobs" not in p.parts)
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in files}
+
+
+def test_the_anatomy_in_the_middle_comes_back(made) -> None:
+    template = made[0]
+    labels = read_labels(template.out / "labels.nii.gz")
+    points = labels.grid.index_to_physical(np.stack(np.indices(labels.grid.shape), -1))
+    truth = anatomy(points)[1]
+    for label in (1, 2, 3):
+        overlap = 2 * np.count_nonzero((truth == label) & (labels.data == label))
+        overlap /= np.count_nonzero(truth == label) + np.count_nonzero(labels.data == label)
+        assert overlap > 0.93, label
+        # The middles of the parts to within half a voxel.
+        middles = [points[data == label].mean(0) for data in (truth, labels.data)]
+        assert np.linalg.norm(middles[0] - middles[1]) < 1.0
+    # Whereas no subject is it.
+    for number in range(4):
+        own = read_labels(made[1] / f"s{number}_labels.nii.gz").data
+        there = anatomy(GRID.index_to_physical(np.stack(np.indices(GRID.shape), -1)))[1]
+        both = 2 * np.count_nonzero((there == 3) & (own == 3))
+        parts = both / (np.count_nonzero(there == 3) + np.count_nonzero(own == 3))
+        assert parts < 0.9
+
+
+def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made) -> None:
+    template = made[0]
+    assert template.left_over["mean_voxels"] < 0.01
+    assert template.rounds[0].mean_voxels > 0.01
+    image, first = (read_volume(template.out / name) for name in ("template.nii.gz", "rounds/0/template.nii.gz"))
+    assert np.square(np.gradient(image.data)).sum() > 1.05 * np.square(np.gradient(first.data)).sum()
+    agreement = read_volume(template.out / "labels_agreement.nii.gz").data
+    assert 0.25 <= agreement.min() < agreement.max() == 1
+
+
+def test_velocities_begin_at_the_template(made) -> None:
+    """With −v1 from the template each geodesic leads to its subject, as in the other order of the images."""
+    template = made[0]
+    folders = [template.last(name) for name in template.left]
+    mean, lengths = mean_geodesic(folders)
+    assert set(lengths) == {"s0", "s1", "s2", "s3"}
+    assert np.abs(mean.velocity).max() < 1e-3
+    # Velocities that were planted in pairs of opposite ones are found so.
+    from DeepFLASHRegistrationLib.results.velocity import load_result
+
+    begun = [-load_result(folder).deformation.end_velocity().ravel() for folder in folders]
+    for one, other in ((0, 1), (2, 3)):
+        cosine = begun[one] @ begun[other] / np.linalg.norm(begun[one]) / np.linalg.norm(begun[other])
+        assert cosine < -0.6
+
+
+def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(made) -> None:
+    template, data = made
+    before = stamps(template.out)
+    again = run(data, template.out)
+    assert stamps(template.out) == before
+    assert again.left_over == template.left_over
+    assert [vars(each) for each in again.rounds] == [vars(each) for each in template.rounds]
+    image = (template.out / "template.nii.gz").read_bytes()
+    shutil.rmtree(template.out / "rounds" / "2" / "subjects" / "s1")
+    shutil.rmtree(template.out / "subjects" / "s3")
+    (template.out / "template.nii.gz").unlink()
+    run(data, template.out)
+    assert (template.out / "template.nii.gz").read_bytes() == image
+
+
+def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_out(made, tmp_path: Path) -> None:
+    template, data = made
+    parameters = Parameters.from_preset("default")
+    other = TemplateRun(read_dataset(data), template.out, Settings(parameters), How(rounds=2))
+    with pytest.raises(InputError, match="holds the result of other inputs or parameters"):
+        other.run(lambda end: None)
+    broken = shutil.copytree(data, tmp_path / "broken")
+    for number in (2, 3):
+        (broken / f"s{number}.nii.gz").unlink()
+        (broken / f"s{number}_labels.nii.gz").unlink()
+    dataset = read_dataset(broken)
+    write_volume(broken / "s1.nii.gz", Volume(GRID, np.ones(GRID.shape, np.float32)))
+    with pytest.raises(InputError, match=r"1 of 2 subjects can be used \(s1: .*A template needs two"):
+        TemplateRun(dataset, tmp_path / "T", Settings(), How()).run(lambda end: None)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"rounds": 0}, "--rounds 0: must lie between 1 and 50"),
+        ({"average": "mode"}, "--average mode: must be one of mean, median"),
+        ({"voxel_mm": -1.0}, "--voxel-mm -1: must lie between"),
+    ],
+)
+def test_what_no_template_can_be_made_by(how: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        How(**how).check(Parameters())
+
+
+@pytest.mark.parametrize("method", ["lddmm", "transform"])
+def test_methods_without_a_velocity_are_refused(method: str) -> None:
+    with pytest.raises(InputError, match=f"--method {method}"):
+        How().check(dataclasses.replace(Parameters(), method=method))
+
+
+def test_an_image_goes_along_a_geodesic_as_points_do() -> None:
+    points = GRID.index_to_physical(np.stack(np.indices(GRID.shape), -1))
+    geodesic = known(0)
+    moved = moved_along(Volume(GRID, anatomy(points)[0].astype(np.float32)), geodesic)
+    expected = anatomy(points + geodesic.displacement(GRID, "fixed_to_moving"))[0]
+    assert np.abs(moved.data - expected).max() < 3  # of 160
+    assert np.abs(moved.data - expected).mean() < 0.1
+
+
+def test_labels_are_voted_for(tmp_path: Path) -> None:
+    votes = np.array([[[1, 2], [0, 5]], [[1, 3], [0, 4]], [[2, 3], [7, 4]], [[1, 2], [7, 9]]])
+    files = []
+    for number, data in enumerate(votes):
+        files.append(tmp_path / f"{number}.nii.gz")
+        write_volume(files[-1], Volume(Grid((2, 2), np.eye(3)), data.astype(np.int32)))
+    labels, agreement = voted_labels(files, Grid((2, 2), np.eye(3)))
+    assert labels.data.tolist() == [[1, 2], [0, 4]]  # of as many votes the smallest label
+    assert agreement.data.tolist() == [[0.75, 0.5], [0.5, 0.5]]
+
+
+def test_who_lies_far_away() -> None:
+    near = {f"s{i}": 1.0 + 0.01 * i for i in range(9)}
+    assert far_away(near) == []
+    assert far_away({**near, "odd": 2.0}) == ["odd"]
+    assert far_away({**near, "close": 0.0}) == []  # the template is no outlier
+
+
+def test_the_grid_holds_whole_objects_and_what_half_of_the_crops_show() -> None:
+    like = Grid((4, 4, 4), np.eye(4))
+    boxes = [np.array([[shift, 0, 0], [10 + shift, 20, 30]]) for shift in (-5.0, 0.0, 1.0)]
+    whole = common_grid(boxes, [True] * 3, 2.0, like)
+    assert whole.corners().min(0).tolist() == pytest.approx([-13, -8, -8], abs=1.01)
+    assert whole.corners().max(0).tolist() == pytest.approx([19, 28, 38], abs=1.01)
+    crops = common_grid(boxes, [False] * 3, 2.0, like)
+    assert crops.corners().min(0).tolist() == pytest.approx([0, 0, 0], abs=1.01)
+    assert crops.corners().max(0).tolist() == pytest.approx([10, 20, 30], abs=1.01)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deepflash template: what it writes and says, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from command_line import run
+from DeepFLASHRegistrationLib.imaging.grid import Grid
+from DeepFLASHRegistrationLib.imaging.io import read_volume, write_volume
+from DeepFLASHRegistrationLib.imaging.volume import Volume
+
+pytest.importorskip("torch")
+
+SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "result.schema.json").read_text(encoding="utf-8"))
+GRID = Grid((40, 44), np.array([[0, 2.0, 0], [2.0, 0, 0], [0, 0, 1]]))
+QUICK = ["--rounds", 1, "--preset", "fast", "--iterations", "2,2", "--workers", 1, "--threads", 1]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three ellipses with a spot, and one file that is no image."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    y, x = np.indices(GRID.shape) * 2.0
+    for number, (a, b) in enumerate(((26, 20), (30, 18), (28, 22))):
+        inside = 1 / (1 + np.exp((np.hypot((x - 43) / a, (y - 39) / b) - 1) * 12))
+        spot = np.exp(-0.5 * (((x - 50 - 2 * number) / 5) ** 2 + ((y - 36) / 5) ** 2))
+        image = np.where(inside > 0.02, 100 * inside + 80 * spot, 0)
+        write_volume(folder / f"s{number}.nii.gz", Volume(GRID, image.astype(np.float32)))
+    return folder
+
+
+def test_a_template_of_a_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "T"
+    assert run("template", data, "-o", out, *QUICK, "--json-progress") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for event in events:
+        jsonschema.validate(event, SCHEMA)
+    last = [event for event in events if "pairs" in event][-1]
+    assert last["pairs"] == {"done": 12, "failed": 0, "all": 12}
+    found = json.loads((out / "template.json").read_text())
+    assert found["complete"]
+    assert found["left_over"]["mean_voxels"] < 0.01
+    assert [each["number"] for each in found["rounds"]] == [1]
+    assert tuple(found["grid"]["shape"]) == read_volume(out / "template.nii.gz").grid.shape
+    with open(out / "subjects.tsv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [(row["name"], row["state"]) for row in rows] == [(f"s{n}", "done") for n in range(3)]
+    assert all(float(row["distance"]) > 0 for row in rows)
+    page = (out / "template.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 4  # the template, both poses and the round
+    # Subjects are carried to it by what is there.
+    assert run("apply", out / "subjects" / "s1", data / "s1.nii.gz", "-o", tmp_path / "on.nii.gz") == 0
+    carried, warped = read_volume(tmp_path / "on.nii.gz"), read_volume(out / "subjects" / "s1" / "warped.nii.gz")
+    np.testing.assert_allclose(carried.data, warped.data, atol=0.5)
+    # Done, it says so.
+    assert run("template", data, "-o", out, *QUICK) == 0
+    assert re.search(r"Template of 3 subjects, mean deformation 0\.00\d voxels", capsys.readouterr().out)
+
+
+def test_what_would_be_done_is_told_and_not_done(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("template", data, "-o", tmp_path / "T", "--dry-run", "--rounds", 2, "--workers", 1) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"3 subjects, 1 at once, about \d+\.\d GB", told)
+    assert "round 2: register, and average" in told
+    assert not (tmp_path / "T").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--average", "mode"], "must be one of mean, median"),
+        (["--rounds", "99"], "must lie between 1 and 50"),
+        (["--method", "lddmm"], "finds maps without a velocity"),
+        (["--start", "nowhere.nii.gz"], "there is no such file"),
+        (["--threads", "0"], "threads must be at least 1"),
+    ],
+)
+def test_what_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert run("template", data, "-o", tmp_path / "T", *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "T").exists()
+
+
+def test_images_that_cannot_be_used_are_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "broken.nii.gz").write_text("no image")
+    assert run("template", data, "-o", tmp_path / "T") == 2
+    assert "1 of 4 images cannot be used" in capsys.readouterr().err
+    for number in (1, 2):
+        (data / f"s{number}.nii.gz").unlink()
+    assert run("template", data, "-o", tmp_path / "T", "--skip-broken") == 2
+    assert "has 1 subject" in capsys.readouterr().err
