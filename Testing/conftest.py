@@ -126,6 +126,17 @@ def scene() -> Any:
     return app.scene
 
 
+@pytest.fixture
+def brief_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at maps, images and the other figures, but at no verdict: how well the images agree against
+    their floor, two fits that take three times as long as a small registration, is measured by one step on few cells.
+    """
+    from DeepFLASHRegistrationLib.registration import agreement
+
+    monkeypatch.setattr(agreement, "_ITERATIONS", 1)
+    monkeypatch.setattr(agreement, "_CELLS", 1000)
+
+
 _MEANS: dict[tuple[bytes, ...], Any] = {}
 
 
