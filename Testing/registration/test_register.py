@@ -188,6 +188,7 @@ def test_how_the_moving_image_is_stored_does_not_matter(tiny: tuple[Volume, Volu
         assert (result.labels.data != plain.labels.data).mean() < 1e-3
 
 
+@pytest.mark.usefixtures("fits_once")
 @pytest.mark.parametrize(("order", "flip"), pairs.storages(3)[1::6])
 def test_how_the_fixed_image_is_stored_does_not_matter(
     tiny: tuple[Volume, Volume], plain: Result, order: tuple[int, ...], flip: tuple[int, ...]
@@ -408,6 +409,7 @@ def test_labels_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     assert (result.labels.data == truth).mean() > 0.95
 
 
+@pytest.mark.usefixtures("fits_once")
 def test_labels_of_other_structures_are_a_note_and_no_failure(tiny: tuple[Volume, Volume], plain: Result) -> None:
     fixed, moving = tiny
     labels = pairs.moving_labels(moving.grid)
@@ -607,6 +609,7 @@ EXTREME: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.usefixtures("fits_once")
 @pytest.mark.parametrize("changes", EXTREME, ids=[",".join(f"{k}={v}" for k, v in c.items()) for c in EXTREME])
 def test_whatever_the_parameters_the_result_is_finite(tiny: tuple[Volume, Volume], changes: dict[str, Any]) -> None:
     result = register(*tiny, dataclasses.replace(TINY, **changes), threads=1)
@@ -682,6 +685,7 @@ def cancel_after(calls: int) -> Callable[[], bool]:
     return cancel
 
 
+@pytest.mark.usefixtures("fits_once")
 def test_cancelling_at_any_moment(tiny: tuple[Volume, Volume]) -> None:
     """Before there is anything it raises, then it returns the best so far, and a late wish changes nothing."""
     parameters = pairs.quick(initial_alignment="affine")
