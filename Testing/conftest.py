@@ -10,6 +10,7 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,8 +172,8 @@ def fits_once(monkeypatch: pytest.MonkeyPatch) -> None:
 _MEANS: dict[tuple[bytes, ...], Any] = {}
 
 
-@pytest.fixture
-def mean_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def mean_once() -> Iterator[None]:
     """Models trained on the same images get the mean image that the first of these trainings made."""
     from DeepFLASHRegistrationLib.training import pack_model
 
@@ -184,4 +185,6 @@ def mean_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _MEANS[key] = made(images, cancelled)
         return _MEANS[key]
 
-    monkeypatch.setattr(pack_model, "mean_image", once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack_model, "mean_image", once)
+        yield
