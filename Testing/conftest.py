@@ -19,6 +19,9 @@ import pytest
 if TYPE_CHECKING:
     from registration_pairs import Registered, Saved
 
+# Before any library starts its threads, and for the processes that tests start: small arrays gain nothing from more,
+# and those of processes side by side keep each other waiting.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("DeepFLASHRegistrationLib") is None:
     sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))

@@ -121,7 +121,9 @@ def test_a_run_takes_what_is_estimated(tmp_path: Path, labelled: bool) -> None:
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
+    # With as many threads as users have.
     environment = {**os.environ, "PYTHONPATH": str(LIBRARY)}
+    environment.pop("OMP_NUM_THREADS", None)
     command = [sys.executable, "-c", small, *register]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     labels = (fixed.grid.size,) * 2 if labelled else (0, 0)
