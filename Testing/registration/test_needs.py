@@ -102,7 +102,7 @@ def test_a_run_takes_what_is_estimated(tmp_path: Path, labelled: bool) -> None:
     # With labels a large image of a small object: what lies in memory at the end is more than what the search takes.
     shape, extent = ((160, 150, 150), (420.0, 420.0, 420.0)) if labelled else ((72,) * 3, (192.0, 192.0, 192.0))
     fixed = ball(shape, extent)
-    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij")
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij", sparse=True)
     for name, bend in (("fixed", 0.0), ("moving", 0.06)):
         u, v, w = x + bend * np.sin(2.5 * y), y + bend * np.sin(2.2 * z + 1), z + bend * np.sin(2.8 * x + 2)
         texture = sum(np.cos(f * u + f) * np.cos(f * v + 2 * f) * np.cos(f * w) for f in (6, 13, 27))
