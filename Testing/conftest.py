@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ import pytest
 if TYPE_CHECKING:
     from registration_pairs import Registered, Saved
 
+# Before any library starts its threads, and for the processes that tests start: small arrays gain nothing from more,
+# and those of processes side by side keep each other waiting.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("DeepFLASHRegistrationLib") is None:
     sys.path.insert(0, str(ROOT / "DeepFLASHRegistration"))
@@ -126,11 +131,52 @@ def scene() -> Any:
     return app.scene
 
 
-_MEANS: dict[tuple[bytes, ...], Any] = {}
+@pytest.fixture
+def brief_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at maps, images and the other figures, but at no verdict: how well the images agree against
+    their floor, two fits that take three times as long as a small registration, is measured by one step on few cells.
+    """
+    from DeepFLASHRegistrationLib.registration import agreement
+
+    monkeypatch.setattr(agreement, "_ITERATIONS", 1)
+    monkeypatch.setattr(agreement, "_CELLS", 1000)
+
+
+_FITS: dict[tuple[Any, ...], Any] = {}
+
+
+def _bits(value: Any) -> Any:
+    """A key that only the same value has, of arrays to the bit."""
+    if hasattr(value, "__array__"):
+        array = value.__array__()
+        return array.shape, array.dtype.str, array.tobytes()
+    if dataclasses.is_dataclass(value):
+        value = tuple(vars(value).values())
+    return tuple(map(_bits, value)) if isinstance(value, tuple | list) else value
 
 
 @pytest.fixture
-def mean_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def fits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same images on the same cells, the agreement's fit is the one that the first of these tests made."""
+    from DeepFLASHRegistrationLib.registration import agreement
+
+    made = agreement._fit
+
+    def once(cells: Any, pair: Any) -> Any:
+        problem, of = cells.problem, agreement.settings(cells.parameters)
+        key = _bits((pair, cells.grid, cells.level, of, problem.margin_mm, problem.unit_mm, cells.device))
+        if key not in _FITS:
+            _FITS[key] = made(cells, pair)
+        return _FITS[key]
+
+    monkeypatch.setattr(agreement, "_fit", once)
+
+
+_MEANS: dict[tuple[bytes, ...], Any] = {}
+
+
+@pytest.fixture(scope="module")
+def mean_once() -> Iterator[None]:
     """Models trained on the same images get the mean image that the first of these trainings made."""
     from DeepFLASHRegistrationLib.training import pack_model
 
@@ -142,4 +188,6 @@ def mean_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _MEANS[key] = made(images, cancelled)
         return _MEANS[key]
 
-    monkeypatch.setattr(pack_model, "mean_image", once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack_model, "mean_image", once)
+        yield

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of jobs in a process of its own, to be killed: `run_jobs.py OUT LOG COUNT SECONDS WORKERS`."""
+"""A run of jobs in a process of its own, to be killed: `run_jobs.py OUT LOG COUNT SECONDS RUNS`, of
+which RUNS run at once."""
 
 from __future__ import annotations
 
@@ -39,9 +40,6 @@ def run(out: Path, jobs: list[Job], workers: int = 1, tries: int = 3) -> dict[st
 
 
 if __name__ == "__main__":
-    _out, _log, _count, _seconds, _workers = sys.argv[1:]
-    run(
-        Path(_out),
-        [job(Path(_log), f"t{number}", seconds=float(_seconds)) for number in range(int(_count))],
-        int(_workers),
-    )
+    _out, _log, _count, _seconds, _runs = sys.argv[1:]
+    more = {"seconds": float(_seconds), "runs": int(_runs)}
+    run(Path(_out), [job(Path(_log), f"t{number}", **more) for number in range(int(_count))])

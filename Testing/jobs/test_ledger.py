@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         Ledger(tmp_path / "photo.jpg" / "out")
     assert os.listdir(tmp_path) == ["photo.jpg"]
+
+
+def test_a_folder_that_another_run_begins_at_the_same_moment_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, listed = tmp_path / "out", Path.iterdir
+    out.mkdir()
+
+    def after_the_other_has_begun(folder: Path) -> Iterator[Path]:
+        monkeypatch.undo()
+        completed(Ledger(out), job())
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", after_the_other_has_begun)
+    assert Ledger(out).place(job()) is Place.DONE
 
 
 def test_who_works_on_a_job_has_it_alone(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def started(out: Path, log: Path, count: int, seconds: float, workers: int = 1) -> subprocess.Popen[bytes]:
-    """A run in a process of its own."""
-    command = [sys.executable, run_jobs.__file__, out, log, str(count), str(seconds), str(workers)]
+def started(out: Path, log: Path, count: int, seconds: float, at_once: int = 1) -> subprocess.Popen[bytes]:
+    """A run in a process of its own; of several at once, none ends a job before all have begun one."""
+    command = [sys.executable, run_jobs.__file__, out, log, str(count), str(seconds), str(at_once)]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(LIBRARY)})
 
 
@@ -226,11 +226,11 @@ def test_what_was_worked_on_whenever_the_run_was_killed_is_not_begun_for_ever(ou
 
 @posix_only
 def test_two_runs_at_once_share_the_work(out: Path, log: Path) -> None:
-    with started(out, log, 8, 0.05) as one, started(out, log, 8, 0.05) as two:
+    with started(out, log, 8, 0.05, at_once=2) as one, started(out, log, 8, 0.05, at_once=2) as two:
         assert one.wait(60) == two.wait(60) == 0
     assert len(whole(out)) == 8
     assert set(runs(log).values()) == {1}
-    assert len({line.split()[2] for line in log.read_text().splitlines()}) == 2
+    assert {int(line.split()[3]) for line in log.read_text().splitlines()} == {one.pid, two.pid}
 
 
 @posix_only

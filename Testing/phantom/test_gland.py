@@ -38,11 +38,10 @@ def test_it_has_all_structures_and_no_two_seeds_are_alike(gland):
     assert np.array_equal(make_gland(3, **SMALL).moving.data, gland.moving.data)
 
 
-def test_the_second_contrast_shows_nothing_of_the_anatomy():
+def test_the_second_contrast_shows_nothing_of_the_anatomy(gland):
     """Bones are the brightest of tissues to ultrasound; where it shows nothing they are as bright as all else."""
     seen = {}
-    for contrast in ("different", "none"):
-        pair = make_gland(3, contrast=contrast, **SMALL)
+    for contrast, pair in (("different", gland), ("none", make_gland(3, contrast="none", **SMALL))):
         labels, values = nearest(pair.moving_labels, pair.moving.grid), pair.moving.data
         inside = values > 0
         seen[contrast] = values[inside & (labels == 6)].mean() / values[inside & (labels == 1)].mean()

@@ -40,6 +40,12 @@ def small():
 
 
 @pytest.fixture(scope="module")
+def another():
+    """Of another person."""
+    return make_pair(4, **SMALL)
+
+
+@pytest.fixture(scope="module")
 def written(pair, tmp_path_factory):
     return write_pair(tmp_path_factory.mktemp("phantom") / "pair", pair)
 
@@ -141,11 +147,11 @@ def test_landmarks_lie_where_their_names_say(pair, name, labels):
 # The images --------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_makes_the_same_pair_and_another_does_not(small):
-    again, other = make_pair(3, **SMALL), make_pair(4, **SMALL)
+def test_the_same_seed_makes_the_same_pair_and_another_does_not(small, another):
+    again = make_pair(3, **SMALL)
     for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
         np.testing.assert_array_equal(getattr(small, name).data, getattr(again, name).data)
-        assert (getattr(small, name).data != getattr(other, name).data).any()
+        assert (getattr(small, name).data != getattr(another, name).data).any()
     np.testing.assert_array_equal(small.fixed_to_moving, again.fixed_to_moving)
 
 
@@ -377,7 +383,7 @@ def test_a_failure_leaves_nothing(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", [1, 4, 9])
-def test_a_failure_while_replacing_leaves_the_earlier_pair(small, tmp_path, monkeypatch, moment):
+def test_a_failure_while_replacing_leaves_the_earlier_pair(small, another, tmp_path, monkeypatch, moment):
     write_pair(tmp_path / "pair", small)
     before = {p.name: p.read_bytes() for p in (tmp_path / "pair").iterdir()}
     real, renamed = os.replace, []
@@ -391,7 +397,7 @@ def test_a_failure_while_replacing_leaves_the_earlier_pair(small, tmp_path, monk
 
     monkeypatch.setattr("DeepFLASHRegistrationLib.support.output_folder.os.replace", replace)
     with pytest.raises(OSError, match="pair: could not be written"):
-        write_pair(tmp_path / "pair", make_pair(4, **SMALL), force=True)
+        write_pair(tmp_path / "pair", another, force=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "pair").iterdir()} == before
 
 

@@ -18,7 +18,7 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 torch = pytest.importorskip("torch")
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
-GRID = pairs.box((18, 20, 17), 5.2)
+GRID = pairs.box((13, 15, 12), 7.0)
 
 
 @pytest.fixture(scope="module")

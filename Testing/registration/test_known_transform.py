@@ -73,6 +73,7 @@ def test_the_map_is_that_which_was_given(geodesic: bool) -> None:
     assert np.abs(result.warped.data - expected).mean() < 12
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_flash_goes_on_from_a_map() -> None:
     fixed, moving = fixed_image(), moving_image()
     rough = known(lambda x: x + 0.7 * (bend(x) - x))
@@ -91,6 +92,7 @@ def test_flash_goes_on_from_a_map() -> None:
     assert {record["level"] for record in after.history} == {0, 1, 2, 3}
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("order", range(0, 48, 5))
 def test_the_map_is_the_same_however_images_are_stored(order: int) -> None:
     fixed, moving = fixed_image(box((18, 20, 16), 5.4)), moving_image(box((20, 18, 18), (5, 5.3, 5.2), turn(20)))
@@ -126,6 +128,7 @@ def test_an_affine_part_that_is_known_comes_last() -> None:
     np.testing.assert_allclose(fitted[:3], expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_of_a_plane_as_well() -> None:
     grid = box((40, 44), 2.4)
     fixed = fixed_image(grid)
@@ -241,6 +244,7 @@ def test_method_and_map_must_fit(method: str, given: KnownTransform | None, mess
         register(fixed_image(), moving_image(), quick(method=method), initial_map=given, threads=1)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_a_fit_is_cancelled_with_the_best_so_far() -> None:
     asked = iter(range(100))
     result = register(

@@ -15,6 +15,7 @@ from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("fits_once")
 
 Pair = tuple[Volume, Volume, np.ndarray]
 FAR = np.array([200.0, 0, 0])

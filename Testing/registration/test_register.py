@@ -173,6 +173,7 @@ def equal_maps(a: Result, b: Result, points: np.ndarray, tolerance: float) -> No
     assert difference.max() < tolerance
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_how_the_moving_image_is_stored_does_not_matter(tiny: tuple[Volume, Volume], plain: Result) -> None:
     """All 48 axis orders and directions."""
     fixed, moving = tiny
@@ -187,6 +188,7 @@ def test_how_the_moving_image_is_stored_does_not_matter(tiny: tuple[Volume, Volu
         assert (result.labels.data != plain.labels.data).mean() < 1e-3
 
 
+@pytest.mark.usefixtures("fits_once")
 @pytest.mark.parametrize(("order", "flip"), pairs.storages(3)[1::6])
 def test_how_the_fixed_image_is_stored_does_not_matter(
     tiny: tuple[Volume, Volume], plain: Result, order: tuple[int, ...], flip: tuple[int, ...]
@@ -203,6 +205,7 @@ def test_how_the_fixed_image_is_stored_does_not_matter(
     assert result.verdict.level == plain.verdict.level
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_the_affine_alignment_does_not_depend_on_storage_either() -> None:
     fixed, moving = pairs.fixed_image(FIXED_GRID), pairs.moving_image(MOVING_GRID, 30.0)
     moving = dataclasses.replace(moving, grid=pairs.box(MOVING_GRID.shape, MOVING_GRID.spacing, None, 0.0))
@@ -213,6 +216,7 @@ def test_the_affine_alignment_does_not_depend_on_storage_either() -> None:
         equal_maps(first, again, object_points(), 1e-3)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("turn", [pairs.turn(0), pairs.turn(33)], ids=["0", "33"])
 def test_the_whole_world_may_turn_and_move(plain: Result, turn: np.ndarray) -> None:
     """Both images turned and moved together: the same registration, turned and moved."""
@@ -230,6 +234,7 @@ def test_the_whole_world_may_turn_and_move(plain: Result, turn: np.ndarray) -> N
     assert np.abs(found - (sampled(plain, points) @ turn.T + world[:3, 3])).max() < 0.01
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_oblique_anisotropic_grids_give_nearly_the_same_map(plain: Result) -> None:
     """Other samples of the same objects: equal up to what the samples show."""
     fixed = pairs.fixed_image(pairs.box((26, 19, 22), (4.0, 5.5, 5.0), pairs.turn(20), (1, -2, 0.5)))
@@ -242,6 +247,7 @@ def test_oblique_anisotropic_grids_give_nearly_the_same_map(plain: Result) -> No
     assert error.mean() < 1.25 * np.linalg.norm(sampled(plain, points) - true, axis=1).mean()
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("scale", [1e-4, 0.1, 30.0])
 def test_from_cells_to_whales(tiny: tuple[Volume, Volume], scale: float) -> None:
     bigger = [
@@ -255,6 +261,7 @@ def test_from_cells_to_whales(tiny: tuple[Volume, Volume], scale: float) -> None
     assert error.mean() < 0.75 * np.linalg.norm(points - pairs.bend(points), axis=1).mean()
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_far_apart_turned_and_in_other_units(tiny: tuple[Volume, Volume]) -> None:
     """Raw files: the affine alignment finds what the origin hides."""
     fixed, moving = tiny
@@ -270,6 +277,7 @@ def test_far_apart_turned_and_in_other_units(tiny: tuple[Volume, Volume]) -> Non
 # --------------------------------------------------------------------------------------------------- two dimensions
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_2d_images() -> None:
     fixed, moving = pairs.disks()
     labels = Volume(moving.grid, pairs.parts(pairs.places(moving.grid)), "labels")
@@ -283,6 +291,7 @@ def test_2d_images() -> None:
     assert np.median(error) < 0.5 * np.median(np.linalg.norm(points - pairs.bend(points), axis=1))
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize(("order", "flip"), pairs.storages(2)[1:])
 def test_2d_storage_does_not_matter(order: tuple[int, ...], flip: tuple[int, ...]) -> None:
     fixed, moving = pairs.disks((30, 33), 3.2)
@@ -292,6 +301,7 @@ def test_2d_storage_does_not_matter(order: tuple[int, ...], flip: tuple[int, ...
     assert np.allclose(again.warped.data, expected.data, atol=0.01)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_single_slice_of_3d_space(axis: int) -> None:
     """However the slice is stored, the map in its plane is that of the 2-D image."""
@@ -317,6 +327,7 @@ def test_a_single_slice_of_3d_space(axis: int) -> None:
     assert np.allclose(there[:, 2], 31.0)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_landmarks_of_slices_may_be_3d() -> None:
     fixed, moving = pairs.disks((40, 44), 2.4)
     points = pairs.places(pairs.box((3, 3), 14.0)).reshape(-1, 2)
@@ -338,6 +349,7 @@ def junk(volume: Volume, keep: np.ndarray) -> Volume:
     return volume.with_data(np.where(keep | (volume.data == 0), volume.data, noise).astype(np.float32))
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_what_lies_outside_the_masks_does_not_count(tiny: tuple[Volume, Volume]) -> None:
     """Half of the object replaced by noise, and masked out: not the slightest difference."""
     fixed, moving = tiny
@@ -358,6 +370,7 @@ def test_what_lies_outside_the_masks_does_not_count(tiny: tuple[Volume, Volume])
     assert spoiled.metrics["similarity_after"] > spoiled.metrics["similarity_before"]
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("value", [-3024.0, 32767.0])
 def test_padding_blurred_by_warping_is_no_object(tiny: tuple[Volume, Volume], value: float) -> None:
     """A CT whose corners no scanner saw, registered to itself: it overlaps as the same image without padding does."""
@@ -372,6 +385,7 @@ def test_padding_blurred_by_warping_is_no_object(tiny: tuple[Volume, Volume], va
     assert found.metrics["overlap"] > 0.98 * expected.metrics["overlap"]
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_a_mask_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     fixed, moving = tiny
     own, other = (
@@ -382,6 +396,7 @@ def test_a_mask_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     equal_maps(a, b, object_points()[::3], 1.5)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_labels_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     fixed, moving = tiny
     finer = pairs.moving_labels(pairs.box((58, 60, 62), 2.1, pairs.turn(15), (1, 2, 3)))
@@ -394,6 +409,7 @@ def test_labels_may_lie_on_another_grid(tiny: tuple[Volume, Volume]) -> None:
     assert (result.labels.data == truth).mean() > 0.95
 
 
+@pytest.mark.usefixtures("fits_once")
 def test_labels_of_other_structures_are_a_note_and_no_failure(tiny: tuple[Volume, Volume], plain: Result) -> None:
     fixed, moving = tiny
     labels = pairs.moving_labels(moving.grid)
@@ -408,6 +424,7 @@ def test_labels_of_other_structures_are_a_note_and_no_failure(tiny: tuple[Volume
     assert not any("in common" in note for note in same.notes)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_landmarks_are_measured_not_fitted(tiny: tuple[Volume, Volume], plain: Result) -> None:
     points = object_points(12.0)
     result = register(*tiny, TINY, threads=1, fixed_points=points, moving_points=pairs.bend(points))
@@ -423,6 +440,7 @@ def test_landmarks_are_measured_not_fitted(tiny: tuple[Volume, Volume], plain: R
 # ----------------------------------------------------------------------------------------------------------- starts
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_a_given_affine_is_kept(tiny: tuple[Volume, Volume]) -> None:
     affine = np.eye(4)
     affine[:3, 3] = (1.5, -2.0, 0.5)
@@ -430,6 +448,7 @@ def test_a_given_affine_is_kept(tiny: tuple[Volume, Volume]) -> None:
     assert np.array_equal(result.affine, affine)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_no_iterations_leave_the_affine(tiny: tuple[Volume, Volume]) -> None:
     result = register(*tiny, dataclasses.replace(TINY, iterations=(0,)), threads=1)
     assert np.abs(result.fixed_to_moving).max() < 1e-4
@@ -437,6 +456,7 @@ def test_no_iterations_leave_the_affine(tiny: tuple[Volume, Volume]) -> None:
     assert np.allclose(result.warped.data, result.moving_affine.data, atol=0.05)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_the_result_says_how_each_level_ended(tiny: tuple[Volume, Volume], plain: Result) -> None:
     assert plain.metrics["levels_ended"] == ["bound"]
     levels = {"resolutions": (2, 1), "bands": (5, 9), "iterations": (60, 1), "tolerance": 0.02}
@@ -446,6 +466,7 @@ def test_the_result_says_how_each_level_ended(tiny: tuple[Volume, Volume], plain
     ]
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_a_registration_goes_on_where_another_ended(tiny: tuple[Volume, Volume], plain: Result) -> None:
     again = register(*tiny, TINY, threads=1, initial_velocity=plain.velocity)
     assert again.history[0]["energy"] == pytest.approx(plain.history[-1]["energy"], rel=0.02)
@@ -474,6 +495,7 @@ def test_the_same_input_gives_the_same_bits(tiny: tuple[Volume, Volume]) -> None
     assert [{**s, "seconds": 0} for s in a.history] == [{**s, "seconds": 0} for s in b.history]
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_threads_change_nothing_that_counts(tiny: tuple[Volume, Volume], plain: Result) -> None:
     before = torch.get_num_threads()
     two = register(*tiny, TINY, threads=2)
@@ -484,6 +506,7 @@ def test_threads_change_nothing_that_counts(tiny: tuple[Volume, Volume], plain: 
             register(*tiny, TINY, threads=wrong)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("kind", ["uint8", "int16", "float64"])
 def test_the_element_type_does_not_matter(kind: str) -> None:
     fixed, moving = (
@@ -496,6 +519,7 @@ def test_the_element_type_does_not_matter(kind: str) -> None:
     assert np.array_equal(results[0].fixed_to_moving, results[1].fixed_to_moving)
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_isolated_nan_is_replaced_and_reported(tiny: tuple[Volume, Volume], plain: Result) -> None:
     fixed, moving = tiny
     data = moving.data.copy()
@@ -508,6 +532,7 @@ def test_isolated_nan_is_replaced_and_reported(tiny: tuple[Volume, Volume], plai
 # ------------------------------------------------------------------------------------------------ settings of all kinds
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_every_similarity_registers(tiny: tuple[Volume, Volume], similarity: str, ndim: int) -> None:
@@ -520,6 +545,7 @@ def test_every_similarity_registers(tiny: tuple[Volume, Volume], similarity: str
     assert result.metrics["folds"]["count"] == 0
 
 
+@pytest.mark.usefixtures("brief_agreement")
 @pytest.mark.parametrize("similarity", ["lncc", "mi"])
 def test_other_contrasts(similarity: str) -> None:
     """What is bright in one image is dark in the other."""
@@ -543,6 +569,7 @@ def test_every_preset_registers(tiny: tuple[Volume, Volume], preset: str) -> Non
     assert result.verdict.level in ("good", "check")
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_paper_keeps_its_displacement_in_the_band(tiny: tuple[Volume, Volume]) -> None:
     parameters = Parameters.from_preset("paper", initial_alignment="none", iterations=(5,), bands=(7,))
     result = register(*tiny, parameters, threads=1)
@@ -582,6 +609,7 @@ EXTREME: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.usefixtures("fits_once")
 @pytest.mark.parametrize("changes", EXTREME, ids=[",".join(f"{k}={v}" for k, v in c.items()) for c in EXTREME])
 def test_whatever_the_parameters_the_result_is_finite(tiny: tuple[Volume, Volume], changes: dict[str, Any]) -> None:
     result = register(*tiny, dataclasses.replace(TINY, **changes), threads=1)
@@ -624,6 +652,7 @@ def test_a_device_that_is_not_there(tiny: tuple[Volume, Volume]) -> None:
 # ------------------------------------------------------------------------------------------------ progress and cancel
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_progress_is_told_in_order(tiny: tuple[Volume, Volume]) -> None:
     events: list[dict[str, Any]] = []
     parameters = pairs.quick(initial_alignment="affine")
@@ -656,6 +685,7 @@ def cancel_after(calls: int) -> Callable[[], bool]:
     return cancel
 
 
+@pytest.mark.usefixtures("fits_once")
 def test_cancelling_at_any_moment(tiny: tuple[Volume, Volume]) -> None:
     """Before there is anything it raises, then it returns the best so far, and a late wish changes nothing."""
     parameters = pairs.quick(initial_alignment="affine")
@@ -754,6 +784,7 @@ def test_several_label_maps_are_refused_before_the_work(tiny: tuple[Volume, Volu
     assert {event["phase"] for event in events} <= {"prepare"}
 
 
+@pytest.mark.usefixtures("brief_agreement")
 def test_notes_of_labels_and_masks_are_kept_too(tiny: tuple[Volume, Volume]) -> None:
     fixed, moving = tiny
     labels = Volume(moving.grid, np.ones(moving.data.shape, np.int32), "l", ("l: a note of the labels",))

@@ -9,11 +9,29 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.phantom.gland import WHOLE, make_gland
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.surfaces import distance
+from DeepFLASHRegistrationLib.registration import register as registration
 from DeepFLASHRegistrationLib.registration.metrics import map_points
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 SMALL = {"shape": (40, 40, 40), "spacing_mm": 2.4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _images_aligned_once():
+    """What steers comes after the alignment of the images alone, which is the same for most tests."""
+    made, known = registration.align, {}
+
+    def once(fixed, moving, kind, **more):
+        images = [volume for volume in (fixed, moving, *more["masks"]) if volume is not None]
+        key = (kind, *((image.data.tobytes(), image.grid.affine.tobytes()) for image in images))
+        if key not in known:
+            known[key] = made(fixed, moving, kind, **more)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "align", once)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from DeepFLASHRegistrationLib.results.velocity import load_result
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("fits_once")
 
 QUICK = pairs.quick(resolutions=(2, 1), bands=(7, 9), iterations=(4, 4), initial_alignment="none")
 BEAT = (0.0, 0.5, 0.8)

@@ -106,7 +106,8 @@ class Ledger:
             if not self._state.is_dir() and self.folder.exists():
                 if not self.folder.is_dir():
                     raise InputError(f"{folder}: is a file. Give the name of a folder.")
-                if any(self.folder.iterdir()):
+                # What another run has begun meanwhile lies there after its state.
+                if any(self.folder.iterdir()) and not self._state.is_dir():
                     raise InputError(
                         f"{folder}: exists and holds something else. Choose a new folder, or an empty one."
                     )
