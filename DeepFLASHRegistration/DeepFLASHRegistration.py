@@ -2,6 +2,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import qt
 import slicer
@@ -20,21 +21,22 @@ from DeepFLASHRegistrationLib.gui.package_installation import ensure_installed
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode, removeUnusedSettings
 from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
+from DeepFLASHRegistrationLib.gui.refine_panel import RefinePanel
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
+from DeepFLASHRegistrationLib.gui.save_panel import SavePanel
 from DeepFLASHRegistrationLib.gui.telling import logFailure, told
 from DeepFLASHRegistrationLib.gui.tidying import Tidying
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
-from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.colors import completeColors
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.origins import markOutputs
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
-from DeepFLASHRegistrationLib.scene.reports import reportRun
+from DeepFLASHRegistrationLib.scene.refining import hints
 from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, runBatch
 from DeepFLASHRegistrationLib.scene.stamps import Stamps
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
@@ -119,6 +121,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         self.comparing = ComparePanel(self)
+        self.refining = RefinePanel(self)
+        self.saving = SavePanel(self)
         makeReachable(uiWidget)
         keepFromJumping(uiWidget)
 
@@ -129,8 +133,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.ui.parameterNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onParameterNodeSelected)
         self.ui.registerButton.connect("clicked(bool)", self.onRegisterButton)
         self.ui.keepButton.connect("clicked(bool)", self.onKeepButton)
-        self.ui.copyPythonButton.connect("clicked(bool)", self.onCopyPythonButton)
-        self.ui.saveButton.connect("clicked(bool)", self.onSaveButton)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -222,12 +224,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.runPanel.update(missing, said=missing == "\n".join(self.checks.errors) != "")
         self.folds.update(self._parameterNode)
         self.displays.setBusy(self.runPanel.busy)
-        self.report.setActions(self.runPanel.busy, self._saveRun() is not None, self._parameterNode is not None)
-
-    def _saveRun(self, folder=""):
-        """What writes the files of the result that is shown; None if there is none."""
-        node = self._parameterNode
-        return reportRun(self.runPanel.registration, node.inputs(), node.transform, folder) if node else None
+        self.refining.update(missing)
+        self.saving.update()
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
@@ -240,7 +238,10 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         parameters = Parameters() if self.form.problem() else self.form.parameters()
         device, free = self.logic.machine.memory()
         found = checkInputs(node.inputs(), parameters, device, freeDevice=free)
-        self.checks.show([*found, *self.models.checks(node.inputs(), parameters), *self.stamps.changed(node.transform)])
+        changed = self.stamps.changed(node.transform)
+        self.refining.setChanged(changed)
+        found += self.models.checks(node.inputs(), parameters) + changed
+        self.checks.show(found + hints(node.transform, node.inputs(), parameters))
         self._updateButtons()
 
     def onRemedy(self, changes) -> None:
@@ -261,11 +262,14 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.machinePanel.whenIdle(self._register, self.runPanel.status)
         self._updateButtons()
 
-    def _register(self) -> bool:
+    def _register(self, refine=None) -> bool:
+        """Starts a registration, from the result of this transform if there is one; whether that was possible."""
         started, node = False, self._parameterNode
         if node:  # the scene may have been closed meanwhile
             with told(_("The registration cannot begin.")):
-                run = self.logic.newRun(node.inputs(), self.models.consented(), node.outputsToWrite())
+                # A result is refined in the alignment that it has.
+                inputs = replace(node.inputs(), initialTransform=None) if refine else node.inputs()
+                run = self.logic.newRun(inputs, self.models.consented(), node.outputsToWrite(), refine)
                 started = self.runPanel.start(run)
         self._updateButtons()
         return started
@@ -283,6 +287,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         node = DeepFLASHRegistrationParameterNode(self.runPanel.settings)
         if node.fixedVolume is run.inputs.fixedVolume and node.movingVolume is run.inputs.movingVolume:
             node.setOutputs(run.nodes)
+        self.refining.setLast(run)
         if self._parameterNode and self.runPanel.isOfSubject(run):
             self.update()
             self.displays.showResult()
@@ -309,23 +314,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Starts making the sequence of the geodesic; whether that is possible."""
         run = GeodesicRun(self._parameterNode.transform)
         return self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
-
-    def onSaveButton(self) -> None:
-        """Writes the files of the result into a folder, as the command line does."""
-        if folder := self.chooseFolder():
-            run = self._saveRun(folder)
-            self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
-
-    def chooseFolder(self) -> str:
-        """Asks for a folder; "" if none was chosen."""
-        return qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("An empty folder for the report"))
-
-    def onCopyPythonButton(self) -> None:
-        """Puts the console call of the present settings into the clipboard."""
-        node = self._parameterNode
-        with told(_("The parameters cannot be used.")):
-            slicer.app.clipboard().setText(pythonCall(node.inputs(), self.form.parameters(), node.outputs()))
-            self.runPanel.status(_("The Python call is in the clipboard."))
 
 
 class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
@@ -369,6 +357,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         movingMarkups=None,
         movingModel=None,
         initialTransform=None,
+        refine=None,
         parameters=None,
         outputs=None,
         progressCallback=None,
@@ -384,6 +373,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :param movingMarkups, movingModel: carried over
         :param fixedMarkups: compared with movingMarkups, point by point
         :param initialTransform: moves the moving volume near the fixed one: linear, or any for the method "transform"
+        :param refine: the transform of a result of these volumes, to go on from its velocity in its alignment
         :param parameters: Parameters, e.g. Parameters.from_preset("fast"); None for the defaults
         :param outputs: OutputNodes, each a node to update, NEW (default) or None; e.g. the `nodes` of an earlier run
         :param progressCallback: called with a dict (phase, progress, message, energy, ...) for each event
@@ -394,7 +384,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         """
         given = (fixedVolume, movingVolume, movingSegmentation, fixedSegmentation, fixedMask, movingMask)
         inputs = Inputs(*given, fixedMarkups, movingMarkups, movingModel, initialTransform)
-        run = self.newRun(inputs, parameters, outputs)
+        run = self.newRun(inputs, parameters, outputs, refine)
         return self.start(run, progressCallback, completedCallback, waitForCompletion)
 
     def registerBatch(self, pairs, progressCallback=None) -> list[RegistrationRun]:
@@ -416,10 +406,10 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         runBatch(runs, register)
         return runs
 
-    def newRun(self, inputs, parameters=None, outputs=None) -> RegistrationRun:
+    def newRun(self, inputs, parameters=None, outputs=None, refine=None) -> RegistrationRun:
         """A registration that `start` takes, on the chosen device."""
         run = RegistrationRun(inputs, parameters, outputs, *self.machine.choice())
-        run.pace = self.machine.pace(run.kind)
+        run.refine, run.pace = refine, self.machine.pace(run.kind)
         return run
 
     def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):

@@ -25,6 +25,7 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import folders
 from DeepFLASHRegistrationLib.scene.display.changes import placementOf
 from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
+from DeepFLASHRegistrationLib.scene.velocity import fingerprint
 from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, choose, choosePair, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
@@ -424,6 +425,38 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(nodeNames(), before)
         print(f"warm run: {self.current.seconds_passed:.1f} s, of which child {self.current.seconds}")
 
+    def test_AResultIsRefinedByLandmarksAndThatIsUndone(self):
+        self._needsTorch()
+        self._choose()
+        self.assertFalse(self.ui.refineButton.enabled or self.ui.undoButton.enabled)
+        self._register()
+        nodes, kept, before = self.current.nodes, nodeNames(), fingerprint(self.current.nodes.transform)
+        verdict, warped = self.ui.verdictLabel.text, slicer.util.arrayFromVolume(self.current.nodes.warpedVolume).copy()
+        fixedPoints = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "fixed points")
+        fixedPoints.AddControlPoint(26, 4, 5, "one")
+        fixedPoints.AddControlPoint(-16, 21, -5, "two")
+        self.ui.fixedMarkupsSelector.setCurrentNode(fixedPoints)
+        spin(0.5)
+        click(slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonLandmarks")[0])
+        self.assertEqual(self.widget.form.parameters().landmark_weight, 1.0)
+        waitUntil(lambda: not slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonLandmarks"), 10)
+        run = self.widget.runPanel.run
+        click(self.ui.refineButton)
+        waitUntil(lambda: self.widget.runPanel.run is not run and not self.widget.runPanel.busy)
+        self.assertEqual(self.current.state, "done", self.current.error)
+        self.assertEqual(self.current.metrics["steered"], ["landmarks"])
+        self.assertIs(self.current.nodes.transform, nodes.transform)
+        self.assertNotEqual(fingerprint(nodes.transform), before)
+        click(self.ui.undoButton)
+        spin(0.3)
+        self.assertEqual(fingerprint(nodes.transform), before)
+        self.assertTrue((slicer.util.arrayFromVolume(nodes.warpedVolume) == warped).all())
+        self.assertEqual(self.ui.verdictLabel.text, verdict)
+        self.assertEqual(nodeNames(), sorted([*kept, "fixed points"]))
+        self.assertTrue(self.ui.refineButton.enabled)
+        self.assertFalse(self.ui.undoButton.enabled)
+        self.assertTrue(self.ui.saveButton.enabled)
+
     def test_ADeletedNodeIsChosenNoMoreAndNoOtherInItsPlace(self):
         self._needsTorch()
         self._choose()
@@ -680,7 +713,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertTrue(self.ui.saveButton.enabled)
         folder = Path(slicer.util.tempDirectory())
         waitUntil(lambda: not self.widget.machinePanel.asking)
-        self.assertTrue(self.widget.runPanel.start(self.widget._saveRun(str(folder))))
+        self.assertTrue(self.widget.runPanel.start(self.widget.saving.run(str(folder))))
         waitUntil(lambda: not self.widget.runPanel.busy)
         self.assertEqual(self.current.state, "done", self.current.error)
         self.assertTrue((folder / "report.html").is_file())

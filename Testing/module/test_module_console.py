@@ -70,7 +70,7 @@ def test_the_python_of_the_page_runs(logic, scene, monkeypatch, capsys):
     monkeypatch.setattr(logic, "makeSample", lambda: real(**SMALL))
     slicer.util.setSliceViewerLayers = lambda **layers: shown.append(layers)
     names = {"slicer": slicer}
-    console, summary, steering, outputs, cancelling, batch, geodesic, downloaded = blocks()
+    console, summary, steering, correcting, outputs, cancelling, batch, geodesic, downloaded = blocks()
 
     exec(console, names)
     run = names["run"]
@@ -95,6 +95,12 @@ def test_the_python_of_the_page_runs(logic, scene, monkeypatch, capsys):
     before, after = map(float, capsys.readouterr().out.split())
     assert after < before
     assert names["run"].metrics["steered"] == ["landmarks"]
+
+    exec(correcting, names)
+    before, after = map(float, capsys.readouterr().out.split())
+    assert after < before
+    assert names["result"].nodes.transform.GetScene() is scene
+    assert names["better"].nodes is None
 
     exec(outputs, names)
     assert names["run"].nodes.warpedVolume is names["myVolume"]

@@ -36,11 +36,13 @@ from .inputs import Inputs
 from .known_transforms import sampledTransform
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
+from .refining import refinement
 from .samples import addSample
 from .sequence import geodesicTransforms, writeGeodesicSequence
 from .stamps import Stamps
+from .transaction import Transaction
 from .translation import tr as _
-from .velocity import savedResult
+from .velocity import fingerprint, savedResult
 
 # More points than this per axis of the geodesic's fields show nothing more, and a sequence holds many of them.
 _GEODESIC_SAMPLES = 56
@@ -58,6 +60,7 @@ class RegistrationRun(Run):
             run the best so far, if there is one, which `keep` writes into the scene.
         affine: (d+1, d+1) LPS mm, fixed -> moving, that takes the place of the alignment where it is known from an
             earlier registration of the same pair; to be set before the start.
+        refine: the transform of a result of the same pair, from whose velocity it goes on; to be set before the start.
         pace: by phase, how many times as long as `registration.needs.seconds` says it takes on this computer.
     """
 
@@ -82,11 +85,13 @@ class RegistrationRun(Run):
         self.moving: Subject | None = None
         self.pace: Mapping[str, float] = {}
         self.affine: np.ndarray | None = None
+        self.refine: slicer.vtkMRMLTransformNode | None = None
         self._machine = {"device": device, "threads": threads or None}
         self._peers = peers
         self._movingLabels: Labels | None = None
         self._prepared: PreparedResult | None = None
         self._stamps: tuple[dict[str, object], dict[str, object]] | None = None
+        self._written: tuple[Transaction, str] | None = None
 
     @property
     def result(self) -> Any:
@@ -151,8 +156,8 @@ class RegistrationRun(Run):
         self.fixed, self.moving = map(Subject, images, labels, masks, self._landmarks(*images))
         if inputs.movingModel is not None:
             meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
-        found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine}
-        found |= self._start(images[0].grid, images[1].grid)
+        begun = self._start(images[0].grid, images[1].grid)
+        found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine, **begun}
         self.expected = self._expected()
         return found
 
@@ -160,8 +165,14 @@ class RegistrationRun(Run):
         """What the method starts from, and who computes it.
 
         Raises:
-            InputError: the transform that it needs is not chosen, or the other program is not there.
+            InputError: the transform that it needs is not chosen, the other program is not there, or it cannot go on
+                from the result that is to be refined.
         """
+        if self.refine is not None:
+            start = refinement(self.refine, self.inputs, self.parameters)
+            self.parameters = start.parameters
+            self.fixed = self.fixed.with_image(self.fixed.image.noted(*start.notes))
+            return start.given
         method, chosen = METHODS[self.parameters.method], self.inputs.initialTransform
         found: dict[str, Any] = {}
         if method.peer:
@@ -252,6 +263,7 @@ class RegistrationRun(Run):
                         segmentation=segmentation.GetName()
                     )
                 )
+        transaction = Transaction(self.inputs.fixedVolume.GetScene())
         self.nodes = writeResult(
             self.value,
             self.inputs,
@@ -259,8 +271,28 @@ class RegistrationRun(Run):
             movingLabels=self._movingLabels,
             prepared=self._prepared,
             stamps=self._stamps,
+            transaction=transaction,
         )
         self._prepared = None  # the nodes hold them now
+        if self.refine is not None:
+            self._written = transaction, fingerprint(self.nodes.transform)
+
+    @property
+    def canBeUndone(self) -> bool:
+        """Whether it has refined a result, which was neither removed nor written anew since."""
+        return self._written is not None and fingerprint(self.nodes.transform) == self._written[1]
+
+    def undo(self) -> None:
+        """Takes back what a refinement has written: its nodes hold the result from before, those it made are gone.
+
+        Raises:
+            InputError: there is nothing to take back.
+        """
+        if not self.canBeUndone:
+            raise InputError(_("There is no refinement to undo, or its result was removed or written anew since."))
+        transaction, _velocity = self._written
+        transaction.undo()
+        self.nodes = self._written = None
 
     @property
     def canBeKept(self) -> bool:
