@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import shutil
 import sys
 from dataclasses import replace
 
-import qt
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
@@ -14,10 +12,10 @@ from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
-from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
+from DeepFLASHRegistrationLib.gui.logic import DeepFLASHRegistrationLogic
+from DeepFLASHRegistrationLib.gui.machine import MachinePanel
 from DeepFLASHRegistrationLib.gui.model_fits import ModelFits
 from DeepFLASHRegistrationLib.gui.node_selectors import keepFromJumping
-from DeepFLASHRegistrationLib.gui.package_installation import ensure_installed
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode, removeUnusedSettings
 from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
@@ -26,18 +24,14 @@ from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
 from DeepFLASHRegistrationLib.gui.save_panel import SavePanel
-from DeepFLASHRegistrationLib.gui.telling import logFailure, told
-from DeepFLASHRegistrationLib.gui.tidying import Tidying
+from DeepFLASHRegistrationLib.gui.telling import told
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.colors import completeColors
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
-from DeepFLASHRegistrationLib.scene.origins import markOutputs
-from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.refining import hints
-from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, runBatch
+from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, RegistrationRun
 from DeepFLASHRegistrationLib.scene.stamps import Stamps
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
@@ -45,7 +39,6 @@ from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
@@ -314,151 +307,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Starts making the sequence of the geodesic; whether that is possible."""
         run = GeodesicRun(self._parameterNode.transform)
         return self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
-
-
-class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
-    """Registers volumes, in a child process that stays warm between registrations. Works without a window.
-
-    >>> logic = slicer.util.getModuleLogic("DeepFLASHRegistration")
-    >>> run = logic.register(fixedVolume, movingVolume, movingSegmentation=segmentation)
-    >>> run.verdict.level, run.metrics["similarity_after"], run.nodes.warpedVolume
-    """
-
-    def __init__(self) -> None:
-        """Called when the logic class is instantiated. Starts nothing."""
-        ScriptedLoadableModuleLogic.__init__(self)
-        self.isSingletonParameterNode = False  # several settings per scene
-        self.machine = Machine()
-        self.tidying = Tidying(slicer.mrmlScene)
-        self._runner = Runner(shutil.which("PythonSlicer") or sys.executable)
-        self._timer = qt.QTimer()
-        self._timer.setInterval(20)
-        self._timer.connect("timeout()", self._onTimer)
-        slicer.app.connect("aboutToQuit()", self.close)
-
-    def getParameterNode(self):
-        return DeepFLASHRegistrationParameterNode(super().getParameterNode())
-
-    @property
-    def current(self):
-        """The run that has not ended yet, None if there is none."""
-        return self._runner.current
-
-    def register(
-        self,
-        fixedVolume,
-        movingVolume,
-        *,
-        movingSegmentation=None,
-        fixedSegmentation=None,
-        fixedMask=None,
-        movingMask=None,
-        fixedMarkups=None,
-        movingMarkups=None,
-        movingModel=None,
-        initialTransform=None,
-        refine=None,
-        parameters=None,
-        outputs=None,
-        progressCallback=None,
-        completedCallback=None,
-        waitForCompletion=True,
-    ) -> RegistrationRun:
-        """
-        Register a moving to a fixed volume. Input nodes are never changed.
-        :param fixedVolume, movingVolume: scalar volumes; a single slice is registered in 2-D
-        :param movingSegmentation: segmentation or label map to carry over; names, colors and terminology are kept
-        :param fixedSegmentation: compared with the carried one, by names
-        :param fixedMask, movingMask: segmentations, label maps or volumes; what lies outside does not count
-        :param movingMarkups, movingModel: carried over
-        :param fixedMarkups: compared with movingMarkups, point by point
-        :param initialTransform: moves the moving volume near the fixed one: linear, or any for the method "transform"
-        :param refine: the transform of a result of these volumes, to go on from its velocity in its alignment
-        :param parameters: Parameters, e.g. Parameters.from_preset("fast"); None for the defaults
-        :param outputs: OutputNodes, each a node to update, NEW (default) or None; e.g. the `nodes` of an earlier run
-        :param progressCallback: called with a dict (phase, progress, message, energy, ...) for each event
-        :param completedCallback: called with the run when it has ended
-        :param waitForCompletion: if False, returns at once; the run's `done`, `state`, `error` and `nodes` tell later
-        :return: RegistrationRun with `nodes`, `metrics`, `verdict` and `result`
-        :raises InputError: an input cannot be used; Cancelled: cancelled by the user; RuntimeError: it failed
-        """
-        given = (fixedVolume, movingVolume, movingSegmentation, fixedSegmentation, fixedMask, movingMask)
-        inputs = Inputs(*given, fixedMarkups, movingMarkups, movingModel, initialTransform)
-        run = self.newRun(inputs, parameters, outputs, refine)
-        return self.start(run, progressCallback, completedCallback, waitForCompletion)
-
-    def registerBatch(self, pairs, progressCallback=None) -> list[RegistrationRun]:
-        """
-        Register many pairs with one warm child process. A pair that fails does not stop the next.
-        :param pairs: dicts of arguments of register: fixedVolume, movingVolume, ..., parameters, outputs
-        :param progressCallback: as in register; events have also "pair", counted from 0
-        :return: the runs; `state` is "done" or "failed", then `error` says why
-        """
-        runs = []
-        for pair in pairs:
-            inputs = Inputs(**{name: node for name, node in pair.items() if name not in ("parameters", "outputs")})
-            runs.append(self.newRun(inputs, pair.get("parameters"), pair.get("outputs")))
-
-        def register(run):
-            tell = progressCallback and (lambda event: progressCallback({**event, "pair": runs.index(run)}))
-            self.start(run, tell)
-
-        runBatch(runs, register)
-        return runs
-
-    def newRun(self, inputs, parameters=None, outputs=None, refine=None) -> RegistrationRun:
-        """A registration that `start` takes, on the chosen device."""
-        run = RegistrationRun(inputs, parameters, outputs, *self.machine.choice())
-        run.refine, run.pace = refine, self.machine.pace(run.kind)
-        return run
-
-    def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):
-        """Start any run; arguments, result and errors as for register."""
-        ensure_installed(run)
-        run.on_event(progressCallback)
-        self._runner.start(run)
-        run.on_end(self._onEnd)
-        run.on_end(completedCallback or (None if waitForCompletion else logFailure))
-        if waitForCompletion:
-            self._runner.wait(run, slicer.app.processEvents)
-        else:
-            self._timer.start()
-        return run
-
-    def keep(self, run) -> OutputNodes:
-        """Write the best so far of a cancelled run into the scene."""
-        run.keep()
-        markOutputs(run.nodes, run.inputs)
-        return run.nodes
-
-    def cancel(self, now=False) -> None:
-        """Ask the present run to stop and to keep the best so far (run.keep()); with now=True end it at once."""
-        self._runner.cancel(now)
-
-    def close(self) -> None:
-        """End the child process. The next run starts a fresh one."""
-        self._timer.stop()
-        self._runner.close()
-
-    def log(self) -> list[str]:
-        """The last lines that the child process printed."""
-        return self._runner.log()
-
-    def makeSample(self, **arguments) -> list:
-        """Make two heads with segmentations and landmarks; returns the nodes, fixed and moving volume first."""
-        return self.start(SampleRun(slicer.mrmlScene, **arguments)).nodes
-
-    def _onTimer(self) -> None:
-        self._runner.step()
-        if self._runner.current is None:
-            self._timer.stop()
-
-    def _onEnd(self, run) -> None:
-        if isinstance(run, DevicesRun) and run.value:
-            self.machine.devices = run.value["devices"]
-        elif isinstance(run, RegistrationRun) and run.state == "done":
-            markOutputs(run.nodes, run.inputs)
-            self.machine.learn(run.kind, run.ratios)
 
 
 class DeepFLASHRegistrationTest(ScriptedLoadableModuleTest):

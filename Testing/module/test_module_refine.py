@@ -116,6 +116,7 @@ def test_landmarks_placed_after_a_run_pull_its_result_and_undo_brings_it_back_to
     assert {entry["level"] for entry in run.result.history} == {1}  # the coarsest one is passed over
     assert f"The search started from {nodes.transform.GetName()}." in run.result.notes
     assert run.nodes.warpedVolume is nodes.warpedVolume
+    assert run.expected["affine"] == 0  # what takes no time here shall not be learned of others
     after = contents(nodes)
     assert not [name for name in before if after[name] == before[name]]
     assert names(scene) != there  # with the carried points

@@ -17,11 +17,12 @@ from DeepFLASHRegistrationLib.process import tasks
 from DeepFLASHRegistrationLib.results.velocity import load_result
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
+from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.series import (
     ItemTransformRun,
-    _volumeNode,
     addSeriesResult,
     browserOf,
+    imageOf,
     isOfShownItem,
     writeSequence,
 )
@@ -46,12 +47,19 @@ def folder(tmp_path_factory):
     return folder / "out"
 
 
+def volumeNode(volume):
+    node = slicer.vtkMRMLScalarVolumeNode()
+    node.SetAndObserveImageData(imageOf(volume))
+    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
+    return node
+
+
 def addSequence(scene, frames, grid=made_series.GRID, unit="ms", step=40):
     sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "cine")
     sequence.SetIndexName("time")
     sequence.SetIndexUnit(unit)
     for number, frame in enumerate(frames):
-        sequence.SetDataNodeAtValue(_volumeNode(Volume(grid, frame)), str(number * step))
+        sequence.SetDataNodeAtValue(volumeNode(Volume(grid, frame)), str(number * step))
     return sequence
 
 
@@ -77,7 +85,7 @@ def test_a_sequence_that_is_no_series_is_refused_by_name(scene, tmp_path: Path):
         writeSequence(mixed, tmp_path / "a.nii.gz")
     other = addSequence(scene, frames[:2])
     smaller = made_series.GRID.padded(-1)
-    other.SetDataNodeAtValue(_volumeNode(Volume(smaller, frames[2][1:-1, 1:-1, 1:-1])), "900")
+    other.SetDataNodeAtValue(volumeNode(Volume(smaller, frames[2][1:-1, 1:-1, 1:-1])), "900")
     with pytest.raises(InputError, match=r"Item 2 of cine.* lies on another grid than the first. Resample it"):
         writeSequence(other, tmp_path / "a.nii.gz")
     assert not list(tmp_path.iterdir())

@@ -158,7 +158,7 @@ class RegistrationRun(Run):
             meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
         begun = self._start(images[0].grid, images[1].grid)
         found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine, **begun}
-        self.expected = self._expected()
+        self.expected = self._expected("initial_affine" in begun)
         return found
 
     def _start(self, fixed: Grid, moving: Grid) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class RegistrationRun(Run):
         """Runs of the same kind on the same computer keep the same pace."""
         return f"{self.parameters.preset}/{self.parameters.method}/{self._machine['device']}"
 
-    def _expected(self) -> dict[str, float]:
+    def _expected(self, aligned: bool) -> dict[str, float]:
         """Seconds of each phase, {} if the settings cannot be used, which the registration says better."""
         inside = None if self.fixed.mask is None else self.fixed.mask.thinned(_LOOKED_AT)
         try:
@@ -207,6 +207,8 @@ class RegistrationRun(Run):
         except (InputError, ValueError):
             return {}
         known = needs.seconds(sizes, effective)
+        if aligned:  # nothing is to be learned of an alignment that is known already
+            known["affine"] = 0.0
         return {phase: each * self.pace.get(phase, 1.0) for phase, each in known.items()}
 
     def share_done(self, phase: str, progress: float) -> float:

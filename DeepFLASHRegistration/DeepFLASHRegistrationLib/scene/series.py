@@ -10,26 +10,24 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import slicer
+import vtk
 
 from ..imaging.grid import Grid
-from ..imaging.image_files.series import write_series
 from ..imaging.image_files.units import even_seconds
-from ..imaging.time_series import read_series
-from ..imaging.volume import Volume
+from ..imaging.volume import Volume, checked_image
 from ..process.runner import Run
 from ..registration.maps import field_grids
 from ..results.starts import arguments_of
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from .arrays import imageFromArray
-from .conversion import volumeFromNode
+from .conversion import viewOfNode
 from .fields import gridTransform
 from .geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import parentOf, placeIn
@@ -59,6 +57,19 @@ def writeSequence(sequence: slicer.vtkMRMLSequenceNode, path: str | os.PathLike)
     Raises:
         InputError: it holds fewer than two items, something else than scalar volumes, or volumes of several grids.
     """
+    from ..imaging.image_files.series import write_series
+
+    items = itemsOf(sequence)
+    volumes = (_told(sequence, number, lambda volume=volume: checked_image(volume)) for number, volume in items)
+    write_series(path, items[0][1].grid, (volume.data for volume in volumes), len(items), secondsOf(sequence))
+
+
+def itemsOf(sequence: slicer.vtkMRMLSequenceNode) -> list[tuple[int, Volume]]:
+    """The volumes of a sequence with their numbers, as views of the voxels, at which nobody has looked.
+
+    Raises:
+        InputError: it holds fewer than two items, something else than scalar volumes, or volumes of several grids.
+    """
     count = sequence.GetNumberOfDataNodes()
     if count < 2:
         raise InputError(
@@ -66,25 +77,21 @@ def writeSequence(sequence: slicer.vtkMRMLSequenceNode, path: str | os.PathLike)
                 name=sequence.GetName(), count=count
             )
         )
-    first = _item(sequence, 0)
-
-    def volumes() -> Iterator[np.ndarray]:
-        for number in range(count):
-            volume = _item(sequence, number)
-            if not volume.grid.same_as(first.grid):
-                raise InputError(
-                    _("Item {number} of {name} lies on another grid than the first. Resample it onto that one.").format(
-                        number=number, name=sequence.GetName()
-                    )
+    nodes = [sequence.GetNthDataNode(number) for number in range(count)]
+    items = [(number, _told(sequence, number, lambda node=node: viewOfNode(node))) for number, node in enumerate(nodes)]
+    for number, volume in items:
+        if not volume.grid.same_as(items[0][1].grid):
+            raise InputError(
+                _("Item {number} of {name} lies on another grid than the first. Resample it onto that one.").format(
+                    number=number, name=sequence.GetName()
                 )
-            yield volume.data
+            )
+    return items
 
-    write_series(path, first.grid, volumes(), count, _seconds(sequence))
 
-
-def _item(sequence: slicer.vtkMRMLSequenceNode, number: int) -> Volume:
+def _told(sequence: slicer.vtkMRMLSequenceNode, number: int, read: Callable[[], Volume]) -> Volume:
     try:
-        return volumeFromNode(sequence.GetNthDataNode(number))
+        return read()
     except InputError as error:
         raise InputError(
             _("Item {number} of {name} cannot be registered: {error}").format(
@@ -93,7 +100,7 @@ def _item(sequence: slicer.vtkMRMLSequenceNode, number: int) -> Volume:
         ) from error
 
 
-def _seconds(sequence: slicer.vtkMRMLSequenceNode) -> float:
+def secondsOf(sequence: slicer.vtkMRMLSequenceNode) -> float:
     """From one item to the next; 0 if that is unknown or not always the same."""
     index = [sequence.GetNthIndexValue(number) for number in range(sequence.GetNumberOfDataNodes())]
     return even_seconds(index, sequence.GetIndexUnit() or "")
@@ -112,6 +119,8 @@ def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathL
     Raises:
         InputError: the folder holds no such results, or those of a series of another length.
     """
+    from ..imaging.time_series import read_series
+
     folder = Path(folder)
     velocities = _velocities(folder)
     warped = read_series([folder / "warped.nii.gz"])
@@ -122,6 +131,18 @@ def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathL
                 folder=folder, items=len(velocities), name=sequence.GetName(), count=count
             )
         )
+    images = {number: imageOf(volume) for number, volume in enumerate(warped.volumes())}
+    return addSeries(sequence, warped.grid, images, dict(enumerate(velocities)))
+
+
+def addSeries(
+    sequence: slicer.vtkMRMLSequenceNode,
+    grid: Grid,
+    images: Mapping[int, vtk.vtkImageData],
+    velocities: Mapping[int, str],
+) -> SeriesNodes:
+    """The same of voxels and velocities that were read, each by the number of its item; there may be fewer of them."""
+    matrix = vtkMatrixFrom(ijkToRasOfGrid(grid))
     with Transaction(sequence.GetScene()) as transaction:
         browser = browserOf(sequence)
         if browser is None:
@@ -135,12 +156,17 @@ def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathL
             each.SetIndexType(sequence.GetIndexType())
             made.append(each)
             transaction.onFailure(lambda each=each: browser.RemoveSynchronizedSequenceNode(each.GetID() or ""))
-        for number, (volume, text) in enumerate(zip(warped.volumes(), velocities, strict=True)):
+        # A sequence copies deeply what it is given, so it gets empty nodes, and these what they hold.
+        volume, text = slicer.vtkMRMLScalarVolumeNode(), slicer.vtkMRMLTextNode()
+        volume.SetIJKToRASMatrix(matrix)
+        for number in sorted(images):
             index = sequence.GetNthIndexValue(number)
-            made[0].SetDataNodeAtValue(_volumeNode(volume), index)
-            made[1].SetDataNodeAtValue(_textNode(text), index)
+            made[0].SetDataNodeAtValue(volume, index).SetAndObserveImageData(images[number])
+            made[1].SetDataNodeAtValue(text, index).SetText(velocities[number])
         for each in made:
             browser.AddSynchronizedSequenceNode(each.GetID())
+            # By default another item's result would be shown where there is none.
+            browser.SetMissingItemMode(each, browser.MissingItemSetToDefault)
         proxies = [browser.GetProxyNode(each) for each in made]
         if None in proxies:
             raise RuntimeError(_("The Sequences module did not make nodes for the sequences."))
@@ -164,6 +190,11 @@ def _velocities(folder: Path) -> list[str]:
     return found
 
 
+def imageOf(volume: Volume) -> vtk.vtkImageData:
+    """Voxels as the nodes of a sequence hold them."""
+    return imageFromArray(volume.data.reshape(inSpace(volume.grid).shape))
+
+
 def browserOf(sequence: slicer.vtkMRMLSequenceNode) -> slicer.vtkMRMLSequenceBrowserNode | None:
     """The first browser that plays a sequence; None without one."""
     scene = sequence.GetScene()
@@ -172,20 +203,6 @@ def browserOf(sequence: slicer.vtkMRMLSequenceNode) -> slicer.vtkMRMLSequenceBro
         if browser.IsSynchronizedSequenceNode(sequence, True):
             return browser
     return None
-
-
-def _volumeNode(volume: Volume) -> slicer.vtkMRMLScalarVolumeNode:
-    node = slicer.vtkMRMLScalarVolumeNode()
-    data = volume.data.reshape(inSpace(volume.grid).shape)
-    node.SetAndObserveImageData(imageFromArray(data))
-    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
-    return node
-
-
-def _textNode(text: str) -> slicer.vtkMRMLTextNode:
-    node = slicer.vtkMRMLTextNode()
-    node.SetText(text)
-    return node
 
 
 def isOfShownItem(transform: slicer.vtkMRMLTransformNode) -> bool:
