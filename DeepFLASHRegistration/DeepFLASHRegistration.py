@@ -24,6 +24,7 @@ from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
 from DeepFLASHRegistrationLib.gui.save_panel import SavePanel
+from DeepFLASHRegistrationLib.gui.series_panel import SeriesPanel
 from DeepFLASHRegistrationLib.gui.telling import told
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
@@ -32,6 +33,7 @@ from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
 from DeepFLASHRegistrationLib.scene.refining import hints
 from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, RegistrationRun
+from DeepFLASHRegistrationLib.scene.series_run import SequenceRun
 from DeepFLASHRegistrationLib.scene.stamps import Stamps
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
@@ -116,6 +118,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.comparing = ComparePanel(self)
         self.refining = RefinePanel(self)
         self.saving = SavePanel(self)
+        self.series = SeriesPanel(self)
         makeReachable(uiWidget)
         keepFromJumping(uiWidget)
 
@@ -131,6 +134,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
         self.logic.close()
+        self.logic.following.close()
         self.runPanel.close()
         self.watch.setNodes([])
         self.setParameterNode(None)
@@ -219,6 +223,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.displays.setBusy(self.runPanel.busy)
         self.refining.update(missing)
         self.saving.update()
+        self.series.update()
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
@@ -233,7 +238,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         found = checkInputs(node.inputs(), parameters, device, freeDevice=free)
         changed = self.stamps.changed(node.transform)
         self.refining.setChanged(changed)
-        found += self.models.checks(node.inputs(), parameters) + changed
+        found += self.series.offered() + self.models.checks(node.inputs(), parameters) + changed
         self.checks.show(found + hints(node.transform, node.inputs(), parameters))
         self._updateButtons()
 
@@ -273,6 +278,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.displays.geodesicFailed()
         if isinstance(run, RegistrationRun) and run.state == "done":
             self._take(run)
+        if isinstance(run, SequenceRun):
+            self.series.ended(run)
         self.update()
 
     def _take(self, run) -> None:

@@ -25,12 +25,13 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import folders
 from DeepFLASHRegistrationLib.scene.display.changes import placementOf
 from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
+from DeepFLASHRegistrationLib.scene.series import behind
 from DeepFLASHRegistrationLib.scene.velocity import fingerprint
 from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, choose, choosePair, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
 DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
-SECTIONS = ("carry", "method", "alignment", "outputs", "parameters")
+SECTIONS = ("carry", "method", "alignment", "series", "outputs", "parameters")
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a
 # machine that does nothing else it is 0.06 s, as figures.py measures; busy ones took 0.44 s.
 LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "1.0"))
@@ -456,6 +457,57 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertTrue(self.ui.refineButton.enabled)
         self.assertFalse(self.ui.undoButton.enabled)
         self.assertTrue(self.ui.saveButton.enabled)
+
+    def _sequence(self):
+        """A sequence of three items, and the volume that shows one of them."""
+        sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "cine")
+        for number, volume in enumerate((self.pair[0], self.pair[2], self.pair[0])):
+            sequence.SetDataNodeAtValue(volume, str(number))
+        browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "cine browser")
+        browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+        spin(0.1)
+        return sequence, browser, browser.GetProxyNode(sequence)
+
+    def test_ASequenceIsChosenByItsItemRegisteredAndPlayed(self):
+        self._needsTorch()
+        self._choose()
+        self.assertIn("sequence", self.ui.seriesButton.toolTip)
+        sequence, browser, proxy = self._sequence()
+        self.ui.movingVolumeSelector.setCurrentNode(proxy)
+        waitUntil(lambda: self.ui.sequenceSelector.currentNode() is sequence, 10)
+        self.ui.seriesCollapsibleButton.collapsed = False
+        self.ui.seriesCyclicCheckBox.checked = True
+        waitUntil(lambda: self.ui.seriesButton.enabled, 10)
+        with Turns() as turns:
+            click(self.ui.seriesButton)
+            waitUntil(lambda: self.current is not None and self.current.done)
+        run = self.current
+        self.assertEqual(run.state, "done", run.error)
+        self.assertLess(turns.longest, LONGEST_TURN)
+        self.assertTrue(run.how.cyclic)
+        self.assertEqual(run.nodes.warped.GetNumberOfDataNodes(), 3)
+        self.assertIs(run.nodes.browser, browser)
+        self.assertTrue(browser.GetPlaybackActive())
+        self.assertIn("3 of 3 items", self.ui.statusLabel.text)
+        browser.SetPlaybackActive(False)
+        for item in (1, 2):
+            browser.SetSelectedItemNumber(item)
+            waitUntil(lambda: behind(slicer.mrmlScene) is None, 30)
+
+    def test_OfACancelledSequenceWhatIsDoneIsKept(self):
+        self._needsTorch()
+        self._choose("default")
+        sequence, _browser, _proxy = self._sequence()
+        self.ui.sequenceSelector.setCurrentNode(sequence)
+        self.ui.seriesCollapsibleButton.collapsed = False
+        waitUntil(lambda: self.ui.seriesButton.enabled, 10)
+        click(self.ui.seriesButton)
+        waitUntil(lambda: self.current is not None and self.current.message.startswith("2 of"))
+        click(self.ui.registerButton)
+        waitUntil(lambda: self.current.done)
+        self.assertEqual(self.current.state, "cancelled", self.current.error)
+        self.assertEqual(self.current.nodes.warped.GetNumberOfDataNodes(), 1)
+        self.assertIn("1 of 3 items", self.ui.statusLabel.text)
 
     def test_ADeletedNodeIsChosenNoMoreAndNoOtherInItsPlace(self):
         self._needsTorch()

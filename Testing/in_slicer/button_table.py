@@ -79,6 +79,7 @@ TABLE = {
         **dict.fromkeys(("done", "refined", "failed again", "reloaded later"), PRESSED),
     },
     "copyPython": dict.fromkeys(STATES, PRESSED),
+    "series": {**dict.fromkeys(STATES, Greyed("sequence")), **dict.fromkeys(BUSY, Greyed("computed"))},
     "compare": {
         **dict.fromkeys(STATES, PRESSED),
         "no volume": Greyed("fixed"),

@@ -14,12 +14,19 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, vtkMatrixFrom
-from DeepFLASHRegistrationLib.scene.series import ItemTransformRun, imageOf, isOfShownItem
+from DeepFLASHRegistrationLib.scene.series import (
+    ItemTransformRun,
+    behind,
+    imageOf,
+    sequenceOf,
+    seriesTransforms,
+    shownItem,
+)
 from DeepFLASHRegistrationLib.scene.series_run import SequenceRun
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 from module_nodes import names
-from scene_synthetic import addSegmentation
+from scene_synthetic import addSegmentation, addVolume
 
 QUICK = Parameters(resolutions=(1,), bands=(7,), iterations=(3,))
 BEAT = made_series.BEAT[:3]
@@ -79,10 +86,21 @@ def test_a_sequence_is_registered_and_plays(scene, runner):
     progress = [event["progress"] for event in events]
     assert progress == sorted(progress)
     assert {event["message"].partition(":")[0] for event in events} >= {"1 of 3", "2 of 3", "3 of 3"}
-    # The transform of the item that is shown, by the same process.
-    run.nodes.browser.SetSelectedItemNumber(2)
-    runner.wait(runner.start(ItemTransformRun(run.nodes.transform)))
-    assert isOfShownItem(run.nodes.transform)
+    # The transform follows the item that is shown, by the same process.
+    nodes = run.nodes
+    nodes.browser.SetSelectedItemNumber(2)
+    assert seriesTransforms(scene) == [nodes.transform]
+    assert behind(scene) is nodes.transform
+    runner.wait(runner.start(ItemTransformRun(nodes.transform)))
+    assert behind(scene) is None
+    nodes.browser.SetSelectedItemNumber(1)
+    assert behind(scene) is nodes.transform
+    # What a browser shows of a sequence leads to the sequence.
+    assert sequenceOf(nodes.browser.GetProxyNode(sequence)) is sequence
+    assert sequenceOf(nodes.warpedVolume) is nodes.warped
+    assert sequenceOf(addVolume(scene, made_series.GRID, frames[0])) is None
+    assert sequenceOf(None) is None
+    assert shownItem(sequence) == 1
 
 
 def test_what_was_done_before_it_was_cancelled_is_kept_and_gone_on_from(scene, runner, tmp_path):
@@ -105,6 +123,7 @@ def test_what_was_done_before_it_was_cancelled_is_kept_and_gone_on_from(scene, r
         browser.SetSelectedItemNumber(number)
         image, text = nodes.warpedVolume.GetImageData(), nodes.transform.GetNodeReference(VELOCITY_ROLE).GetText()
         assert (image is not None and image.GetNumberOfPoints() > 0, bool(text)) == (done, done), number
+        assert behind(scene) is (nodes.transform if done else None)
     stamp = (tmp_path / "work" / "out" / "items" / "001" / "result.json").stat().st_mtime_ns
     again = registered(runner, sequence, folder=str(tmp_path / "work"))
     assert (tmp_path / "work" / "out" / "items" / "001" / "result.json").stat().st_mtime_ns == stamp

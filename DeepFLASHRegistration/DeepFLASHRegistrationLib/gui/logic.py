@@ -18,6 +18,7 @@ from ..scene.series_run import SequenceRun
 from .machine import Machine
 from .package_installation import ensure_installed
 from .parameter_node import DeepFLASHRegistrationParameterNode
+from .series_following import SeriesFollowing
 from .telling import logFailure
 from .tidying import Tidying
 
@@ -36,6 +37,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         self.isSingletonParameterNode = False  # several settings per scene
         self.machine = Machine()
         self.tidying = Tidying(slicer.mrmlScene)
+        self.following = SeriesFollowing(slicer.mrmlScene, self)
         self._runner = Runner(shutil.which("PythonSlicer") or sys.executable, cohortTasks.__name__)
         self._timer = qt.QTimer()
         self._timer.setInterval(20)
@@ -184,6 +186,8 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
     def _onEnd(self, run) -> None:
         if isinstance(run, DevicesRun) and run.value:
             self.machine.devices = run.value["devices"]
+        elif isinstance(run, SequenceRun):
+            self.following.start()
         elif isinstance(run, RegistrationRun) and run.state == "done":
             markOutputs(run.nodes, run.inputs)
             self.machine.learn(run.kind, run.ratios)

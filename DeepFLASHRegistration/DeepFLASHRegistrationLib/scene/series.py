@@ -33,10 +33,10 @@ from .geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import parentOf, placeIn
 from .transaction import Transaction
 from .translation import tr as _
-from .velocity import VELOCITY_ROLE, fingerprint, savedResult
+from .velocity import VELOCITY_ROLE, fingerprint, hasVelocity, savedResult
 
-# What a transform's field was computed from.
-_SHOWN_ATTRIBUTE = "DeepFLASH.shown"
+# Of the transform of a series; what its field was computed from.
+_SERIES_ATTRIBUTE, _SHOWN_ATTRIBUTE = "DeepFLASH.series", "DeepFLASH.shown"
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,7 @@ def addSeries(
         if None in proxies:
             raise RuntimeError(_("The Sequences module did not make nodes for the sequences."))
         transform = transaction.create("vtkMRMLTransformNode", f"{sequence.GetName()} motion")
+        transform.SetAttribute(_SERIES_ATTRIBUTE, "1")
         transform.SetNodeReferenceID(VELOCITY_ROLE, proxies[1].GetID())
         for node in (*made, *proxies, transform):
             placeIn(node, parentOf(sequence))
@@ -202,6 +203,42 @@ def browserOf(sequence: slicer.vtkMRMLSequenceNode) -> slicer.vtkMRMLSequenceBro
         browser = scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode")
         if browser.IsSynchronizedSequenceNode(sequence, True):
             return browser
+    return None
+
+
+def sequenceOf(volume: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLSequenceNode | None:
+    """The sequence of which a volume is the item that a browser shows; None for any other volume."""
+    scene = volume.GetScene() if volume is not None else None
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") if scene is not None else 0):
+        sequence = scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode").GetSequenceNode(volume)
+        if sequence is not None:
+            return sequence
+    return None
+
+
+def shownItem(sequence: slicer.vtkMRMLSequenceNode) -> int:
+    """The number of the item that is shown; the first one where none is."""
+    browser = browserOf(sequence)
+    return max(0, browser.GetSelectedItemNumber()) if browser is not None else 0
+
+
+def seriesTransforms(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLTransformNode]:
+    """Those that follow the item which is shown."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLTransformNode")
+    nodes = [scene.GetNthNodeByClass(number, "vtkMRMLTransformNode") for number in range(count)]
+    return [node for node in nodes if node.GetAttribute(_SERIES_ATTRIBUTE) and hasVelocity(node)]
+
+
+def behind(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLTransformNode | None:
+    """A transform of a series that is not that of the item shown; None if there is none. Where an item has no result,
+    there is no map either."""
+    for transform in seriesTransforms(scene):
+        if isOfShownItem(transform):
+            continue
+        if transform.GetNodeReference(VELOCITY_ROLE).GetText():
+            return transform
+        transform.SetAndObserveTransformFromParent(vtk.vtkTransform())
+        transform.SetAttribute(_SHOWN_ATTRIBUTE, fingerprint(transform))
     return None
 
 
