@@ -296,7 +296,7 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
                     self.told.clear()
                     self._reach("done")
                 asDone = False
-                shown = [each for each in greyed if self._button(each).checkable and each != "geodesic"]
+                shown = [each for each in greyed if self._button(each).checkable and each not in ("geodesic", "pair")]
                 self._delete(name, [*shown, "grid"][0])
                 for button in sorted(set(TABLE) - set(CHANGING)):
                     where = f"{name} deleted, {button}"

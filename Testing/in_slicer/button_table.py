@@ -53,6 +53,11 @@ TABLE = {
         **dict.fromkeys(BUSY, Greyed("computed")),
         **dict.fromkeys(("done", "refined", "failed again", "reloaded later"), PRESSED),
     },
+    "pair": {
+        **dict.fromkeys(STATES, Greyed("Register")),
+        **dict.fromkeys(BUSY, Greyed("computed")),
+        **dict.fromkeys(("done", "refined", "failed again", "reloaded later"), PRESSED),
+    },
     "undo": {
         **dict.fromkeys(STATES, Greyed("Refine")),
         **dict.fromkeys(BUSY, Greyed("computed")),
@@ -94,7 +99,7 @@ CHANGING = ("keep", "undo", "refine", "register")
 # What can be deleted of a result and its inputs -> which buttons cannot be pressed then.
 DELETED = {
     "warpedVolume": ("fade", "sideBySide", "flicker", "checkerboard"),
-    "transform": ("grid", "geodesic"),
+    "transform": ("grid", "geodesic", "pair"),
     "inverseTransform": (),
     "logJacobianVolume": ("jacobian", "change", "squeeze"),
     "segmentation": ("outlines", "worstLabel"),
@@ -103,13 +108,19 @@ DELETED = {
     "labelsTable": ("worstLabel",),
     "convergenceChart": ("charts",),
     "histogramChart": (),
-    "velocity": ("geodesic",),
+    "velocity": ("geodesic", "pair"),
     "fixedSegmentation": ("outlines",),
     "movingSegmentation": ("outlines", "worstLabel"),
     "movingMarkups": (),
     "fixedVolume": (
         *("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "charts", "geodesic"),
-        *("change", "squeeze", "worstLabel", "save", "register", "compare"),
+        *("change", "squeeze", "worstLabel", "save", "register", "compare", "pair"),
     ),
-    "movingVolume": ("geodesic", "save", "register", "compare"),  # what it became is still there to be looked at
+    "movingVolume": (
+        "geodesic",
+        "save",
+        "register",
+        "compare",
+        "pair",
+    ),  # what it became is still there to be looked at
 }

@@ -12,6 +12,7 @@ from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
+from DeepFLASHRegistrationLib.scene.landmark_pairs import addPair
 from DeepFLASHRegistrationLib.scene.outputs import NEW
 from DeepFLASHRegistrationLib.scene.refining import hints
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
@@ -183,6 +184,31 @@ def test_what_cannot_be_refined_is_said_before_it_begins(runner, inputs, scene):
     assert "Register as a geodesic" in refusal()
     scene.RemoveNode(transform)
     assert "Register first" in refusal()
+
+
+def test_a_pair_placed_on_the_result_says_where_a_structure_belongs(runner, inputs, scene):
+    nodes = registered(runner, inputs).nodes
+    places = [((20.0, 0.0, 0.0), (24.0, 3.0, 0.0)), ((-18.0, 5.0, 0.0), (-18.0, 9.0, 0.0))]
+    both = inputs
+    for shown, belongs in places:
+        fixed, moving = addPair(both, nodes.transform, shown, belongs)
+        both = replace(both, fixedMarkups=fixed, movingMarkups=moving)
+    assert [fixed.GetNthControlPointLabel(n) for n in (0, 1)] == ["pair 1", "pair 2"]
+    assert [moving.GetNthControlPointLabel(n) for n in (0, 1)] == ["pair 1", "pair 2"]
+    # The result misses each by as much as it was drawn.
+    drawn = np.mean([np.linalg.norm(np.subtract(*place)) for place in places])
+    assert missed(both, nodes.transform) == pytest.approx(drawn, rel=0.3)
+    run = registered(runner, both, replace(STEERED, landmark_trust_mm=0.5), nodes, nodes.transform)
+    assert run.metrics["steered"] == ["landmarks"]
+    inverse = nodes.inverseTransform.GetTransformFromParent()
+    for index, (shown, belongs) in enumerate(places):
+        at = transformedPoints(inverse, np.array([moving.GetNthControlPointPosition(index)]))[0]
+        assert np.linalg.norm(at - belongs) < 0.5 * np.linalg.norm(np.subtract(shown, belongs))
+    curve = scene.AddNewNodeByClass("vtkMRMLMarkupsCurveNode", "gyrus")
+    before = names(scene)
+    with pytest.raises(InputError, match="gyrus is no point list"):
+        addPair(replace(inputs, movingMarkups=curve), nodes.transform, *places[0])
+    assert names(scene) == before
 
 
 def test_landmarks_that_do_not_steer_are_told_with_the_remedy(runner, inputs, scene):

@@ -12,18 +12,20 @@ from slicer.i18n import tr as _
 from ..scene.checks import Check
 from ..scene.refining import cannotRefine
 from ..scene.runs import RegistrationRun
+from .pair_button import PairButton
 from .telling import told
 
 
 class RefinePanel:
-    """*Refine* and *Undo* of the .ui file. What was before the last refinement is kept in memory, until the result is
-    written anew or the scene is closed."""
+    """*Add pair*, *Refine* and *Undo* of the .ui file. What was before the last refinement is kept in memory, until the
+    result is written anew or the scene is closed."""
 
     def __init__(self, window: Any) -> None:
         """`window`: the module's widget."""
         self._window = window
         self._last: RegistrationRun | None = None
         self._changed = ""
+        self._pair = PairButton(window)
         window.ui.refineButton.connect("clicked(bool)", lambda checked: self._refine())
         window.ui.undoButton.connect("clicked(bool)", lambda checked: self._undo())
         window.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
@@ -42,6 +44,7 @@ class RefinePanel:
         reasons = [self._reason(missing), "" if self._canUndo else _("Nothing was refined since. Refine first.")]
         if self._window.runPanel.busy:
             reasons = [_("Something is being computed. Wait for its end.")] * 2
+        self._pair.update(reasons[0])
         for button, reason in zip((refine, undo), reasons):
             button.enabled = not reason
             button.toolTip = reason or button.statusTip
