@@ -149,7 +149,8 @@ class ParameterForm:
             widget.connect("valueChanged(double)", lambda value: self._set(name, float(value)))
         else:
             widget = qt.QLineEdit()
-            widget.connect("textEdited(QString)", lambda text: self._set(name, _numbers(text)))
+            parsed = _structures if "str" in each.type else _numbers
+            widget.connect("textEdited(QString)", lambda text: self._set(name, parsed(text)))
         if meta["unit"] and hasattr(widget, "suffix"):
             widget.suffix = f" {meta['unit']}"
         widget.objectName = f"{name}ParameterWidget"
@@ -261,6 +262,12 @@ def _note(name: str) -> qt.QLabel:
 def _decimals(value: float) -> int:
     text = f"{value:.8f}".rstrip("0")
     return len(text.partition(".")[2])
+
+
+def _structures(text: str) -> list[int | str]:
+    """Numbers and names, with commas between them."""
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) if part.isascii() and part.isdigit() else part for part in parts if part]
 
 
 def _numbers(text: str) -> list[int] | str:

@@ -191,22 +191,25 @@ class Parameters:
         "Whether each structure counts alike, or by its volume.",
         choices=_WEIGHTINGS,
     )
-    steering_labels: tuple[int, ...] = _setting(
+    steering_labels: tuple[int | str, ...] = _setting(
         (),
         "Structures that steer",
-        "Numbers of the labels that steer, such as 1, 4; all that both sides have if it is left empty.",
+        "Numbers of the labels that steer, such as 1, 4, in 3D Slicer also names of segments; all that both sides have "
+        "if it is left empty.",
         limits=(1, 2**31 - 1),
     )
-    rigid_labels: tuple[int, ...] = _setting(
+    rigid_labels: tuple[int | str, ...] = _setting(
         (),
         "Rigid structures",
-        "Numbers of the fixed labels that may move and turn but not change their shape, such as bones.",
+        "Numbers of the fixed labels that may move and turn but not change their shape, such as bones; in 3D Slicer "
+        "also names of segments.",
         limits=(1, 2**31 - 1),
     )
-    volume_labels: tuple[int, ...] = _setting(
+    volume_labels: tuple[int | str, ...] = _setting(
         (),
         "Structures of constant volume",
-        "Numbers of the fixed labels that may change their shape but not their volume, such as a tumor.",
+        "Numbers of the fixed labels that may change their shape but not their volume, such as a tumor; in 3D Slicer "
+        "also names of segments.",
         limits=(1, 2**31 - 1),
     )
     sigma: float = _setting(
@@ -412,5 +415,6 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
     if kind.startswith("tuple"):
         if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
             raise ValueError(f"{name} must be a list of integers, not {value!r}.")
-        return tuple(number(x, True) for x in value)
+        named = "str" in kind  # where a name may stand for a number
+        return tuple(x.strip() if named and isinstance(x, str) and x.strip() else number(x, True) for x in value)
     return number(value, kind == "int")

@@ -40,6 +40,7 @@ from .refining import refinement
 from .samples import addSample
 from .sequence import geodesicTransforms, writeGeodesicSequence
 from .stamps import Stamps
+from .structures import numbered
 from .transaction import Transaction
 from .translation import tr as _
 from .velocity import fingerprint, savedResult
@@ -153,7 +154,9 @@ class RegistrationRun(Run):
             None if mask is None else maskFromNode(mask, volume)
             for mask, volume in ((inputs.fixedMask, inputs.fixedVolume), (inputs.movingMask, inputs.movingVolume))
         ]
-        self.fixed, self.moving = map(Subject, images, labels, masks, self._landmarks(*images))
+        self.parameters = numbered(self.parameters, *labels)
+        maps = [None if each is None else each.volume for each in labels]
+        self.fixed, self.moving = map(Subject, images, maps, masks, self._landmarks(*images))
         if inputs.movingModel is not None:
             meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
         begun = self._start(images[0].grid, images[1].grid)
@@ -215,17 +218,16 @@ class RegistrationRun(Run):
         """How much of a phase is done (0 ... 1)."""
         return share_done(phase, progress) if phase in PHASES else 0.0
 
-    def _labels(self, ndim: int) -> tuple[Volume | None, Volume | None]:
+    def _labels(self, ndim: int) -> tuple[Labels | None, Labels | None]:
         inputs = self.inputs
         # A segmentation of a single slice may have a geometry of its own that is no single slice.
         references = (inputs.fixedVolume, inputs.movingVolume) if ndim == 2 else (None, None)
-        fixed = moving = None
+        fixed = None
         if inputs.movingSegmentation is not None:
             self._movingLabels = labelsFromNode(inputs.movingSegmentation, references[1])
-            moving = self._movingLabels.volume
         if inputs.fixedSegmentation is not None:
-            fixed = labelsFromNode(inputs.fixedSegmentation, references[0], self._movingLabels).volume
-        return fixed, moving
+            fixed = labelsFromNode(inputs.fixedSegmentation, references[0], self._movingLabels)
+        return fixed, self._movingLabels
 
     def _landmarks(self, fixed: Volume, moving: Volume) -> tuple[Landmarks | None, Landmarks | None]:
         inputs = self.inputs
