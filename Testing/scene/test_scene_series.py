@@ -133,6 +133,9 @@ def test_the_transform_of_the_item_shown_is_made_when_asked_for(room, folder):
         expected = load_result(folder / "items" / f"{number:03d}").deformation.points(points, "fixed_to_moving")
         found = transformedPoints(nodes.transform.GetTransformFromParent(), points * LPS) * LPS
         assert np.abs(found - expected).max() < 0.2
+        # What belongs to the reference moves onto the item.
+        moved = transformedPoints(nodes.motion.GetTransformToParent(), points * LPS) * LPS
+        np.testing.assert_array_equal(moved, found)
         assert np.abs(expected - points).max() > 1
     # Another item is shown by the time that it ends.
     run = ItemTransformRun(nodes.transform)

@@ -28,7 +28,7 @@ from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from .arrays import imageFromArray
 from .conversion import viewOfNode
-from .fields import gridTransform
+from .fields import INVERSE_ROLE, gridTransform
 from .geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import parentOf, placeIn
 from .transaction import Transaction
@@ -42,13 +42,15 @@ _SERIES_ATTRIBUTE, _SHOWN_ATTRIBUTE = "DeepFLASH.series", "DeepFLASH.shown"
 @dataclass(frozen=True)
 class SeriesNodes:
     """A registered series in the scene: the browser that plays all of it, the sequences of warped volumes and of
-    velocities (text), their nodes of the item shown, and the transform from the reference to that item."""
+    velocities (text), their nodes of the item shown, the transform that lays that item on the reference, and the
+    motion: the transform that lays what belongs to the reference on that item."""
 
     browser: slicer.vtkMRMLSequenceBrowserNode
     warped: slicer.vtkMRMLSequenceNode
     velocities: slicer.vtkMRMLSequenceNode
     warpedVolume: slicer.vtkMRMLScalarVolumeNode
     transform: slicer.vtkMRMLTransformNode
+    motion: slicer.vtkMRMLTransformNode
 
 
 def writeSequence(sequence: slicer.vtkMRMLSequenceNode, path: str | os.PathLike) -> None:
@@ -114,7 +116,7 @@ def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathL
         folder: of `deepflash register-series`, in which all items are done.
 
     Returns:
-        The nodes; all or none are made. The transform is filled by an `ItemTransformRun`.
+        The nodes; all or none are made. Transform and motion are filled by an `ItemTransformRun`.
 
     Raises:
         InputError: the folder holds no such results, or those of a series of another length.
@@ -170,12 +172,16 @@ def addSeries(
         proxies = [browser.GetProxyNode(each) for each in made]
         if None in proxies:
             raise RuntimeError(_("The Sequences module did not make nodes for the sequences."))
-        transform = transaction.create("vtkMRMLTransformNode", f"{sequence.GetName()} motion")
+        transform, motion = (
+            transaction.create("vtkMRMLTransformNode", f"{sequence.GetName()} {what}")
+            for what in ("to reference", "motion")
+        )
+        transform.SetNodeReferenceID(INVERSE_ROLE, motion.GetID())
         transform.SetAttribute(_SERIES_ATTRIBUTE, "1")
         transform.SetNodeReferenceID(VELOCITY_ROLE, proxies[1].GetID())
-        for node in (*made, *proxies, transform):
+        for node in (*made, *proxies, transform, motion):
             placeIn(node, parentOf(sequence))
-    return SeriesNodes(browser, *made, proxies[0], transform)
+    return SeriesNodes(browser, *made, proxies[0], transform, motion)
 
 
 def _velocities(folder: Path) -> list[str]:
@@ -237,9 +243,17 @@ def behind(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLTransformNode | None:
             continue
         if transform.GetNodeReference(VELOCITY_ROLE).GetText():
             return transform
-        transform.SetAndObserveTransformFromParent(vtk.vtkTransform())
-        transform.SetAttribute(_SHOWN_ATTRIBUTE, fingerprint(transform))
+        _setMap(transform, vtk.vtkTransform(), fingerprint(transform))
     return None
+
+
+def _setMap(transform: slicer.vtkMRMLTransformNode, data: vtk.vtkAbstractTransform, shown: str) -> None:
+    """Gives a map from the reference to the item shown to a series' transform and its motion."""
+    transform.SetAndObserveTransformFromParent(data)
+    motion = transform.GetNodeReference(INVERSE_ROLE)
+    if motion is not None:
+        motion.SetAndObserveTransformToParent(data)
+    transform.SetAttribute(_SHOWN_ATTRIBUTE, shown)
 
 
 def isOfShownItem(transform: slicer.vtkMRMLTransformNode) -> bool:
@@ -248,9 +262,9 @@ def isOfShownItem(transform: slicer.vtkMRMLTransformNode) -> bool:
 
 
 class ItemTransformRun(Run):
-    """The transform of the item that a series' browser shows, from its velocity.
+    """The transform of the item that a series' browser shows, and the motion, from its velocity.
 
-    If another item is shown when it ends, the transform stays what it was: then the next run is for that item.
+    If another item is shown when it ends, both stay what they were: then the next run is for that item.
     """
 
     task = "geodesic"
@@ -271,8 +285,7 @@ class ItemTransformRun(Run):
         return {"velocity": arguments_of(saved.deformation), "times": [1.0], "grid": self._grid}
 
     def finish(self) -> None:
-        """Gives the field to the transform."""
+        """Gives the field to the transform, and to the motion."""
         if self.transform.GetScene() is None or fingerprint(self.transform) != self._of:
             return
-        self.transform.SetAndObserveTransformFromParent(gridTransform(self.value[0], self._grid))
-        self.transform.SetAttribute(_SHOWN_ATTRIBUTE, self._of)
+        _setMap(self.transform, gridTransform(self.value[0], self._grid), self._of)
