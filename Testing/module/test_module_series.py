@@ -2,6 +2,7 @@
 """A sequence registered in the child process, from nodes to nodes."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import made_series
 import numpy as np
@@ -13,6 +14,7 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
+from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.series import (
     ItemTransformRun,
@@ -83,6 +85,7 @@ def test_a_sequence_is_registered_and_plays(scene, runner):
         assert alike(shown, first) > 0.5 + 0.5 * alike(frame, first)
     assert run.nodes.warped.GetNthIndexValue(2) == "80"
     assert any(note.startswith("3 of 3 items: ") for note in run.notes)
+    assert not run.folder.exists()
     progress = [event["progress"] for event in events]
     assert progress == sorted(progress)
     assert {event["message"].partition(":")[0] for event in events} >= {"1 of 3", "2 of 3", "3 of 3"}
@@ -152,6 +155,28 @@ def test_what_is_no_series_or_cannot_be_registered_so_is_refused_at_once(scene, 
     with pytest.raises(InputError, match=r"Item 1: .*Remove it from the series"):
         runner.wait(runner.start(run))
     assert names(scene) == before
+
+
+def test_it_plays_and_follows_after_the_scene_was_loaded(scene, runner, tmp_path):
+    nodes = registered(runner, addSequence(scene, BEAT[:2])).nodes
+    expected = itemsShown(nodes, 2)
+    known = {name: getattr(nodes, name).GetID() for name in ("browser", "warpedVolume", "transform", "motion")}
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    scene.Clear(False)
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    loaded = SimpleNamespace(**{name: scene.GetNodeByID(node) for name, node in known.items()})
+    for shown, there in zip(itemsShown(loaded, 2), expected, strict=True):
+        np.testing.assert_array_equal(shown, there)
+    assert behind(scene) is loaded.transform
+    runner.wait(runner.start(ItemTransformRun(loaded.transform)))
+    assert behind(scene) is None
+    places = np.random.default_rng(0).uniform(-20, 20, (20, 3))
+    moved = [
+        transformedPoints(each, places)
+        for each in (loaded.transform.GetTransformFromParent(), loaded.motion.GetTransformToParent())
+    ]
+    np.testing.assert_array_equal(*moved)
+    assert np.abs(moved[0] - places).max() > 1
 
 
 @pytest.mark.parametrize("how", [How(reference="mean", smooth=0.5, cyclic=True), How(reference="previous")])

@@ -100,6 +100,10 @@ class SequenceRun(Run):
             self.sequence, self._grid, self._images, {number: item["velocity"] for number, item in done.items()}
         )
         self._images = {}  # the sequence holds them now
+        for item in done.values():
+            item["warped"] = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
         levels = Counter(item["level"] for item in done.values())
         words = ", ".join(f"{count} {level}" for level, count in levels.most_common() if level)
         count = self.sequence.GetNumberOfDataNodes()
