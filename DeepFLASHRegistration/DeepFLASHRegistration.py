@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import shutil
 import sys
+from dataclasses import replace
 
-import qt
 import slicer
 import vtk
 from DeepFLASHRegistrationLib.gui.check_list import CheckList
@@ -13,29 +12,28 @@ from DeepFLASHRegistrationLib.gui.display_panel import DisplayPanel, Shown
 from DeepFLASHRegistrationLib.gui.folds import Folds
 from DeepFLASHRegistrationLib.gui.input_watch import InputWatch
 from DeepFLASHRegistrationLib.gui.keyboard import makeReachable
-from DeepFLASHRegistrationLib.gui.machine import Machine, MachinePanel
+from DeepFLASHRegistrationLib.gui.logic import DeepFLASHRegistrationLogic
+from DeepFLASHRegistrationLib.gui.machine import MachinePanel
 from DeepFLASHRegistrationLib.gui.model_fits import ModelFits
 from DeepFLASHRegistrationLib.gui.node_selectors import keepFromJumping
-from DeepFLASHRegistrationLib.gui.package_installation import ensure_installed
 from DeepFLASHRegistrationLib.gui.parameter_form import ParameterForm
 from DeepFLASHRegistrationLib.gui.parameter_node import DeepFLASHRegistrationParameterNode, removeUnusedSettings
 from DeepFLASHRegistrationLib.gui.readout_panel import ReadoutPanel
+from DeepFLASHRegistrationLib.gui.refine_panel import RefinePanel
 from DeepFLASHRegistrationLib.gui.report_panel import ReportPanel
 from DeepFLASHRegistrationLib.gui.run_panel import RunPanel
 from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
-from DeepFLASHRegistrationLib.gui.telling import logFailure, told
-from DeepFLASHRegistrationLib.gui.tidying import Tidying
+from DeepFLASHRegistrationLib.gui.save_panel import SavePanel
+from DeepFLASHRegistrationLib.gui.series_panel import SeriesPanel
+from DeepFLASHRegistrationLib.gui.telling import told
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.process.runner import Runner
-from DeepFLASHRegistrationLib.scene.as_python import pythonCall
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.colors import completeColors
 from DeepFLASHRegistrationLib.scene.display.layouts import addLayouts
 from DeepFLASHRegistrationLib.scene.inputs import Inputs
-from DeepFLASHRegistrationLib.scene.origins import markOutputs
-from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
-from DeepFLASHRegistrationLib.scene.reports import reportRun
-from DeepFLASHRegistrationLib.scene.runs import DevicesRun, GeodesicRun, RegistrationRun, SampleRun, runBatch
+from DeepFLASHRegistrationLib.scene.refining import hints
+from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, RegistrationRun
+from DeepFLASHRegistrationLib.scene.series_run import SequenceRun
 from DeepFLASHRegistrationLib.scene.stamps import Stamps
 from DeepFLASHRegistrationLib.scene.velocity import hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
@@ -43,7 +41,6 @@ from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
@@ -119,6 +116,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.report = ReportPanel(self.ui)
         self.machinePanel = MachinePanel(self.ui, self.logic, self.checkTimer.start)
         self.comparing = ComparePanel(self)
+        self.refining = RefinePanel(self)
+        self.saving = SavePanel(self)
+        self.series = SeriesPanel(self)
         makeReachable(uiWidget)
         keepFromJumping(uiWidget)
 
@@ -129,13 +129,12 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.ui.parameterNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onParameterNodeSelected)
         self.ui.registerButton.connect("clicked(bool)", self.onRegisterButton)
         self.ui.keepButton.connect("clicked(bool)", self.onKeepButton)
-        self.ui.copyPythonButton.connect("clicked(bool)", self.onCopyPythonButton)
-        self.ui.saveButton.connect("clicked(bool)", self.onSaveButton)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
         self.logic.close()
+        self.logic.following.close()
         self.runPanel.close()
         self.watch.setNodes([])
         self.setParameterNode(None)
@@ -222,12 +221,9 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.runPanel.update(missing, said=missing == "\n".join(self.checks.errors) != "")
         self.folds.update(self._parameterNode)
         self.displays.setBusy(self.runPanel.busy)
-        self.report.setActions(self.runPanel.busy, self._saveRun() is not None, self._parameterNode is not None)
-
-    def _saveRun(self, folder=""):
-        """What writes the files of the result that is shown; None if there is none."""
-        node = self._parameterNode
-        return reportRun(self.runPanel.registration, node.inputs(), node.transform, folder) if node else None
+        self.refining.update(missing)
+        self.saving.update()
+        self.series.update()
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""
@@ -240,7 +236,10 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         parameters = Parameters() if self.form.problem() else self.form.parameters()
         device, free = self.logic.machine.memory()
         found = checkInputs(node.inputs(), parameters, device, freeDevice=free)
-        self.checks.show([*found, *self.models.checks(node.inputs(), parameters), *self.stamps.changed(node.transform)])
+        changed = self.stamps.changed(node.transform)
+        self.refining.setChanged(changed)
+        found += self.series.offered() + self.models.checks(node.inputs(), parameters) + changed
+        self.checks.show(found + hints(node.transform, node.inputs(), parameters))
         self._updateButtons()
 
     def onRemedy(self, changes) -> None:
@@ -261,11 +260,14 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.machinePanel.whenIdle(self._register, self.runPanel.status)
         self._updateButtons()
 
-    def _register(self) -> bool:
+    def _register(self, refine=None) -> bool:
+        """Starts a registration, from the result of this transform if there is one; whether that was possible."""
         started, node = False, self._parameterNode
         if node:  # the scene may have been closed meanwhile
             with told(_("The registration cannot begin.")):
-                run = self.logic.newRun(node.inputs(), self.models.consented(), node.outputsToWrite())
+                # A result is refined in the alignment that it has.
+                inputs = replace(node.inputs(), initialTransform=None) if refine else node.inputs()
+                run = self.logic.newRun(inputs, self.models.consented(), node.outputsToWrite(), refine)
                 started = self.runPanel.start(run)
         self._updateButtons()
         return started
@@ -276,6 +278,8 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.displays.geodesicFailed()
         if isinstance(run, RegistrationRun) and run.state == "done":
             self._take(run)
+        if isinstance(run, SequenceRun):
+            self.series.ended(run)
         self.update()
 
     def _take(self, run) -> None:
@@ -283,6 +287,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         node = DeepFLASHRegistrationParameterNode(self.runPanel.settings)
         if node.fixedVolume is run.inputs.fixedVolume and node.movingVolume is run.inputs.movingVolume:
             node.setOutputs(run.nodes)
+        self.refining.setLast(run)
         if self._parameterNode and self.runPanel.isOfSubject(run):
             self.update()
             self.displays.showResult()
@@ -309,166 +314,6 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Starts making the sequence of the geodesic; whether that is possible."""
         run = GeodesicRun(self._parameterNode.transform)
         return self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
-
-    def onSaveButton(self) -> None:
-        """Writes the files of the result into a folder, as the command line does."""
-        if folder := self.chooseFolder():
-            run = self._saveRun(folder)
-            self.machinePanel.whenIdle(lambda: self._start(run), self.runPanel.status)
-
-    def chooseFolder(self) -> str:
-        """Asks for a folder; "" if none was chosen."""
-        return qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("An empty folder for the report"))
-
-    def onCopyPythonButton(self) -> None:
-        """Puts the console call of the present settings into the clipboard."""
-        node = self._parameterNode
-        with told(_("The parameters cannot be used.")):
-            slicer.app.clipboard().setText(pythonCall(node.inputs(), self.form.parameters(), node.outputs()))
-            self.runPanel.status(_("The Python call is in the clipboard."))
-
-
-class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
-    """Registers volumes, in a child process that stays warm between registrations. Works without a window.
-
-    >>> logic = slicer.util.getModuleLogic("DeepFLASHRegistration")
-    >>> run = logic.register(fixedVolume, movingVolume, movingSegmentation=segmentation)
-    >>> run.verdict.level, run.metrics["similarity_after"], run.nodes.warpedVolume
-    """
-
-    def __init__(self) -> None:
-        """Called when the logic class is instantiated. Starts nothing."""
-        ScriptedLoadableModuleLogic.__init__(self)
-        self.isSingletonParameterNode = False  # several settings per scene
-        self.machine = Machine()
-        self.tidying = Tidying(slicer.mrmlScene)
-        self._runner = Runner(shutil.which("PythonSlicer") or sys.executable)
-        self._timer = qt.QTimer()
-        self._timer.setInterval(20)
-        self._timer.connect("timeout()", self._onTimer)
-        slicer.app.connect("aboutToQuit()", self.close)
-
-    def getParameterNode(self):
-        return DeepFLASHRegistrationParameterNode(super().getParameterNode())
-
-    @property
-    def current(self):
-        """The run that has not ended yet, None if there is none."""
-        return self._runner.current
-
-    def register(
-        self,
-        fixedVolume,
-        movingVolume,
-        *,
-        movingSegmentation=None,
-        fixedSegmentation=None,
-        fixedMask=None,
-        movingMask=None,
-        fixedMarkups=None,
-        movingMarkups=None,
-        movingModel=None,
-        initialTransform=None,
-        parameters=None,
-        outputs=None,
-        progressCallback=None,
-        completedCallback=None,
-        waitForCompletion=True,
-    ) -> RegistrationRun:
-        """
-        Register a moving to a fixed volume. Input nodes are never changed.
-        :param fixedVolume, movingVolume: scalar volumes; a single slice is registered in 2-D
-        :param movingSegmentation: segmentation or label map to carry over; names, colors and terminology are kept
-        :param fixedSegmentation: compared with the carried one, by names
-        :param fixedMask, movingMask: segmentations, label maps or volumes; what lies outside does not count
-        :param movingMarkups, movingModel: carried over
-        :param fixedMarkups: compared with movingMarkups, point by point
-        :param initialTransform: moves the moving volume near the fixed one: linear, or any for the method "transform"
-        :param parameters: Parameters, e.g. Parameters.from_preset("fast"); None for the defaults
-        :param outputs: OutputNodes, each a node to update, NEW (default) or None; e.g. the `nodes` of an earlier run
-        :param progressCallback: called with a dict (phase, progress, message, energy, ...) for each event
-        :param completedCallback: called with the run when it has ended
-        :param waitForCompletion: if False, returns at once; the run's `done`, `state`, `error` and `nodes` tell later
-        :return: RegistrationRun with `nodes`, `metrics`, `verdict` and `result`
-        :raises InputError: an input cannot be used; Cancelled: cancelled by the user; RuntimeError: it failed
-        """
-        given = (fixedVolume, movingVolume, movingSegmentation, fixedSegmentation, fixedMask, movingMask)
-        inputs = Inputs(*given, fixedMarkups, movingMarkups, movingModel, initialTransform)
-        run = self.newRun(inputs, parameters, outputs)
-        return self.start(run, progressCallback, completedCallback, waitForCompletion)
-
-    def registerBatch(self, pairs, progressCallback=None) -> list[RegistrationRun]:
-        """
-        Register many pairs with one warm child process. A pair that fails does not stop the next.
-        :param pairs: dicts of arguments of register: fixedVolume, movingVolume, ..., parameters, outputs
-        :param progressCallback: as in register; events have also "pair", counted from 0
-        :return: the runs; `state` is "done" or "failed", then `error` says why
-        """
-        runs = []
-        for pair in pairs:
-            inputs = Inputs(**{name: node for name, node in pair.items() if name not in ("parameters", "outputs")})
-            runs.append(self.newRun(inputs, pair.get("parameters"), pair.get("outputs")))
-
-        def register(run):
-            tell = progressCallback and (lambda event: progressCallback({**event, "pair": runs.index(run)}))
-            self.start(run, tell)
-
-        runBatch(runs, register)
-        return runs
-
-    def newRun(self, inputs, parameters=None, outputs=None) -> RegistrationRun:
-        """A registration that `start` takes, on the chosen device."""
-        run = RegistrationRun(inputs, parameters, outputs, *self.machine.choice())
-        run.pace = self.machine.pace(run.kind)
-        return run
-
-    def start(self, run, progressCallback=None, completedCallback=None, waitForCompletion=True):
-        """Start any run; arguments, result and errors as for register."""
-        ensure_installed(run)
-        run.on_event(progressCallback)
-        self._runner.start(run)
-        run.on_end(self._onEnd)
-        run.on_end(completedCallback or (None if waitForCompletion else logFailure))
-        if waitForCompletion:
-            self._runner.wait(run, slicer.app.processEvents)
-        else:
-            self._timer.start()
-        return run
-
-    def keep(self, run) -> OutputNodes:
-        """Write the best so far of a cancelled run into the scene."""
-        run.keep()
-        markOutputs(run.nodes, run.inputs)
-        return run.nodes
-
-    def cancel(self, now=False) -> None:
-        """Ask the present run to stop and to keep the best so far (run.keep()); with now=True end it at once."""
-        self._runner.cancel(now)
-
-    def close(self) -> None:
-        """End the child process. The next run starts a fresh one."""
-        self._timer.stop()
-        self._runner.close()
-
-    def log(self) -> list[str]:
-        """The last lines that the child process printed."""
-        return self._runner.log()
-
-    def makeSample(self, **arguments) -> list:
-        """Make two heads with segmentations and landmarks; returns the nodes, fixed and moving volume first."""
-        return self.start(SampleRun(slicer.mrmlScene, **arguments)).nodes
-
-    def _onTimer(self) -> None:
-        self._runner.step()
-        if self._runner.current is None:
-            self._timer.stop()
-
-    def _onEnd(self, run) -> None:
-        if isinstance(run, DevicesRun) and run.value:
-            self.machine.devices = run.value["devices"]
-        elif isinstance(run, RegistrationRun) and run.state == "done":
-            markOutputs(run.nodes, run.inputs)
-            self.machine.learn(run.kind, run.ratios)
 
 
 class DeepFLASHRegistrationTest(ScriptedLoadableModuleTest):

@@ -18,7 +18,9 @@ from DeepFLASHRegistrationLib.imaging.time_series import read_series
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.jobs.ledger import Done, Failed
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.support.errors import InputError
+from DeepFLASHRegistrationLib.process.tasks import TASKS
+from DeepFLASHRegistrationLib.results.velocity import load_result
+from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 
 pytest.importorskip("torch")
 
@@ -60,6 +62,41 @@ def test_an_item_that_fails_stops_no_other_and_is_all_that_is_done_again(tmp_pat
     again.run(lambda end: None)
     assert all(isinstance(item.result, Done) for item in again.items())
     assert again.write_warped() == out.absolute() / "warped.nii.gz"
+
+
+def test_in_one_process_after_the_other_it_is_the_same(tmp_path: Path) -> None:
+    paths, out = files(tmp_path), tmp_path / "out"
+    SeriesRun(read_series(paths), out / "many", QUICK, How(reference=1)).run(lambda end: None)
+    ended: list[str] = []
+
+    def work(job: Any, arguments: dict[str, Any]) -> Any:
+        if job.name == "items/003" and "items/003" not in ended:
+            ended.append(job.name)
+            raise Cancelled
+        return TASKS[job.task](Quiet(), arguments)
+
+    run = SeriesRun(read_series(paths), out / "one", QUICK, How(reference=1))
+    with pytest.raises(Cancelled):
+        run.run_here(work)
+    again = SeriesRun(read_series(paths), out / "one", QUICK, How(reference=1))
+    assert 0 < len(again.open) < len(run.open)
+    again.run_here(work, lambda end: ended.append(end.job.name))
+    assert ended == ["items/003", *(job.name for job in again.open)]
+    for one, other in zip(run.items(), again.items(), strict=True):
+        assert one.result == other.result
+        found = [load_result(out / name / "items" / one.folder.name).deformation for name in ("one", "many")]
+        np.testing.assert_array_equal(found[0].velocity, found[1].velocity)
+
+
+class Quiet:
+    """What a task tells, told to nobody."""
+
+    def progress(self, event: Any) -> None:
+        """Nobody listens."""
+
+    def cancelled(self) -> bool:
+        """Never."""
+        return False
 
 
 def test_both_sides_of_the_reference_are_chains_and_all_else_follows_them(tmp_path: Path) -> None:

@@ -145,6 +145,17 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
         self._idle()
         click(self.ui.fadeButton)  # shown by itself; taken away, so that each display is pressed for itself
 
+    def _refined(self):
+        self._done()
+        before = self.widget.runPanel.run
+        click(self.ui.refineButton)
+        waitUntil(lambda: self.widget.runPanel.run is not before and self.widget.runPanel.run.done)
+        run = self.widget.runPanel.run
+        self.assertEqual(run.state, "done", run.error)
+        self._idle()
+        if self.ui.fadeButton.checked:
+            click(self.ui.fadeButton)
+
     def _running_again(self):
         self._done()
         self._begin()
@@ -205,7 +216,7 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
     def _press(self, name, where):
         button, before = self._button(name), self._button(name).checked
         with tempfile.TemporaryDirectory() as folder:
-            choose = mock.patch.object(self.widget, "chooseFolder", lambda: folder, create=True)
+            choose = mock.patch.object(self.widget.saving, "chooseFolder", lambda: folder)
             with choose:
                 click(button)
                 if name not in CHANGING and not where.startswith(("running", "cancelling")):
@@ -285,7 +296,7 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
                     self.told.clear()
                     self._reach("done")
                 asDone = False
-                shown = [each for each in greyed if self._button(each).checkable and each != "geodesic"]
+                shown = [each for each in greyed if self._button(each).checkable and each not in ("geodesic", "pair")]
                 self._delete(name, [*shown, "grid"][0])
                 for button in sorted(set(TABLE) - set(CHANGING)):
                     where = f"{name} deleted, {button}"

@@ -6,8 +6,11 @@ import sys
 import unittest
 
 import slicer
+from DeepFLASHRegistrationLib.cohorts.series_how import How
 from DeepFLASHRegistrationLib.gui.torch_installation import torch_is_installed
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.scene.series import isOfShownItem
+from DeepFLASHRegistrationLib.scene.velocity import fingerprint
 from DeepFLASHRegistrationLib.support.errors import InputError
 from window_driver import makePair, nodeNames, waitUntil
 
@@ -63,6 +66,30 @@ class DeepFLASHRegistrationConsoleTest(unittest.TestCase):
         again = self._register(outputs=first.nodes)
         self.assertEqual(nodeNames(), before)
         self.assertIs(again.nodes.transform, first.nodes.transform)
+
+    def test_AResultIsRefinedAndThatIsUndone(self):
+        first = self._register()
+        before, velocity = nodeNames(), fingerprint(first.nodes.transform)
+        run = self._register(refine=first.nodes.transform, outputs=first.nodes)
+        self.assertIs(run.nodes.transform, first.nodes.transform)
+        self.assertNotEqual(fingerprint(first.nodes.transform), velocity)
+        run.undo()
+        self.assertEqual(fingerprint(first.nodes.transform), velocity)
+        self.assertEqual(nodeNames(), before)
+        with self.assertRaisesRegex(InputError, "other volumes"):
+            self.logic.register(self.moving, self.fixed, refine=first.nodes.transform)
+
+    def test_ASequenceIsRegisteredAndItsTransformFollows(self):
+        if not torch_is_installed():
+            self.skipTest("PyTorch is not installed in this Slicer")
+        sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "cine")
+        for number, volume in enumerate((self.fixed, self.moving, self.fixed)):
+            sequence.SetDataNodeAtValue(volume, str(number))
+        run = self.logic.registerSequence(sequence, How(cyclic=True), parameters=FAST)
+        self.assertEqual(run.nodes.warped.GetNumberOfDataNodes(), 3)
+        run.nodes.browser.SetSelectedItemNumber(1)
+        waitUntil(lambda: isOfShownItem(run.nodes.transform), 60)
+        self.assertNotIn("torch", sys.modules)
 
     def test_AsynchronousOnRequest(self):
         ended = []

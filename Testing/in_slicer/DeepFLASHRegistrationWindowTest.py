@@ -25,11 +25,13 @@ from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import folders
 from DeepFLASHRegistrationLib.scene.display.changes import placementOf
 from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
+from DeepFLASHRegistrationLib.scene.series import behind
+from DeepFLASHRegistrationLib.scene.velocity import fingerprint
 from DeepFLASHRegistrationLib.support import memory
 from window_driver import Turns, choose, choosePair, click, letterOf, makePair, nodeNames, spin, start, waitUntil
 
 DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
-SECTIONS = ("carry", "method", "alignment", "outputs", "parameters")
+SECTIONS = ("carry", "method", "alignment", "series", "outputs", "parameters")
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a
 # machine that does nothing else it is 0.06 s, as figures.py measures; busy ones took 0.44 s.
 LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "1.0"))
@@ -424,6 +426,121 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertEqual(nodeNames(), before)
         print(f"warm run: {self.current.seconds_passed:.1f} s, of which child {self.current.seconds}")
 
+    def test_AResultIsRefinedByLandmarksAndThatIsUndone(self):
+        self._needsTorch()
+        self._choose()
+        self.assertFalse(self.ui.refineButton.enabled or self.ui.undoButton.enabled)
+        self._register()
+        nodes, kept, before = self.current.nodes, nodeNames(), fingerprint(self.current.nodes.transform)
+        verdict, warped = self.ui.verdictLabel.text, slicer.util.arrayFromVolume(self.current.nodes.warpedVolume).copy()
+        fixedPoints = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "fixed points")
+        fixedPoints.AddControlPoint(26, 4, 5, "one")
+        fixedPoints.AddControlPoint(-16, 21, -5, "two")
+        self.ui.fixedMarkupsSelector.setCurrentNode(fixedPoints)
+        spin(0.5)
+        click(slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonLandmarks")[0])
+        self.assertEqual(self.widget.form.parameters().landmark_weight, 1.0)
+        waitUntil(lambda: not slicer.util.findChildren(self.ui.checksFrame, name="remedyButtonLandmarks"), 10)
+        run = self.widget.runPanel.run
+        click(self.ui.refineButton)
+        waitUntil(lambda: self.widget.runPanel.run is not run and not self.widget.runPanel.busy)
+        self.assertEqual(self.current.state, "done", self.current.error)
+        self.assertEqual(self.current.metrics["steered"], ["landmarks"])
+        self.assertIs(self.current.nodes.transform, nodes.transform)
+        self.assertNotEqual(fingerprint(nodes.transform), before)
+        click(self.ui.undoButton)
+        spin(0.3)
+        self.assertEqual(fingerprint(nodes.transform), before)
+        self.assertTrue((slicer.util.arrayFromVolume(nodes.warpedVolume) == warped).all())
+        self.assertEqual(self.ui.verdictLabel.text, verdict)
+        self.assertEqual(nodeNames(), sorted([*kept, "fixed points"]))
+        self.assertTrue(self.ui.refineButton.enabled)
+        self.assertFalse(self.ui.undoButton.enabled)
+        self.assertTrue(self.ui.saveButton.enabled)
+
+    def test_APairIsPlacedByTwoClicksAndSteers(self):
+        self._needsTorch()
+        self._choose()
+        self.ui.movingMarkupsSelector.setCurrentNode(None)
+        self._register()
+        before = nodeNames()
+        mode = slicer.app.applicationLogic().GetInteractionNode()
+        click(self.ui.pairButton)
+        self.assertEqual(mode.GetCurrentInteractionMode(), mode.Place)
+        click(self.ui.pairButton)  # given up
+        spin(0.1)
+        self.assertEqual(nodeNames(), before)
+        self.assertFalse(self.ui.pairButton.checked)
+        for place in ((20.0, 0.0, 0.0), (-20.0, 0.0, 0.0)):
+            click(self.ui.pairButton)
+            identifier = slicer.app.applicationLogic().GetSelectionNode().GetActivePlaceNodeID()
+            line = slicer.mrmlScene.GetNodeByID(identifier)
+            line.AddControlPoint(*place)
+            line.AddControlPoint(place[0], 4.0, 0.0)
+            mode.SwitchToViewTransformMode()
+            spin(0.1)
+        fixed, moving = self.ui.fixedMarkupsSelector.currentNode(), self.ui.movingMarkupsSelector.currentNode()
+        self.assertEqual((fixed.GetNumberOfControlPoints(), moving.GetNumberOfControlPoints()), (2, 2))
+        self.assertEqual(self.widget.form.parameters().landmark_weight, 1.0)
+        waitUntil(lambda: self.ui.refineButton.enabled, 10)
+        run = self.widget.runPanel.run
+        click(self.ui.refineButton)
+        waitUntil(lambda: self.widget.runPanel.run is not run and not self.widget.runPanel.busy)
+        self.assertEqual(self.current.state, "done", self.current.error)
+        distances = self.current.metrics["landmarks"]
+        self.assertLess(distances["mean_after_mm"], 3.5)  # of the 4 mm by which they were off
+
+    def _sequence(self):
+        """A sequence of three items, and the volume that shows one of them."""
+        sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "cine")
+        for number, volume in enumerate((self.pair[0], self.pair[2], self.pair[0])):
+            sequence.SetDataNodeAtValue(volume, str(number))
+        browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "cine browser")
+        browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+        spin(0.1)
+        return sequence, browser, browser.GetProxyNode(sequence)
+
+    def test_ASequenceIsChosenByItsItemRegisteredAndPlayed(self):
+        self._needsTorch()
+        self._choose()
+        self.assertIn("sequence", self.ui.seriesButton.toolTip)
+        sequence, browser, proxy = self._sequence()
+        self.ui.movingVolumeSelector.setCurrentNode(proxy)
+        waitUntil(lambda: self.ui.sequenceSelector.currentNode() is sequence, 10)
+        self.ui.seriesCollapsibleButton.collapsed = False
+        self.ui.seriesCyclicCheckBox.checked = True
+        waitUntil(lambda: self.ui.seriesButton.enabled, 10)
+        with Turns() as turns:
+            click(self.ui.seriesButton)
+            waitUntil(lambda: self.current is not None and self.current.done)
+        run = self.current
+        self.assertEqual(run.state, "done", run.error)
+        self.assertLess(turns.longest, LONGEST_TURN)
+        self.assertTrue(run.how.cyclic)
+        self.assertEqual(run.nodes.warped.GetNumberOfDataNodes(), 3)
+        self.assertIs(run.nodes.browser, browser)
+        self.assertTrue(browser.GetPlaybackActive())
+        self.assertIn("3 of 3 items", self.ui.statusLabel.text)
+        browser.SetPlaybackActive(False)
+        for item in (1, 2):
+            browser.SetSelectedItemNumber(item)
+            waitUntil(lambda: behind(slicer.mrmlScene) is None, 30)
+
+    def test_OfACancelledSequenceWhatIsDoneIsKept(self):
+        self._needsTorch()
+        self._choose("default")
+        sequence, _browser, _proxy = self._sequence()
+        self.ui.sequenceSelector.setCurrentNode(sequence)
+        self.ui.seriesCollapsibleButton.collapsed = False
+        waitUntil(lambda: self.ui.seriesButton.enabled, 10)
+        click(self.ui.seriesButton)
+        waitUntil(lambda: self.current is not None and self.current.message.startswith("2 of"))
+        click(self.ui.registerButton)
+        waitUntil(lambda: self.current.done)
+        self.assertEqual(self.current.state, "cancelled", self.current.error)
+        self.assertEqual(self.current.nodes.warped.GetNumberOfDataNodes(), 1)
+        self.assertIn("1 of 3 items", self.ui.statusLabel.text)
+
     def test_ADeletedNodeIsChosenNoMoreAndNoOtherInItsPlace(self):
         self._needsTorch()
         self._choose()
@@ -680,7 +797,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         self.assertTrue(self.ui.saveButton.enabled)
         folder = Path(slicer.util.tempDirectory())
         waitUntil(lambda: not self.widget.machinePanel.asking)
-        self.assertTrue(self.widget.runPanel.start(self.widget._saveRun(str(folder))))
+        self.assertTrue(self.widget.runPanel.start(self.widget.saving.run(str(folder))))
         waitUntil(lambda: not self.widget.runPanel.busy)
         self.assertEqual(self.current.state, "done", self.current.error)
         self.assertTrue((folder / "report.html").is_file())

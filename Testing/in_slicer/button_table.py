@@ -31,7 +31,7 @@ WITHOUT_RESULT = (
     "second scene",
     "reloaded while running",
 )
-WITH_RESULT = ("done", "running again", "failed again", "reloaded later")
+WITH_RESULT = ("done", "refined", "running again", "failed again", "reloaded later")
 STATES = WITHOUT_RESULT + WITH_RESULT
 BUSY = ("running", "cancelling", "running again")
 
@@ -47,6 +47,21 @@ TABLE = {
         "no volume": Greyed("fixed"),
         "one volume": Greyed("fixed"),
         "same volume twice": Greyed("same"),
+    },
+    "refine": {
+        **dict.fromkeys(STATES, Greyed("Register")),
+        **dict.fromkeys(BUSY, Greyed("computed")),
+        **dict.fromkeys(("done", "refined", "failed again", "reloaded later"), PRESSED),
+    },
+    "pair": {
+        **dict.fromkeys(STATES, Greyed("Register")),
+        **dict.fromkeys(BUSY, Greyed("computed")),
+        **dict.fromkeys(("done", "refined", "failed again", "reloaded later"), PRESSED),
+    },
+    "undo": {
+        **dict.fromkeys(STATES, Greyed("Refine")),
+        **dict.fromkeys(BUSY, Greyed("computed")),
+        "refined": PRESSED,
     },
     "keep": {**dict.fromkeys(STATES, HIDDEN), "cancelled": PRESSED},
     "log": dict.fromkeys(STATES, PRESSED),
@@ -66,9 +81,10 @@ TABLE = {
         **dict.fromkeys(STATES, Greyed("Register")),
         **dict.fromkeys(BUSY, Greyed("computed")),
         # Of a result that is in the scene, whatever came after it.
-        **dict.fromkeys(("done", "failed again", "reloaded later"), PRESSED),
+        **dict.fromkeys(("done", "refined", "failed again", "reloaded later"), PRESSED),
     },
     "copyPython": dict.fromkeys(STATES, PRESSED),
+    "series": {**dict.fromkeys(STATES, Greyed("sequence")), **dict.fromkeys(BUSY, Greyed("computed"))},
     "compare": {
         **dict.fromkeys(STATES, PRESSED),
         "no volume": Greyed("fixed"),
@@ -78,12 +94,12 @@ TABLE = {
     },
 }
 # Those that change the state, so that it is brought about anew for what follows; they come last.
-CHANGING = ("keep", "register")
+CHANGING = ("keep", "undo", "refine", "register")
 
 # What can be deleted of a result and its inputs -> which buttons cannot be pressed then.
 DELETED = {
     "warpedVolume": ("fade", "sideBySide", "flicker", "checkerboard"),
-    "transform": ("grid", "geodesic"),
+    "transform": ("grid", "geodesic", "pair"),
     "inverseTransform": (),
     "logJacobianVolume": ("jacobian", "change", "squeeze"),
     "segmentation": ("outlines", "worstLabel"),
@@ -92,13 +108,19 @@ DELETED = {
     "labelsTable": ("worstLabel",),
     "convergenceChart": ("charts",),
     "histogramChart": (),
-    "velocity": ("geodesic",),
+    "velocity": ("geodesic", "pair"),
     "fixedSegmentation": ("outlines",),
     "movingSegmentation": ("outlines", "worstLabel"),
     "movingMarkups": (),
     "fixedVolume": (
         *("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "charts", "geodesic"),
-        *("change", "squeeze", "worstLabel", "save", "register", "compare"),
+        *("change", "squeeze", "worstLabel", "save", "register", "compare", "pair"),
     ),
-    "movingVolume": ("geodesic", "save", "register", "compare"),  # what it became is still there to be looked at
+    "movingVolume": (
+        "geodesic",
+        "save",
+        "register",
+        "compare",
+        "pair",
+    ),  # what it became is still there to be looked at
 }

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import slicer
+from DeepFLASHRegistrationLib.cohorts import tasks
 from DeepFLASHRegistrationLib.process.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,9 +55,11 @@ def logic(scene, childPython, monkeypatch):
         if name == "DeepFLASHRegistration" or name.startswith("DeepFLASHRegistrationLib.gui"):
             monkeypatch.delitem(sys.modules, name)
     module = importlib.import_module("DeepFLASHRegistration")
-    monkeypatch.setattr(module, "ensure_installed", lambda run: None)  # the child has it
+    monkeypatch.setattr(
+        sys.modules["DeepFLASHRegistrationLib.gui.logic"], "ensure_installed", lambda run: None
+    )  # the child has it
     logic = module.DeepFLASHRegistrationLogic()
-    logic._runner = Runner(childPython)
+    logic._runner = Runner(childPython, tasks.__name__)
     util.getModuleLogic = {"DeepFLASHRegistration": logic}.__getitem__
     yield logic
     logic.close()
@@ -70,7 +73,7 @@ def test_the_python_of_the_page_runs(logic, scene, monkeypatch, capsys):
     monkeypatch.setattr(logic, "makeSample", lambda: real(**SMALL))
     slicer.util.setSliceViewerLayers = lambda **layers: shown.append(layers)
     names = {"slicer": slicer}
-    console, summary, steering, outputs, cancelling, batch, geodesic, downloaded = blocks()
+    console, summary, steering, correcting, outputs, cancelling, batch, series, geodesic, downloaded = blocks()
 
     exec(console, names)
     run = names["run"]
@@ -96,6 +99,12 @@ def test_the_python_of_the_page_runs(logic, scene, monkeypatch, capsys):
     assert after < before
     assert names["run"].metrics["steered"] == ["landmarks"]
 
+    exec(correcting, names)
+    before, after = map(float, capsys.readouterr().out.split())
+    assert after < before
+    assert names["result"].nodes.transform.GetScene() is scene
+    assert names["better"].nodes is None
+
     exec(outputs, names)
     assert names["run"].nodes.warpedVolume is names["myVolume"]
     assert names["run"].nodes.inverseTransform is None
@@ -112,6 +121,16 @@ def test_the_python_of_the_page_runs(logic, scene, monkeypatch, capsys):
     exec(batch, names)
     assert [each.state for each in names["runs"]] == ["done", "done"]
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "cine")
+    for number, volume in enumerate((names["fixedVolume"], run.nodes.warpedVolume)):
+        item = slicer.vtkMRMLScalarVolumeNode()
+        item.SetAndObserveImageData(volume.GetImageData())  # on one grid, as the items of a cine
+        sequence.SetDataNodeAtValue(item, str(number))
+    slicer.util.getNode = {"cine": sequence}.__getitem__
+    exec(series, names)
+    assert capsys.readouterr().out.startswith("2 of 2 items")
+    assert names["run"].nodes.warped.GetNumberOfDataNodes() == 2
 
     names["run"] = run
     exec(geodesic, names)

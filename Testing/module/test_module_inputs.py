@@ -13,7 +13,7 @@ from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.support.errors import InputError
 from module_nodes import FIXED, MOVING, addPair, ball, names
-from scene_synthetic import addLinear, addVolume, makeGrid
+from scene_synthetic import addLinear, addSegmentation, addVolume, makeGrid, pointsOf
 
 
 def test_what_is_chosen_arrives_and_what_is_not_is_left_out(scene):
@@ -35,6 +35,30 @@ def test_no_threads_are_the_default(scene):
 def test_segments_of_equal_name_get_the_same_label(scene):
     given = RegistrationRun(addPair(scene)).arguments()
     assert set(np.unique(given["moving"].label_map.data)) == set(np.unique(given["fixed"].label_map.data)) == {0, 1}
+
+
+def test_structures_are_called_by_number_or_by_the_name_of_a_segment(scene):
+    inputs = addPair(scene)
+    inside = ball(FIXED)[1]
+    above = pointsOf(FIXED)[..., 2] > -5
+    masks = {"Tumor": inside & ~above, "ball": inside, "upper": inside & above}
+    inputs.fixedSegmentation = addSegmentation(scene, FIXED, masks, inputs.fixedVolume, shared=False)
+    parameters = Parameters(
+        label_weight=1.0, steering_labels=("BALL", 7), rigid_labels=("upper",), volume_labels=("tumor",)
+    )
+    run = RegistrationRun(inputs, parameters)
+    asked, fixed = run.arguments()["parameters"], run.fixed.label_map.data
+    ours = {name: set(getattr(asked, name)) for name in ("steering_labels", "rigid_labels", "volume_labels")}
+    for name, covered in (("rigid_labels", inside & above), ("volume_labels", inside & ~above)):
+        np.testing.assert_array_equal(np.isin(fixed, list(ours[name])), covered)
+    # Where segments overlap, labels of their own stand for both.
+    np.testing.assert_array_equal(np.isin(fixed, list(ours["steering_labels"])), inside)
+    assert 7 in ours["steering_labels"]
+    with pytest.raises(InputError, match=r"no segment femur .*There are: .*Tumor"):
+        RegistrationRun(inputs, Parameters(rigid_labels=("femur",))).arguments()
+    inputs.fixedSegmentation = None  # what is kept is drawn on the fixed volume
+    with pytest.raises(InputError, match=r"no segment ball .*There are: none"):
+        RegistrationRun(inputs, Parameters(rigid_labels=("ball",))).arguments()
 
 
 def test_masks_lie_on_the_grids_of_their_volumes(scene):

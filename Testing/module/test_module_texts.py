@@ -27,6 +27,8 @@ TRANSLATED = [
 _NO_TEXT = {
     "SlicerDeepFLASH developers",
     "DeepFLASH registration failed: %s",  # in the log
+    "DeepFLASH: the transform %s does not follow: %s",
+    "where it belongs",
     "border-bottom: 2px solid #d04040;",
     "slicer.util.pip_install(",
     "</b><ul style='margin: 0'>",

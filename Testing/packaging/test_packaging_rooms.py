@@ -19,7 +19,7 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 _MOST_LINES_OF_A_FILE, _MOST_LINES_OF_A_FUNCTION, _MOST_ARGUMENTS = 500, 80, 8
 # What may be larger, and why.
 _ARGUMENTS = {
-    "DeepFLASHRegistration.py:register": "the door of Slicer's console: a keyword for each node",
+    "DeepFLASHRegistrationLib/gui/logic.py:register": "the door of Slicer's console: a keyword for each node",
     "DeepFLASHRegistrationLib/registration/register.py:register": "the door of the library",
 }
 

@@ -50,7 +50,7 @@ def test_every_setting_tells_what_it_is() -> None:
         if field.type not in ("str", "tuple[str, ...]", "bool"):
             low, high = field.metadata["range"]
             assert low < high
-        if "str" in field.type and field.name != "model":
+        if field.type in ("str", "tuple[str, ...]") and field.name != "model":
             assert field.metadata["choices"]
 
 
@@ -98,6 +98,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"bands": "15,31,47"}, "bands must be a list of integers"),
     ({"bands": (15, 31, 1)}, "bands must lie between 3 and"),
     ({"bands": (15, 31, math.nan)}, "bands must be an integer"),
+    ({"iterations": ("three", 2, 1)}, "iterations must be an integer, not 'three'"),
+    ({"rigid_labels": (" ",)}, "rigid_labels must be an integer, not ' '"),
+    ({"rigid_labels": (0,)}, "rigid_labels must lie between 1 and"),
     ({"resolutions": (), "bands": (), "iterations": ()}, "one entry per level"),
     ({"resolutions": (1, 2, 4)}, "resolutions must run from coarse to fine"),
     ({"resolutions": (4, 2, 0)}, "resolutions must lie between"),
@@ -110,6 +113,12 @@ def test_what_is_wrong_is_refused_by_name(changes: dict[str, Any], message: str)
     with pytest.raises(ValueError, match=r"must|need") as error:
         Parameters(**changes)
     assert message in str(error.value)
+
+
+def test_structures_may_be_named() -> None:
+    parameters = Parameters(rigid_labels=[" left femur ", 3])
+    assert parameters.rigid_labels == ("left femur", 3)
+    assert Parameters.from_dict(json.loads(json.dumps(parameters.to_dict()))) == parameters
 
 
 def test_unknown_names_are_refused() -> None:

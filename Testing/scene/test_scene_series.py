@@ -17,11 +17,12 @@ from DeepFLASHRegistrationLib.process import tasks
 from DeepFLASHRegistrationLib.results.velocity import load_result
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
+from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.series import (
     ItemTransformRun,
-    _volumeNode,
     addSeriesResult,
     browserOf,
+    imageOf,
     isOfShownItem,
     writeSequence,
 )
@@ -46,12 +47,19 @@ def folder(tmp_path_factory):
     return folder / "out"
 
 
+def volumeNode(volume):
+    node = slicer.vtkMRMLScalarVolumeNode()
+    node.SetAndObserveImageData(imageOf(volume))
+    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
+    return node
+
+
 def addSequence(scene, frames, grid=made_series.GRID, unit="ms", step=40):
     sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "cine")
     sequence.SetIndexName("time")
     sequence.SetIndexUnit(unit)
     for number, frame in enumerate(frames):
-        sequence.SetDataNodeAtValue(_volumeNode(Volume(grid, frame)), str(number * step))
+        sequence.SetDataNodeAtValue(volumeNode(Volume(grid, frame)), str(number * step))
     return sequence
 
 
@@ -77,7 +85,7 @@ def test_a_sequence_that_is_no_series_is_refused_by_name(scene, tmp_path: Path):
         writeSequence(mixed, tmp_path / "a.nii.gz")
     other = addSequence(scene, frames[:2])
     smaller = made_series.GRID.padded(-1)
-    other.SetDataNodeAtValue(_volumeNode(Volume(smaller, frames[2][1:-1, 1:-1, 1:-1])), "900")
+    other.SetDataNodeAtValue(volumeNode(Volume(smaller, frames[2][1:-1, 1:-1, 1:-1])), "900")
     with pytest.raises(InputError, match=r"Item 2 of cine.* lies on another grid than the first. Resample it"):
         writeSequence(other, tmp_path / "a.nii.gz")
     assert not list(tmp_path.iterdir())
@@ -125,6 +133,9 @@ def test_the_transform_of_the_item_shown_is_made_when_asked_for(room, folder):
         expected = load_result(folder / "items" / f"{number:03d}").deformation.points(points, "fixed_to_moving")
         found = transformedPoints(nodes.transform.GetTransformFromParent(), points * LPS) * LPS
         assert np.abs(found - expected).max() < 0.2
+        # What belongs to the reference moves onto the item.
+        moved = transformedPoints(nodes.motion.GetTransformToParent(), points * LPS) * LPS
+        np.testing.assert_array_equal(moved, found)
         assert np.abs(expected - points).max() > 1
     # Another item is shown by the time that it ends.
     run = ItemTransformRun(nodes.transform)

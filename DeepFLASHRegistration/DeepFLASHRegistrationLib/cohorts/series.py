@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,60 +17,21 @@ from ..imaging.io import read_labels, read_volume, selection, write_volume
 from ..imaging.time_series import Series
 from ..imaging.volume import Volume
 from ..jobs.job import Digests, Job, key_of
-from ..jobs.ledger import Done, Failed, Ledger, Place
+from ..jobs.ledger import Claim, Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
-from ..problem.parameters import METHODS, Parameters
+from ..problem.parameters import Parameters
 from ..problem.reading import PairFiles
 from ..problem.subject import check_dimensions
-from ..support.errors import InputError
+from ..support.errors import Cancelled, InputError
 from .many import Settings, plain_settings, run_jobs
 from .pairs import NamedPair
+from .series_how import MEAN, PREVIOUS, How
 from .series_order import from_reference, weights_in_time
 
 TASK = "register_item"
-MEAN, PREVIOUS = "mean", "previous"
 REFERENCE, WARPED, LABELS = "reference.nii.gz", "warped.nii.gz", "labels.nii.gz"
 # Folders of the results: of each item onto the one before, of each onto the reference, and of means over time.
 STEPS, ITEMS, SMOOTHED = "steps", "items", "smoothed"
-
-
-@dataclass(frozen=True)
-class How:
-    """How a series is registered.
-
-    Attributes:
-        reference: the item that all are registered onto; "mean", their mean; or "previous", each onto the one before,
-            and by all steps one after the other onto the first.
-        smooth: standard deviation, in items, of the Gaussian by which velocities are averaged in time; 0 for none.
-        cyclic: the first item follows the last, as of a heartbeat or a breath.
-        independent: each item starts from rest, not from what was found for its neighbour.
-        mask: on the reference, outside of which nothing is compared.
-    """
-
-    reference: int | str = 0
-    smooth: float = 0.0
-    cyclic: bool = False
-    independent: bool = False
-    mask: str | None = None
-
-    def check(self, count: int, parameters: Parameters) -> None:
-        """InputError for what a series of so many items cannot be registered by."""
-        if isinstance(self.reference, int) and not 0 <= self.reference < count:
-            raise InputError(
-                f"--reference {self.reference}: the series has {count} items, counted from 0 to {count - 1}. Name one "
-                "of them, mean or previous."
-            )
-        if not 0 <= self.smooth <= count:
-            raise InputError(f"--smooth {self.smooth:g}: must lie between 0 (off) and the {count} items of the series.")
-        if METHODS[parameters.method].needs_transform:
-            raise InputError(f"--method {parameters.method}: takes a transform of each pair. Choose another method.")
-        if parameters.dense:
-            raise InputError(
-                f"--method {parameters.method}: finds maps without a velocity, of which no series is kept. Add "
-                "--as-geodesic for the geodesics nearest to them."
-            )
-        if self.mask is not None and self.reference == PREVIOUS:
-            raise InputError("--mask: is drawn on one item, and each is registered onto another one. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -160,6 +122,36 @@ class SeriesRun:
         for jobs, most in (([job for job in self.open if job not in smoothed], self._chains), (smoothed, None)):
             pairs = [self._pairs[job.name] for job in jobs]
             run_jobs(self.ledger, jobs, pairs, self.settings, ended, progress, most)
+
+    def run_here(
+        self, work: Callable[[Job, dict[str, Any]], Any], ended: Callable[[Ended], None] = lambda end: None
+    ) -> None:
+        """As `run`, one after the other in this process, which is a warm child itself.
+
+        Args:
+            work: fills the folder of a job, as its task does, given the arguments; returns what the task returns.
+            ended: called with the end of each.
+
+        Raises:
+            Cancelled: by `work`; what it worked on does not count as tried.
+        """
+        if self.open:
+            write_volume(self.out / REFERENCE, self._reference)
+        machine = {"device": self.settings.device, "threads": self.settings.threads}
+        for job in self.open:
+            claim = self.ledger.claim(job, self.settings.tries)
+            if not isinstance(claim, Claim):
+                continue
+            began = time.monotonic()
+            try:
+                value = work(job, {**job.arguments, **machine, "folder": claim.result, "next": None})
+                result = claim.complete(value, time.monotonic() - began)
+            except Cancelled:
+                claim.interrupted()
+                raise
+            except Exception as error:
+                result = claim.give_up(str(error) or type(error).__name__)
+            ended(Ended(job, result))
 
     def write_warped(self) -> Path:
         """Writes all items as they lie on the reference, as one 4-D file; InputError unless all are done."""

@@ -72,8 +72,8 @@ def _value(kind: str) -> Callable[[str], Any]:
 
 
 def _of(kind: str) -> str:
-    """What a tuple is of."""
-    return kind.removeprefix("tuple[").partition(",")[0]
+    """What a tuple is of: the first of several kinds."""
+    return re.split(r"[,|\s]", kind.removeprefix("tuple["))[0]
 
 
 def _documented(kind: type) -> dict[str, str]:

@@ -9,7 +9,9 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ..scene.checks import ERROR, Check
+from ..scene.checks import ERROR, HINT, WARNING, Check
+
+_ICONS = {ERROR: "SP_MessageBoxCritical", WARNING: "SP_MessageBoxWarning", HINT: "SP_MessageBoxInformation"}
 
 
 class CheckList:
@@ -60,8 +62,7 @@ class CheckList:
         layout = qt.QHBoxLayout(row)
         layout.setContentsMargins(0, 0, 0, 0)
         icon = qt.QLabel()
-        kind = qt.QStyle.SP_MessageBoxCritical if check.level == ERROR else qt.QStyle.SP_MessageBoxWarning
-        icon.setPixmap(row.style().standardIcon(kind).pixmap(16, 16))
+        icon.setPixmap(row.style().standardIcon(getattr(qt.QStyle, _ICONS[check.level])).pixmap(16, 16))
         icon.setAlignment(qt.Qt.AlignTop)
         layout.addWidget(icon)
         text = qt.QLabel()

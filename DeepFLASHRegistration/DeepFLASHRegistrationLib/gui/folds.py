@@ -18,6 +18,7 @@ _MOST_CHARACTERS = 58
 # The choices of each section: nodes and parameters. What no other section has is in `parameters`.
 _NODES = {
     "carry": ("movingSegmentation", "movingMarkups", "movingModel"),
+    "series": ("sequence",),
     "alignment": ("fixedMask", "movingMask", "initialTransform", "fixedSegmentation", "fixedMarkups"),
 }
 _PARAMETERS = {
@@ -28,7 +29,7 @@ _OUTPUTS = (
     *("warpedVolume", "transform", "inverseTransform", "logJacobianVolume"),
     *("segmentation", "markups", "model", "tables"),
 )
-_NAMES = ("carry", "method", "alignment", "outputs", "parameters")
+_NAMES = ("carry", "method", "alignment", "series", "outputs", "parameters")
 
 
 class Folds:

@@ -263,8 +263,11 @@ def _decimals(value: float) -> int:
     return len(text.partition(".")[2])
 
 
-def _listed(text: str, kind: str) -> list[int] | list[float] | list[str] | str:
+def _listed(text: str, kind: str) -> list[Any] | str:
     """What a list holds, of the kind of a field; or the text itself, if it is no such list."""
+    if kind == "tuple[int | str, ...]":  # names may have blanks in them
+        parts = [part.strip() for part in text.split(",")]
+        return [int(part) if part.isascii() and part.isdigit() else part for part in parts if part]
     one = {"tuple[int, ...]": int, "tuple[float, ...]": float, "tuple[str, ...]": str}[kind]
     try:
         return [one(part) for part in text.replace(",", " ").split()]

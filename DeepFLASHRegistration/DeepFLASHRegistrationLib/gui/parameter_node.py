@@ -15,6 +15,7 @@ from slicer import (
     vtkMRMLPlotChartNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
+    vtkMRMLSequenceNode,
     vtkMRMLTableNode,
     vtkMRMLTransformNode,
 )
@@ -43,8 +44,8 @@ Markups = Union[  # noqa: UP007
 class DeepFLASHRegistrationParameterNode:
     """What the window shows.
 
-    Inputs (see Inputs), outputs (see OutputNodes; None stands for a new node) and whether each is wanted, and the
-    parameters of the registration as JSON text (see Parameters).
+    Inputs (see Inputs), outputs (see OutputNodes; None stands for a new node) and whether each is wanted, the
+    parameters of the registration as JSON text (see Parameters), and a sequence with how it is registered.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -72,6 +73,11 @@ class DeepFLASHRegistrationParameterNode:
     labelsTable: vtkMRMLTableNode
     convergenceChart: vtkMRMLPlotChartNode
     histogramChart: vtkMRMLPlotChartNode
+
+    sequence: vtkMRMLSequenceNode
+    seriesReference: str = "first"
+    seriesSmooth: float = 0.0
+    seriesCyclic: bool = False
 
     wantWarpedVolume: bool = True
     wantTransform: bool = True
@@ -154,6 +160,6 @@ class DeepFLASHRegistrationParameterNode:
 def removeUnusedSettings(nodes: list[slicer.vtkMRMLScriptedModuleNode]) -> None:
     """Removes those for which no volume was ever chosen from the scene, if there are others."""
     found = [DeepFLASHRegistrationParameterNode(node) for node in nodes]
-    unused = [node for node in found if not node.fixedVolume and not node.movingVolume]
+    unused = [node for node in found if not (node.fixedVolume or node.movingVolume or node.sequence)]
     for node in unused if len(unused) < len(found) else unused[1:]:
         slicer.mrmlScene.RemoveNode(node.parameterNode)

@@ -36,15 +36,3 @@ class ReportPanel:
             f"<b style='color: {colorOf(level)}'>\u25cf {escape(longVerdict(level))}"
             f"</b><ul style='margin: 0'>{points}</ul>"
         )
-
-    def setActions(self, busy: bool, canBeSaved: bool, hasSettings: bool) -> None:
-        """The buttons below the tables; one that cannot be pressed says why."""
-        save, copy = self._ui.saveButton, self._ui.copyPythonButton
-        save.enabled, copy.enabled = canBeSaved and not busy, hasSettings
-        if save.enabled:
-            save.toolTip = save.statusTip
-        elif busy:
-            save.toolTip = _("Something is being computed. Wait for its end.")
-        else:
-            save.toolTip = _("There is no result of this pair yet. Register first.")
-        copy.toolTip = copy.statusTip if hasSettings else _("There are no settings. Choose two volumes.")

@@ -39,7 +39,10 @@ def estimate(
     if initial is not None:
         start = torch.as_tensor(initial["velocity"], device=device)
         if start.shape[0] != problem.fixed.ndim or not problem.grid.same_as(initial["domain"]):
-            raise InputError("The initial velocity belongs to another fixed image or working grid.")
+            raise InputError(
+                "The initial velocity belongs to another fixed image or working grid. Choose the mask, the working "
+                "voxel and the margin as they were when it was found by FLASH, or start without it."
+            )
     found, history = optimized(problem, plan.parameters, device, start, watch)
     geodesic = problem.geodesic(found.velocity, found.metric, plan.parameters)
     return Estimated(geodesic, history, found.cancelled, endings=found.why, notes=unrecorded(found, device))

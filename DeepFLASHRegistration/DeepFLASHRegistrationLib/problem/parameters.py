@@ -213,22 +213,25 @@ class Parameters:
         "Whether each structure counts alike, or by its volume.",
         choices=_WEIGHTINGS,
     )
-    steering_labels: tuple[int, ...] = _setting(
+    steering_labels: tuple[int | str, ...] = _setting(
         (),
         "Structures that steer",
-        "Numbers of the labels that steer, such as 1, 4; all that both sides have if it is left empty.",
+        "Numbers of the labels that steer, such as 1, 4, in 3D Slicer also names of segments; all that both sides have "
+        "if it is left empty.",
         limits=(1, 2**31 - 1),
     )
-    rigid_labels: tuple[int, ...] = _setting(
+    rigid_labels: tuple[int | str, ...] = _setting(
         (),
         "Rigid structures",
-        "Numbers of the fixed labels that may move and turn but not change their shape, such as bones.",
+        "Numbers of the fixed labels that may move and turn but not change their shape, such as bones; in 3D Slicer "
+        "also names of segments.",
         limits=(1, 2**31 - 1),
     )
-    volume_labels: tuple[int, ...] = _setting(
+    volume_labels: tuple[int | str, ...] = _setting(
         (),
         "Structures of constant volume",
-        "Numbers of the fixed labels that may change their shape but not their volume, such as a tumor.",
+        "Numbers of the fixed labels that may change their shape but not their volume, such as a tumor; in 3D Slicer "
+        "also names of segments.",
         limits=(1, 2**31 - 1),
     )
     sigma: float = _setting(
@@ -423,6 +426,9 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
             raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {x}.")
         return int(x) if whole else float(x)
 
+    def named(x: Any) -> str:
+        return x.strip() if isinstance(x, str) else ""
+
     def text(x: Any) -> str:
         choices = f.metadata["choices"]
         if not choices:
@@ -445,6 +451,8 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
             "tuple[int, ...]": ("integers", lambda x: number(x, True)),
             "tuple[float, ...]": ("numbers", lambda x: number(x, False)),
             "tuple[str, ...]": ("names", text),
+            # A name may stand for a number.
+            "tuple[int | str, ...]": ("integers", lambda x: named(x) or number(x, True)),
         }[kind]
         if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
             raise ValueError(f"{name} must be a list of {of}, not {value!r}.")

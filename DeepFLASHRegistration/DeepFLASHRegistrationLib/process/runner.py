@@ -151,9 +151,9 @@ class Run:
 class Runner:
     """Gives runs, one at a time, to a child process that stays warm between them."""
 
-    def __init__(self, python: str | os.PathLike | None = None) -> None:
-        """Starts nothing. `python`: the child's interpreter, None for this one."""
-        self._process = RegistrationProcess(python)
+    def __init__(self, python: str | os.PathLike | None = None, tasks: str | None = None) -> None:
+        """Starts nothing. `python`: the child's interpreter, None for this one; `tasks`: a module with more of them."""
+        self._process = RegistrationProcess(python, tasks=tasks)
         self._run: Run | None = None
         self._job: Job | None = None
         self._stepping = False

@@ -76,8 +76,13 @@ def refined(folder: str, parameters: Parameters) -> Start:
     """
     if parameters.method != "flash":
         raise InputError(f"Only FLASH goes on from a result, not the method {parameters.method}. Leave the method out.")
-    start = _gone_on(arguments_of(_geodesic(folder)), folder, parameters)
-    return replace(start, given={**start.given, "initial_affine": start.given["initial_velocity"]["affine"]})
+    return refining(_geodesic(folder), folder, parameters)
+
+
+def refining(deformation: Deformation, name: str, parameters: Parameters) -> Start:
+    """The same of a geodesic that was read already; ``name`` says in the notes where it is from."""
+    start = _gone_on(arguments_of(deformation), name, parameters)
+    return replace(start, given={**start.given, "initial_affine": deformation.affine})
 
 
 def _centered(folder: str, mean: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from .inputs import Inputs
 from .labels import checkLabels, insideOf
 from .translation import tr as _
 
-ERROR, WARNING = "error", "warning"
+ERROR, WARNING, HINT = "error", "warning", "hint"
 
 # Voxels per axis of the thinned-out images that are looked at: enough for what is judged, and done within 0.1 s.
 _LOOKED_AT = 40
@@ -50,7 +50,8 @@ class Check:
 
     Attributes:
         name: what was looked at, e.g. "overlap".
-        level: ERROR (the registration cannot run) or WARNING (it can, but hardly to the user's delight).
+        level: ERROR (the registration cannot run), WARNING (it can, but hardly to the user's delight) or HINT (what was
+            perhaps meant otherwise).
         text: what is the matter, and what helps.
         changes: parameters that help, for one click; {} if no parameter does.
         action: what to call that click, "" without changes.

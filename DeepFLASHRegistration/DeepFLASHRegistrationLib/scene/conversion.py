@@ -21,6 +21,17 @@ def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     Raises:
         InputError: if the node is no scalar volume, is empty or constant, or lies under a non-linear transform.
     """
+    volume = viewOfNode(node)
+    # A copy: the Volume must not follow later changes of the node.
+    return checked_image(volume.with_data(volume.data.copy()))
+
+
+def viewOfNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
+    """The same with the node's own voxels, of whatever type they are, at which nobody has looked.
+
+    Raises:
+        InputError: if the node is no scalar volume, is empty, or lies under a non-linear transform.
+    """
     if node is None:
         raise InputError(_("No volume is chosen. Choose one."))
     name = node.GetName()
@@ -41,9 +52,7 @@ def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     if node.GetParentTransformNode() is not None:
         parent = node.GetParentTransformNode().GetName()
         notes = (_("{name} is used where its transform {parent} puts it").format(name=name, parent=parent),)
-    # A copy: the Volume must not follow later changes of the node.
-    data = arrayFromImage(node.GetImageData()).reshape(grid.shape).copy()
-    return checked_image(Volume(grid, data, name, notes))
+    return Volume(grid, arrayFromImage(node.GetImageData()).reshape(grid.shape), name, notes)
 
 
 def pointsFromNode(node: slicer.vtkMRMLMarkupsNode, grid: Grid | None = None) -> np.ndarray:

@@ -149,6 +149,7 @@ def writeResult(
     movingLabels: Labels | None = None,
     prepared: PreparedResult | None = None,
     stamps: tuple[dict[str, object], dict[str, object]] | None = None,
+    transaction: Transaction | None = None,
 ) -> OutputNodes:
     """Writes a result into the scene of its inputs, all or nothing.
 
@@ -163,6 +164,7 @@ def writeResult(
         movingLabels: what labelsFromNode gave for the moving segmentation.
         prepared: the result's contents, if they were converted beforehand.
         stamps: of the fixed and the moving image, as they were registered; by default as they are.
+        transaction: new, of the same scene; to be kept by who may want to undo it.
 
     Returns:
         The nodes; None for what was not wanted or is not in the result.
@@ -175,7 +177,7 @@ def writeResult(
     movingSegmentation = inputs.movingSegmentation
     checkOutputs(outputs, list(inputs.nodes().values()), movingSegmentation)
     prepared = prepared or PreparedResult(result, fixedVolume, movingVolume)
-    with Transaction(fixedVolume.GetScene()) as transaction:
+    with transaction or Transaction(fixedVolume.GetScene()) as transaction:
         writer = _Writer(transaction, result, fixedVolume, movingVolume, prepared)
         nodes = replace(outputs, **{each.name: None for each in fields(outputs)})
         nodes.transform = writer.transform(outputs.transform)

@@ -36,11 +36,14 @@ from .inputs import Inputs
 from .known_transforms import sampledTransform
 from .labels import Labels, labelsFromNode, maskFromNode
 from .outputs import NEW, OutputNodes, PreparedResult, checkOutputs, writeResult
+from .refining import refinement
 from .samples import addSample
 from .sequence import geodesicTransforms, writeGeodesicSequence
 from .stamps import Stamps
+from .structures import numbered
+from .transaction import Transaction
 from .translation import tr as _
-from .velocity import savedResult
+from .velocity import fingerprint, savedResult
 
 # More points than this per axis of the geodesic's fields show nothing more, and a sequence holds many of them.
 _GEODESIC_SAMPLES = 56
@@ -58,6 +61,7 @@ class RegistrationRun(Run):
             run the best so far, if there is one, which `keep` writes into the scene.
         affine: (d+1, d+1) LPS mm, fixed -> moving, that takes the place of the alignment where it is known from an
             earlier registration of the same pair; to be set before the start.
+        refine: the transform of a result of the same pair, from whose velocity it goes on; to be set before the start.
         pace: by phase, how many times as long as `registration.needs.seconds` says it takes on this computer.
     """
 
@@ -82,11 +86,13 @@ class RegistrationRun(Run):
         self.moving: Subject | None = None
         self.pace: Mapping[str, float] = {}
         self.affine: np.ndarray | None = None
+        self.refine: slicer.vtkMRMLTransformNode | None = None
         self._machine = {"device": device, "threads": threads or None}
         self._peers = peers
         self._movingLabels: Labels | None = None
         self._prepared: PreparedResult | None = None
         self._stamps: tuple[dict[str, object], dict[str, object]] | None = None
+        self._written: tuple[Transaction, str] | None = None
 
     @property
     def result(self) -> Any:
@@ -148,20 +154,28 @@ class RegistrationRun(Run):
             None if mask is None else maskFromNode(mask, volume)
             for mask, volume in ((inputs.fixedMask, inputs.fixedVolume), (inputs.movingMask, inputs.movingVolume))
         ]
-        self.fixed, self.moving = map(Subject, images, labels, masks, self._landmarks(*images))
+        self.parameters = numbered(self.parameters, *labels)
+        maps = [None if each is None else each.volume for each in labels]
+        self.fixed, self.moving = map(Subject, images, maps, masks, self._landmarks(*images))
         if inputs.movingModel is not None:
             meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
-        found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine}
-        found |= self._start(images[0].grid, images[1].grid)
-        self.expected = self._expected()
+        begun = self._start(images[0].grid, images[1].grid)
+        found = {"fixed": self.fixed, "moving": self.moving, "parameters": self.parameters, **self._machine, **begun}
+        self.expected = self._expected("initial_affine" in begun)
         return found
 
     def _start(self, fixed: Grid, moving: Grid) -> dict[str, Any]:
         """What the method starts from, and who computes it.
 
         Raises:
-            InputError: the transform that it needs is not chosen, or the other program is not there.
+            InputError: the transform that it needs is not chosen, the other program is not there, or it cannot go on
+                from the result that is to be refined.
         """
+        if self.refine is not None:
+            start = refinement(self.refine, self.inputs, self.parameters)
+            self.parameters = start.parameters
+            self.fixed = self.fixed.with_image(self.fixed.image.noted(*start.notes))
+            return start.given
         method, chosen = METHODS[self.parameters.method], self.inputs.initialTransform
         found: dict[str, Any] = {}
         if method.peer:
@@ -181,7 +195,7 @@ class RegistrationRun(Run):
         """Runs of the same kind on the same computer keep the same pace."""
         return f"{self.parameters.preset}/{self.parameters.method}/{self._machine['device']}"
 
-    def _expected(self) -> dict[str, float]:
+    def _expected(self, aligned: bool) -> dict[str, float]:
         """Seconds of each phase, {} if the settings cannot be used, which the registration says better."""
         inside = None if self.fixed.mask is None else self.fixed.mask.thinned(_LOOKED_AT)
         try:
@@ -196,23 +210,24 @@ class RegistrationRun(Run):
         except (InputError, ValueError):
             return {}
         known = needs.seconds(sizes, effective)
+        if aligned:  # nothing is to be learned of an alignment that is known already
+            known["affine"] = 0.0
         return {phase: each * self.pace.get(phase, 1.0) for phase, each in known.items()}
 
     def share_done(self, phase: str, progress: float) -> float:
         """How much of a phase is done (0 ... 1)."""
         return share_done(phase, progress) if phase in PHASES else 0.0
 
-    def _labels(self, ndim: int) -> tuple[Volume | None, Volume | None]:
+    def _labels(self, ndim: int) -> tuple[Labels | None, Labels | None]:
         inputs = self.inputs
         # A segmentation of a single slice may have a geometry of its own that is no single slice.
         references = (inputs.fixedVolume, inputs.movingVolume) if ndim == 2 else (None, None)
-        fixed = moving = None
+        fixed = None
         if inputs.movingSegmentation is not None:
             self._movingLabels = labelsFromNode(inputs.movingSegmentation, references[1])
-            moving = self._movingLabels.volume
         if inputs.fixedSegmentation is not None:
-            fixed = labelsFromNode(inputs.fixedSegmentation, references[0], self._movingLabels).volume
-        return fixed, moving
+            fixed = labelsFromNode(inputs.fixedSegmentation, references[0], self._movingLabels)
+        return fixed, self._movingLabels
 
     def _landmarks(self, fixed: Volume, moving: Volume) -> tuple[Landmarks | None, Landmarks | None]:
         inputs = self.inputs
@@ -252,6 +267,7 @@ class RegistrationRun(Run):
                         segmentation=segmentation.GetName()
                     )
                 )
+        transaction = Transaction(self.inputs.fixedVolume.GetScene())
         self.nodes = writeResult(
             self.value,
             self.inputs,
@@ -259,8 +275,28 @@ class RegistrationRun(Run):
             movingLabels=self._movingLabels,
             prepared=self._prepared,
             stamps=self._stamps,
+            transaction=transaction,
         )
         self._prepared = None  # the nodes hold them now
+        if self.refine is not None:
+            self._written = transaction, fingerprint(self.nodes.transform)
+
+    @property
+    def canBeUndone(self) -> bool:
+        """Whether it has refined a result, which was neither removed nor written anew since."""
+        return self._written is not None and fingerprint(self.nodes.transform) == self._written[1]
+
+    def undo(self) -> None:
+        """Takes back what a refinement has written: its nodes hold the result from before, those it made are gone.
+
+        Raises:
+            InputError: there is nothing to take back.
+        """
+        if not self.canBeUndone:
+            raise InputError(_("There is no refinement to undo, or its result was removed or written anew since."))
+        transaction, _velocity = self._written
+        transaction.undo()
+        self.nodes = self._written = None
 
     @property
     def canBeKept(self) -> bool:

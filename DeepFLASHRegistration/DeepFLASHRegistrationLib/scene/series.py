@@ -10,51 +10,64 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import slicer
+import vtk
 
 from ..imaging.grid import Grid
-from ..imaging.image_files.series import write_series
 from ..imaging.image_files.units import even_seconds
-from ..imaging.time_series import read_series
-from ..imaging.volume import Volume
+from ..imaging.volume import Volume, checked_image
 from ..process.runner import Run
 from ..registration.maps import field_grids
 from ..results.starts import arguments_of
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from .arrays import imageFromArray
-from .conversion import volumeFromNode
-from .fields import gridTransform
+from .conversion import viewOfNode
+from .fields import INVERSE_ROLE, gridTransform
 from .geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
 from .hierarchy import parentOf, placeIn
 from .transaction import Transaction
 from .translation import tr as _
-from .velocity import VELOCITY_ROLE, fingerprint, savedResult
+from .velocity import VELOCITY_ROLE, fingerprint, hasVelocity, savedResult
 
-# What a transform's field was computed from.
-_SHOWN_ATTRIBUTE = "DeepFLASH.shown"
+# Of the transform of a series; what its field was computed from.
+_SERIES_ATTRIBUTE, _SHOWN_ATTRIBUTE = "DeepFLASH.series", "DeepFLASH.shown"
 
 
 @dataclass(frozen=True)
 class SeriesNodes:
     """A registered series in the scene: the browser that plays all of it, the sequences of warped volumes and of
-    velocities (text), their nodes of the item shown, and the transform from the reference to that item."""
+    velocities (text), their nodes of the item shown, the transform that lays that item on the reference, and the
+    motion: the transform that lays what belongs to the reference on that item."""
 
     browser: slicer.vtkMRMLSequenceBrowserNode
     warped: slicer.vtkMRMLSequenceNode
     velocities: slicer.vtkMRMLSequenceNode
     warpedVolume: slicer.vtkMRMLScalarVolumeNode
     transform: slicer.vtkMRMLTransformNode
+    motion: slicer.vtkMRMLTransformNode
 
 
 def writeSequence(sequence: slicer.vtkMRMLSequenceNode, path: str | os.PathLike) -> None:
     """Writes the volumes of a sequence as a 4-D file, with its time where the index is one.
+
+    Raises:
+        InputError: it holds fewer than two items, something else than scalar volumes, or volumes of several grids.
+    """
+    from ..imaging.image_files.series import write_series
+
+    items = itemsOf(sequence)
+    volumes = (_told(sequence, number, lambda volume=volume: checked_image(volume)) for number, volume in items)
+    write_series(path, items[0][1].grid, (volume.data for volume in volumes), len(items), secondsOf(sequence))
+
+
+def itemsOf(sequence: slicer.vtkMRMLSequenceNode) -> list[tuple[int, Volume]]:
+    """The volumes of a sequence with their numbers, as views of the voxels, at which nobody has looked.
 
     Raises:
         InputError: it holds fewer than two items, something else than scalar volumes, or volumes of several grids.
@@ -66,25 +79,21 @@ def writeSequence(sequence: slicer.vtkMRMLSequenceNode, path: str | os.PathLike)
                 name=sequence.GetName(), count=count
             )
         )
-    first = _item(sequence, 0)
-
-    def volumes() -> Iterator[np.ndarray]:
-        for number in range(count):
-            volume = _item(sequence, number)
-            if not volume.grid.same_as(first.grid):
-                raise InputError(
-                    _("Item {number} of {name} lies on another grid than the first. Resample it onto that one.").format(
-                        number=number, name=sequence.GetName()
-                    )
+    nodes = [sequence.GetNthDataNode(number) for number in range(count)]
+    items = [(number, _told(sequence, number, lambda node=node: viewOfNode(node))) for number, node in enumerate(nodes)]
+    for number, volume in items:
+        if not volume.grid.same_as(items[0][1].grid):
+            raise InputError(
+                _("Item {number} of {name} lies on another grid than the first. Resample it onto that one.").format(
+                    number=number, name=sequence.GetName()
                 )
-            yield volume.data
+            )
+    return items
 
-    write_series(path, first.grid, volumes(), count, _seconds(sequence))
 
-
-def _item(sequence: slicer.vtkMRMLSequenceNode, number: int) -> Volume:
+def _told(sequence: slicer.vtkMRMLSequenceNode, number: int, read: Callable[[], Volume]) -> Volume:
     try:
-        return volumeFromNode(sequence.GetNthDataNode(number))
+        return read()
     except InputError as error:
         raise InputError(
             _("Item {number} of {name} cannot be registered: {error}").format(
@@ -93,7 +102,7 @@ def _item(sequence: slicer.vtkMRMLSequenceNode, number: int) -> Volume:
         ) from error
 
 
-def _seconds(sequence: slicer.vtkMRMLSequenceNode) -> float:
+def secondsOf(sequence: slicer.vtkMRMLSequenceNode) -> float:
     """From one item to the next; 0 if that is unknown or not always the same."""
     index = [sequence.GetNthIndexValue(number) for number in range(sequence.GetNumberOfDataNodes())]
     return even_seconds(index, sequence.GetIndexUnit() or "")
@@ -107,11 +116,13 @@ def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathL
         folder: of `deepflash register-series`, in which all items are done.
 
     Returns:
-        The nodes; all or none are made. The transform is filled by an `ItemTransformRun`.
+        The nodes; all or none are made. Transform and motion are filled by an `ItemTransformRun`.
 
     Raises:
         InputError: the folder holds no such results, or those of a series of another length.
     """
+    from ..imaging.time_series import read_series
+
     folder = Path(folder)
     velocities = _velocities(folder)
     warped = read_series([folder / "warped.nii.gz"])
@@ -122,6 +133,18 @@ def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathL
                 folder=folder, items=len(velocities), name=sequence.GetName(), count=count
             )
         )
+    images = {number: imageOf(volume) for number, volume in enumerate(warped.volumes())}
+    return addSeries(sequence, warped.grid, images, dict(enumerate(velocities)))
+
+
+def addSeries(
+    sequence: slicer.vtkMRMLSequenceNode,
+    grid: Grid,
+    images: Mapping[int, vtk.vtkImageData],
+    velocities: Mapping[int, str],
+) -> SeriesNodes:
+    """The same of voxels and velocities that were read, each by the number of its item; there may be fewer of them."""
+    matrix = vtkMatrixFrom(ijkToRasOfGrid(grid))
     with Transaction(sequence.GetScene()) as transaction:
         browser = browserOf(sequence)
         if browser is None:
@@ -135,20 +158,30 @@ def addSeriesResult(sequence: slicer.vtkMRMLSequenceNode, folder: str | os.PathL
             each.SetIndexType(sequence.GetIndexType())
             made.append(each)
             transaction.onFailure(lambda each=each: browser.RemoveSynchronizedSequenceNode(each.GetID() or ""))
-        for number, (volume, text) in enumerate(zip(warped.volumes(), velocities, strict=True)):
+        # A sequence copies deeply what it is given, so it gets empty nodes, and these what they hold.
+        volume, text = slicer.vtkMRMLScalarVolumeNode(), slicer.vtkMRMLTextNode()
+        volume.SetIJKToRASMatrix(matrix)
+        for number in sorted(images):
             index = sequence.GetNthIndexValue(number)
-            made[0].SetDataNodeAtValue(_volumeNode(volume), index)
-            made[1].SetDataNodeAtValue(_textNode(text), index)
+            made[0].SetDataNodeAtValue(volume, index).SetAndObserveImageData(images[number])
+            made[1].SetDataNodeAtValue(text, index).SetText(velocities[number])
         for each in made:
             browser.AddSynchronizedSequenceNode(each.GetID())
+            # By default another item's result would be shown where there is none.
+            browser.SetMissingItemMode(each, browser.MissingItemSetToDefault)
         proxies = [browser.GetProxyNode(each) for each in made]
         if None in proxies:
             raise RuntimeError(_("The Sequences module did not make nodes for the sequences."))
-        transform = transaction.create("vtkMRMLTransformNode", f"{sequence.GetName()} motion")
+        transform, motion = (
+            transaction.create("vtkMRMLTransformNode", f"{sequence.GetName()} {what}")
+            for what in ("to reference", "motion")
+        )
+        transform.SetNodeReferenceID(INVERSE_ROLE, motion.GetID())
+        transform.SetAttribute(_SERIES_ATTRIBUTE, "1")
         transform.SetNodeReferenceID(VELOCITY_ROLE, proxies[1].GetID())
-        for node in (*made, *proxies, transform):
+        for node in (*made, *proxies, transform, motion):
             placeIn(node, parentOf(sequence))
-    return SeriesNodes(browser, *made, proxies[0], transform)
+    return SeriesNodes(browser, *made, proxies[0], transform, motion)
 
 
 def _velocities(folder: Path) -> list[str]:
@@ -164,6 +197,11 @@ def _velocities(folder: Path) -> list[str]:
     return found
 
 
+def imageOf(volume: Volume) -> vtk.vtkImageData:
+    """Voxels as the nodes of a sequence hold them."""
+    return imageFromArray(volume.data.reshape(inSpace(volume.grid).shape))
+
+
 def browserOf(sequence: slicer.vtkMRMLSequenceNode) -> slicer.vtkMRMLSequenceBrowserNode | None:
     """The first browser that plays a sequence; None without one."""
     scene = sequence.GetScene()
@@ -174,18 +212,48 @@ def browserOf(sequence: slicer.vtkMRMLSequenceNode) -> slicer.vtkMRMLSequenceBro
     return None
 
 
-def _volumeNode(volume: Volume) -> slicer.vtkMRMLScalarVolumeNode:
-    node = slicer.vtkMRMLScalarVolumeNode()
-    data = volume.data.reshape(inSpace(volume.grid).shape)
-    node.SetAndObserveImageData(imageFromArray(data))
-    node.SetIJKToRASMatrix(vtkMatrixFrom(ijkToRasOfGrid(volume.grid)))
-    return node
+def sequenceOf(volume: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLSequenceNode | None:
+    """The sequence of which a volume is the item that a browser shows; None for any other volume."""
+    scene = volume.GetScene() if volume is not None else None
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") if scene is not None else 0):
+        sequence = scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode").GetSequenceNode(volume)
+        if sequence is not None:
+            return sequence
+    return None
 
 
-def _textNode(text: str) -> slicer.vtkMRMLTextNode:
-    node = slicer.vtkMRMLTextNode()
-    node.SetText(text)
-    return node
+def shownItem(sequence: slicer.vtkMRMLSequenceNode) -> int:
+    """The number of the item that is shown; the first one where none is."""
+    browser = browserOf(sequence)
+    return max(0, browser.GetSelectedItemNumber()) if browser is not None else 0
+
+
+def seriesTransforms(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLTransformNode]:
+    """Those that follow the item which is shown."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLTransformNode")
+    nodes = [scene.GetNthNodeByClass(number, "vtkMRMLTransformNode") for number in range(count)]
+    return [node for node in nodes if node.GetAttribute(_SERIES_ATTRIBUTE) and hasVelocity(node)]
+
+
+def behind(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLTransformNode | None:
+    """A transform of a series that is not that of the item shown; None if there is none. Where an item has no result,
+    there is no map either."""
+    for transform in seriesTransforms(scene):
+        if isOfShownItem(transform):
+            continue
+        if transform.GetNodeReference(VELOCITY_ROLE).GetText():
+            return transform
+        _setMap(transform, vtk.vtkTransform(), fingerprint(transform))
+    return None
+
+
+def _setMap(transform: slicer.vtkMRMLTransformNode, data: vtk.vtkAbstractTransform, shown: str) -> None:
+    """Gives a map from the reference to the item shown to a series' transform and its motion."""
+    transform.SetAndObserveTransformFromParent(data)
+    motion = transform.GetNodeReference(INVERSE_ROLE)
+    if motion is not None:
+        motion.SetAndObserveTransformToParent(data)
+    transform.SetAttribute(_SHOWN_ATTRIBUTE, shown)
 
 
 def isOfShownItem(transform: slicer.vtkMRMLTransformNode) -> bool:
@@ -194,9 +262,9 @@ def isOfShownItem(transform: slicer.vtkMRMLTransformNode) -> bool:
 
 
 class ItemTransformRun(Run):
-    """The transform of the item that a series' browser shows, from its velocity.
+    """The transform of the item that a series' browser shows, and the motion, from its velocity.
 
-    If another item is shown when it ends, the transform stays what it was: then the next run is for that item.
+    If another item is shown when it ends, both stay what they were: then the next run is for that item.
     """
 
     task = "geodesic"
@@ -217,8 +285,7 @@ class ItemTransformRun(Run):
         return {"velocity": arguments_of(saved.deformation), "times": [1.0], "grid": self._grid}
 
     def finish(self) -> None:
-        """Gives the field to the transform."""
+        """Gives the field to the transform, and to the motion."""
         if self.transform.GetScene() is None or fingerprint(self.transform) != self._of:
             return
-        self.transform.SetAndObserveTransformFromParent(gridTransform(self.value[0], self._grid))
-        self.transform.SetAttribute(_SHOWN_ATTRIBUTE, self._of)
+        _setMap(self.transform, gridTransform(self.value[0], self._grid), self._of)

@@ -13,7 +13,8 @@ import vtk
 class Transaction:
     """Creates nodes and lends nodes for change; on an exception new nodes vanish and lent ones are as before.
 
-    Lent nodes must get new data objects (SetAndObserve...), never be written into: what is kept of them is shallow.
+    Lent nodes must get new data objects (SetAndObserve...), never be written into: what is kept of them is shallow. As
+    long as a transaction is held, so is what its nodes were, and `undo` takes back what it did.
 
     >>> with Transaction(scene) as transaction:
     ...     node = transaction.create("vtkMRMLScalarVolumeNode", "warped")
@@ -24,6 +25,7 @@ class Transaction:
         self.scene = scene
         self.created: list[slicer.vtkMRMLNode] = []
         self._before: set[str] = set()
+        self._new: list[slicer.vtkMRMLNode] = []
         self._lent: dict[str, _Kept] = {}
         self._undo: list[Callable[[], None]] = []
 
@@ -56,14 +58,21 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            return
-        for kept in reversed(list(self._lent.values())):
-            kept.giveBack()
         # Also what came along with the nodes made here: display nodes, color tables.
-        for identifier in sorted(_nodeIds(self.scene) - self._before):
-            node = self.scene.GetNodeByID(identifier)
-            if node is not None and not node.IsA("vtkMRMLSubjectHierarchyNode"):
+        self._new = [self.scene.GetNodeByID(each) for each in sorted(_nodeIds(self.scene) - self._before)]
+        if kind is not None:
+            self._takeBack(list(self._lent.values()))
+
+    def undo(self) -> None:
+        """Takes back what was done, at any time after its end. How nodes are displayed stays as it is by now, and what
+        was removed from the scene stays removed."""
+        self._takeBack([kept for kept in self._lent.values() if not kept.node.IsA("vtkMRMLDisplayNode")])
+
+    def _takeBack(self, lent: list[_Kept]) -> None:
+        for kept in reversed(lent):
+            kept.giveBack()
+        for node in self._new:
+            if node is not None and node.GetScene() is self.scene and not node.IsA("vtkMRMLSubjectHierarchyNode"):
                 self.scene.RemoveNode(node)
         for undo in self._undo:
             undo()
