@@ -7,6 +7,7 @@ import slicer
 import vtk
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.problem.subject import corresponding
+from DeepFLASHRegistrationLib.scene.checks import ERROR, checkInputs
 from DeepFLASHRegistrationLib.scene.geometry import LPS_RAS, arrayFromVtkMatrix
 from DeepFLASHRegistrationLib.scene.inputs import Inputs, onlyPair
 from DeepFLASHRegistrationLib.scene.outputs import OutputNodes
@@ -26,6 +27,20 @@ def test_what_is_chosen_arrives_and_what_is_not_is_left_out(scene):
     assert given["parameters"].preset == "fast"
     assert (given["device"], given["threads"]) == ("cpu", 2)
     assert names(scene) == before
+
+
+def test_further_images_are_compared_besides(scene):
+    inputs = addPair(scene)
+    coarse = makeGrid((20, 20, 20), (4, 4, 4))
+    inputs.fixedChannel = addVolume(scene, coarse, ball(coarse)[0], "T2 fixed")
+    inputs.movingChannel = addVolume(scene, coarse, ball(coarse)[0], "T2 moving")
+    given = RegistrationRun(inputs).arguments()
+    assert [each.name for each in given["fixed"].images] == [inputs.fixedVolume.GetName(), "T2 fixed"]
+    assert given["moving"].images[1].grid.shape == (20, 20, 20)
+    # With one alone there is nothing to compare, which is said before anything begins.
+    inputs.movingChannel = None
+    found = [check.text for check in checkInputs(inputs, Parameters(), "cpu") if check.level == ERROR]
+    assert any("T2 fixed is compared with nothing" in text for text in found)
 
 
 def test_no_threads_are_the_default(scene):

@@ -19,7 +19,10 @@ _MOST_CHARACTERS = 58
 _NODES = {
     "carry": ("movingSegmentation", "movingMarkups", "movingModel"),
     "series": ("sequence",),
-    "alignment": ("fixedMask", "movingMask", "initialTransform", "fixedSegmentation", "fixedMarkups"),
+    "alignment": (
+        *("fixedMask", "movingMask", "fixedChannel", "movingChannel"),
+        *("initialTransform", "fixedSegmentation", "fixedMarkups"),
+    ),
 }
 _PARAMETERS = {
     "method": ("preset", "method", "model", "similarity"),

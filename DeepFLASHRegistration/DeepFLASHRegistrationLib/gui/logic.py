@@ -65,6 +65,8 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         movingMarkups=None,
         movingModel=None,
         initialTransform=None,
+        fixedChannel=None,
+        movingChannel=None,
         refine=None,
         parameters=None,
         outputs=None,
@@ -81,6 +83,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :param movingMarkups, movingModel: carried over
         :param fixedMarkups: compared with movingMarkups, point by point
         :param initialTransform: moves the moving volume near the fixed one: linear, or any for the method "transform"
+        :param fixedChannel, movingChannel: further images of the same subjects (T2 beside T1), compared besides
         :param refine: the transform of a result of these volumes, to go on from its velocity in its alignment
         :param parameters: Parameters, e.g. Parameters.from_preset("fast"); None for the defaults
         :param outputs: OutputNodes, each a node to update, NEW (default) or None; e.g. the `nodes` of an earlier run
@@ -91,7 +94,7 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :raises InputError: an input cannot be used; Cancelled: cancelled by the user; RuntimeError: it failed
         """
         given = (fixedVolume, movingVolume, movingSegmentation, fixedSegmentation, fixedMask, movingMask)
-        inputs = Inputs(*given, fixedMarkups, movingMarkups, movingModel, initialTransform)
+        inputs = Inputs(*given, fixedMarkups, movingMarkups, movingModel, initialTransform, fixedChannel, movingChannel)
         run = self.newRun(inputs, parameters, outputs, refine)
         return self.start(run, progressCallback, completedCallback, waitForCompletion)
 

@@ -58,6 +58,8 @@ class DeepFLASHRegistrationParameterNode:
     movingMarkups: Markups
     movingModel: vtkMRMLModelNode
     initialTransform: vtkMRMLTransformNode
+    fixedChannel: vtkMRMLScalarVolumeNode
+    movingChannel: vtkMRMLScalarVolumeNode
     settings: str = ""
     pair: str = ""  # IDs of the volumes for which the outputs were chosen last
 

@@ -173,6 +173,10 @@ def _places(inputs: Inputs, takesTransform: bool) -> list[Check]:
             look.get(name, toWorld)(node)
         except InputError as error:
             found.append(Check("node", ERROR, str(error)))
+    if (inputs.fixedChannel is None) != (inputs.movingChannel is None):
+        alone = inputs.fixedChannel or inputs.movingChannel
+        text = _("{name} is compared with nothing. Choose a further volume of the other subject too, or of none.")
+        found.append(Check("node", ERROR, text.format(name=alone.GetName())))
     return list({check.text: check for check in found}.values())  # one node may be of use twice
 
 

@@ -14,7 +14,8 @@ class Inputs:
 
     Segmentations may be segmentations or label map volumes; masks also scalar volumes (inside where not 0). The
     segmentation, markups and model of the moving volume are carried to the fixed one; those of the fixed volume are
-    compared with them. initialTransform is a linear one that would move the moving volume near the fixed one.
+    compared with them. initialTransform is a linear one that would move the moving volume near the fixed one. Channels
+    are further images of the same subjects (T2 beside T1, dose beside CT), compared besides.
     """
 
     fixedVolume: slicer.vtkMRMLScalarVolumeNode | None = None
@@ -27,6 +28,8 @@ class Inputs:
     movingMarkups: slicer.vtkMRMLMarkupsNode | None = None
     movingModel: slicer.vtkMRMLModelNode | None = None
     initialTransform: slicer.vtkMRMLTransformNode | None = None
+    fixedChannel: slicer.vtkMRMLScalarVolumeNode | None = None
+    movingChannel: slicer.vtkMRMLScalarVolumeNode | None = None
 
     def nodes(self) -> dict[str, slicer.vtkMRMLNode]:
         """The chosen nodes by name."""

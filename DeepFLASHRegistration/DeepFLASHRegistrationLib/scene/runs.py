@@ -156,7 +156,11 @@ class RegistrationRun(Run):
         ]
         self.parameters = numbered(self.parameters, *labels)
         maps = [None if each is None else each.volume for each in labels]
-        self.fixed, self.moving = map(Subject, images, maps, masks, self._landmarks(*images))
+        channels = [
+            (image, *([] if node is None else [volumeFromNode(node)]))
+            for image, node in zip(images, (inputs.fixedChannel, inputs.movingChannel), strict=True)
+        ]
+        self.fixed, self.moving = map(Subject, channels, maps, masks, self._landmarks(*images))
         if inputs.movingModel is not None:
             meshOf(inputs.movingModel)  # what cannot be carried is refused now, not after the registration
         begun = self._start(images[0].grid, images[1].grid)
