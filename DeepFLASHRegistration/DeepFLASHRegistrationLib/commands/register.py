@@ -167,8 +167,6 @@ def _refining(
     """The settings, the fixed subject and what register() is given to go on from a result."""
     from ..results.starts import refined
 
-    if options.init:
-        raise InputError("--refine goes on in the alignment of its result. Leave --init out.")
     start = refined(options.refine, parameters)
     return start.parameters, fixed.with_image(fixed.image.noted(*start.notes)), start.given
 
@@ -206,6 +204,8 @@ def _parameters(options: argparse.Namespace) -> tuple[Parameters, list[str]]:
     if options.init and not transforms:
         changes["initial_alignment"] = options.init[-1]
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    if options.refine is not None and options.init:
+        raise InputError("--refine goes on in the alignment of its result. Leave --init out.")
     _check_transforms(transforms, parameters)
     return parameters, transforms
 
