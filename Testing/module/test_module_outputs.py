@@ -2,12 +2,14 @@
 """Results become nodes after success only, and again the same nodes."""
 
 import dataclasses
+import weakref
 
 import pytest
 from DeepFLASHRegistrationLib.scene import outputs as outputsModule
 from DeepFLASHRegistrationLib.scene.origins import foreignOutputs, markOutputs
-from DeepFLASHRegistrationLib.scene.outputs import NEW
+from DeepFLASHRegistrationLib.scene.outputs import NEW, writeResult
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
+from DeepFLASHRegistrationLib.scene.transaction import Transaction
 from DeepFLASHRegistrationLib.scene.verdict_attribute import verdictOf
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
 from module_nodes import FIXED, addPair, ball, finished, names
@@ -121,3 +123,13 @@ def test_the_verdict_is_read_back_from_the_table(scene):
     assert len(run.verdict.criteria) > 8
     assert verdictOf(None) is None
     assert verdictOf(scene.AddNewNodeByClass("vtkMRMLTableNode")) is None
+
+
+def test_what_nodes_were_is_held_no_longer_than_the_transaction(scene):
+    run = finished(RegistrationRun(addPair(scene)))
+    transaction = Transaction(scene)
+    nodes = writeResult(run.value, run.inputs, movingLabels=run._movingLabels, transaction=transaction)
+    assert nodes.warpedVolume.GetScene() is scene
+    held = weakref.ref(transaction)
+    del transaction
+    assert held() is None  # at once, not when cycles are looked for

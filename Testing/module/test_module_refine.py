@@ -18,8 +18,7 @@ from DeepFLASHRegistrationLib.scene.refining import hints
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.scene.velocity import DENSE_ATTRIBUTE, VELOCITY_ROLE, fingerprint
 from DeepFLASHRegistrationLib.support.errors import InputError
-from module_nodes import ball
-from module_nodes import names as allNames
+from module_nodes import ball, names
 from scene_synthetic import addSegmentation, addVolume, makeGrid
 
 FAST = Parameters.from_preset("fast", initial_alignment="centers", iterations=(6, 4))
@@ -43,11 +42,6 @@ def inputs(scene):
         nodes.append((addVolume(scene, grid, picture, name), grid, inside))
     (fixed, *_), (moving, grid, inside) = nodes
     return Inputs(fixed, moving, addSegmentation(scene, grid, {"ball": inside}, moving, "moving segmentation"))
-
-
-def names(scene):
-    """Those of the nodes but the hierarchy, which comes back when it is asked for after a scene was closed."""
-    return [each for each in allNames(scene) if each[0] != "vtkMRMLSubjectHierarchyNode"]
 
 
 def registered(runner, inputs, parameters=FAST, outputs=None, refine=None):

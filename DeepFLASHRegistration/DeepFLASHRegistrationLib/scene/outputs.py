@@ -224,7 +224,8 @@ def _place(
     earlier = [node for node in outputs if node is not None and node not in transaction.created]
     folder, isNew = resultFolder(earlier, fixedVolume, name)
     if isNew:
-        transaction.onFailure(lambda: hierarchyOf(transaction.scene).RemoveItem(folder, False, False))
+        scene = transaction.scene  # a transaction that holds itself would hold all that its nodes were
+        transaction.onFailure(lambda: hierarchyOf(scene).RemoveItem(folder, False, False))
     for node in transaction.created:
         placeIn(node, folder)
         markDisplayAndStorage(node)

@@ -58,8 +58,9 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Also what came along with the nodes made here: display nodes, color tables.
-        self._new = [self.scene.GetNodeByID(each) for each in sorted(_nodeIds(self.scene) - self._before)]
+        # Also what came along with the nodes made here: display nodes, color tables; but the hierarchy is the scene's.
+        new = [self.scene.GetNodeByID(each) for each in sorted(_nodeIds(self.scene) - self._before)]
+        self._new = [each for each in new if not each.IsA("vtkMRMLSubjectHierarchyNode")]
         if kind is not None:
             self._takeBack(list(self._lent.values()))
 
@@ -72,7 +73,7 @@ class Transaction:
         for kept in reversed(lent):
             kept.giveBack()
         for node in self._new:
-            if node is not None and node.GetScene() is self.scene and not node.IsA("vtkMRMLSubjectHierarchyNode"):
+            if node.GetScene() is self.scene:
                 self.scene.RemoveNode(node)
         for undo in self._undo:
             undo()
