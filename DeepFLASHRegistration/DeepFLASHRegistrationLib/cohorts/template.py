@@ -36,7 +36,7 @@ from ..problem.reading import PairFiles
 from ..problem.subject import Subject
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
-from ..training.dataset import Dataset, SubjectFiles
+from ..training.dataset import Dataset
 from .many import Settings, plain_settings, run_jobs
 from .pairs import NamedPair, checked_name
 from .template_images import (
@@ -107,12 +107,22 @@ class Round:
 
 @dataclass
 class _Read:
-    """What is known of a subject from its voxels."""
+    """What is known of a subject from its voxels: its grid, the box around what it shows, and whether that is all of
+    its object."""
 
+    grid: Grid
     corners: np.ndarray
     whole: bool
-    voxel_mm: float
-    volume: float
+
+    @property
+    def voxel_mm(self) -> float:
+        """Edge of a cube as large as its voxels."""
+        return float(self.grid.voxel_volume ** (1 / self.grid.ndim))
+
+    @property
+    def size(self) -> float:
+        """Of the box, in mm³ (mm² of a slice)."""
+        return float(np.prod(self.corners.max(0) - self.corners.min(0)))
 
 
 @dataclass
@@ -147,6 +157,7 @@ class TemplateRun:
         self.out = self.ledger.folder.absolute()
         self._digests = self.ledger.digests()
         self._read: dict[str, _Read] = {}
+        self._pairs: dict[str, NamedPair] = {}
         self._given, self._decisive = plain_settings(self.settings)
         self._given["disk"] = str(self.out)
 
@@ -218,24 +229,18 @@ class TemplateRun:
     def _look(self) -> None:
         for name in list(self.left):
             try:
-                subject = self._subject(self.subjects[name])
+                subject = self.subjects[name].read()
             except InputError as error:
                 self._fail(name, str(error))
                 continue
-            box, grid = shown(subject), subject.grid
-            size = float(np.prod(box.max(0) - box.min(0)))
-            self._read[name] = _Read(
-                box, background_value(subject.image) is not None, float(grid.voxel_volume ** (1 / grid.ndim)), size
-            )
+            whole = background_value(subject.image) is not None
+            self._read[name] = _Read(subject.grid, shown(subject), whole)
         self._check_left()
-
-    def _subject(self, files: SubjectFiles) -> Subject:
-        return files.read()
 
     def _first(self) -> Path:
         if self.how.start:
             return Path(self.how.start).absolute()
-        ordered = sorted(self.left, key=lambda name: (self._read[name].volume, name))
+        ordered = sorted(self.left, key=lambda name: (self._read[name].size, name))
         return self.subjects[ordered[len(ordered) // 2]].image.absolute()
 
     def _grid(self, poses: Mapping[str, np.ndarray]) -> Grid:
@@ -245,18 +250,18 @@ class TemplateRun:
             back, corners = np.linalg.inv(poses[name]), self._read[name].corners
             boxes.append(corners @ back[:-1, :-1].T + back[:-1, -1])
         voxel = self.how.voxel_mm or float(np.median([self._read[name].voxel_mm for name in names]))
-        like = self._subject(self.subjects[names[0]]).grid
-        return common_grid(boxes, [self._read[name].whole for name in names], voxel, like)
+        whole = [self._read[name].whole for name in names]
+        return common_grid(boxes, whole, voxel, self._read[names[0]].grid)
 
     def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid) -> Volume:
         def posed() -> Iterator[tuple[Subject, np.ndarray]]:
             for name in sorted(poses):
-                yield scaled(self._subject(self.subjects[name]), self.settings.parameters), poses[name]
+                yield scaled(self.subjects[name].read(), self.settings.parameters), poses[name]
 
         return posed_mean(posed(), grid, self.how.average)
 
     def _write_pose(self, name: str, matrix: np.ndarray, grid: Grid) -> None:
-        own = self._subject(self.subjects[name]).grid
+        own = self._read[name].grid
         _write_once(self._pose(name), lambda path: write_affine(path, matrix, grid, own))
 
     def _pose(self, name: str) -> Path:
@@ -312,7 +317,7 @@ class TemplateRun:
             return key_of({"task": task, "inputs": inputs, "start": begun, **decisive, **how})
 
         job = Job(name, key, task, {"pair": vars(pair), **self._given, **more})
-        self._pairs = {**getattr(self, "_pairs", {}), name: NamedPair(0, name, pair)}
+        self._pairs[name] = NamedPair(0, name, pair)
         return job
 
     def _work(
