@@ -117,11 +117,13 @@ def _page(run: TemplateRun, rows: Sequence[dict[str, Any]]) -> str:
     ]
     if run.left_over:
         moved.append(("Template", f"the mean deformation is {run.left_over['mean_voxels']:.3f} voxels"))
-    head = "".join(f"<th>{title}</th>" for title in ("", "Subject", "Distance", "", "What to look at"))
+    head = "".join(f"<th>{title}</th>" for title in ("", "Subject", "Distance", ""))
+    head += '<th style="text-align:left">What to look at</th>'
     body = "".join(
         f'<tr><td>{symbol(row["verdict"]) if row["verdict"] else ""}</td><th scope="row">{_link(row)}</th>'
         f"<td>{'' if row['distance'] is None else format(row['distance'], '.4g')}</td>"
-        f"<td>{'far from the rest' if row['far'] else ''}</td><td>{escaped(row['reason'])}</td></tr>"
+        f"<td>{'far from the rest' if row['far'] else ''}</td>"
+        f'<td style="text-align:left">{escaped(row["reason"])}</td></tr>'
         for row in sorted(rows, key=lambda row: -(row["distance"] or float("inf")))
     )
     left = sum(row["state"] == "done" for row in rows)
