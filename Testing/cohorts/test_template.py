@@ -20,6 +20,7 @@ from DeepFLASHRegistrationLib.cohorts.template_images import (
 )
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
+from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.deformation import Deformation
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
@@ -170,6 +171,23 @@ def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_ou
     write_volume(broken / "s1.nii.gz", Volume(GRID, np.ones(GRID.shape, np.float32)))
     with pytest.raises(InputError, match=r"1 of 2 subjects can be used \(s1: .*A template needs two"):
         TemplateRun(dataset, tmp_path / "T", Settings(), How()).run(lambda end: None)
+
+
+def test_segments_that_have_other_numbers_are_refused(made, tmp_path: Path) -> None:
+    """Labels are voted for by number."""
+    subjects = []
+    for number, values in enumerate(((1, 2), (2, 1))):
+        data = np.zeros((3, 6, 6), np.uint8)
+        data[:, 1:3, 1:3], data[:, 3:5, 3:5] = values
+        layer = Volume(Grid((3, 6, 6), np.eye(4)), data.astype(np.int32), f"s{number}.seg.nrrd")
+        segments = tuple(Segment(name, name, label=label) for name, label in zip(("head", "body"), values, strict=True))
+        path = tmp_path / f"s{number}.seg.nrrd"
+        write_segmentation(path, Segmentation((layer,), segments))
+        subjects.append(dataclasses.replace(read_dataset(made[1]).subjects[number], labels=path))
+    dataset = dataclasses.replace(read_dataset(made[1]), subjects=tuple(subjects))
+    run = TemplateRun(dataset, tmp_path / "T", Settings(), How())
+    with pytest.raises(InputError, match=r"segment head has the number 2, but in .*s0.seg.nrrd 2 stands for body"):
+        run.run(lambda end: None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import registration_pairs as pairs
 from command_line import register, run
+from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume, write_volume
+from DeepFLASHRegistrationLib.imaging.volume import Volume
 
 pytest.importorskip("torch")
 
@@ -57,6 +59,33 @@ def test_what_is_given_on_one_side_only(
     assert "looks at one image of each side" in capsys.readouterr().err
 
 
+def test_a_result_is_refined_of_its_own_images_alone(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, options = tmp_path / "first", list(pairs.TINY_OPTIONS)
+    at = options.index("--init")
+    del options[at : at + 2]
+
+    def refine(fixed: str, moving: str) -> int:
+        return run("register", fixed, moving, "-o", tmp_path / "more", "--force", *options, "--refine", first)
+
+    assert register(pair, first) == 0
+    assert refine(*pair) == 0
+    capsys.readouterr()
+    for number, side in enumerate(("fixed", "moving")):
+        changed = read_volume(pair[number])
+        write_volume(tmp_path / "other.nii.gz", changed.with_data(changed.data * 1.01))
+        other = [*pair]
+        other[number] = str(tmp_path / "other.nii.gz")
+        assert refine(*other) == 2
+        assert f"is the result of another {side} image" in capsys.readouterr().err
+    flat = read_volume(pair[0])
+    for name in ("a", "b"):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(Grid(flat.data.shape[:2], np.eye(3)), flat.data[:, :, 9]))
+    assert refine(str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")) == 2
+    assert "is a result in 3 dimensions" in capsys.readouterr().err
+
+
 def test_a_table_of_such_pairs(pair: tuple[str, str], inverted: list[str], tmp_path: Path) -> None:
     table, one, out = tmp_path / "pairs.csv", tmp_path / "one", tmp_path / "many"
     again = shutil.copy(inverted[1], tmp_path / "again.nii.gz")
@@ -70,6 +99,10 @@ def test_a_table_of_such_pairs(pair: tuple[str, str], inverted: list[str], tmp_p
     assert register(pair, one, *options) == 0
     for name in ("velocity.safetensors", "warped.nii.gz"):
         assert (out / "two" / name).read_bytes() == (one / name).read_bytes(), name
+    rows = table.read_text()
+    table.write_text(rows.replace(f"{inverted[1]}|", f"{inverted[1]}||"))
+    assert run("register-many", table, "-o", out, *pairs.TINY_OPTIONS, *more) == 2
+    table.write_text(rows)
     # A further image that changed is another input.
     write_volume(again, read_volume(again).with_data(read_volume(again).data + 1))
     assert run("register-many", table, "-o", out, *pairs.TINY_OPTIONS, *more) == 2

@@ -83,6 +83,9 @@ def test_what_would_be_done_is_told_and_not_done(
         (["--method", "lddmm"], "finds maps without a velocity"),
         (["--start", "nowhere.nii.gz"], "there is no such file"),
         (["--threads", "0"], "threads must be at least 1"),
+        (["--landmark-weight", "1"], "--landmark-weight: a template has no landmarks"),
+        (["--channel-similarities", "mi"], "--channel-similarities: a template has no landmarks"),
+        (["--dry-run", "--start", "nowhere.nii.gz"], "there is no such file"),
     ],
 )
 def test_what_is_refused(
@@ -91,6 +94,31 @@ def test_what_is_refused(
     assert run("template", data, "-o", tmp_path / "T", *more) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "T").exists()
+
+
+def test_a_refusal_leaves_what_is_said_of_a_finished_template(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "T"
+    assert run("template", data, "-o", out, *QUICK, "-q") == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    image = read_volume(data / "s1.nii.gz")
+    write_volume(data / "s1.nii.gz", image.with_data(image.data + 1))
+    assert run("template", data, "-o", out, *QUICK, "-q") == 2
+    assert "holds the result of other inputs" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_what_nobody_may_expect_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = read_volume(data / "s1.nii.gz")
+    write_volume(data / "s1_labels.nii.gz", image.with_data((image.data > 50).astype(np.uint8)))
+    table = tmp_path / "scans.csv"
+    rows = "scans/s0.nii.gz,one,\nscans/s1.nii.gz,one,scans/s1_labels.nii.gz\nscans/s2.nii.gz,two,\n"
+    table.write_text("image,subject,labels\n" + rows)
+    assert run("template", table, "-o", tmp_path / "T", "--dry-run") == 0
+    told = capsys.readouterr().err
+    assert "the template gets no labels, since 2 have none: s0, s2." in told
+    assert "3 images of 2 persons count alike" in told
 
 
 def test_images_that_cannot_be_used_are_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,12 @@ def _pair(path: Path, row: Row) -> tuple[str, PairFiles]:
             continue
         where = f"{path}, line {row.line}, column {column}"
         if column in SEVERAL:
-            found[column] = tuple(_file(path, each.strip(), where) for each in text.split("|") if each.strip())
+            several = [each.strip() for each in text.split("|")]
+            if not all(several):
+                raise InputError(
+                    f"{where}: item {several.index('') + 1} is empty. Name an image, or leave its bar out."
+                )
+            found[column] = tuple(_file(path, each, where) for each in several)
         else:
             found[column] = _file(path, text, where)
     files = PairFiles(**found)

@@ -41,6 +41,11 @@ class How:
             raise InputError(f"--smooth {self.smooth:g}: must lie between 0 (off) and the {count} items of the series.")
         if METHODS[parameters.method].needs_transform:
             raise InputError(f"--method {parameters.method}: takes a transform of each pair. Choose another method.")
+        if parameters.steering_of_one:
+            raise InputError(
+                f"--{parameters.steering_of_one.replace('_', '-')}: the items of a series have no landmarks, labels or "
+                "further images by which they could be steered. Leave it out."
+            )
         if parameters.dense:
             raise InputError(
                 f"--method {parameters.method}: finds maps without a velocity, of which no series is kept. Add "

@@ -24,7 +24,8 @@ import numpy as np
 from ..alignment.mean_pose import mean_pose
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
-from ..imaging.io import write_volume
+from ..imaging.io import read_grid, selection, write_volume
+from ..imaging.segmentation import is_segmentation, numbering, read_segmentation
 from ..imaging.transforms import write_affine
 from ..imaging.volume import Volume
 from ..jobs.job import Job, key_of
@@ -85,8 +86,15 @@ class How:
             raise InputError(f"--average {self.average}: must be one of {', '.join(AVERAGES)}.")
         if not (self.voxel_mm == 0 or 1e-3 <= self.voxel_mm <= 1e3):
             raise InputError(f"--voxel-mm {self.voxel_mm:g}: must lie between 0.001 and 1000, or be 0.")
+        if self.start and not selection(self.start)[0].exists():
+            raise InputError(f"--start {self.start}: there is no such file. Check the path.")
         if METHODS[parameters.method].needs_transform:
             raise InputError(f"--method {parameters.method}: takes a transform of each pair. Choose another method.")
+        if parameters.steering_of_one:
+            raise InputError(
+                f"--{parameters.steering_of_one.replace('_', '-')}: a template has no landmarks, labels or further "
+                "images by which subjects could be steered. Leave it out."
+            )
         if parameters.dense:
             raise InputError(
                 f"--method {parameters.method}: finds maps without a velocity, which have no mean. Add --as-geodesic "
@@ -151,8 +159,6 @@ class TemplateRun:
         """
         self.how.check(self.settings.parameters)
         self.subjects = {checked_name(s.name, str(self.dataset.path)): s for s in self.dataset.subjects}
-        if self.how.start and not Path(self.how.start).exists():
-            raise InputError(f"--start {self.how.start}: there is no such file. Check the path.")
         self.ledger = Ledger(self.out, self.force)
         self.out = self.ledger.folder.absolute()
         self._digests = self.ledger.digests()
@@ -227,6 +233,7 @@ class TemplateRun:
     # ------------------------------------------------------------------------------------------------ the poses
 
     def _look(self) -> None:
+        self._check_segments()
         for name in list(self.left):
             try:
                 subject = self.subjects[name].read()
@@ -236,6 +243,28 @@ class TemplateRun:
             whole = background_value(subject.image) is not None
             self._read[name] = _Read(subject.grid, shown(subject), whole)
         self._check_left()
+        if self.how.start:
+            ndim, own = read_grid(self.how.start).ndim, self._read[self.left[0]].grid.ndim
+            if ndim != own:
+                raise InputError(
+                    f"--start {self.how.start}: has {ndim} dimensions, the subjects {own}. Choose another image."
+                )
+
+    def _check_segments(self) -> None:
+        """Labels are voted for by their numbers, which must mean the same in all segmentations."""
+        names: dict[int, tuple[str, Path]] = {}
+        numbers: dict[str, tuple[int, Path]] = {}
+        for files in self.subjects.values():
+            if files.labels is None or not is_segmentation(files.labels):
+                continue
+            for name, number in numbering(read_segmentation(files.labels)).items():
+                for known, key, value in ((names, number, name), (numbers, name, number)):
+                    other, where = known.setdefault(key, (value, files.labels))
+                    if other != value:
+                        raise InputError(
+                            f"{files.labels}: segment {name} has the number {number}, but in {where} {key} stands for "
+                            f"{other}. Number the segments of all subjects alike, or export label maps of one table."
+                        )
 
     def _first(self) -> Path:
         if self.how.start:

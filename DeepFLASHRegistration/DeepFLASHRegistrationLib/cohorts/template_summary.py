@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -140,7 +141,8 @@ def _page(run: TemplateRun, rows: Sequence[dict[str, Any]]) -> str:
 
 def _link(row: dict[str, Any]) -> str:
     name = escaped(row["name"])
-    return f'<a href="{SUBJECTS}/{name}/result.json">{name}</a>' if row["state"] == "done" else name
+    link = escaped(quote(f"{SUBJECTS}/{row['name']}/result.json"))
+    return f'<a href="{link}">{name}</a>' if row["state"] == "done" else name
 
 
 def _pictures(title: str, image: Volume) -> str:

@@ -67,6 +67,7 @@ def _value(kind: str) -> Callable[[str], Any]:
         def several(text: str) -> tuple[Any, ...]:
             return tuple(one(x.strip()) for x in text.split(","))
 
+        several.__name__ = {"int": "list of whole numbers", "float": "list of numbers"}.get(_of(kind), "list")
         return several
     return {"int": int, "float": float, "str": str}[kind]
 

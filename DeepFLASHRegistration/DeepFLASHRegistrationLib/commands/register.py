@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
     fixed, moving, segmentation = pair.read()
     fixed, given = with_transforms(transforms, fixed, moving, parameters)
     if options.refine is not None:
-        parameters, fixed, given = _refining(options, parameters, fixed)
+        parameters, fixed, given = _refining(options, parameters, fixed, moving)
     truth = _truth(options, fixed)
     parameters, why = settled(parameters, fixed, moving)
     fixed = fixed.with_image(fixed.image.noted(*why))
@@ -162,12 +162,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refining(
-    options: argparse.Namespace, parameters: Parameters, fixed: Subject
+    options: argparse.Namespace, parameters: Parameters, fixed: Subject, moving: Subject
 ) -> tuple[Parameters, Subject, dict[str, Any]]:
     """The settings, the fixed subject and what register() is given to go on from a result."""
-    from ..results.starts import refined
+    from ..results.starts import check_same_images, refined
 
     start = refined(options.refine, parameters)
+    check_same_images(options.refine, start.given["initial_velocity"], fixed, moving)
     return start.parameters, fixed.with_image(fixed.image.noted(*start.notes)), start.given
 
 

@@ -29,6 +29,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..cohorts.template import TemplateRun
     from ..jobs.pool import Ended
+    from ..training.dataset import Dataset
 
 DESCRIPTION = (
     "Make an unbiased template of many subjects: the image in the middle of them all, with labels by majority where "
@@ -95,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
     how.check(parameters)
     dataset = read_dataset(options.data, skip_broken=options.skip_broken)
     say_skipped(dataset.skipped)
+    _say_unequal(dataset)
     settings = Settings(parameters, options.outputs, options.device, options.threads, options.workers, options.tries)
     if options.dry_run:
         from ..cohorts.template_plan import plan_text
@@ -106,13 +108,28 @@ def run(options: argparse.Namespace) -> int:
     try:
         found.run(told.ended, told.progress, told.say)
     except KeyboardInterrupt as error:
+        told.write()
         raise Cancelled(
             f"{told.done} of {told.count} alignments and registrations are done in {options.output}; run the same "
             "command to go on."
         ) from error
-    finally:
-        told.write()
+    except InputError:
+        if told.done or told.failed:
+            told.write()
+        raise
+    told.write()
     return told.close()
+
+
+def _say_unequal(dataset: Dataset) -> None:
+    """What about the subjects has consequences that nobody may expect."""
+    without = [each.name for each in dataset.subjects if each.labels is None]
+    if without and len(without) < len(dataset):
+        shown = ", ".join(without[:6]) + (", …" if len(without) > 6 else "")
+        print(f"Note: the template gets no labels, since {len(without)} have none: {shown}.", file=sys.stderr)
+    if len(dataset.persons) < len(dataset):
+        text = f"{len(dataset)} images of {len(dataset.persons)} persons count alike"
+        print(f"Note: {text}; give one image of each for a mean of persons.", file=sys.stderr)
 
 
 class _Telling:

@@ -120,6 +120,15 @@ def label_map(segmentation: Segmentation, numbers: dict[str, int] | None = None)
     return Volume(segmentation.grid, combined, name, tuple(notes))
 
 
+def numbering(segmentation: Segmentation) -> dict[str, int]:
+    """The numbers that `label_map` gives to segments, and to their combinations, by name."""
+    if len(segmentation.layers) == 1:
+        return {segment.name: segment.label for segment in segmentation.segments}
+    numbers: dict[str, int] = {}
+    label_map(segmentation, numbers)
+    return numbers
+
+
 def is_segmentation(path: str | os.PathLike) -> bool:
     """Whether the name is that of a segmentation, or the file one of DICOM."""
     return os.fspath(path).lower().endswith(SUFFIX) or is_dicom_segmentation(path)

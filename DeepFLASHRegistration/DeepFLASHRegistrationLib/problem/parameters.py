@@ -355,6 +355,13 @@ class Parameters:
         return next((name for name in _SWITCHES if getattr(self, name)), "")
 
     @property
+    def steering_of_one(self) -> str:
+        """The first of the parameters that ask for what only a single pair has: what steers it, or further images; ""
+        without."""
+        channels = ("channel_weights", "channel_similarities")
+        return self.steered or next((name for name in channels if getattr(self, name)), "")
+
+    @property
     def steerable(self) -> bool:
         """Whether the method, or what refines its result, can be steered."""
         return self.method in STEERABLE or self.method.endswith("+flash")

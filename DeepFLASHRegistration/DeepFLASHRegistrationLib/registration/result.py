@@ -95,10 +95,10 @@ def provenance(fixed: Subject, moving: Subject, device: str, threads: int | None
         "torch": str(torch.__version__),
         "SimpleITK": _version("SimpleITK"),
         "platform": platform.platform(),
-        "fixed_sha256": _hash(fixed.image),
-        "moving_sha256": _hash(moving.image),
+        "fixed_sha256": digest(fixed.image),
+        "moving_sha256": digest(moving.image),
         **{
-            f"{name}_channels_sha256": [_hash(image) for image in side.images[1:]]
+            f"{name}_channels_sha256": [digest(image) for image in side.images[1:]]
             for name, side in (("fixed", fixed), ("moving", moving))
             if side.images[1:]
         },
@@ -113,8 +113,8 @@ def _version(package: str) -> str | None:
         return getattr(sys.modules.get(package), "__version__", None)
 
 
-def _hash(volume: Volume) -> str:
-    """SHA-256 of the voxels and their place in space."""
+def digest(volume: Volume) -> str:
+    """SHA-256 of a checked image's voxels and their place in space."""
     digest = hashlib.sha256(np.ascontiguousarray(volume.data))
     digest.update(volume.grid.affine.tobytes())
     return digest.hexdigest()

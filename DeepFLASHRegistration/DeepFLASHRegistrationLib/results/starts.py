@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -15,10 +16,11 @@ import numpy as np
 from ..problem.deformation import Deformation
 from ..problem.known_transform import KnownTransform
 from ..problem.parameters import Parameters
+from ..problem.subject import Subject
 from ..registration.register import made_of, register
-from ..registration.result import Result
+from ..registration.result import Result, digest
 from ..support.errors import InputError
-from .velocity import VELOCITY, load_result
+from .velocity import SUMMARY, VELOCITY, load_result
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,25 @@ def refined(folder: str, parameters: Parameters) -> Start:
     if parameters.method != "flash":
         raise InputError(f"Only FLASH goes on from a result, not the method {parameters.method}. Leave the method out.")
     return refining(_geodesic(folder), folder, parameters)
+
+
+def check_same_images(folder: str, velocity: Mapping[str, Any], fixed: Subject, moving: Subject) -> None:
+    """InputError unless a result folder is that of these images, as far as its result.json tells."""
+    if len(velocity["affine"]) != fixed.ndim + 1:
+        raise InputError(
+            f"{folder}: is a result in {len(velocity['affine']) - 1} dimensions, and {fixed.name} has {fixed.ndim}. "
+            "Give the result of these images."
+        )
+    try:
+        known = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # the velocity alone was kept
+    for name, side in (("fixed", fixed), ("moving", moving)):
+        if known.get(f"{name}_sha256") not in (None, digest(side.checked(name).image)):
+            raise InputError(
+                f"{folder}: is the result of another {name} image than {side.name}, or of what it was before. Give the "
+                "result of these images, or register them first."
+            )
 
 
 def refining(deformation: Deformation, name: str, parameters: Parameters) -> Start:
