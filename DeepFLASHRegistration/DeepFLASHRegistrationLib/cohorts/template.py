@@ -57,7 +57,6 @@ from .template_images import (
 TEMPLATE, LABELS, AGREEMENT = "template.nii.gz", "labels.nii.gz", "labels_agreement.nii.gz"
 POSES, ROUNDS, SUBJECTS = "poses", "rounds", "subjects"
 _KINDS = ("rigid", "affine")
-_FIRST = "first.nii.gz"
 # Of a template's subjects at least so many must be left.
 _LEAST = 2
 
