@@ -42,3 +42,14 @@ def names(scene):
         (node.GetClassName(), node.GetName() or "")
         for node in (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes()))
     )
+
+
+def addSlices(scene, **placement):
+    """A single slice each with its segmentation; two ellipses would be the same after an affine alignment."""
+    nodes = []
+    for name, radii in (("fixed", (30, 22, 1e9)), ("moving", (24, 28, 1e9))):
+        grid = makeGrid((1, 48, 50), (2, 2, 2), **placement)
+        picture, inside = ball(grid, radii)
+        volume = addVolume(scene, grid, picture, name)
+        nodes += [volume, addSegmentation(scene, grid, {"ball": inside}, volume, f"{name} segmentation")]
+    return Inputs(fixedVolume=nodes[0], fixedSegmentation=nodes[1], movingVolume=nodes[2], movingSegmentation=nodes[3])

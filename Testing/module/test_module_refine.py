@@ -18,8 +18,8 @@ from DeepFLASHRegistrationLib.scene.refining import hints
 from DeepFLASHRegistrationLib.scene.runs import RegistrationRun
 from DeepFLASHRegistrationLib.scene.velocity import DENSE_ATTRIBUTE, VELOCITY_ROLE, fingerprint
 from DeepFLASHRegistrationLib.support.errors import InputError
-from module_nodes import ball, names
-from scene_synthetic import addSegmentation, addVolume, makeGrid
+from module_nodes import addSlices, ball, names
+from scene_synthetic import addVolume, makeGrid
 
 FAST = Parameters.from_preset("fast", initial_alignment="centers", iterations=(6, 4))
 STEERED = replace(FAST, landmark_weight=20.0, landmark_trust_mm=1.0)
@@ -35,13 +35,8 @@ def runner(childPython):
 @pytest.fixture
 def inputs(scene):
     """A single slice each, with a segmentation of the moving one."""
-    nodes = []
-    for name, radii in (("fixed", (30, 22, 1e9)), ("moving", (24, 28, 1e9))):
-        grid = makeGrid((1, 48, 50), (2, 2, 2))
-        picture, inside = ball(grid, radii)
-        nodes.append((addVolume(scene, grid, picture, name), grid, inside))
-    (fixed, *_), (moving, grid, inside) = nodes
-    return Inputs(fixed, moving, addSegmentation(scene, grid, {"ball": inside}, moving, "moving segmentation"))
+    found = addSlices(scene)
+    return Inputs(found.fixedVolume, found.movingVolume, found.movingSegmentation)
 
 
 def registered(runner, inputs, parameters=FAST, outputs=None, refine=None):

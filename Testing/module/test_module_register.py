@@ -18,8 +18,7 @@ from DeepFLASHRegistrationLib.scene.runs import GeodesicRun, RegistrationRun, Sa
 from DeepFLASHRegistrationLib.scene.sequence import geodesicOf
 from DeepFLASHRegistrationLib.scene.velocity import VELOCITY_ROLE, hasVelocity
 from DeepFLASHRegistrationLib.support.errors import InputError
-from module_nodes import ball, names
-from scene_synthetic import addSegmentation, addVolume, makeGrid
+from module_nodes import addSlices, names
 
 # Two ellipses would be the same after an affine alignment.
 FAST = Parameters.from_preset("fast", initial_alignment="centers", iterations=(6, 4))
@@ -36,16 +35,6 @@ def runner(childPython):
 def inputs(scene):
     """A single slice each: two dimensions suffice, and take no time."""
     return addSlices(scene)
-
-
-def addSlices(scene, **placement):
-    nodes = []
-    for name, radii in (("fixed", (30, 22, 1e9)), ("moving", (24, 28, 1e9))):
-        grid = makeGrid((1, 48, 50), (2, 2, 2), **placement)
-        picture, inside = ball(grid, radii)
-        volume = addVolume(scene, grid, picture, name)
-        nodes += [volume, addSegmentation(scene, grid, {"ball": inside}, volume, f"{name} segmentation")]
-    return Inputs(fixedVolume=nodes[0], fixedSegmentation=nodes[1], movingVolume=nodes[2], movingSegmentation=nodes[3])
 
 
 def _run(inputs, parameters=FAST, outputs=None):

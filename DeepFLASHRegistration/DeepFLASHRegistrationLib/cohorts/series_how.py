@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..problem.parameters import METHODS, Parameters
+from ..problem.parameters import Parameters
 from ..support.errors import InputError
+from .own_velocity import check_own_velocity
 
 MEAN, PREVIOUS = "mean", "previous"
 
@@ -39,17 +40,10 @@ class How:
             )
         if not 0 <= self.smooth <= count:
             raise InputError(f"--smooth {self.smooth:g}: must lie between 0 (off) and the {count} items of the series.")
-        if METHODS[parameters.method].needs_transform:
-            raise InputError(f"--method {parameters.method}: takes a transform of each pair. Choose another method.")
-        if parameters.steering_of_one:
-            raise InputError(
-                f"--{parameters.steering_of_one.replace('_', '-')}: the items of a series have no landmarks, labels or "
-                "further images by which they could be steered. Leave it out."
-            )
-        if parameters.dense:
-            raise InputError(
-                f"--method {parameters.method}: finds maps without a velocity, of which no series is kept. Add "
-                "--as-geodesic for the geodesics nearest to them."
-            )
+        check_own_velocity(
+            parameters,
+            "the items of a series have no landmarks, labels or further images by which they could be steered",
+            "of which no series is kept",
+        )
         if self.mask is not None and self.reference == PREVIOUS:
             raise InputError("--mask: is drawn on one item, and each is registered onto another one. Leave it out.")

@@ -4,8 +4,7 @@
     poses      each subject aligned with a first image, and the mean of the logarithms of these maps taken as the
                middle; once rigidly and, on the average image of that, once affinely
     rounds     each subject registered to the template, in its affine pose; the warped images averaged; the average
-               moved
-               along the geodesic of the mean velocity
+               moved along the geodesic of the mean velocity
     settled    from each velocity their mean taken, so that the template lies in the middle; what that gives averaged
 
 Every registration is a job, known again by what it is made of: interrupted, the same command goes on where it was.
@@ -31,7 +30,7 @@ from ..imaging.volume import Volume
 from ..jobs.job import Job, key_of
 from ..jobs.ledger import Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
-from ..problem.parameters import METHODS, Parameters
+from ..problem.parameters import Parameters
 from ..problem.problem import scaled
 from ..problem.reading import PairFiles
 from ..problem.subject import Subject
@@ -39,6 +38,7 @@ from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from ..training.dataset import Dataset
 from .many import Settings, plain_settings, run_jobs
+from .own_velocity import check_own_velocity
 from .pairs import NamedPair, checked_name
 from .template_images import (
     AVERAGES,
@@ -87,18 +87,11 @@ class How:
             raise InputError(f"--voxel-mm {self.voxel_mm:g}: must lie between 0.001 and 1000, or be 0.")
         if self.start and not selection(self.start)[0].exists():
             raise InputError(f"--start {self.start}: there is no such file. Check the path.")
-        if METHODS[parameters.method].needs_transform:
-            raise InputError(f"--method {parameters.method}: takes a transform of each pair. Choose another method.")
-        if parameters.steering_of_one:
-            raise InputError(
-                f"--{parameters.steering_of_one.replace('_', '-')}: a template has no landmarks, labels or further "
-                "images by which subjects could be steered. Leave it out."
-            )
-        if parameters.dense:
-            raise InputError(
-                f"--method {parameters.method}: finds maps without a velocity, which have no mean. Add --as-geodesic "
-                "for the geodesics nearest to them."
-            )
+        check_own_velocity(
+            parameters,
+            "a template has no landmarks, labels or further images by which subjects could be steered",
+            "which have no mean",
+        )
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..problem.parameters import ALIGNMENTS, SIMILARITIES
 from ..support.errors import Cancelled, InputError
-from .options import DATA, IMAGE, checked, common_options, positive, say_skipped, seed_options
+from .options import DATA, IMAGE, check_threads, checked, common_options, positive, say_skipped, seed_options
 
 if TYPE_CHECKING:
     from ..cohorts.entrants import Entrant
@@ -115,8 +115,7 @@ def run(options: argparse.Namespace) -> int:
     reference = options.reference or entrants[0].name
     if reference not in [each.name for each in entrants]:
         raise InputError(f"--reference {reference}: is none of --methods {options.methods}.")
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"threads must be at least 1, not {options.threads}.")
+    check_threads(options)
     structures = _structures(options)
     _ready(entrants)
     pairs = _pairs(options)

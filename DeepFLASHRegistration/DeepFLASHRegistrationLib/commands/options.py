@@ -51,6 +51,24 @@ def result_options(
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
+def pool_options(parser: argparse.ArgumentParser, what: str, workers: str) -> None:
+    """How several at once are worked on: --workers, --tries. ``what``: one of them; ``workers``: help of the first."""
+    parser.add_argument("--workers", type=positive, metavar="N", help=workers)
+    parser.add_argument(
+        "--tries",
+        type=positive,
+        default=3,
+        metavar="N",
+        help=f"how often {what} is tried whose process dies, at most (default: 3)",
+    )
+
+
+def check_threads(options: argparse.Namespace) -> None:
+    """InputError for a number of threads that cannot be."""
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"threads must be at least 1, not {options.threads}.")
+
+
 def consent_option(parser: Any) -> None:
     """--accept-noncommercial; see `keep_consent`."""
     parser.add_argument(

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .field_options import add_fields, given_fields
-from .options import checked, common_options, consent_option, keep_consent, positive, result_options, say_event
+from .options import (
+    check_threads,
+    checked,
+    common_options,
+    consent_option,
+    keep_consent,
+    pool_options,
+    result_options,
+    say_event,
+)
 
 if TYPE_CHECKING:
     from ..cohorts.many import Many
@@ -42,18 +51,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace results of the same output, of other inputs or parameters"
     )
-    parser.add_argument(
-        "--workers",
-        type=positive,
-        metavar="N",
-        help="pairs at once (default: one for each CPU thread, as far as the memory suffices; one on a GPU)",
-    )
-    parser.add_argument(
-        "--tries",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="how often a pair is tried whose process dies, at most (default: 3)",
+    pool_options(
+        parser,
+        "a pair",
+        "pairs at once (default: one for each CPU thread, as far as the memory suffices; one on a GPU)",
     )
     parser.add_argument("--init", choices=ALIGNMENTS, help="default: affine")
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
@@ -70,8 +71,7 @@ def run(options: argparse.Namespace) -> int:
     if options.init:
         changes["initial_alignment"] = options.init
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"threads must be at least 1, not {options.threads}.")
+    check_threads(options)
     keep_consent(options)
     from ..cohorts.many import Many, Settings
     from ..cohorts.pairs import read_pairs

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from ..problem.parameters import PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .field_options import add_fields, given_fields
-from .options import checked, common_options, consent_option, keep_consent, positive, result_options, say_event
+from .options import (
+    check_threads,
+    checked,
+    common_options,
+    consent_option,
+    keep_consent,
+    pool_options,
+    result_options,
+    say_event,
+)
 
 if TYPE_CHECKING:
     from ..cohorts.series import SeriesRun
@@ -69,14 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="label map or segmentation of the reference (with previous: of the first item), carried to every item, "
         "with their volumes in the table; may be added later",
     )
-    parser.add_argument("--workers", type=positive, metavar="N", help="items at once (default: as many as help)")
-    parser.add_argument(
-        "--tries",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="how often an item is tried whose process dies, at most (default: 3)",
-    )
+    pool_options(parser, "an item", "items at once (default: as many as help)")
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     result_options(parser, "of each item beside the warped one", "warped")
     common_options(parser)
@@ -98,8 +100,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"threads must be at least 1, not {options.threads}.")
+    check_threads(options)
     keep_consent(options)
     from ..cohorts.many import Settings
     from ..cohorts.series import How, SeriesRun, reference_labels

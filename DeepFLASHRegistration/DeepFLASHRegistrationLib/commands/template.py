@@ -15,11 +15,13 @@ from ..support.errors import Cancelled, InputError
 from .field_options import add_fields, given_fields
 from .options import (
     DATA,
+    check_threads,
     checked,
     common_options,
     consent_option,
     data_options,
     keep_consent,
+    pool_options,
     positive,
     result_options,
     say_event,
@@ -63,14 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what all are aligned with first (default: the subject of middle size)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and how long it takes about")
-    parser.add_argument("--workers", type=positive, metavar="N", help="subjects at once (default: as many as help)")
-    parser.add_argument(
-        "--tries",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="how often a subject is tried whose process dies, at most (default: 3)",
-    )
+    pool_options(parser, "a subject", "subjects at once (default: as many as help)")
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     result_options(parser, "of each subject beside the warped image and its labels", "warped, labels")
     common_options(parser)
@@ -83,8 +78,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"threads must be at least 1, not {options.threads}.")
+    check_threads(options)
     keep_consent(options)
     from ..cohorts.many import Settings
     from ..cohorts.template import How, TemplateRun

@@ -101,15 +101,11 @@ class PairFiles:
         # Segments of the same name are the same label on both sides; label maps have but their numbers.
         named = [is_segmentation(each) for each in (self.fixed_labels, self.moving_labels) if each is not None]
         numbers: dict[str, int] | None = {} if named and all(named) else None
-        both = {"numbers": numbers}
-        fixed = read_subject(
-            self.fixed, self.fixed_labels, self.fixed_mask, self.fixed_points, channels=self.fixed_channels, **both
-        )
+        belonging = (self.fixed_labels, self.fixed_mask, self.fixed_points)
+        fixed = read_subject(self.fixed, *belonging, numbers=numbers, channels=self.fixed_channels)
         segmentation = read_segmentation(self.moving_labels) if self.segmented else None
-        labels = segmentation or self.moving_labels
-        moving = read_subject(
-            self.moving, labels, self.moving_mask, self.moving_points, channels=self.moving_channels, **both
-        )
+        belonging = (segmentation or self.moving_labels, self.moving_mask, self.moving_points)
+        moving = read_subject(self.moving, *belonging, numbers=numbers, channels=self.moving_channels)
         return Pair(fixed, moving, segmentation)
 
 
