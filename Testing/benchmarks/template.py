@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from DeepFLASHRegistrationLib.cohorts.many import Settings
-from DeepFLASHRegistrationLib.cohorts.template import How, TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template import TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template_how import How
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume

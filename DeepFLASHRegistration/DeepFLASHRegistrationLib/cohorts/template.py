@@ -13,6 +13,7 @@ Every registration is a job, known again by what it is made of: interrupted, the
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +24,13 @@ import numpy as np
 from ..alignment.mean_pose import mean_pose
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
-from ..imaging.io import read_grid, selection, write_volume
+from ..imaging.io import read_grid, write_volume
 from ..imaging.segmentation import is_segmentation, numbering, read_segmentation
 from ..imaging.transforms import write_affine
 from ..imaging.volume import Volume
 from ..jobs.job import Job, key_of
 from ..jobs.ledger import Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
-from ..problem.parameters import Parameters
 from ..problem.problem import scaled
 from ..problem.reading import PairFiles
 from ..problem.subject import Subject
@@ -38,10 +38,9 @@ from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from ..training.dataset import Dataset
 from .many import Settings, plain_settings, run_jobs
-from .own_velocity import check_own_velocity
 from .pairs import NamedPair, checked_name
+from .template_how import How
 from .template_images import (
-    AVERAGES,
     common_grid,
     displacement_figures,
     far_away,
@@ -56,42 +55,15 @@ from .template_images import (
 
 TEMPLATE, LABELS, AGREEMENT = "template.nii.gz", "labels.nii.gz", "labels_agreement.nii.gz"
 POSES, ROUNDS, SUBJECTS = "poses", "rounds", "subjects"
+STANDARD = "standard"
+# A folder with this file is a template that is done.
+SUMMARY = "template.json"
+# By what new subjects are brought to a template as its own were: what these were aligned with affinely, what they were
+# registered to in the last round, and the mean of the velocities that were found there.
+SPACE, POSED, REGISTERED, MEAN = "space", "posed.nii.gz", "registered.nii.gz", "mean_velocity.npy"
 _KINDS = ("rigid", "affine")
 # Of a template's subjects at least so many must be left.
 _LEAST = 2
-
-
-@dataclass(frozen=True)
-class How:
-    """How a template is made.
-
-    Attributes:
-        rounds: of registration and averaging.
-        average: of the warped images, one of AVERAGES.
-        voxel_mm: of the template; 0 for that of the subjects.
-        start: the image that all are aligned with first; "" for the subject of middle size.
-    """
-
-    rounds: int = 4
-    average: str = "mean"
-    voxel_mm: float = 0.0
-    start: str = ""
-
-    def check(self, parameters: Parameters) -> None:
-        """InputError for what no template can be made by."""
-        if not 1 <= self.rounds <= 50:
-            raise InputError(f"--rounds {self.rounds}: must lie between 1 and 50.")
-        if self.average not in AVERAGES:
-            raise InputError(f"--average {self.average}: must be one of {', '.join(AVERAGES)}.")
-        if not (self.voxel_mm == 0 or 1e-3 <= self.voxel_mm <= 1e3):
-            raise InputError(f"--voxel-mm {self.voxel_mm:g}: must lie between 0.001 and 1000, or be 0.")
-        if self.start and not selection(self.start)[0].exists():
-            raise InputError(f"--start {self.start}: there is no such file. Check the path.")
-        check_own_velocity(
-            parameters,
-            "a template has no landmarks, labels or further images by which subjects could be steered",
-            "which have no mean",
-        )
 
 
 @dataclass
@@ -142,6 +114,9 @@ class TemplateRun:
     failed: dict[str, Failed] = field(default_factory=dict)
     lengths: dict[str, float] = field(default_factory=dict)
     left_over: dict[str, float] = field(default_factory=dict)
+    structures: dict[int, str] = field(default_factory=dict)
+    domain: Grid | None = None
+    middle: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Opens the folder.
@@ -162,7 +137,8 @@ class TemplateRun:
     @property
     def count(self) -> int:
         """Alignments and registrations in all, if none fails."""
-        return len(self.subjects) * (len(_KINDS) + self.how.rounds + 1)
+        more = bool(self.how.like) + bool(self.how.standard)
+        return len(self.subjects) * (len(_KINDS) + self.how.rounds + 1) + more
 
     @property
     def labelled(self) -> bool:
@@ -205,8 +181,11 @@ class TemplateRun:
         for kind in _KINDS:
             found = self._work([self._alignment(kind, image, name) for name in self.left], ended, progress)
             maps = {name.rpartition("/")[2]: np.array(each.value["matrix"]) for name, each in found.items()}
-            middle = np.linalg.inv(mean_pose([maps[name] for name in sorted(maps)]))
-            poses = {name: matrix @ middle for name, matrix in maps.items()}
+            self.middle = np.linalg.inv(mean_pose([maps[name] for name in sorted(maps)]))
+            if kind == "affine" and self.how.like:
+                # Rigid, so that sizes stay those of the middle.
+                self.middle = self.middle @ self._one(self._like(image), ended, progress).value["matrix"]
+            poses = {name: matrix @ self.middle for name, matrix in maps.items()}
             image = self.out / ROUNDS / ("0" if kind == "affine" else kind) / TEMPLATE
             say(f"Averaging the {kind} poses")
             grid = self._grid(poses)
@@ -214,13 +193,19 @@ class TemplateRun:
         for name, matrix in poses.items():
             self._write_pose(name, matrix, grid)
         for number in range(1, self.how.rounds + 1):
-            jobs = [self._registration(number, image, name) for name in self.left]
+            fixed = image
+            jobs = [self._registration(number, fixed, name) for name in self.left]
             self._work(jobs, ended, progress)
             say(f"Averaging round {number}")
             image = self._averaged(number, grid)
         self._work([self._settled(image, name) for name in self.left], ended, progress)
         say("Averaging the template")
         self._finish(grid)
+        posed = self.out / ROUNDS / _KINDS[0] / TEMPLATE
+        for name, file in ((POSED, posed), (REGISTERED, fixed), (MEAN, self._mean(self.how.rounds))):
+            _write_once(self.out / SPACE / name, lambda path, file=file: shutil.copyfile(file, path))
+        if self.how.standard:
+            self._one(self._to_standard(), ended, progress)
 
     # ------------------------------------------------------------------------------------------------ the poses
 
@@ -235,15 +220,15 @@ class TemplateRun:
             whole = background_value(subject.image) is not None
             self._read[name] = _Read(subject.grid, shown(subject), whole)
         self._check_left()
-        if self.how.start:
-            ndim, own = read_grid(self.how.start).ndim, self._read[self.left[0]].grid.ndim
-            if ndim != own:
-                raise InputError(
-                    f"--start {self.how.start}: has {ndim} dimensions, the subjects {own}. Choose another image."
-                )
+        for name in ("start", "like", "standard"):
+            file = getattr(self.how, name)
+            ndim, own = read_grid(file).ndim if file else 0, self._read[self.left[0]].grid.ndim
+            if file and ndim != own:
+                raise InputError(f"--{name} {file}: has {ndim} dimensions, the subjects {own}. Choose another image.")
 
     def _check_segments(self) -> None:
-        """Labels are voted for by their numbers, which must mean the same in all segmentations."""
+        """Labels are voted for by their numbers, which must mean the same in all segmentations: by number, their
+        names."""
         names: dict[int, tuple[str, Path]] = {}
         numbers: dict[str, tuple[int, Path]] = {}
         for files in self.subjects.values():
@@ -257,6 +242,7 @@ class TemplateRun:
                             f"{files.labels}: segment {name} has the number {number}, but in {where} {key} stands for "
                             f"{other}. Number the segments of all subjects alike, or export label maps of one table."
                         )
+        self.structures = {number: name for number, (name, _) in names.items()}
 
     def _first(self) -> Path:
         if self.how.start:
@@ -265,6 +251,8 @@ class TemplateRun:
         return self.subjects[ordered[len(ordered) // 2]].image.absolute()
 
     def _grid(self, poses: Mapping[str, np.ndarray]) -> Grid:
+        if self.how.like:
+            return read_grid(self.how.like)
         names = sorted(poses)
         boxes = []
         for name in names:
@@ -297,6 +285,18 @@ class TemplateRun:
         return self._job(
             f"{POSES}/{kind}/{name}", "align_files", pair, {"kind": kind}, {"normalization": normalization}
         )
+
+    def _like(self, image: Path) -> Job:
+        """The image in whose pose the template shall lie, aligned with an average of the subjects."""
+        pair = PairFiles(str(Path(self.how.like).absolute()), str(image))
+        decisive = {"normalization": self.settings.parameters.normalization}
+        return self._job(f"{POSES}/like", "align_files", pair, {"kind": "rigid"}, decisive)
+
+    def _to_standard(self) -> Job:
+        files = str(Path(self.how.standard).absolute()), str(self.out / TEMPLATE)
+        pair = PairFiles(*files, moving_labels=str(self.out / LABELS) if self.labelled else None)
+        more = {"outputs": ["warped", *(["labels"] if self.labelled else []), "report"]}
+        return self._job(STANDARD, "register_files", pair, more, self._decisive)
 
     def _registration(self, number: int, fixed: Path, name: str) -> Job:
         files = self.subjects[name]
@@ -365,9 +365,22 @@ class TemplateRun:
                 self._fail(end.job.name.rpartition("/")[2], end.result.message)
             ended(end)
 
+        if open_:
+            # Until all is done again.
+            (self.out / SUMMARY).unlink(missing_ok=True)
         run_jobs(self.ledger, open_, [self._pairs[job.name] for job in open_], self.settings, told, progress)
         self._check_left()
         return found
+
+    def _one(
+        self, job: Job, ended: Callable[[Ended], None], progress: Callable[[Job, Mapping[str, Any]], None]
+    ) -> Done:
+        """What a job gave on which more than one subject depends; InputError if it failed."""
+        found = self._work([job], ended, progress)
+        if job.name not in found:
+            failed = self.failed.pop(job.name.rpartition("/")[2])
+            raise InputError(f"{self._pairs[job.name].files.fixed}: {failed.message}")
+        return found[job.name]
 
     def _fail(self, name: str, message: str) -> None:
         self.failed[name] = Failed(message, 1)
@@ -405,6 +418,7 @@ class TemplateRun:
         template = warped_mean(folders, grid, whole, self.how.average)
         _write_image(self.out / TEMPLATE, template)
         geodesic, self.lengths = mean_geodesic(folders)
+        self.domain = geodesic.domain
         self.left_over = displacement_figures(geodesic, template)
         if self.labelled:
             labels, agreement = voted_labels([folder / LABELS for folder in folders], grid)

@@ -45,6 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--time", type=float, default=1.0, metavar="T", help="time on the geodesic, 0 (affine alone) to 1 (default: 1)"
     )
     parser.add_argument(
+        "--through",
+        metavar="RESULT",
+        help="a further result, whose moving image is the fixed one of OUT: the fixed space is then its (of a subject "
+        "on a template the template on a standard space: interpolated once)",
+    )
+    parser.add_argument(
         "--reference",
         metavar="IMAGE",
         help="image whose grid the output takes (default: the fixed or moving image's, or the field's); of bare "
@@ -68,7 +74,15 @@ def run(options: argparse.Namespace) -> int:
 
     if Path(options.output).exists() and not options.force:
         raise InputError(f"{options.output}: exists. Choose another name, or add --force.")
-    how = Carrying(options.to, options.time, options.reference, options.labels, options.interpolation, options.source)
+    how = Carrying(
+        options.to,
+        options.time,
+        options.reference,
+        options.labels,
+        options.interpolation,
+        options.source,
+        options.through,
+    )
     notes = carry(options.result, options.input, options.output, how, device=options.device, threads=options.threads)
     for note in dict.fromkeys(notes):
         print(f"Note: {note}", file=sys.stderr)

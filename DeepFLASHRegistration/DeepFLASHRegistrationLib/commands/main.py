@@ -32,6 +32,8 @@ COMMANDS = {
     "register-many": "register the pairs of a table, several at once, to be resumed at any time",
     "register-series": "register the items of a series in time, such as a cine, onto one of them",
     "template": "make the image in the middle of many subjects, to be resumed at any time",
+    "project": "bring a new subject to a template, and say where it lies among the template's own",
+    "volumes": "write the volumes of the structures of a template's subjects",
     "compare": "compare methods on the same pairs",
     "apply": "carry an image, labels, points or a surface over with a saved result",
     "dicom": "write a saved result as DICOM objects: registrations, a segmentation",

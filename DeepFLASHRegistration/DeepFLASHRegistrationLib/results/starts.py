@@ -107,13 +107,16 @@ def refining(deformation: Deformation, name: str, parameters: Parameters) -> Sta
 
 
 def _centered(folder: str, mean: str) -> dict[str, Any]:
-    """The velocity of a result on a template that was moved since, as `Result.velocity`.
+    return centered(_geodesic(folder), np.load(mean))
+
+
+def centered(geodesic: Deformation, mean: np.ndarray) -> dict[str, Any]:
+    """The velocity of a geodesic to a template that was moved along the mean of such since, as `Result.velocity`.
 
     Seen from the template, the geodesic begins with minus its end velocity; and the template has gone the mean of all
     that way. To first order that is the difference.
     """
-    geodesic = _geodesic(folder)
-    begun = dataclasses.replace(geodesic, velocity=-geodesic.end_velocity() - np.load(mean))
+    begun = dataclasses.replace(geodesic, velocity=-geodesic.end_velocity() - mean)
     return {**arguments_of(geodesic), "velocity": -begun.end_velocity()}
 
 

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A template that is done, read from its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..imaging.grid import Grid
+from ..imaging.io import read_labels, read_volume
+from ..imaging.volume import Volume
+from ..problem.parameters import Parameters
+from ..problem.subject import Subject
+from ..registration.result import FORMAT
+from ..results.plain import grid_from
+from ..results.velocity import VELOCITY
+from ..support.errors import InputError
+from .template import LABELS, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE
+
+
+@dataclass(frozen=True)
+class SavedTemplate:
+    """What new subjects and statistics need of a template.
+
+    Attributes:
+        folder: where it lies.
+        parameters: by which its subjects were registered.
+        domain: the working grid on which all velocities live.
+        middle: (d+1, d+1) LPS mm, template -> the image that all were aligned with affinely.
+        distances: length of each subject's geodesic, by name.
+        labels: each subject's own label map, by name, of those that have one.
+        structures: names of labels, where they have some.
+        labelled: whether there are labels by majority.
+    """
+
+    folder: Path
+    parameters: Parameters
+    domain: Grid
+    middle: np.ndarray
+    distances: dict[str, float]
+    labels: dict[str, Path]
+    structures: dict[int, str]
+    labelled: bool
+
+    @property
+    def subject(self) -> Subject:
+        """The template with its labels."""
+        found = read_labels(self.folder / LABELS) if self.labelled else None
+        return Subject(read_volume(self.folder / TEMPLATE), found)
+
+    @property
+    def posed(self) -> Volume:
+        """What all subjects were aligned with affinely."""
+        return read_volume(self.folder / SPACE / POSED)
+
+    @property
+    def registered(self) -> Volume:
+        """What they were registered to in the last round."""
+        return read_volume(self.folder / SPACE / REGISTERED)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of the velocities that were found there."""
+        return np.load(self.folder / SPACE / MEAN, allow_pickle=False)
+
+    def result(self, name: str) -> Path:
+        """Folder of a subject's result."""
+        return self.folder / SUBJECTS / name
+
+
+def load_template(folder: str | os.PathLike) -> SavedTemplate:
+    """Reads what `deepflash template` wrote.
+
+    Raises:
+        InputError: there is none, or it is not done, damaged, half copied, or of another version.
+    """
+    folder = Path(folder)
+    path = folder / SUMMARY
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f'{folder}: holds no template that is done (no {SUMMARY}). Pass the folder that "deepflash template" '
+            "wrote; where it was interrupted, run the same command again."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Copy the folder again.") from error
+    try:
+        _check(folder, values)
+        rows = [row for row in values["subjects"] if row["state"] == "done"]
+        return SavedTemplate(
+            folder,
+            Parameters.from_dict(values["parameters"]),
+            grid_from(values["domain"]),
+            np.array(values["middle"], dtype=np.float64),
+            {str(row["name"]): float(row["distance"]) for row in rows},
+            {str(row["name"]): Path(row["labels"]) for row in rows if row["labels"]},
+            {int(number): str(name) for number, name in values["structures"].items()},
+            values["labels"] is not None,
+        )
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(
+            f"{path}: cannot be used ({reason}). Make the template again with this version: the same command, which "
+            "keeps what is done."
+        ) from error
+
+
+def _check(folder: Path, values: dict[str, Any]) -> None:
+    if values["format"] != FORMAT:
+        raise ValueError(f"it has format {values['format']}, this version {FORMAT}")
+    if not values["complete"]:
+        raise InputError(f"{folder}: the template is not done. Run the command that makes it again; it goes on there.")
+    files = [TEMPLATE, *(f"{SPACE}/{name}" for name in (POSED, REGISTERED, MEAN))]
+    files += [LABELS] if values["labels"] is not None else []
+    files += [f"{SUBJECTS}/{row['name']}/{VELOCITY}" for row in values["subjects"] if row["state"] == "done"]
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"{folder / missing[0]}{more}: missing. Copy the folder again, or run the command that made it again."
+        )
