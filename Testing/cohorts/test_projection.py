@@ -36,15 +36,15 @@ def boundary(area: float) -> float:
 
 
 @pytest.fixture
-def template(made, tmp_path: Path) -> Path:
+def template(made_template, tmp_path: Path) -> Path:
     """A copy of a template's folder."""
-    return shutil.copytree(made[0].out, tmp_path / "T")
+    return shutil.copytree(made_template[0].out, tmp_path / "T")
 
 
-def test_a_subject_of_the_template_is_brought_to_where_it_is(made, template: Path, tmp_path: Path) -> None:
+def test_a_subject_of_the_template_is_brought_to_where_it_is(made_template, template: Path, tmp_path: Path) -> None:
     saved = load_template(template)
     write_volumes(template / VOLUMES, structure_volumes(saved), saved.structures)
-    subject = read_subject(made[1] / "s1.nii.gz", made[1] / "s1_labels.nii.gz", name="s1")
+    subject = read_subject(made_template[1] / "s1.nii.gz", made_template[1] / "s1_labels.nii.gz", name="s1")
     events: list[dict] = []
     found = project(subject, saved, threads=1, progress=events.append)
     parts = [event["progress"] for event in events]
@@ -56,12 +56,12 @@ def test_a_subject_of_the_template_is_brought_to_where_it_is(made, template: Pat
     apart = np.linalg.norm(maps[0] - maps[1], axis=-1)[saved.subject.labels[0].data > 0]
     moved = np.linalg.norm(maps[0] - maps[0].mean((0, 1)), axis=-1).max()
     assert apart.mean() < 0.1 * moved
-    assert found.distance == pytest.approx(saved.distances["s1"], rel=0.15)
+    assert found.distance == pytest.approx(saved.subjects["s1"].distance, rel=0.15)
     assert not found.far
     assert found.result.velocity["domain"].same_as(saved.domain)
     assert found.result.metrics["mean_dice_after"] > 0.93
     # The template's labels in the subject are the subject's, and so are their volumes.
-    true = read_labels(made[1] / "s1_labels.nii.gz").data
+    true = read_labels(made_template[1] / "s1_labels.nii.gz").data
     for label in (1, 2, 3):
         here = found.labels.data == label
         assert 2 * np.count_nonzero(here & (true == label)) / (here.sum() + (true == label).sum()) > 0.93
@@ -77,13 +77,15 @@ def test_a_subject_of_the_template_is_brought_to_where_it_is(made, template: Pat
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_stranger_is_far_and_a_cancelled_one_gives_nothing(made, template: Path) -> None:
+def test_a_stranger_is_far_and_a_cancelled_one_gives_nothing(made_template, template: Path) -> None:
     saved = load_template(template)
-    image = read_volume(made[1] / "s0.nii.gz")
+    image = read_volume(made_template[1] / "s0.nii.gz")
     # Its round parts are torn far apart.
     y, x = np.indices(image.data.shape) * 2.0
     odd = 100.0 + 60 * (np.hypot(x - 40, y - 90) < 9) - 55 * (np.hypot(x - 105, y - 50) < 9)
-    stranger = read_subject(made[1] / "s0.nii.gz").with_image(Volume(GRID, np.where(image.data > 0, odd, 0), "odd"))
+    stranger = read_subject(made_template[1] / "s0.nii.gz").with_image(
+        Volume(GRID, np.where(image.data > 0, odd, 0), "odd")
+    )
     found = project(stranger, saved, threads=1)
     assert found.percentile == 100
     assert found.far
@@ -91,7 +93,7 @@ def test_a_stranger_is_far_and_a_cancelled_one_gives_nothing(made, template: Pat
         project(stranger, saved, threads=1, cancel=lambda: True)
 
 
-def test_volumes_through_maps_are_those_of_the_subjects(made, template: Path) -> None:
+def test_volumes_through_maps_are_those_of_the_subjects(made_template, template: Path) -> None:
     saved = load_template(template)
     rows = {(row.name, row.source): row.volumes for row in structure_volumes(saved)}
     assert set(rows) == {("template", "template"), *((f"s{n}", kind) for n in range(4) for kind in ("labels", "map"))}

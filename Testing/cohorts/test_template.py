@@ -38,8 +38,8 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in files}
 
 
-def test_the_anatomy_in_the_middle_comes_back(made) -> None:
-    template = made[0]
+def test_the_anatomy_in_the_middle_comes_back(made_template) -> None:
+    template = made_template[0]
     labels = read_labels(template.out / "labels.nii.gz")
     points = labels.grid.index_to_physical(np.stack(np.indices(labels.grid.shape), -1))
     truth = anatomy(points)[1]
@@ -52,15 +52,15 @@ def test_the_anatomy_in_the_middle_comes_back(made) -> None:
         assert np.linalg.norm(middles[0] - middles[1]) < 1.0
     # Whereas no subject is it.
     for number in range(4):
-        own = read_labels(made[1] / f"s{number}_labels.nii.gz").data
+        own = read_labels(made_template[1] / f"s{number}_labels.nii.gz").data
         there = anatomy(GRID.index_to_physical(np.stack(np.indices(GRID.shape), -1)))[1]
         both = 2 * np.count_nonzero((there == 3) & (own == 3))
         parts = both / (np.count_nonzero(there == 3) + np.count_nonzero(own == 3))
         assert parts < 0.9
 
 
-def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made) -> None:
-    template = made[0]
+def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made_template) -> None:
+    template = made_template[0]
     assert template.left_over["mean_voxels"] < 0.01
     assert template.rounds[0].mean_voxels > 0.01
     image, first = (read_volume(template.out / name) for name in ("template.nii.gz", "rounds/0/template.nii.gz"))
@@ -69,9 +69,9 @@ def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made
     assert 0.25 <= agreement.min() < agreement.max() == 1
 
 
-def test_velocities_begin_at_the_template(made) -> None:
+def test_velocities_begin_at_the_template(made_template) -> None:
     """With −v1 from the template each geodesic leads to its subject, as in the other order of the images."""
-    template = made[0]
+    template = made_template[0]
     folders = [template.last(name) for name in template.left]
     mean, lengths = mean_geodesic(folders)
     assert set(lengths) == {"s0", "s1", "s2", "s3"}
@@ -85,8 +85,8 @@ def test_velocities_begin_at_the_template(made) -> None:
         assert cosine < -0.6
 
 
-def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(made) -> None:
-    template, data = made
+def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(made_template) -> None:
+    template, data = made_template
     before = stamps(template.out)
     again = run(data, template.out)
     assert stamps(template.out) == before
@@ -103,8 +103,10 @@ def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(made)
     write_template_summary(again)
 
 
-def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_out(made, tmp_path: Path) -> None:
-    template, data = made
+def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_out(
+    made_template, tmp_path: Path
+) -> None:
+    template, data = made_template
     parameters = Parameters.from_preset("default")
     other = TemplateRun(read_dataset(data), template.out, Settings(parameters), How(rounds=2))
     with pytest.raises(InputError, match="holds the result of other inputs or parameters"):
@@ -119,7 +121,7 @@ def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_ou
         TemplateRun(dataset, tmp_path / "T", Settings(), How()).run(lambda end: None)
 
 
-def test_segments_that_have_other_numbers_are_refused(made, tmp_path: Path) -> None:
+def test_segments_that_have_other_numbers_are_refused(made_template, tmp_path: Path) -> None:
     """Labels are voted for by number."""
     subjects = []
     for number, values in enumerate(((1, 2), (2, 1))):
@@ -129,8 +131,8 @@ def test_segments_that_have_other_numbers_are_refused(made, tmp_path: Path) -> N
         segments = tuple(Segment(name, name, label=label) for name, label in zip(("head", "body"), values, strict=True))
         path = tmp_path / f"s{number}.seg.nrrd"
         write_segmentation(path, Segmentation((layer,), segments))
-        subjects.append(dataclasses.replace(read_dataset(made[1]).subjects[number], labels=path))
-    dataset = dataclasses.replace(read_dataset(made[1]), subjects=tuple(subjects))
+        subjects.append(dataclasses.replace(read_dataset(made_template[1]).subjects[number], labels=path))
+    dataset = dataclasses.replace(read_dataset(made_template[1]), subjects=tuple(subjects))
     run = TemplateRun(dataset, tmp_path / "T", Settings(), How())
     with pytest.raises(InputError, match=r"segment head has the number 2, but in .*s0.seg.nrrd 2 stands for body"):
         run.run(lambda end: None)

@@ -132,7 +132,7 @@ def project(
 def _placed(result: Result, template: SavedTemplate, subject: Subject, middle: Subject) -> Projection:
     """Where it lies among the template's own."""
     geodesic = _geodesic(result)
-    distance, others = geodesic.length(), list(template.distances.values())
+    distance, others = geodesic.length(), template.distances
     far = bool(far_away({**{str(n): length for n, length in enumerate(others)}, "new": distance})[-1:] == ["new"])
     labels, volumes, percentiles = None, {}, {}
     if template.labelled:
@@ -185,7 +185,7 @@ def save_projection(
         "distance": found.distance,
         "distance_percentile": found.percentile,
         "far": found.far,
-        "subjects": len(template.distances),
+        "subjects": len(template.subjects),
         "structures": structures,
     }
     with whole_folder(folder, WRITTEN, force) as temporary:

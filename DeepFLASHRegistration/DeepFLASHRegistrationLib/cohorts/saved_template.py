@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.io import read_labels, read_volume
 from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.subject import Subject
@@ -20,7 +20,25 @@ from ..registration.result import FORMAT
 from ..results.plain import grid_from
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
-from .template import LABELS, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE
+from .template_files import LABELS, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE
+
+
+@dataclass(frozen=True)
+class TemplateSubject:
+    """A subject on a template.
+
+    Attributes:
+        image, labels: its own files; None without labels.
+        distance: length of its geodesic, the affine pose apart.
+        verdict: the level of that on its registration.
+        far: whether it lies far from the rest.
+    """
+
+    image: Path
+    labels: Path | None
+    distance: float
+    verdict: str
+    far: bool
 
 
 @dataclass(frozen=True)
@@ -32,8 +50,7 @@ class SavedTemplate:
         parameters: by which its subjects were registered.
         domain: the working grid on which all velocities live.
         middle: (d+1, d+1) LPS mm, template -> the image that all were aligned with affinely.
-        distances: length of each subject's geodesic, by name.
-        labels: each subject's own label map, by name, of those that have one.
+        subjects: those that are on it, by name.
         structures: names of labels, where they have some.
         labelled: whether there are labels by majority.
     """
@@ -42,31 +59,42 @@ class SavedTemplate:
     parameters: Parameters
     domain: Grid
     middle: np.ndarray
-    distances: dict[str, float]
-    labels: dict[str, Path]
+    subjects: dict[str, TemplateSubject]
     structures: dict[int, str]
     labelled: bool
 
     @property
     def subject(self) -> Subject:
         """The template with its labels."""
+        from ..imaging.io import read_labels, read_volume
+
         found = read_labels(self.folder / LABELS) if self.labelled else None
         return Subject(read_volume(self.folder / TEMPLATE), found)
 
     @property
+    def distances(self) -> list[float]:
+        """Of all subjects."""
+        return [each.distance for each in self.subjects.values()]
+
+    @property
     def posed(self) -> Volume:
         """What all subjects were aligned with affinely."""
-        return read_volume(self.folder / SPACE / POSED)
+        return self._volume(POSED)
 
     @property
     def registered(self) -> Volume:
         """What they were registered to in the last round."""
-        return read_volume(self.folder / SPACE / REGISTERED)
+        return self._volume(REGISTERED)
 
     @property
     def mean(self) -> np.ndarray:
         """Of the velocities that were found there."""
         return np.load(self.folder / SPACE / MEAN, allow_pickle=False)
+
+    def _volume(self, name: str) -> Volume:
+        from ..imaging.io import read_volume
+
+        return read_volume(self.folder / SPACE / name)
 
     def result(self, name: str) -> Path:
         """Folder of a subject's result."""
@@ -98,8 +126,7 @@ def load_template(folder: str | os.PathLike) -> SavedTemplate:
             Parameters.from_dict(values["parameters"]),
             grid_from(values["domain"]),
             np.array(values["middle"], dtype=np.float64),
-            {str(row["name"]): float(row["distance"]) for row in rows},
-            {str(row["name"]): Path(row["labels"]) for row in rows if row["labels"]},
+            {str(row["name"]): _subject(row) for row in rows},
             {int(number): str(name) for number, name in values["structures"].items()},
             values["labels"] is not None,
         )
@@ -111,6 +138,11 @@ def load_template(folder: str | os.PathLike) -> SavedTemplate:
             f"{path}: cannot be used ({reason}). Make the template again with this version: the same command, which "
             "keeps what is done."
         ) from error
+
+
+def _subject(row: Mapping[str, Any]) -> TemplateSubject:
+    labels = Path(row["labels"]) if row["labels"] else None
+    return TemplateSubject(Path(row["image"]), labels, float(row["distance"]), str(row["verdict"]), row["far"] == "yes")
 
 
 def _check(folder: Path, values: dict[str, Any]) -> None:

@@ -39,6 +39,20 @@ from ..support.errors import InputError
 from ..training.dataset import Dataset
 from .many import Settings, plain_settings, run_jobs
 from .pairs import NamedPair, checked_name
+from .template_files import (
+    AGREEMENT,
+    LABELS,
+    MEAN,
+    POSED,
+    POSES,
+    REGISTERED,
+    ROUNDS,
+    SPACE,
+    STANDARD,
+    SUBJECTS,
+    SUMMARY,
+    TEMPLATE,
+)
 from .template_how import How
 from .template_images import (
     common_grid,
@@ -53,14 +67,6 @@ from .template_images import (
     warped_mean,
 )
 
-TEMPLATE, LABELS, AGREEMENT = "template.nii.gz", "labels.nii.gz", "labels_agreement.nii.gz"
-POSES, ROUNDS, SUBJECTS = "poses", "rounds", "subjects"
-STANDARD = "standard"
-# A folder with this file is a template that is done.
-SUMMARY = "template.json"
-# By what new subjects are brought to a template as its own were: what these were aligned with affinely, what they were
-# registered to in the last round, and the mean of the velocities that were found there.
-SPACE, POSED, REGISTERED, MEAN = "space", "posed.nii.gz", "registered.nii.gz", "mean_velocity.npy"
 _KINDS = ("rigid", "affine")
 # Of a template's subjects at least so many must be left.
 _LEAST = 2

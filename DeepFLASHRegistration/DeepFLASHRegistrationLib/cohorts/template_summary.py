@@ -29,7 +29,8 @@ from ..support.errors import InputError
 from ..version import __version__
 from .pairs import NamedPair
 from .summary import Outcome
-from .template import AGREEMENT, LABELS, POSES, ROUNDS, SPACE, SUBJECTS, SUMMARY, TEMPLATE, TemplateRun
+from .template import TemplateRun
+from .template_files import AGREEMENT, LABELS, POSES, ROUNDS, SPACE, SUBJECTS, SUMMARY, TEMPLATE
 
 TABLE, PAGE = "subjects.tsv", "template.html"
 _COLUMNS = ("name", "state", "verdict", "distance", "far", "reason", "image", "labels")

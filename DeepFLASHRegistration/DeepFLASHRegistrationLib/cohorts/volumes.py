@@ -65,9 +65,9 @@ def structure_volumes(template: SavedTemplate, told: Callable[[str, int], None] 
         )
     labels = template.subject.labels[0]
     rows = [Row("template", TEMPLATE, _found(labels.data, labels.grid))]
-    for number, name in enumerate(template.distances):
+    for number, (name, files) in enumerate(template.subjects.items()):
         told(name, number)
-        own = template.labels.get(name)
+        own = files.labels
         if own is not None and own.exists():
             found = read_labels(own)
             rows.append(Row(name, OWN, _found(found.data, found.grid)))

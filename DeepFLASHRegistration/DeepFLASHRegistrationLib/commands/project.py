@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         last = {"phase": "finish", "progress": 1.0, "message": "Done"}
         progress(last | {"verdict": found.result.verdict.to_dict(), "folder": str(options.output)})
     if not options.json_progress:
-        _summarize(options, found, len(template.distances))
+        _summarize(options, found, len(template.subjects))
     return 0
 
 

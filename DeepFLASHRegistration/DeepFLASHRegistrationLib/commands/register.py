@@ -168,7 +168,8 @@ def _refining(
     from ..results.starts import check_same_images, refined
 
     start = refined(options.refine, parameters)
-    check_same_images(options.refine, start.given["initial_velocity"], fixed, moving)
+    ndim = len(start.given["initial_velocity"]["affine"]) - 1
+    check_same_images(options.refine, ndim, fixed=fixed, moving=moving)
     return start.parameters, fixed.with_image(fixed.image.noted(*start.notes)), start.given
 
 

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{path}: exists. Choose another name, or add --force.")
     template = load_template(options.template)
     path = path or template.folder / VOLUMES
-    count = len(template.distances)
+    count = len(template.subjects)
 
     def told(name: str, number: int) -> None:
         if not options.quiet and sys.stderr.isatty():

@@ -37,6 +37,13 @@ def register(control: Any, arguments: dict[str, Any]) -> Any:
     return run(**arguments, progress=control.progress, cancel=control.cancelled)
 
 
+def made(control: Any, arguments: dict[str, Any]) -> Any:
+    """`registration.register.made_of` with the arguments of its call; returns its Result."""
+    from ..registration.register import made_of
+
+    return made_of(**arguments, progress=control.progress, cancel=control.cancelled)
+
+
 def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """A pair of files registered, and its result written to a folder, as `deepflash register` does.
 
@@ -320,6 +327,7 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "devices": devices,
     "fits": fits,
     "geodesic": geodesic,
+    "made": made,
     "phantom": phantom,
     "properties": properties,
     "register": register,
