@@ -178,6 +178,7 @@ def test_what_would_be_done_is_told_and_not_done(
         (["--rounds", "99"], "must lie between 1 and 50"),
         (["--method", "lddmm"], "finds maps without a velocity"),
         (["--start", "nowhere.nii.gz"], "there is no such file"),
+        (["--like", __file__, "--mirrored"], "--mirrored puts the template's own middle at x = 0"),
         (["--like", "nowhere.nii.gz"], "--like nowhere.nii.gz: there is no such file"),
         (["--standard", "nowhere.nii.gz"], "--standard nowhere.nii.gz: there is no such file"),
         (["--like", __file__, "--voxel-mm", "2"], "the template lies on the voxels of --like"),

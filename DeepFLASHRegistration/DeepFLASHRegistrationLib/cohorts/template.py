@@ -24,7 +24,7 @@ import numpy as np
 from ..alignment.mean_pose import mean_pose
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
-from ..imaging.io import read_grid, write_volume
+from ..imaging.io import read_grid, read_volume, write_volume
 from ..imaging.segmentation import is_segmentation, numbering, read_segmentation
 from ..imaging.transforms import write_affine
 from ..imaging.volume import Volume
@@ -66,6 +66,7 @@ from .template_images import (
     voted_labels,
     warped_mean,
 )
+from .template_mirror import centered_boxes, mirrored, upright
 
 _KINDS = ("rigid", "affine")
 # Of a template's subjects at least so many must be left.
@@ -143,7 +144,7 @@ class TemplateRun:
     @property
     def count(self) -> int:
         """Alignments and registrations in all, if none fails."""
-        more = bool(self.how.like) + bool(self.how.standard)
+        more = bool(self.how.like) + bool(self.how.standard) + self.how.mirrored
         return len(self.subjects) * (len(_KINDS) + self.how.rounds + 1) + more
 
     @property
@@ -188,14 +189,19 @@ class TemplateRun:
             found = self._work([self._alignment(kind, image, name) for name in self.left], ended, progress)
             maps = {name.rpartition("/")[2]: np.array(each.value["matrix"]) for name, each in found.items()}
             self.middle = np.linalg.inv(mean_pose([maps[name] for name in sorted(maps)]))
-            if kind == "affine" and self.how.like:
+            if kind == "affine" and (self.how.like or self.how.mirrored):
                 # Rigid, so that sizes stay those of the middle.
-                self.middle = self.middle @ self._one(self._like(image), ended, progress).value["matrix"]
+                found_pose = np.array(self._one(self._posing(image), ended, progress).value["matrix"])
+                if self.how.mirrored:
+                    found_pose = upright(found_pose, read_grid(image).center)
+                self.middle = self.middle @ found_pose
             poses = {name: matrix @ self.middle for name, matrix in maps.items()}
             image = self.out / ROUNDS / ("0" if kind == "affine" else kind) / TEMPLATE
             say(f"Averaging the {kind} poses")
-            grid = self._grid(poses)
-            _write_image(image, self._of_poses(poses, grid))
+            # The rigid average tells where the plane between left and right lies.
+            both = self.how.mirrored and kind == "affine"
+            grid = self._grid(poses, both)
+            _write_image(image, self._of_poses(poses, grid, both))
         for name, matrix in poses.items():
             self._write_pose(name, matrix, grid)
         for number in range(1, self.how.rounds + 1):
@@ -256,7 +262,7 @@ class TemplateRun:
         ordered = sorted(self.left, key=lambda name: (self._read[name].size, name))
         return self.subjects[ordered[len(ordered) // 2]].image.absolute()
 
-    def _grid(self, poses: Mapping[str, np.ndarray]) -> Grid:
+    def _grid(self, poses: Mapping[str, np.ndarray], both: bool) -> Grid:
         if self.how.like:
             return read_grid(self.how.like)
         names = sorted(poses)
@@ -264,16 +270,18 @@ class TemplateRun:
         for name in names:
             back, corners = np.linalg.inv(poses[name]), self._read[name].corners
             boxes.append(corners @ back[:-1, :-1].T + back[:-1, -1])
+        if both:
+            boxes = centered_boxes(boxes)
         voxel = self.how.voxel_mm or float(np.median([self._read[name].voxel_mm for name in names]))
-        whole = [self._read[name].whole for name in names]
+        whole = [self._read[name].whole for name in names] * (len(boxes) // len(names))
         return common_grid(boxes, whole, voxel, self._read[names[0]].grid)
 
-    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid) -> Volume:
+    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid, both: bool) -> Volume:
         def posed() -> Iterator[tuple[Subject, np.ndarray]]:
             for name in sorted(poses):
                 yield scaled(self.subjects[name].read(), self.settings.parameters), poses[name]
 
-        return posed_mean(posed(), grid, self.how.average)
+        return posed_mean(posed(), grid, self.how.average, both)
 
     def _write_pose(self, name: str, matrix: np.ndarray, grid: Grid) -> None:
         own = self._read[name].grid
@@ -292,11 +300,17 @@ class TemplateRun:
             f"{POSES}/{kind}/{name}", "align_files", pair, {"kind": kind}, {"normalization": normalization}
         )
 
-    def _like(self, image: Path) -> Job:
-        """The image in whose pose the template shall lie, aligned with an average of the subjects."""
-        pair = PairFiles(str(Path(self.how.like).absolute()), str(image))
+    def _posing(self, image: Path) -> Job:
+        """What tells the pose in which the template shall lie: an average of the subjects, aligned with the image in
+        whose pose that is, or with its own mirror image."""
+        if self.how.mirrored:
+            other = image.with_name("mirrored.nii.gz")
+            _write_image(other, mirrored(read_volume(image)))
+            name, pair = "mirrored", PairFiles(str(image), str(other))
+        else:
+            name, pair = "like", PairFiles(str(Path(self.how.like).absolute()), str(image))
         decisive = {"normalization": self.settings.parameters.normalization}
-        return self._job(f"{POSES}/like", "align_files", pair, {"kind": "rigid"}, decisive)
+        return self._job(f"{POSES}/{name}", "align_files", pair, {"kind": "rigid"}, decisive)
 
     def _to_standard(self) -> Job:
         files = str(Path(self.how.standard).absolute()), str(self.out / TEMPLATE)
@@ -406,8 +420,8 @@ class TemplateRun:
         """The image that the round ends in."""
         folders = [self.out / ROUNDS / str(number) / SUBJECTS / name for name in sorted(self.left)]
         whole = all(self._read[name].whole for name in self.left)
-        average = warped_mean(folders, grid, whole, self.how.average)
-        geodesic, _ = mean_geodesic(folders)
+        average = warped_mean(folders, grid, whole, self.how.average, self.how.mirrored)
+        geodesic, _ = mean_geodesic(folders, self.how.mirrored)
         self.rounds.append(Round(number, **displacement_figures(geodesic, average), sharpness=sharpness(average)))
         _write_once(self._mean(number), lambda path: np.save(path, geodesic.velocity))
         path = self.out / ROUNDS / str(number) / TEMPLATE
@@ -421,9 +435,9 @@ class TemplateRun:
     def _finish(self, grid: Grid) -> None:
         folders = [self.last(name) for name in sorted(self.left)]
         whole = all(self._read[name].whole for name in self.left)
-        template = warped_mean(folders, grid, whole, self.how.average)
+        template = warped_mean(folders, grid, whole, self.how.average, self.how.mirrored)
         _write_image(self.out / TEMPLATE, template)
-        geodesic, self.lengths = mean_geodesic(folders)
+        geodesic, self.lengths = mean_geodesic(folders, self.how.mirrored)
         self.domain = geodesic.domain
         self.left_over = displacement_figures(geodesic, template)
         if self.labelled:

@@ -23,6 +23,7 @@ class How:
         start: the image that all are aligned with first; "" for the subject of middle size.
         like: an image in whose pose, and on whose grid, the template shall lie; "" for upright voxels around what the
             subjects show.
+        mirrored: the left-right mirror images of the subjects count, too.
         standard: an image that the template is registered to when it is done; "" for none.
     """
 
@@ -32,6 +33,7 @@ class How:
     start: str = ""
     like: str = ""
     standard: str = ""
+    mirrored: bool = False
 
     def check(self, parameters: Parameters) -> None:
         """InputError for what no template can be made by."""
@@ -47,6 +49,8 @@ class How:
                 raise InputError(f"--{name} {file}: there is no such file. Check the path.")
         if self.like and self.voxel_mm:
             raise InputError(f"--voxel-mm {self.voxel_mm:g}: the template lies on the voxels of --like. Leave it out.")
+        if self.like and self.mirrored:
+            raise InputError("--mirrored puts the template's own middle at x = 0. Leave --like out.")
         check_own_velocity(
             parameters,
             "a template has no landmarks, labels or further images by which subjects could be steered",

@@ -20,6 +20,7 @@ from ..problem.subject import Subject
 from ..results.starts import arguments_of
 from ..results.velocity import load_result
 from ..support.errors import InputError
+from .template_mirror import symmetric
 
 AVERAGES = ("mean", "median")
 # Voxels around what the subjects show together.
@@ -65,20 +66,30 @@ def common_grid(boxes: Sequence[np.ndarray], whole: Sequence[bool], voxel_mm: fl
     return replace(like, shape=shape, affine=affine)
 
 
-def posed_mean(subjects: Iterable[tuple[Subject, np.ndarray]], grid: Grid, how: str) -> Volume:
-    """The average of subjects with comparable intensities, each through its affine (d+1, d+1), grid -> subject."""
+def posed_mean(subjects: Iterable[tuple[Subject, np.ndarray]], grid: Grid, how: str, both: bool = False) -> Volume:
+    """The average of subjects with comparable intensities, each through its affine (d+1, d+1), grid -> subject; with
+    ``both`` of their mirror images, too, on a grid that is its own."""
 
     def images() -> Iterable[tuple[np.ndarray, np.ndarray]]:
         for subject, matrix in subjects:
             seen = Volume(subject.grid, np.ones(subject.grid.shape, np.float32))
             yield linear(subject.image, grid, matrix, 0.0), linear(seen, grid, matrix, 0.0) > 0.5
 
-    return Volume(grid, _average(images(), grid.shape, how), "template")
+    return Volume(grid, _average(_with_mirrored(images(), both), grid.shape, how), "template")
 
 
-def warped_mean(folders: Sequence[Path], grid: Grid, whole: bool, how: str) -> Volume:
+def _with_mirrored(
+    images: Iterable[tuple[np.ndarray, np.ndarray]], both: bool
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    for image, seen in images:
+        yield image, seen
+        if both:
+            yield image[..., ::-1], seen[..., ::-1]
+
+
+def warped_mean(folders: Sequence[Path], grid: Grid, whole: bool, how: str, both: bool = False) -> Volume:
     """The average of registered subjects, of which each folder holds warped.nii.gz on the grid; ``whole``: whether they
-    all show all of their object."""
+    all show all of their object; ``both`` as for `posed_mean`."""
 
     def images() -> Iterable[tuple[np.ndarray, np.ndarray]]:
         for folder in folders:
@@ -92,7 +103,7 @@ def warped_mean(folders: Sequence[Path], grid: Grid, whole: bool, how: str) -> V
                 raise InputError(f"{folder}: lies on another grid than the template. Remove it, and begin again.")
             yield normalize(warped).data, seen
 
-    return Volume(grid, _average(images(), grid.shape, how), "template")
+    return Volume(grid, _average(_with_mirrored(images(), both), grid.shape, how), "template")
 
 
 def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...], how: str) -> np.ndarray:
@@ -115,9 +126,10 @@ def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, 
     return found
 
 
-def mean_geodesic(folders: Sequence[Path]) -> tuple[Deformation, dict[str, float]]:
+def mean_geodesic(folders: Sequence[Path], both: bool = False) -> tuple[Deformation, dict[str, float]]:
     """The geodesic that starts from a template with the mean of the velocities with which those to its subjects do, as
-    one of which the template is the moving image; and the length of each subject's, by the name of its folder.
+    one of which the template is the moving image; and the length of each subject's, by the name of its folder. With
+    ``both`` their mirror images count, too.
 
     With the template as the fixed image, v0 lives in the subject; the same geodesic run backwards starts from the
     template with −v1. The affine maps stay apart.
@@ -133,7 +145,8 @@ def mean_geodesic(folders: Sequence[Path]) -> tuple[Deformation, dict[str, float
         total = total - deformation.end_velocity().astype(np.float64)
         lengths[folder.name] = deformation.length()
     mean = (total / len(folders)).astype(np.float32)
-    return Deformation(**{**arguments_of(first), "velocity": mean, "affine": np.eye(first.domain.ndim + 1)}), lengths
+    found = Deformation(**{**arguments_of(first), "velocity": mean, "affine": np.eye(first.domain.ndim + 1)})
+    return symmetric(found) if both else found, lengths
 
 
 def moved_along(image: Volume, geodesic: Deformation) -> Volume:

@@ -77,6 +77,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a standard space, such as ICBM's: the template is registered to it at the end, into OUT/standard, "
         'through which "deepflash apply --through" carries subjects there',
     )
+    parser.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="the left-right mirror images of the subjects count, too, at no cost: the template is its own in the "
+        "plane x = 0",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and how long it takes about")
     pool_options(parser, "a subject", "subjects at once (default: as many as help)")
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
@@ -100,7 +106,15 @@ def run(options: argparse.Namespace) -> int:
     from ..training.dataset import read_dataset
 
     chosen_files(options.outputs, True)
-    how = How(options.rounds, options.average, options.voxel_mm, options.start, options.like, options.standard)
+    how = How(
+        options.rounds,
+        options.average,
+        options.voxel_mm,
+        options.start,
+        options.like,
+        options.standard,
+        options.mirrored,
+    )
     how.check(parameters)
     dataset = read_dataset(options.data, skip_broken=options.skip_broken)
     say_skipped(dataset.skipped)
