@@ -217,7 +217,8 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
         button, before = self._button(name), self._button(name).checked
         with tempfile.TemporaryDirectory() as folder:
             choose = mock.patch.object(self.widget.saving, "chooseFolder", lambda: folder)
-            with choose:
+            none = mock.patch.object(self.widget.template, "chooseFolder", lambda: "")
+            with choose, none:
                 click(button)
                 if name not in CHANGING and not where.startswith(("running", "cancelling")):
                     self._idle()
