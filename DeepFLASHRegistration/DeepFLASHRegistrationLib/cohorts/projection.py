@@ -20,7 +20,7 @@ from ..imaging.io import write_volume
 from ..imaging.volume import Volume
 from ..problem.deformation import Deformation
 from ..problem.problem import comparable
-from ..problem.subject import Subject
+from ..problem.subject import Subject, check_channels
 from ..registration.register import made_of, register
 from ..registration.result import FORMAT, Result
 from ..registration.warping import warp_labels
@@ -88,8 +88,10 @@ def project(
     if subject.ndim != middle.ndim:
         raise InputError(f"{subject.name}: has {subject.ndim} dimensions, the template {middle.ndim}.")
     parameters, told = template.parameters, progress or (lambda event: None)
+    check_channels(middle, subject, parameters)
     told({"phase": "affine", "progress": 0.0, "message": "Aligning"})
-    fixed, moving = comparable(Subject(template.posed), subject.checked("moving"), parameters)
+    alone = replace(subject.checked("moving"), images=subject.images[:1])
+    fixed, moving = comparable(Subject(template.posed), alone, parameters)
     found = align(
         fixed.image.upright(),
         moving.image.upright(),
@@ -103,7 +105,7 @@ def project(
     if cancel():
         raise Cancelled("Cancelled before the alignment was found.")
     first = register(
-        Subject(template.registered),
+        template.registered,
         replace(subject, labels=()),
         parameters,
         initial_affine=found.matrix @ template.middle,

@@ -20,7 +20,7 @@ from ..registration.result import FORMAT
 from ..results.plain import grid_from
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
-from .template_files import LABELS, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE
+from .template_files import LABELS, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class SavedTemplate:
         subjects: those that are on it, by name.
         structures: names of labels, where they have some.
         labelled: whether there are labels by majority.
+        channels: how many further images it has.
     """
 
     folder: Path
@@ -62,14 +63,16 @@ class SavedTemplate:
     subjects: dict[str, TemplateSubject]
     structures: dict[int, str]
     labelled: bool
+    channels: int = 0
 
     @property
     def subject(self) -> Subject:
-        """The template with its labels."""
+        """The template with its further images and labels."""
         from ..imaging.io import read_labels, read_volume
 
         found = read_labels(self.folder / LABELS) if self.labelled else None
-        return Subject(read_volume(self.folder / TEMPLATE), found)
+        names = TEMPLATE, *further(TEMPLATE, self.channels)
+        return Subject(tuple(read_volume(self.folder / name) for name in names), found)
 
     @property
     def distances(self) -> list[float]:
@@ -82,9 +85,9 @@ class SavedTemplate:
         return self._volume(POSED)
 
     @property
-    def registered(self) -> Volume:
+    def registered(self) -> Subject:
         """What they were registered to in the last round."""
-        return self._volume(REGISTERED)
+        return Subject(tuple(map(self._volume, (REGISTERED, *further(REGISTERED, self.channels)))))
 
     @property
     def mean(self) -> np.ndarray:
@@ -129,6 +132,7 @@ def load_template(folder: str | os.PathLike) -> SavedTemplate:
             {str(row["name"]): _subject(row) for row in rows},
             {int(number): str(name) for number, name in values["structures"].items()},
             values["labels"] is not None,
+            len(values["channels"]),
         )
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         if isinstance(error, InputError):
@@ -151,6 +155,8 @@ def _check(folder: Path, values: dict[str, Any]) -> None:
     if not values["complete"]:
         raise InputError(f"{folder}: the template is not done. Run the command that makes it again; it goes on there.")
     files = [TEMPLATE, *(f"{SPACE}/{name}" for name in (POSED, REGISTERED, MEAN))]
+    count = len(values["channels"])
+    files += [*further(TEMPLATE, count), *(f"{SPACE}/{name}" for name in further(REGISTERED, count))]
     files += [LABELS] if values["labels"] is not None else []
     files += [f"{SUBJECTS}/{row['name']}/{VELOCITY}" for row in values["subjects"] if row["state"] == "done"]
     missing = [name for name in files if not (folder / name).is_file()]

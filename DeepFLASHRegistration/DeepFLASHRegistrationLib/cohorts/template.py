@@ -25,7 +25,6 @@ from ..alignment.mean_pose import mean_pose
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
 from ..imaging.io import read_grid, read_volume, write_volume
-from ..imaging.segmentation import is_segmentation, numbering, read_segmentation
 from ..imaging.transforms import write_affine
 from ..imaging.volume import Volume
 from ..jobs.job import Job, key_of
@@ -52,6 +51,7 @@ from .template_files import (
     SUBJECTS,
     SUMMARY,
     TEMPLATE,
+    further,
 )
 from .template_how import How
 from .template_images import (
@@ -67,6 +67,7 @@ from .template_images import (
     warped_mean,
 )
 from .template_mirror import centered_boxes, mirrored, upright
+from .template_subjects import Known, channel_count, named_structures
 
 _KINDS = ("rigid", "affine")
 # Of a template's subjects at least so many must be left.
@@ -82,26 +83,6 @@ class Round:
     mean_voxels: float
     largest_voxels: float
     sharpness: float
-
-
-@dataclass
-class _Read:
-    """What is known of a subject from its voxels: its grid, the box around what it shows, and whether that is all of
-    its object."""
-
-    grid: Grid
-    corners: np.ndarray
-    whole: bool
-
-    @property
-    def voxel_mm(self) -> float:
-        """Edge of a cube as large as its voxels."""
-        return float(self.grid.voxel_volume ** (1 / self.grid.ndim))
-
-    @property
-    def size(self) -> float:
-        """Of the box, in mm³ (mm² of a slice)."""
-        return float(np.prod(self.corners.max(0) - self.corners.min(0)))
 
 
 @dataclass
@@ -135,8 +116,9 @@ class TemplateRun:
         self.subjects = {checked_name(s.name, str(self.dataset.path)): s for s in self.dataset.subjects}
         self.ledger = Ledger(self.out, self.force)
         self.out = self.ledger.folder.absolute()
+        self.channels = channel_count(self.dataset.path, self.subjects, self.settings.parameters)
         self._digests = self.ledger.digests()
-        self._read: dict[str, _Read] = {}
+        self._read: dict[str, Known] = {}
         self._pairs: dict[str, NamedPair] = {}
         self._given, self._decisive = plain_settings(self.settings)
         self._given["disk"] = str(self.out)
@@ -201,7 +183,8 @@ class TemplateRun:
             # The rigid average tells where the plane between left and right lies.
             both = self.how.mirrored and kind == "affine"
             grid = self._grid(poses, both)
-            _write_image(image, self._of_poses(poses, grid, both))
+            for channel, path in enumerate(self._with_further(image)):
+                _write_image(path, self._of_poses(poses, grid, both, channel))
         for name, matrix in poses.items():
             self._write_pose(name, matrix, grid)
         for number in range(1, self.how.rounds + 1):
@@ -213,8 +196,9 @@ class TemplateRun:
         self._work([self._settled(image, name) for name in self.left], ended, progress)
         say("Averaging the template")
         self._finish(grid)
-        posed = self.out / ROUNDS / _KINDS[0] / TEMPLATE
-        for name, file in ((POSED, posed), (REGISTERED, fixed), (MEAN, self._mean(self.how.rounds))):
+        known = {POSED: self.out / ROUNDS / _KINDS[0] / TEMPLATE, MEAN: self._mean(self.how.rounds)}
+        known |= dict(zip([REGISTERED, *further(REGISTERED, self.channels)], self._with_further(fixed), strict=True))
+        for name, file in known.items():
             _write_once(self.out / SPACE / name, lambda path, file=file: shutil.copyfile(file, path))
         if self.how.standard:
             self._one(self._to_standard(), ended, progress)
@@ -222,7 +206,7 @@ class TemplateRun:
     # ------------------------------------------------------------------------------------------------ the poses
 
     def _look(self) -> None:
-        self._check_segments()
+        self.structures = named_structures(self.subjects.values())
         for name in list(self.left):
             try:
                 subject = self.subjects[name].read()
@@ -230,31 +214,13 @@ class TemplateRun:
                 self._fail(name, str(error))
                 continue
             whole = background_value(subject.image) is not None
-            self._read[name] = _Read(subject.grid, shown(subject), whole)
+            self._read[name] = Known(subject.grid, shown(subject), whole)
         self._check_left()
         for name in ("start", "like", "standard"):
             file = getattr(self.how, name)
             ndim, own = read_grid(file).ndim if file else 0, self._read[self.left[0]].grid.ndim
             if file and ndim != own:
                 raise InputError(f"--{name} {file}: has {ndim} dimensions, the subjects {own}. Choose another image.")
-
-    def _check_segments(self) -> None:
-        """Labels are voted for by their numbers, which must mean the same in all segmentations: by number, their
-        names."""
-        names: dict[int, tuple[str, Path]] = {}
-        numbers: dict[str, tuple[int, Path]] = {}
-        for files in self.subjects.values():
-            if files.labels is None or not is_segmentation(files.labels):
-                continue
-            for name, number in numbering(read_segmentation(files.labels)).items():
-                for known, key, value in ((names, number, name), (numbers, name, number)):
-                    other, where = known.setdefault(key, (value, files.labels))
-                    if other != value:
-                        raise InputError(
-                            f"{files.labels}: segment {name} has the number {number}, but in {where} {key} stands for "
-                            f"{other}. Number the segments of all subjects alike, or export label maps of one table."
-                        )
-        self.structures = {number: name for number, (name, _) in names.items()}
 
     def _first(self) -> Path:
         if self.how.start:
@@ -276,10 +242,15 @@ class TemplateRun:
         whole = [self._read[name].whole for name in names] * (len(boxes) // len(names))
         return common_grid(boxes, whole, voxel, self._read[names[0]].grid)
 
-    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid, both: bool) -> Volume:
+    def _with_further(self, image: Path) -> list[Path]:
+        """An image of the template, and those of its further images beside it."""
+        return [image, *(image.with_name(name) for name in further(image.name, self.channels))]
+
+    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid, both: bool, channel: int) -> Volume:
         def posed() -> Iterator[tuple[Subject, np.ndarray]]:
             for name in sorted(poses):
-                yield scaled(self.subjects[name].read(), self.settings.parameters), poses[name]
+                subject = self.subjects[name].read()
+                yield scaled((subject, *subject.channels)[channel], self.settings.parameters), poses[name]
 
         return posed_mean(posed(), grid, self.how.average, both)
 
@@ -325,6 +296,7 @@ class TemplateRun:
             str(files.image.absolute()),
             moving_mask=_text(files.mask),
             transform=str(self._pose(name)) if number == 1 else None,
+            **self._channels(fixed, name),
         )
         start = None if number == 1 else self._begun("round", number - 1, name)
         more = {"start": start, "outputs": ["warped"]}
@@ -338,10 +310,17 @@ class TemplateRun:
             str(files.image.absolute()),
             moving_labels=_text(files.labels),
             moving_mask=_text(files.mask),
+            **self._channels(fixed, name),
         )
         outputs = {"warped", *(["labels"] if files.labels else []), *(self.settings.outputs or ())}
         more = {"start": self._begun("settled", self.how.rounds, name), "outputs": sorted(outputs)}
         return self._job(f"{SUBJECTS}/{name}", "register_files", pair, more, self._decisive)
+
+    def _channels(self, fixed: Path, name: str) -> dict[str, tuple[str, ...]]:
+        return {
+            "fixed_channels": tuple(map(str, self._with_further(fixed)[1:])),
+            "moving_channels": tuple(str(path.absolute()) for path in self.subjects[name].channels),
+        }
 
     def _begun(self, kind: str, number: int, name: str) -> dict[str, str]:
         folder = self.out / ROUNDS / str(number) / SUBJECTS / name
@@ -419,14 +398,21 @@ class TemplateRun:
     def _averaged(self, number: int, grid: Grid) -> Path:
         """The image that the round ends in."""
         folders = [self.out / ROUNDS / str(number) / SUBJECTS / name for name in sorted(self.left)]
-        whole = all(self._read[name].whole for name in self.left)
-        average = warped_mean(folders, grid, whole, self.how.average, self.how.mirrored)
+        average, *more = self._means(folders, grid)
         geodesic, _ = mean_geodesic(folders, self.how.mirrored)
         self.rounds.append(Round(number, **displacement_figures(geodesic, average), sharpness=sharpness(average)))
         _write_once(self._mean(number), lambda path: np.save(path, geodesic.velocity))
         path = self.out / ROUNDS / str(number) / TEMPLATE
-        _write_image(path, moved_along(average, geodesic))
+        for where, volume in zip(self._with_further(path), (average, *more), strict=True):
+            _write_image(where, moved_along(volume, geodesic))
         return path
+
+    def _means(self, folders: Sequence[Path], grid: Grid) -> list[Volume]:
+        """The average of each image of the subjects, through the results in the folders."""
+        names = sorted(self.left)
+        how = all(self._read[name].whole for name in names), self.how.average, self.how.mirrored
+        files = [None, *([self.subjects[name].channels[n] for name in names] for n in range(self.channels))]
+        return [warped_mean(folders, grid, *how, each) for each in files]
 
     def _mean(self, number: int) -> Path:
         """The mean of the velocities with which a round's geodesics begin."""
@@ -434,9 +420,9 @@ class TemplateRun:
 
     def _finish(self, grid: Grid) -> None:
         folders = [self.last(name) for name in sorted(self.left)]
-        whole = all(self._read[name].whole for name in self.left)
-        template = warped_mean(folders, grid, whole, self.how.average, self.how.mirrored)
-        _write_image(self.out / TEMPLATE, template)
+        template, *more = self._means(folders, grid)
+        for path, volume in zip(self._with_further(self.out / TEMPLATE), (template, *more), strict=True):
+            _write_image(path, volume)
         geodesic, self.lengths = mean_geodesic(folders, self.how.mirrored)
         self.domain = geodesic.domain
         self.left_over = displacement_figures(geodesic, template)

@@ -11,3 +11,8 @@ SUMMARY = "template.json"
 # By what new subjects are brought to a template as its own were: what these were aligned with affinely, what they were
 # registered to in the last round, and the mean of the velocities that were found there.
 SPACE, POSED, REGISTERED, MEAN = "space", "posed.nii.gz", "registered.nii.gz", "mean_velocity.npy"
+
+
+def further(name: str, count: int) -> list[str]:
+    """The file names of further images of a template, beside that of the first."""
+    return [f"{name.removesuffix('.nii.gz')}_{number}.nii.gz" for number in range(2, count + 2)]

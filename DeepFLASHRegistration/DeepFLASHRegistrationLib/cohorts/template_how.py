@@ -53,6 +53,7 @@ class How:
             raise InputError("--mirrored puts the template's own middle at x = 0. Leave --like out.")
         check_own_velocity(
             parameters,
-            "a template has no landmarks, labels or further images by which subjects could be steered",
+            "a template has no landmarks or labels by which subjects could be steered",
             "which have no mean",
+            channels=True,
         )

@@ -17,6 +17,7 @@ from ..imaging.volume import Volume, label_values
 from ..problem.deformation import Deformation
 from ..problem.resampling import linear
 from ..problem.subject import Subject
+from ..registration.warping import warp
 from ..results.starts import arguments_of
 from ..results.velocity import load_result
 from ..support.errors import InputError
@@ -87,18 +88,37 @@ def _with_mirrored(
             yield image[..., ::-1], seen[..., ::-1]
 
 
-def warped_mean(folders: Sequence[Path], grid: Grid, whole: bool, how: str, both: bool = False) -> Volume:
-    """The average of registered subjects, of which each folder holds warped.nii.gz on the grid; ``whole``: whether they
-    all show all of their object; ``both`` as for `posed_mean`."""
+def warped_mean(
+    folders: Sequence[Path],
+    grid: Grid,
+    whole: bool,
+    how: str,
+    both: bool = False,
+    files: Sequence[Path] | None = None,
+) -> Volume:
+    """The average of registered subjects.
+
+    Args:
+        folders: of each, with warped.nii.gz on the grid.
+        whole: whether they all show all of their object.
+        how, both: as for `posed_mean`.
+        files: further images of theirs, which are carried there and averaged instead.
+    """
 
     def images() -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        for folder in folders:
-            seen = np.ones(grid.shape, dtype=bool)
-            if not whole:
+        for number, folder in enumerate(folders):
+            seen, field = np.ones(grid.shape, dtype=bool), None
+            if not whole or files is not None:
                 found = load_result(folder)
+                field = found.deformation.displacement(grid, "fixed_to_moving")
+            if not whole:
                 points = grid.index_to_physical(np.stack(np.indices(grid.shape), -1))
-                seen = found.moving_grid.contains(points + found.deformation.displacement(grid, "fixed_to_moving"))
-            warped = read_volume(folder / "warped.nii.gz")
+                seen = found.moving_grid.contains(points + field)
+            if files is None:
+                warped = read_volume(folder / "warped.nii.gz")
+            else:
+                image = read_volume(files[number])
+                warped = Volume(grid, warp(image, grid, field, outside=float(image.data.min())))
             if not warped.grid.same_as(grid):
                 raise InputError(f"{folder}: lies on another grid than the template. Remove it, and begin again.")
             yield normalize(warped).data, seen

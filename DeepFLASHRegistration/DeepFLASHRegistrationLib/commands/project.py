@@ -29,6 +29,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", type=Path, help="folder for the results")
     parser.add_argument("--force", action="store_true", help="replace an earlier result in OUT")
     parser.add_argument("--labels", metavar="FILE", help="of IMAGE, to compare with the template's and to carry there")
+    parser.add_argument(
+        "--channel",
+        dest="channels",
+        default=[],
+        action="append",
+        metavar="FILE",
+        help="a further image of IMAGE's subject, for each that the template has, in the same order",
+    )
     parser.add_argument("--mask", metavar="FILE", help="where IMAGE counts")
     result_options(
         parser,
@@ -59,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, WRITTEN, options.force)
     template, free = load_template(options.template), free_bytes()
     begin_loading()
-    subject = read_subject(options.image, options.labels, options.mask)
+    subject = read_subject(options.image, options.labels, options.mask, channels=options.channels)
     sides = template.subject, subject
     need = check_needs(options.output, files, sides, template.parameters, None, options.device, free)
     with shown(options) as progress:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,9 @@ class SubjectRun(RegistrationRun):
         Raises:
             InputError: as `subjectInputs`.
         """
-        super().__init__(subjectInputs(nodes, name), nodes.saved.parameters, outputs, device, threads)
+        # Further images decided about the velocity, which is known.
+        parameters = replace(nodes.saved.parameters, channel_weights=(), channel_similarities=())
+        super().__init__(subjectInputs(nodes, name), parameters, outputs, device, threads)
         self._folder = nodes.saved.result(name)
 
     def arguments(self) -> dict[str, Any]:
