@@ -91,12 +91,12 @@ def project(
     check_channels(middle, subject, parameters)
     told({"phase": "affine", "progress": 0.0, "message": "Aligning"})
     alone = replace(subject.checked("moving"), images=subject.images[:1])
-    fixed, moving = comparable(Subject(template.posed), alone, parameters)
+    fixed, moving = comparable(template.posed, alone, parameters)
     found = align(
         fixed.image.upright(),
         moving.image.upright(),
         "affine",
-        masks=(None, moving.mask),
+        masks=(fixed.mask, moving.mask),
         progress=_part(told, 0.0, _ALIGNED, {"phase": "affine", "message": "Aligning"}),
         cancelled=cancel,
         threads=threads,

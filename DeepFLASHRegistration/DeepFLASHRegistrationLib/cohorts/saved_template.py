@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..imaging.grid import Grid
-from ..imaging.volume import Volume
 from ..problem.parameters import Parameters
 from ..problem.subject import Subject
 from ..registration.result import FORMAT
 from ..results.plain import grid_from
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
-from .template_files import LABELS, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
+from .template_files import LABELS, MASK, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further, mask_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class SavedTemplate:
         structures: names of labels, where they have some.
         labelled: whether there are labels by majority.
         channels: how many further images it has.
+        cut: whether its subjects are cut, so that there are masks of where most are seen.
     """
 
     folder: Path
@@ -63,16 +63,18 @@ class SavedTemplate:
     subjects: dict[str, TemplateSubject]
     structures: dict[int, str]
     labelled: bool
-    channels: int = 0
+    channels: int
+    cut: bool
 
     @property
     def subject(self) -> Subject:
         """The template with its further images and labels."""
-        from ..imaging.io import read_labels, read_volume
+        from ..imaging.io import read_labels, read_mask, read_volume
 
         found = read_labels(self.folder / LABELS) if self.labelled else None
         names = TEMPLATE, *further(TEMPLATE, self.channels)
-        return Subject(tuple(read_volume(self.folder / name) for name in names), found)
+        mask = read_mask(self.folder / MASK) if self.cut else None
+        return Subject(tuple(read_volume(self.folder / name) for name in names), found, mask)
 
     @property
     def distances(self) -> list[float]:
@@ -80,24 +82,26 @@ class SavedTemplate:
         return [each.distance for each in self.subjects.values()]
 
     @property
-    def posed(self) -> Volume:
+    def posed(self) -> Subject:
         """What all subjects were aligned with affinely."""
-        return self._volume(POSED)
+        return self._known(POSED, 0)
 
     @property
     def registered(self) -> Subject:
         """What they were registered to in the last round."""
-        return Subject(tuple(map(self._volume, (REGISTERED, *further(REGISTERED, self.channels)))))
+        return self._known(REGISTERED, self.channels)
 
     @property
     def mean(self) -> np.ndarray:
         """Of the velocities that were found there."""
         return np.load(self.folder / SPACE / MEAN, allow_pickle=False)
 
-    def _volume(self, name: str) -> Volume:
-        from ..imaging.io import read_volume
+    def _known(self, name: str, channels: int) -> Subject:
+        from ..imaging.io import read_mask, read_volume
 
-        return read_volume(self.folder / SPACE / name)
+        place = self.folder / SPACE
+        mask = read_mask(place / mask_of(name)) if self.cut else None
+        return Subject(tuple(read_volume(place / each) for each in (name, *further(name, channels))), mask=mask)
 
     def result(self, name: str) -> Path:
         """Folder of a subject's result."""
@@ -133,6 +137,7 @@ def load_template(folder: str | os.PathLike) -> SavedTemplate:
             {int(number): str(name) for number, name in values["structures"].items()},
             values["labels"] is not None,
             len(values["channels"]),
+            values["mask"] is not None,
         )
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         if isinstance(error, InputError):
@@ -157,6 +162,8 @@ def _check(folder: Path, values: dict[str, Any]) -> None:
     files = [TEMPLATE, *(f"{SPACE}/{name}" for name in (POSED, REGISTERED, MEAN))]
     count = len(values["channels"])
     files += [*further(TEMPLATE, count), *(f"{SPACE}/{name}" for name in further(REGISTERED, count))]
+    if values["mask"] is not None:
+        files += [MASK, *(f"{SPACE}/{mask_of(name)}" for name in (POSED, REGISTERED))]
     files += [LABELS] if values["labels"] is not None else []
     files += [f"{SUBJECTS}/{row['name']}/{VELOCITY}" for row in values["subjects"] if row["state"] == "done"]
     missing = [name for name in files if not (folder / name).is_file()]

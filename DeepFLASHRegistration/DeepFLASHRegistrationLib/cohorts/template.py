@@ -41,6 +41,7 @@ from .pairs import NamedPair, checked_name
 from .template_files import (
     AGREEMENT,
     LABELS,
+    MASK,
     MEAN,
     POSED,
     POSES,
@@ -52,14 +53,15 @@ from .template_files import (
     SUMMARY,
     TEMPLATE,
     further,
+    mask_of,
 )
 from .template_how import How
 from .template_images import (
+    Average,
     common_grid,
     displacement_figures,
     far_away,
     mean_geodesic,
-    moved_along,
     posed_mean,
     sharpness,
     shown,
@@ -130,6 +132,11 @@ class TemplateRun:
         return len(self.subjects) * (len(_KINDS) + self.how.rounds + 1) + more
 
     @property
+    def cut(self) -> bool:
+        """Whether some subject does not show all of its object."""
+        return not all(self._read[name].whole for name in self.left)
+
+    @property
     def labelled(self) -> bool:
         """Whether all subjects have labels."""
         return all(each.labels is not None for each in self.subjects.values())
@@ -183,8 +190,8 @@ class TemplateRun:
             # The rigid average tells where the plane between left and right lies.
             both = self.how.mirrored and kind == "affine"
             grid = self._grid(poses, both)
-            for channel, path in enumerate(self._with_further(image)):
-                _write_image(path, self._of_poses(poses, grid, both, channel))
+            averages = [self._of_poses(poses, grid, both, channel) for channel in range(self.channels + 1)]
+            self._write(image, averages)
         for name, matrix in poses.items():
             self._write_pose(name, matrix, grid)
         for number in range(1, self.how.rounds + 1):
@@ -196,8 +203,11 @@ class TemplateRun:
         self._work([self._settled(image, name) for name in self.left], ended, progress)
         say("Averaging the template")
         self._finish(grid)
-        known = {POSED: self.out / ROUNDS / _KINDS[0] / TEMPLATE, MEAN: self._mean(self.how.rounds)}
+        posed = self.out / ROUNDS / _KINDS[0] / TEMPLATE
+        known = {POSED: posed, MEAN: self._mean(self.how.rounds)}
         known |= dict(zip([REGISTERED, *further(REGISTERED, self.channels)], self._with_further(fixed), strict=True))
+        if self.cut:
+            known |= {mask_of(POSED): posed.with_name(MASK), mask_of(REGISTERED): fixed.with_name(MASK)}
         for name, file in known.items():
             _write_once(self.out / SPACE / name, lambda path, file=file: shutil.copyfile(file, path))
         if self.how.standard:
@@ -242,11 +252,18 @@ class TemplateRun:
         whole = [self._read[name].whole for name in names] * (len(boxes) // len(names))
         return common_grid(boxes, whole, voxel, self._read[names[0]].grid)
 
+    def _write(self, path: Path, averages: Sequence[Average]) -> None:
+        """The images of a template, and, where subjects are cut, what of them is compared."""
+        for where, average in zip(self._with_further(path), averages, strict=True):
+            _write_image(where, average.image)
+        if self.cut:
+            _write_image(path.with_name(MASK), averages[0].mask)
+
     def _with_further(self, image: Path) -> list[Path]:
         """An image of the template, and those of its further images beside it."""
         return [image, *(image.with_name(name) for name in further(image.name, self.channels))]
 
-    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid, both: bool, channel: int) -> Volume:
+    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid, both: bool, channel: int) -> Average:
         def posed() -> Iterator[tuple[Subject, np.ndarray]]:
             for name in sorted(poses):
                 subject = self.subjects[name].read()
@@ -265,7 +282,8 @@ class TemplateRun:
 
     def _alignment(self, kind: str, fixed: Path, name: str) -> Job:
         files = self.subjects[name]
-        pair = PairFiles(str(fixed), str(files.image.absolute()), moving_mask=_text(files.mask))
+        mask = None if kind == _KINDS[0] else self._mask(fixed)
+        pair = PairFiles(str(fixed), str(files.image.absolute()), fixed_mask=mask, moving_mask=_text(files.mask))
         normalization = self.settings.parameters.normalization
         return self._job(
             f"{POSES}/{kind}/{name}", "align_files", pair, {"kind": kind}, {"normalization": normalization}
@@ -274,18 +292,22 @@ class TemplateRun:
     def _posing(self, image: Path) -> Job:
         """What tells the pose in which the template shall lie: an average of the subjects, aligned with the image in
         whose pose that is, or with its own mirror image."""
+        mask = self._mask(image)
         if self.how.mirrored:
             other = image.with_name("mirrored.nii.gz")
             _write_image(other, mirrored(read_volume(image)))
-            name, pair = "mirrored", PairFiles(str(image), str(other))
+            name, pair = "mirrored", PairFiles(str(image), str(other), fixed_mask=mask)
         else:
-            name, pair = "like", PairFiles(str(Path(self.how.like).absolute()), str(image))
+            name, pair = "like", PairFiles(str(Path(self.how.like).absolute()), str(image), moving_mask=mask)
         decisive = {"normalization": self.settings.parameters.normalization}
         return self._job(f"{POSES}/{name}", "align_files", pair, {"kind": "rigid"}, decisive)
 
     def _to_standard(self) -> Job:
-        files = str(Path(self.how.standard).absolute()), str(self.out / TEMPLATE)
-        pair = PairFiles(*files, moving_labels=str(self.out / LABELS) if self.labelled else None)
+        image = self.out / TEMPLATE
+        labels = str(self.out / LABELS) if self.labelled else None
+        pair = PairFiles(
+            str(Path(self.how.standard).absolute()), str(image), moving_labels=labels, moving_mask=self._mask(image)
+        )
         more = {"outputs": ["warped", *(["labels"] if self.labelled else []), "report"]}
         return self._job(STANDARD, "register_files", pair, more, self._decisive)
 
@@ -294,6 +316,7 @@ class TemplateRun:
         pair = PairFiles(
             str(fixed),
             str(files.image.absolute()),
+            fixed_mask=self._mask(fixed),
             moving_mask=_text(files.mask),
             transform=str(self._pose(name)) if number == 1 else None,
             **self._channels(fixed, name),
@@ -309,12 +332,16 @@ class TemplateRun:
             str(fixed),
             str(files.image.absolute()),
             moving_labels=_text(files.labels),
+            fixed_mask=self._mask(fixed),
             moving_mask=_text(files.mask),
             **self._channels(fixed, name),
         )
         outputs = {"warped", *(["labels"] if files.labels else []), *(self.settings.outputs or ())}
         more = {"start": self._begun("settled", self.how.rounds, name), "outputs": sorted(outputs)}
         return self._job(f"{SUBJECTS}/{name}", "register_files", pair, more, self._decisive)
+
+    def _mask(self, fixed: Path) -> str | None:
+        return str(fixed.with_name(MASK)) if self.cut else None
 
     def _channels(self, fixed: Path, name: str) -> dict[str, tuple[str, ...]]:
         return {
@@ -398,19 +425,19 @@ class TemplateRun:
     def _averaged(self, number: int, grid: Grid) -> Path:
         """The image that the round ends in."""
         folders = [self.out / ROUNDS / str(number) / SUBJECTS / name for name in sorted(self.left)]
-        average, *more = self._means(folders, grid)
+        averages = self._means(folders, grid)
+        average = averages[0].image
         geodesic, _ = mean_geodesic(folders, self.how.mirrored)
         self.rounds.append(Round(number, **displacement_figures(geodesic, average), sharpness=sharpness(average)))
         _write_once(self._mean(number), lambda path: np.save(path, geodesic.velocity))
         path = self.out / ROUNDS / str(number) / TEMPLATE
-        for where, volume in zip(self._with_further(path), (average, *more), strict=True):
-            _write_image(where, moved_along(volume, geodesic))
+        self._write(path, [each.moved_along(geodesic) for each in averages])
         return path
 
-    def _means(self, folders: Sequence[Path], grid: Grid) -> list[Volume]:
+    def _means(self, folders: Sequence[Path], grid: Grid) -> list[Average]:
         """The average of each image of the subjects, through the results in the folders."""
         names = sorted(self.left)
-        how = all(self._read[name].whole for name in names), self.how.average, self.how.mirrored
+        how = not self.cut, self.how.average, self.how.mirrored
         files = [None, *([self.subjects[name].channels[n] for name in names] for n in range(self.channels))]
         return [warped_mean(folders, grid, *how, each) for each in files]
 
@@ -420,9 +447,9 @@ class TemplateRun:
 
     def _finish(self, grid: Grid) -> None:
         folders = [self.last(name) for name in sorted(self.left)]
-        template, *more = self._means(folders, grid)
-        for path, volume in zip(self._with_further(self.out / TEMPLATE), (template, *more), strict=True):
-            _write_image(path, volume)
+        averages = self._means(folders, grid)
+        self._write(self.out / TEMPLATE, averages)
+        template = averages[0].image
         geodesic, self.lengths = mean_geodesic(folders, self.how.mirrored)
         self.domain = geodesic.domain
         self.left_over = displacement_figures(geodesic, template)

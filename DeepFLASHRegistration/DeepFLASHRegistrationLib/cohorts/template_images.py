@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,28 @@ AVERAGES = ("mean", "median")
 _AROUND = 4
 # Voxels that fewer than this part of the subjects show hold nothing.
 _SEEN = 0.25
+# What more than this part shows is compared, where subjects are cut.
+_MOST = 0.75
 # Looked through together.
 _ROWS = 8
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average image, and at each voxel which part of the subjects shows it."""
+
+    image: Volume
+    share: np.ndarray
+
+    @property
+    def mask(self) -> Volume:
+        """Where most show it."""
+        return Volume(self.image.grid, (self.share > _MOST).astype(np.uint8), "where most subjects are seen")
+
+    def moved_along(self, geodesic: Deformation) -> Average:
+        """Both at the end of a geodesic that starts from them."""
+        share = moved_along(self.image.with_data(self.share), geodesic).data
+        return Average(moved_along(self.image, geodesic), share)
 
 
 def shown(subject: Subject) -> np.ndarray:
@@ -67,7 +87,7 @@ def common_grid(boxes: Sequence[np.ndarray], whole: Sequence[bool], voxel_mm: fl
     return replace(like, shape=shape, affine=affine)
 
 
-def posed_mean(subjects: Iterable[tuple[Subject, np.ndarray]], grid: Grid, how: str, both: bool = False) -> Volume:
+def posed_mean(subjects: Iterable[tuple[Subject, np.ndarray]], grid: Grid, how: str, both: bool = False) -> Average:
     """The average of subjects with comparable intensities, each through its affine (d+1, d+1), grid -> subject; with
     ``both`` of their mirror images, too, on a grid that is its own."""
 
@@ -76,7 +96,7 @@ def posed_mean(subjects: Iterable[tuple[Subject, np.ndarray]], grid: Grid, how: 
             seen = Volume(subject.grid, np.ones(subject.grid.shape, np.float32))
             yield linear(subject.image, grid, matrix, 0.0), linear(seen, grid, matrix, 0.0) > 0.5
 
-    return Volume(grid, _average(_with_mirrored(images(), both), grid.shape, how), "template")
+    return _average(_with_mirrored(images(), both), grid, how)
 
 
 def _with_mirrored(
@@ -95,7 +115,7 @@ def warped_mean(
     how: str,
     both: bool = False,
     files: Sequence[Path] | None = None,
-) -> Volume:
+) -> Average:
     """The average of registered subjects.
 
     Args:
@@ -123,11 +143,12 @@ def warped_mean(
                 raise InputError(f"{folder}: lies on another grid than the template. Remove it, and begin again.")
             yield normalize(warped).data, seen
 
-    return Volume(grid, _average(_with_mirrored(images(), both), grid.shape, how), "template")
+    return _average(_with_mirrored(images(), both), grid, how)
 
 
-def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...], how: str) -> np.ndarray:
+def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], grid: Grid, how: str) -> Average:
     """Of images and where each is seen; 0 where too few are."""
+    shape = grid.shape
     if how == "mean":
         total, seen, count = np.zeros(shape), np.zeros(shape), 0
         for image, there in images:
@@ -135,15 +156,17 @@ def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, 
             seen += there
             count += 1
         found = np.divide(total, seen, out=np.zeros(shape), where=seen > 0)
-        return np.where(seen >= _SEEN * count, found, 0).astype(np.float32)
+        image = np.where(seen >= _SEEN * count, found, 0).astype(np.float32)
+        return Average(Volume(grid, image, "template"), (seen / count).astype(np.float32))
     stack = np.stack([np.where(there, image, np.nan).astype(np.float16) for image, there in images])
-    found = np.zeros(shape, dtype=np.float32)
+    found, share = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     for start in range(0, shape[0], _ROWS):
         part = slice(start, start + _ROWS)
-        enough = np.isfinite(stack[:, part]).sum(0) >= max(1, _SEEN * len(stack))
+        share[part] = np.isfinite(stack[:, part]).mean(0)
+        enough = share[part] >= max(1 / len(stack), _SEEN)
         values = stack[:, part][:, enough].astype(np.float32)
         found[part][enough] = np.nanmedian(values, axis=0)
-    return found
+    return Average(Volume(grid, found, "template"), share)
 
 
 def mean_geodesic(folders: Sequence[Path], both: bool = False) -> tuple[Deformation, dict[str, float]]:

@@ -30,7 +30,7 @@ from ..version import __version__
 from .pairs import NamedPair
 from .summary import Outcome
 from .template import TemplateRun
-from .template_files import AGREEMENT, LABELS, POSES, ROUNDS, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
+from .template_files import AGREEMENT, LABELS, MASK, POSES, ROUNDS, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
 
 TABLE, PAGE = "subjects.tsv", "template.html"
 _COLUMNS = ("name", "state", "verdict", "distance", "far", "reason", "image", "labels")
@@ -56,6 +56,7 @@ def write_template_summary(run: TemplateRun) -> None:
         "rounds": [asdict(each) for each in run.rounds],
         "left_over": run.left_over or None,
         "template": TEMPLATE,
+        "mask": MASK if (run.out / MASK).is_file() else None,
         "channels": further(TEMPLATE, run.channels),
         "labels": LABELS if run.labelled else None,
         "labels_agreement": AGREEMENT if run.labelled else None,
