@@ -34,6 +34,7 @@ def test_every_run_and_session_is_an_image_of_its_own(folder: Path) -> None:
     named(folder, "sub-01_T1w", "sub-01_T2w", "sub-02_ses-b_T1w", "sub-02_ses-a_run-1_T1w", "sub-02_ses-a_run-2_T1w")
     named(folder, "sub-03_T2w")
     (folder / "sub-01" / "anat" / "sub-01_desc-old_T1w.nii.gz").write_bytes(b"a derivative is no raw image")
+    (folder / "sub-01" / "anat" / "._sub-01_T1w.nii.gz").write_bytes(b"Mac OS X")
     dataset = found(folder)
     assert names(dataset) == ["sub-01_T1w", "sub-02_ses-a_run-1_T1w", "sub-02_ses-a_run-2_T1w", "sub-02_ses-b_T1w"]
     assert [each.folder for each in dataset.images][1] == "sub-02/ses-a/anat"

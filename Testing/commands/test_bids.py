@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,10 @@ def test_every_image_has_its_derivatives_under_the_names_of_bids(made: Path) -> 
         expected |= {f"{place}/{stem}_{end}" for end in ends}
         expected |= {f"{stem[:6]}/figures/{stem}_space-middle_T1w.html", f"{stem[:6]}.html"}
     assert files(made) == expected
+    # Its report names the files as they are called here.
+    report = (made / "sub-01.html").read_text(encoding="utf-8")
+    assert f"<li>sub-01/anat/sub-01_{TO}.h5</li>" in report
+    assert "warped.nii.gz" not in report.replace("desc-warped_T1w.nii.gz", "")
     # One page of both runs, of the one image its report.
     assert (made / "sub-02.html").read_text(encoding="utf-8").count("<main>") == 2
     assert (made / "sub-01.html").read_bytes() == (made / "sub-01/figures/sub-01_space-middle_T1w.html").read_bytes()
@@ -315,6 +320,15 @@ def test_wrong_input_is_refused_before_anything_is_written(
     assert told.out == ""
     assert not out.exists()
     assert files(tree) == before
+
+
+def test_x5_needs_a_package_and_that_is_said_first(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nitransforms", None)
+    assert bids(tree, "--transforms", "x5", out=tmp_path / "out") == 2
+    assert "pip install 'nitransforms>=25'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_level_says_what_it_lacks(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

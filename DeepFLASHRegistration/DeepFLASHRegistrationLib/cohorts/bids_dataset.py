@@ -204,8 +204,8 @@ def _images(folder: Path, participant: str, suffix: str) -> list[BidsImage]:
     """The raw images of a suffix that a participant has; InputError for a name that is no name in BIDS."""
     found: dict[str, BidsImage] = {}
     for path in sorted([*folder.glob(f"{participant}/*/*_{suffix}.nii*"), *_of_sessions(folder, participant, suffix)]):
-        if not path.name.endswith((".nii", ".nii.gz")):
-            continue
+        if not path.name.endswith((".nii", ".nii.gz")) or path.name.startswith("."):
+            continue  # ._NAME is what macOS leaves beside a file on other disks
         parts = parsed(path.name)
         place = path.parent.relative_to(folder).as_posix()
         if parts is None or next(iter(parts[0])) != "sub":

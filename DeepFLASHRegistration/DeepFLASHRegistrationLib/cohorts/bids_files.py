@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from typing import Any
 
 from ..imaging.files import atomic
 from ..jobs.ledger import Done
+from ..report.tables import escaped
 from ..results.velocity import SUMMARY, VELOCITY
 from ..support.errors import InputError
 from .bids_dataset import BidsDataset, BidsImage
-from .bids_folder import Links, write_json
+from .bids_folder import Links, write_json, write_text
 from .bids_space import Space
 
 # What else than the velocity the map is written as, by the end of its file.
@@ -81,7 +83,9 @@ class Derivatives:
         files = self._targets(image, folder, transforms)
         for source, target in files:
             _put(source, target)
-        outputs = [target.relative_to(self._out).as_posix() for _, target in files]
+        report = self._out / image.participant / "figures" / f"{image.stem}_{self._space.stem}_{image.suffix}.html"
+        outputs = [target.relative_to(self._out).as_posix() for target in (*(target for _, target in files), report)]
+        _put_report(folder / "report.html", report, outputs)
         result = (
             before["Result"]
             if before and before["Key"] == key
@@ -98,7 +102,6 @@ class Derivatives:
         files = [
             (folder / VELOCITY, place / f"{forth}.safetensors"),
             (folder / "warped.nii.gz", place / f"{self._warped(image)}.nii.gz"),
-            (folder / "report.html", self._out / image.participant / "figures" / f"{lies}_{image.suffix}.html"),
         ]
         if image.labels is not None:
             files.append((folder / "labels.nii.gz", place / f"{lies}_{self._labels}.nii.gz"))
@@ -131,7 +134,11 @@ class Derivatives:
         warped = {"Description": described, "Sources": sources, **common, "SkullStripped": self._skull_stripped(image)}
         write_json(place / f"{self._warped(image)}.json", warped)
         if image.labels is not None:
-            values = {"Sources": [uri(image.labels), *sources[1:]], **common}
+            values = {
+                "Description": f"{image.labels.name}, carried there.",
+                "Sources": [uri(image.labels), *sources[1:]],
+            }
+            values |= common
             write_json(place / f"{image.stem}_{self._space.stem}_{self._labels}.json", values)
         if transforms:
             values = {"Sources": sources, "SpatialReference": uri(image.path), "Invertible": True}
@@ -204,9 +211,20 @@ def _put(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _put_report(source: Path, target: Path, outputs: Sequence[str]) -> None:
+    """The report of a registration, with the names that its files have in the data set."""
+    if not source.exists() and target.exists():
+        return
+    names = "".join(f"<li>{escaped(name)}</li>" for name in outputs)
+    section = f'<section class="files"><h2>Files in the data set</h2><ul>{names}</ul></section>'
+    page = source.read_text(encoding="utf-8")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, re.sub(r'<section class="files">.*?</section>', lambda _: section, page, flags=re.DOTALL))
+
+
 def write_subject_page(out: Path, participant: str) -> None:
     """Writes sub-XX.html of the reports of its images: one after the other in one file."""
-    reports = sorted((out / participant / "figures").glob("*.html"))
+    reports = sorted((out / participant / "figures").glob("sub-*.html"))
     if not reports:
         return
     target = out / f"{participant}.html"

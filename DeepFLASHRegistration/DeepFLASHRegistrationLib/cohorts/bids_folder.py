@@ -22,7 +22,7 @@ WORK = ".deepflash"
 _BIDS_VERSION = "1.10.0"
 _CODE = "https://github.com/deepflash-registration/SlicerDeepFLASH"
 # What BIDS has no rule for yet, as transforms, or never will.
-_IGNORED = "*.html\n*_xfm.*\nlogs/\ngroup_*\nfigures/\n"
+_IGNORED = "*.html\n*_xfm.*\nlogs/\ngroup_*\n**/figures\n"
 _README = """# Registrations by DeepFLASH
 
 Images of a data set in BIDS, registered to a template. For each image of sub-XX, in sub-XX[/ses-YY]/anat:
