@@ -19,6 +19,7 @@ import registration_pairs as pairs
 import SimpleITK as sitk
 from bids_trees import data_set, image
 from command_line import run
+from DeepFLASHRegistrationLib.cohorts import bids as bids_run
 from DeepFLASHRegistrationLib.cohorts.bids import BidsRun
 from DeepFLASHRegistrationLib.cohorts.bids_dataset import Choice, read_bids
 from DeepFLASHRegistrationLib.cohorts.bids_space import read_space
@@ -248,6 +249,28 @@ def test_two_runs_at_once_in_one_folder_divide_the_images(both: Any, made: Path)
     assert not runs[0].lacking
     assert not runs[1].lacking
     assert not list(made.glob("sub-*/**/.*"))
+
+
+def test_an_interrupt_says_how_to_go_on(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bids_run, "run_jobs", pairs.interrupt)
+    out = copy / "ds" / "derivatives" / "deepflash"
+    before = files(out)
+    assert bids(copy, "-q") == 130
+    assert f"Cancelled. 3 of 4 images are done in {out}; run the same command to go on." in capsys.readouterr().err
+    assert files(out) == before
+
+
+def test_a_brain_is_compared_with_a_brain(tree: Path, tmp_path: Path) -> None:
+    """The template's mask counts where the image has one, and only there."""
+    template = image(tmp_path / "tpl-Middle_T1w.nii.gz", pairs.fixed_image(GRID))
+    mask = image(tmp_path / "tpl-Middle_desc-brain_mask.nii.gz", pairs.fixed_labels(GRID))
+    found = BidsRun(read_bids(tree / "ds", Choice()), read_space(template), tmp_path / "out", Settings())
+    masks = [
+        (pair.files.fixed_mask, pair.files.moving_mask and Path(pair.files.moving_mask).name) for pair in found.open
+    ]
+    assert masks == [(str(mask), "sub-01_desc-brain_mask.nii.gz"), (None, None), (None, None), (None, None)]
 
 
 # --------------------------------------------------------------------------------------------------------------- group

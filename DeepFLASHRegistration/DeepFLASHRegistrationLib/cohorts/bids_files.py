@@ -79,7 +79,7 @@ class Derivatives:
         record = self.record_path(image)
         before = read_record(record)
         if before is None or before["Key"] != key:
-            self._remove(record, before)
+            self._remove(image, before)
         files = self._targets(image, folder, transforms)
         for source, target in files:
             _put(source, target)
@@ -114,10 +114,13 @@ class Derivatives:
     def _warped(self, image: BidsImage) -> str:
         return f"{image.stem}_{self._space.stem}_desc-warped_{image.suffix}"
 
-    def _remove(self, record: Path, before: Mapping[str, Any] | None) -> None:
+    def _remove(self, image: BidsImage, before: Mapping[str, Any] | None) -> None:
         """Takes away what is of another registration: first that it is whole."""
-        record.unlink(missing_ok=True)
-        for name in before["Outputs"] if before else ():
+        self.record_path(image).unlink(missing_ok=True)
+        # Maps that another run wrote meanwhile may not be listed.
+        stems = [transform_stem(image, self._space.to, back) for back in (False, True)]
+        names = {f"{image.folder}/{stem}{end}" for stem in stems for end in TRANSFORMS.values()}
+        for name in names.union(before["Outputs"] if before else ()):
             path = (self._out / str(name)).resolve()
             if path.is_relative_to(self._out.resolve()):
                 path.unlink(missing_ok=True)

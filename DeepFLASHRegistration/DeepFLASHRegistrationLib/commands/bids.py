@@ -46,14 +46,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("level", choices=("participant", "group"), help="what to do; group looks at what is in OUT")
     parser.add_argument("--version", action="version", version=f"deepflash {__version__}")
-    for what in ("participant", "session"):
+    for what, prefix in (("participant", "sub-"), ("session", "ses-")):
         parser.add_argument(
             f"--{what}-label",
             f"--{what}_label",
             nargs="+",
             default=(),
             metavar="LABEL",
-            help=f"{what}s, with or without {what[:3].replace('par', 'sub')}- (default: all)",
+            help=f"{what}s, with or without {prefix} (default: all)",
         )
     parser.add_argument(
         "--template",
