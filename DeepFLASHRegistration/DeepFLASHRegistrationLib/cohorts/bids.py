@@ -134,13 +134,15 @@ class BidsRun:
         def registered(end: Ended) -> None:
             if isinstance(end.result, Done):
                 self._place(end.job.name)
+                self._write_page(self._images[end.job.name].participant)
             ended(end)
 
         jobs = [self._jobs[pair.name] for pair in self.open]
         run_jobs(self.ledger, jobs, self.open, self.settings, registered, progress)
         self._write_maps(progress)
+        # Of all: what another run did meanwhile belongs there too.
         for participant in dict.fromkeys(image.participant for image in self.dataset.images):
-            self._guarded(participant, partial(write_subject_page, self.out, participant))
+            self._write_page(participant)
 
     def _write_maps(self, progress: Callable[[Job, Mapping[str, Any]], None]) -> None:
         of: dict[str, NamedPair] = {}
@@ -182,6 +184,9 @@ class BidsRun:
         }
         image, key, folder = self._images[name], self._jobs[name].key, self.ledger.folder / name
         self._guarded(name, partial(self._derivatives.place, image, key, done, folder, there))
+
+    def _write_page(self, participant: str) -> None:
+        self._guarded(participant, partial(write_subject_page, self.out, participant))
 
     def _guarded(self, name: str, put: Callable[[], None]) -> None:
         """What cannot be written of one image stops none of the others."""

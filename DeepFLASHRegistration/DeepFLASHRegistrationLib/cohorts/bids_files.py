@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..imaging.files import atomic
 from ..jobs.ledger import Done
 from ..report.tables import escaped
 from ..results.velocity import SUMMARY, VELOCITY
@@ -238,5 +237,4 @@ def write_subject_page(out: Path, participant: str) -> None:
     head = texts[0].partition("<main>")[0]
     bodies = [text.partition("<main>")[2].rpartition("</main>")[0] for text in texts]
     marked = [f"<main><p><b>{path.stem}</b></p>{body}</main>" for path, body in zip(reports, bodies, strict=True)]
-    with atomic(target) as temporary:
-        temporary.write_text(f"{head}{''.join(marked)}</body></html>\n", encoding="utf-8")
+    write_text(target, f"{head}{''.join(marked)}</body></html>\n")
