@@ -130,10 +130,11 @@ def test_names_and_files_that_are_not_as_bids_wants_them(folder: Path, tmp_path:
     with pytest.raises(InputError, match=r"lies beside sub-01_T1w\.nii"):
         found(folder)
     one[0].unlink()
-    os.symlink("../.git/annex/objects/x", one[0])
-    (folder / "sub-01" / "anat" / "sub-01_T1w.nii").unlink()
-    with pytest.raises(InputError, match=r"is a link to what is not here\. Fetch it"):
-        found(folder)
+    if os.name == "posix":  # others make links for administrators alone
+        one[0].symlink_to("../.git/annex/objects/x")
+        (folder / "sub-01" / "anat" / "sub-01_T1w.nii").unlink()
+        with pytest.raises(InputError, match=r"is a link to what is not here\. Fetch it"):
+            found(folder)
     for content, message in (("[1]", "it is no object"), ("{", "Mend the JSON"), (None, "has no dataset_description")):
         (folder / "dataset_description.json").unlink()
         if content is not None:
