@@ -90,9 +90,8 @@ class BidsRun:
         # By the name of a job, why its derivatives are not where they belong.
         self.lacking: dict[str, str] = {}
         describe(out, dataset, self._derivatives.links)
-        for pair in self.pairs.rows:
-            if pair not in self.open:
-                self._place(pair.name)
+        for name in self._images.keys() - {pair.name for pair in self.open}:
+            self._place(name)
 
     def _files(self, image: BidsImage) -> PairFiles:
         """A brain is compared with a brain: the template's mask counts where the image has one."""
