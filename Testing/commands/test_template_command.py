@@ -109,6 +109,12 @@ def test_a_template_on_the_voxels_of_another_image_and_the_way_to_a_standard_spa
     once, twice = read_volume(both), read_volume(tmp_path / "twice.nii.gz")
     assert once.grid.same_as(image.grid)
     assert np.abs(once.data - twice.data).mean() < 2  # of 180
+    # The map itself, as a field for other programs, says the same.
+    assert run("apply", new, "-o", tmp_path / "map.nii.gz", "--through", out / "standard") == 0
+    assert run("apply", tmp_path / "map.nii.gz", data / "s2.nii.gz", "-o", tmp_path / "by_field.nii.gz") == 0
+    np.testing.assert_allclose(read_volume(tmp_path / "by_field.nii.gz").data, once.data, atol=0.5)
+    assert run("apply", new, "-o", tmp_path / "map.h5", "--through", out / "standard") == 2
+    assert "only one field of both can be written" in capsys.readouterr().err
     # And back, by the inverse of both.
     assert run("apply", new, both, "-o", tmp_path / "back.nii.gz", "--to", "moving", "--through", out / "standard") == 0
     there = read_volume(data / "s2.nii.gz").data

@@ -31,6 +31,7 @@ COMMANDS = {
     "register": "register a moving image to a fixed one",
     "register-many": "register the pairs of a table, several at once, to be resumed at any time",
     "register-series": "register the items of a series in time, such as a cine, onto one of them",
+    "bids": "register the images of a data set in BIDS to a template, as a BIDS app",
     "template": "make the image in the middle of many subjects, to be resumed at any time",
     "project": "bring a new subject to a template, and say where it lies among the template's own",
     "volumes": "write the volumes of the structures of a template's subjects",

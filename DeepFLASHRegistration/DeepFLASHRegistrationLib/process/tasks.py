@@ -187,6 +187,34 @@ def align_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"matrix": found.matrix.tolist(), "similarity": found.similarity, "notes": list(found.notes)}
 
 
+def write_maps(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The map of a saved result as files, as `deepflash apply` without an input writes it.
+
+    Args:
+        arguments: "velocity", the file; "files", by their names whether images are carried to the "fixed" or the
+            "moving" one; "device", "threads"; "folder", which is made and filled.
+
+    Returns:
+        bytes, of all files.
+
+    Raises:
+        InputError: the velocity is not there or damaged, or a file needs what is not installed.
+        OSError: the disk is full.
+    """
+    from ..results.carrying import Carrying
+    from ..results.map_files import write_map
+
+    folder, count = Path(arguments["folder"]), 0
+    folder.mkdir(parents=True)
+    for name, to in arguments["files"].items():
+        if control.cancelled():
+            raise Cancelled("Cancelled before all maps were written.")
+        machine = {"device": arguments["device"], "threads": arguments["threads"]}
+        write_map(arguments["velocity"], folder / name, Carrying(to), **machine)
+        count += (folder / name).stat().st_size
+    return {"bytes": count}
+
+
 def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """What torch can compute on.
 
@@ -335,4 +363,5 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "register_item": register_item,
     "save": save,
     "save_again": save_again,
+    "write_maps": write_maps,
 }
