@@ -175,3 +175,11 @@ class SubjectRun(RegistrationRun):
                 )
             )
         return {"velocity": arguments_of(saved.deformation)}
+
+    def finish(self) -> None:
+        """Writes the outputs, all or none; the subject's own labels, which lie elsewhere than the template, are hidden
+        from then on."""
+        super().finish()
+        own = self.inputs.movingSegmentation
+        if own is not None and own.GetDisplayNode() is not None:
+            own.GetDisplayNode().SetVisibility(False)
