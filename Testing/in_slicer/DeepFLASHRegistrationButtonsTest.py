@@ -305,7 +305,7 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
                         self.assertFalse(self._button(button).enabled, where)
                         self.assertNotEqual(self._button(button).toolTip, self._button(button).statusTip, where)
                     else:
-                        self._check(button, PRESSED, where)
+                        self._check(button, TABLE[button]["done"], where)
                 if "register" in greyed:
                     self.assertFalse(self.ui.registerButton.enabled)
                     continue
