@@ -11,6 +11,7 @@ from typing import Any
 from DeepFLASHRegistrationLib.jobs.job import Job, key_of
 from DeepFLASHRegistrationLib.jobs.ledger import Ledger
 from DeepFLASHRegistrationLib.jobs.pool import Ended, Pool
+from DeepFLASHRegistrationLib.jobs.worker import Worker
 from DeepFLASHRegistrationLib.process import RegistrationProcess
 
 HERE = Path(__file__).resolve().parent
@@ -27,6 +28,12 @@ def process() -> RegistrationProcess:
     return RegistrationProcess(tasks="job_tasks", environment={"PYTHONPATH": str(HERE)})
 
 
+def pool(out: Path, workers: int = 1, tries: int = 3) -> Pool:
+    """Processes that work on jobs of a folder."""
+    ledger = Ledger(out)
+    return Pool(lambda _: Worker(ledger, process(), tries), workers)
+
+
 def run(out: Path, jobs: list[Job], workers: int = 1, tries: int = 3) -> dict[str, Ended]:
     """Runs jobs; what became of each."""
     ended: dict[str, Ended] = {}
@@ -35,7 +42,7 @@ def run(out: Path, jobs: list[Job], workers: int = 1, tries: int = 3) -> dict[st
         assert end.job.name not in ended
         ended[end.job.name] = end
 
-    Pool(Ledger(out), process, workers, tries).run(jobs, take)
+    pool(out, workers, tries).run(jobs, take)
     return ended
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import run_jobs
 from DeepFLASHRegistrationLib.jobs.ledger import RECORD, STATE, Done, Failed, Ledger
-from DeepFLASHRegistrationLib.jobs.pool import Pool
 from run_jobs import job, run
 
 LIBRARY = Path(sys.modules["DeepFLASHRegistrationLib"].__file__).resolve().parents[1]
@@ -243,7 +242,7 @@ def test_an_interrupt_ends_all_processes_and_counts_as_no_try(out: Path, log: Pa
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        Pool(Ledger(out), run_jobs.process, 2).run(jobs, interrupt)
+        run_jobs.pool(out, 2).run(jobs, interrupt)
     assert time.monotonic() - began < 25
     assert whole(out) == ["a"]
     pids = {int(line.split()[2]) for line in log.read_text().splitlines()}

@@ -19,6 +19,7 @@ from ..imaging.volume import Volume
 from ..jobs.job import Digests, Job, key_of
 from ..jobs.ledger import Ledger, Place
 from ..jobs.pool import Ended, Pool
+from ..jobs.worker import Worker
 from ..methods.choosing import is_open, usable_models
 from ..methods.consent import noncommercial_accepted
 from ..methods.stages import stages
@@ -140,7 +141,7 @@ def run_jobs(
         workers, threads = _shares(pairs, settings, device, min(most or len(jobs), len(jobs)))
         for job in jobs:
             job.arguments = {**job.arguments, "device": device, "threads": threads}
-        Pool(ledger, processes.next, workers, settings.tries).run(jobs, ended, progress)
+        Pool(lambda _: Worker(ledger, processes.next(), settings.tries), workers).run(jobs, ended, progress)
 
 
 def _shares(pairs: Sequence[NamedPair], settings: Settings, device: str, most: int) -> tuple[int, int]:

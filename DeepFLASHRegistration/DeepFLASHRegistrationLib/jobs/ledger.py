@@ -6,8 +6,9 @@
                             another program has replaced files of it since (what was deleted or added does not count)
     OUT/.jobs/<id>.json     a job that is not done: how it was tried, and why it failed
     OUT/.jobs/<id>.lock     held by the process that works on it; dropped by the system when that ends
-    OUT/.jobs/<id>.work/    where the result is made
+    OUT/.jobs/<id>.work/    where the result is made, in a folder for each claim
     OUT/.jobs/<id>.old/     a result of the same name that is being replaced
+    OUT/.jobs/plan.json     the names of all jobs of the run that began last
 
 Several processes may work in one folder, also on several computers if the file system between them knows locks.
 """
@@ -20,8 +21,10 @@ import enum
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +37,19 @@ from .job import Digests, Job
 RECORD = "job.json"
 STATE = ".jobs"
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, which may have processes on many computers; what one of them has given up the others leave.
+
+    Attributes:
+        id: the same for all that belong together.
+        began: seconds since 1970. What was given up later, by whatever run, is given up for this one too.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    began: float = field(default_factory=time.time)
 
 
 class Place(enum.Enum):
@@ -78,6 +94,8 @@ class _State:
     tries: list[dict[str, Any]] = field(default_factory=list)
     failed: str | None = None
     log: list[str] = field(default_factory=list)
+    run: str = ""
+    given_up: float = 0.0
 
     @property
     def count(self) -> int:
@@ -88,12 +106,13 @@ class _State:
 class Ledger:
     """The jobs of a folder of results."""
 
-    def __init__(self, folder: str | os.PathLike, force: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike, force: bool = False, run: Run | None = None) -> None:
         """Makes the folder, or goes on in it.
 
         Args:
             folder: of all results.
             force: replace results of other jobs.
+            run: that this process belongs to; one of its own if None.
 
         Raises:
             InputError: it is a file, may not be written, or holds something else than results of jobs.
@@ -101,7 +120,8 @@ class Ledger:
         self.folder = Path(folder)
         # The process that fills a folder in it has another current one.
         self._state = self.folder.absolute() / STATE
-        self._force = force
+        self.force = force
+        self.run = run or Run()
         try:
             if not self._state.is_dir() and self.folder.exists():
                 if not self.folder.is_dir():
@@ -143,7 +163,7 @@ class Ledger:
             raise InputError(
                 f"{self.folder / job.name}: exists and holds something else than such a result. Choose another output."
             )
-        if place is Place.OTHER and not self._force:
+        if place is Place.OTHER and not self.force:
             raise InputError(
                 f"{self.folder / job.name}: holds the result of other inputs or parameters. Choose another output, or "
                 "add --force to replace it."
@@ -164,7 +184,8 @@ class Ledger:
 
         Args:
             job: to be claimed.
-            most: tries, those that ended with the whole process included. A job that was given up has all of them anew.
+            most: tries, those that ended with the whole process included. What an earlier run has given up has all of
+                them anew.
 
         Returns:
             A Claim, to be settled by one of its functions; what is known if there is nothing to do; None if somebody
@@ -174,6 +195,9 @@ class Ledger:
             InputError: what it reads is not there, or its place is taken.
             OSError: the state cannot be written.
         """
+        # Before the lock, since most of what a late run on another computer looks at is done, and locks take longest.
+        if self.place(job) is Place.DONE:
+            return self.done(job.name)
         lock = try_lock(self._path(job.name, "lock"))
         if lock is None:
             return None
@@ -184,6 +208,8 @@ class Ledger:
                 return self.done(job.name)
             self.check(job, place)
             state = self._read_state(job.name)
+            if state is not None and state.key == job.key and state.failed is not None and self._own(state):
+                return Failed(state.failed, state.count, tuple(state.log))
             if state is None or state.key != job.key or state.failed is not None:
                 state = _State(job.name, job.key)
             if state.count >= most:
@@ -192,10 +218,11 @@ class Ledger:
                 )
             began = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             state.tries.append({"began": began, "host": socket.gethostname(), "process": os.getpid()})
-            work = self._path(job.name, "work")
             self._write_state(state)
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
+            # Of another name each time: who held the lock before may not have noticed its end yet, and still write.
+            shutil.rmtree(self._path(job.name, "work"), ignore_errors=True)
+            work = self._path(job.name, "work") / secrets.token_hex(4)
+            work.mkdir(parents=True)
             claim = Claim(self, job, state, lock, work)
             return claim
         finally:
@@ -219,8 +246,13 @@ class Ledger:
                     state.unlink()
             lock.release()
 
+    def _own(self, state: _State) -> bool:
+        """Whether this run, or another one since it began, has given the job up."""
+        return state.run == self.run.id or state.given_up >= self.run.began
+
     def _give_up(self, state: _State, message: str, log: Sequence[str] = ()) -> Failed:
         state.failed, state.log = message, list(log)
+        state.run, state.given_up = self.run.id, time.time()
         self._write_state(state)
         return Failed(message, state.count, tuple(log))
 
@@ -266,6 +298,11 @@ class Claim:
             OSError: it cannot be put there; the job is still claimed.
         """
         ledger, target = self._ledger, self._ledger.folder / self.job.name
+        if (
+            ledger.place(self.job) is Place.DONE
+        ):  # by another computer, after the file system took the lock from this one
+            self._leave()
+            return ledger.done(self.job.name)
         done = Done(value, round(seconds, 3), self.tries)
         _write(
             self.result / RECORD,
@@ -315,6 +352,8 @@ class Claim:
 
     def _leave(self) -> None:
         shutil.rmtree(self._work, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._work.parent.rmdir()
         self._lock.release()
 
 
@@ -334,9 +373,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    # Processes of two computers may have the same number.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(values, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
