@@ -214,7 +214,8 @@ class Ledger:
                 state = _State(job.name, job.key)
             if state.count >= most:
                 return self._give_up(
-                    state, f"The whole run ended while it worked on this ({state.count} of {most} tries)."
+                    state,
+                    f"The whole run, or its computer, ended while it worked on this ({state.count} of {most} tries).",
                 )
             began = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             state.tries.append({"began": began, "host": socket.gethostname(), "process": os.getpid()})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -66,3 +67,21 @@ def _is_there(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def knows_locks(folder: Path) -> bool:
+    """Whether files in a folder can be locked.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    path = folder / f"lock-{secrets.token_hex(6)}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
