@@ -32,6 +32,7 @@ COMMANDS = {
     "register-many": "register the pairs of a table, several at once, to be resumed at any time",
     "register-series": "register the items of a series in time, such as a cine, onto one of them",
     "template": "make the image in the middle of many subjects, to be resumed at any time",
+    "status": "say how far the jobs of register-many, register-series or template are",
     "compare": "compare methods on the same pairs",
     "apply": "carry an image, labels, points or a surface over with a saved result",
     "dicom": "write a saved result as DICOM objects: registrations, a segmentation",
@@ -111,7 +112,9 @@ def _parsed(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
     options = argparse.ArgumentParser(prog=f"deepflash {name}", description=command.DESCRIPTION)
     command.add_options(options)
     options.add_argument("--traceback", action="store_true", help="show where a failure happened")
-    return command, options.parse_args(arguments[1:])
+    found = options.parse_args(arguments[1:])
+    found.given = arguments
+    return command, found
 
 
 @contextlib.contextmanager

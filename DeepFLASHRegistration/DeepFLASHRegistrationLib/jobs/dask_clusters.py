@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import ipaddress
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..support.errors import InputError
 from .slurm import Slurm, slurm_time
 
 _INSTALL = 'Install it: pip install "deepflash-registration[cluster]"'
-_CONNECT_SECONDS = 20
+_CONNECT_SECONDS = 10
 # A worker ends by itself so long before Slurm would end it, and never takes more than this part of its time.
 _LIFETIME_SECONDS, _LIFETIME_PART = 120, 0.9
 
@@ -86,26 +87,41 @@ def slurm_cluster(slurm: Slurm, state: Path) -> Iterator[Any]:
     from dask_jobqueue import SLURMCluster
 
     lifetime = int(max(_LIFETIME_PART * slurm.walltime, slurm.walltime - _LIFETIME_SECONDS))
-    cluster = SLURMCluster(
-        cores=1,
-        processes=1,
-        job_cpu=slurm.cores,
-        memory=f"{slurm.megabytes}MiB",
-        walltime=slurm_time(slurm.walltime),
-        interface=slurm.interface,
-        protocol="tls://",
-        security=distributed.Security.temporary(),
-        shared_temp_directory=str(state),
-        log_directory=str(state / "slurm"),
-        job_extra_directives=slurm.more,
-        worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s"],
-        scheduler_options={"interface": slurm.interface, "dashboard_address": "127.0.0.1:0"},
-    )
-    with cluster:
-        # Workers that their walltime, or somebody with more rights, has ended are asked for again.
-        cluster.adapt(minimum_jobs=slurm.jobs, maximum_jobs=slurm.jobs)
-        with distributed.Client(cluster, set_as_default=False) as client:
-            yield client
+    with tempfile.TemporaryDirectory(prefix="keys-", dir=state) as keys:
+        cluster = SLURMCluster(
+            cores=1,
+            processes=1,
+            job_cpu=slurm.cores,
+            memory=f"{slurm.megabytes}MiB",
+            walltime=slurm_time(slurm.walltime),
+            interface=slurm.interface,
+            protocol="tls://",
+            security=_security(distributed, Path(keys)),
+            log_directory=str(state / "slurm"),
+            job_extra_directives=slurm.more,
+            worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s"],
+            scheduler_options={"interface": slurm.interface, "dashboard_address": "127.0.0.1:0"},
+        )
+        with cluster:
+            # Workers that their walltime, or somebody with more rights, has ended are asked for again.
+            cluster.adapt(minimum_jobs=slurm.jobs, maximum_jobs=slurm.jobs)
+            with distributed.Client(cluster, set_as_default=False) as client:
+                yield client
+
+
+def _security(distributed: Any, folder: Path) -> Any:
+    """Encryption by a key and certificate made for one run, which lie in a folder that only this user may read."""
+    made = distributed.Security.temporary()
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    for path, text in ((key, made.tls_scheduler_key), (certificate, made.tls_scheduler_cert)):
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="ascii")
+    roles = {
+        f"tls_{role}_{what}": str(file)
+        for role in ("client", "scheduler", "worker")
+        for what, file in (("key", key), ("cert", certificate))
+    }
+    return distributed.Security(require_encryption=True, tls_ca_file=str(certificate), **roles)
 
 
 def check_slurm(slurm: Slurm, state: Path) -> None:

@@ -25,7 +25,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from ..support.file_lock import FileLock, try_lock
 from .job import Digests, Job
 
 RECORD = "job.json"
-STATE = ".jobs"
+STATE, PLAN = ".jobs", "plan.json"
 _FORMAT = 1
 
 
@@ -139,6 +139,16 @@ class Ledger:
             ) from error
         self._sweep()
 
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[bool]:
+        """For something that one process does for all, such as a summary: whether no other one is at it."""
+        lock = try_lock(self._state / f"{what}.lock")
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
+
     def digests(self) -> Digests:
         """Of input files, remembered in this folder."""
         return Digests(self._state / "inputs.txt")
@@ -150,7 +160,7 @@ class Ledger:
             return Place.FREE
         if not target.is_dir():
             return Place.FOREIGN
-        record = _read(target / RECORD)
+        record = read_record(target / RECORD)
         if record is None:
             return Place.FOREIGN if any(target.iterdir()) else Place.FREE
         sizes = _sizes(target)
@@ -171,7 +181,7 @@ class Ledger:
 
     def done(self, name: str) -> Done | None:
         """What is known of the result of this name; None if there is none."""
-        record = _read(self.folder / name / RECORD)
+        record = read_record(self.folder / name / RECORD)
         return None if record is None else Done(record.get("value"), record.get("seconds", 0.0), record.get("tries", 1))
 
     def failed(self, name: str) -> Failed | None:
@@ -230,15 +240,26 @@ class Ledger:
             if claim is None:
                 lock.release()
 
+    def plan(self, names: Iterable[str]) -> None:
+        """Notes the names of all jobs of a run, for who asks how far it is. That it cannot be written stops nothing."""
+        names = list(names)
+        key = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+        path = self._state / PLAN
+        if (read_record(path) or {}).get("key") != key:
+            with contextlib.suppress(OSError):
+                _write(path, {"format": _FORMAT, "key": key, "jobs": names})
+
     def _sweep(self) -> None:
         """Puts away what processes left that were killed."""
         for state in self._state.glob("*.json"):
+            if state.name == PLAN:
+                continue
             lock = try_lock(state.with_suffix(".lock"))
             if lock is None:
                 continue
             with contextlib.suppress(OSError):
                 shutil.rmtree(state.with_suffix(".work"), ignore_errors=True)
-                name = (_read(state) or {}).get("name")
+                name = (read_record(state) or {}).get("name")
                 old = state.with_suffix(".old")
                 if name and old.is_dir() and not os.path.lexists(self.folder / name):
                     os.replace(old, self.folder / name)  # the new result had not taken its place yet
@@ -262,7 +283,7 @@ class Ledger:
         return self._state / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.{kind}"
 
     def _read_state(self, name: str) -> _State | None:
-        values = _read(self._path(name, "json"))
+        values = read_record(self._path(name, "json"))
         with contextlib.suppress(TypeError):
             return None if values is None else _State(**{k: v for k, v in values.items() if k != "format"})
         return None
@@ -364,8 +385,8 @@ def _sizes(folder: Path) -> dict[str, int]:
         return {each.name: each.stat().st_size for each in entries if each.is_file() and each.name != RECORD}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """What `_write` wrote; None if there is nothing like it."""
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What is written of a job, done or not; None if there is nothing like it."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
