@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +60,6 @@ def whole(out: Path) -> list[str]:
         assert sorted(os.listdir(folder)) == [RECORD, "text.txt"]
         assert (folder / "text.txt").read_text() == folder.name
     return sorted(folder.name for folder in folders)
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def is_gone(pid: int) -> bool:

@@ -19,7 +19,8 @@ from DeepFLASHRegistrationLib.jobs.dask_workers import DaskWorkers
 from DeepFLASHRegistrationLib.jobs.ledger import STATE, Done, Failed, Ledger
 from DeepFLASHRegistrationLib.jobs.pool import Ended, Pool
 from DeepFLASHRegistrationLib.support.errors import InputError
-from run_jobs import begun, job, whole, within
+from run_jobs import begun, job, whole
+from run_until import within
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")

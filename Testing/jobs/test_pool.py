@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 import run_jobs
 from DeepFLASHRegistrationLib.jobs.ledger import RECORD, STATE, Done, Failed, Ledger
-from run_jobs import begun, is_gone, job, run, whole, within
+from DeepFLASHRegistrationLib.jobs.pool import Pool
+from DeepFLASHRegistrationLib.jobs.worker import Worker
+from run_jobs import begun, is_gone, job, run, whole
+from run_until import within
 
 LIBRARY = Path(sys.modules["DeepFLASHRegistrationLib"].__file__).resolve().parents[1]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -144,6 +147,16 @@ def test_wrong_input_and_a_full_disk_are_not_tried_again(out: Path, log: Path, e
     assert message in ended["a"].result.message
     assert "temporary folder" not in ended["a"].result.message
     assert not list((out / STATE).glob("*.work"))
+
+
+def test_a_disk_that_is_full_here_may_not_be_so_for_another_computer(out: Path, log: Path) -> None:
+    ended = {}
+    ledger = Ledger(out)
+    pool = Pool(lambda _: Worker(ledger, run_jobs.process(), 3, spread=True))
+    pool.run([job(log, "a", ends=["full"])], lambda end: ended.update({end.job.name: end.result}))
+    assert begun(log) == {"a": 2}
+    assert ended["a"].tries == 2
+    assert whole(out) == ["a"]
 
 
 def test_a_key_that_cannot_be_had_fails_its_job_alone(out: Path, log: Path) -> None:

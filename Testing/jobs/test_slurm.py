@@ -20,7 +20,8 @@ from DeepFLASHRegistrationLib.jobs.ledger import STATE, Done, Ledger
 from DeepFLASHRegistrationLib.jobs.pool import Pool
 from DeepFLASHRegistrationLib.jobs.slurm import Slurm, array_script, seconds_of, slurm_time
 from DeepFLASHRegistrationLib.support.errors import InputError
-from run_jobs import begun, job, whole, within
+from run_jobs import begun, job, whole
+from run_until import within
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 SLURM = Slurm(2, 1800, 2**30, interface="lo")

@@ -257,7 +257,7 @@ class _Processes:
 
 
 @contextlib.contextmanager
-def _processes(memory_bytes: int | None) -> Iterator[_Processes]:
+def _processes(memory_bytes: int | None = None) -> Iterator[_Processes]:
     processes = _Processes(memory_bytes)
     try:
         yield processes
