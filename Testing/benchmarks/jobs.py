@@ -2,9 +2,12 @@
 """What the engine of jobs costs beside the work: many jobs that only sleep, worked on by processes of this computer.
 
     python Testing/benchmarks/jobs.py [--jobs 10000] [--milliseconds 10] [--workers 2] [--folder FOLDER]
+    python Testing/benchmarks/jobs.py --ledger --jobs 40000 [--folder FOLDER]
 
 Printed: seconds in all against what the jobs sleep, the difference for each job and process, of every tenth of the jobs
-(which grows if something is searched through again and again), and the memory of this process after each tenth.
+(which grows if something is searched through again and again), and the memory of this process after each tenth. With
+--ledger, what the ledger alone takes of each job, and of asking for all of them once they are done, on the file system
+of the folder.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ sys.path.insert(0, LIBRARY)
 from DeepFLASHRegistrationLib.jobs.job import Job, key_of
 from DeepFLASHRegistrationLib.jobs.ledger import Done, Ledger
 from DeepFLASHRegistrationLib.jobs.pool import Ended, Pool
+from DeepFLASHRegistrationLib.jobs.status import status
 from DeepFLASHRegistrationLib.jobs.worker import Worker
 from DeepFLASHRegistrationLib.process import RegistrationProcess
 from DeepFLASHRegistrationLib.support.memory import resident_bytes
@@ -45,13 +50,45 @@ def process() -> RegistrationProcess:
     return RegistrationProcess(tasks="jobs", environment={"PYTHONPATH": str(Path(__file__).parent)})
 
 
+def look_at_ledger(count: int, folder: Path) -> None:
+    """Claims and completes jobs without any process, and asks for them again."""
+
+    def timed(what: str, work: Callable[[], Any]) -> None:
+        began = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - began
+        print(f"{what:40} {seconds:8.2f} s {1000 * seconds / count:8.3f} ms for each job", flush=True)
+
+    def complete(ledger: Ledger) -> None:
+        for job in jobs:
+            claim = ledger.claim(job, 3)
+            claim.result.mkdir()
+            (claim.result / "result.json").write_text("{}", encoding="utf-8")
+            claim.complete({"seconds": 1.0}, 1.0)
+
+    jobs = [Job(f"j{number:06d}", lambda number=number: key_of(number), "none") for number in range(count)]
+    print(f"{count} jobs in {folder}")
+    timed("claimed, filled and completed", lambda: complete(Ledger(folder)))
+    ledger = Ledger(folder)
+    ledger.plan(job.name for job in jobs)
+    timed("looked at again (place)", lambda: [ledger.place(job) for job in jobs])
+    timed("claimed again", lambda: [ledger.claim(job, 3) for job in jobs])
+    timed("what each gave (done)", lambda: [ledger.done(job.name) for job in jobs])
+    timed("status", lambda: status(folder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--milliseconds", type=float, default=10.0, help="that each sleeps")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", help="in which a folder of results is made (default: the temporary folder)")
+    parser.add_argument("--ledger", action="store_true", help="the ledger alone")
     options = parser.parse_args()
+    if options.ledger:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            look_at_ledger(options.jobs, Path(name) / "out")
+        return
     seconds = options.milliseconds / 1000
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         ledger = Ledger(Path(name) / "out")
