@@ -138,6 +138,22 @@ def test_what_one_process_of_a_run_has_given_up_the_others_leave(tmp_path: Path)
     assert isinstance(Ledger(tmp_path / "out", run=Run("another", time.time() + 60)).claim(job(), 3), Claim)
 
 
+def test_what_another_process_of_the_same_jobs_has_done_is_believed_unread(tmp_path: Path) -> None:
+    def unread() -> str:
+        raise AssertionError("its inputs were read")
+
+    completed(Ledger(tmp_path / "out"), job("site/a"))
+    known = Job("site/a", unread, "none")
+    ledger = Ledger(tmp_path / "out", run=Run(alike=True))
+    assert ledger.claim(known, 3).value == {"text": "text"}
+    assert isinstance(ledger.claim(job("site/b"), 3), Claim)
+    (tmp_path / "out" / "site" / "c").mkdir()
+    assert isinstance(ledger.claim(job("site/c"), 3), Claim)  # which no job has filled
+    for other in (Ledger(tmp_path / "out"), Ledger(tmp_path / "out", True, Run(alike=True))):
+        with pytest.raises(AssertionError, match="its inputs were read"):
+            other.claim(known, 3)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
 def test_who_lost_its_lock_to_another_computer_finds_the_job_done(tmp_path: Path) -> None:
     """A file system drops the locks of a computer that it hears no more of, and which may be alive nevertheless."""

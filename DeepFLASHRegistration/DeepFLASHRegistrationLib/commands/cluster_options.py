@@ -102,12 +102,14 @@ class Workplace:
         from ..jobs.ledger import Run
 
         memory = self._options.memory_gb
-        array = os.environ.get("SLURM_ARRAY_JOB_ID") if self._options.array else None
+        run = Run(alike=self._options.array is not None)
+        if self._options.array and "SLURM_ARRAY_JOB_ID" in os.environ:
+            run = dataclasses.replace(run, id=f"slurm {os.environ['SLURM_ARRAY_JOB_ID']}")
         return dataclasses.replace(
             settings,
             memory=None if memory is None else int(memory * 2**30),
             share=self._options.array or (1, 1),
-            run=None if array is None else Run(f"slurm {array}"),
+            run=run,
         )
 
     def workers(self, ledger: Ledger, count: int, estimate: Callable[[], Estimate]) -> DaskWorkers | None:

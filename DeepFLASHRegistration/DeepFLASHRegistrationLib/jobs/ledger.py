@@ -20,6 +20,7 @@ import datetime
 import enum
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -37,6 +38,8 @@ from .job import Digests, Job
 RECORD = "job.json"
 STATE, PLAN = ".jobs", "plan.json"
 _FORMAT = 1
+# How long a list of the results in a folder is believed.
+_LISTED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class Run:
     Attributes:
         id: the same for all that belong together.
         began: seconds since 1970. What was given up later, by whatever run, is given up for this one too.
+        alike: its processes have the same jobs with the same settings, so that a result which appears is believed.
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     began: float = field(default_factory=time.time)
+    alike: bool = False
 
 
 class Place(enum.Enum):
@@ -122,6 +127,7 @@ class Ledger:
         self._state = self.folder.absolute() / STATE
         self.force = force
         self.run = run or Run()
+        self._listings: dict[str, tuple[float, frozenset[str]]] = {}
         try:
             if not self._state.is_dir() and self.folder.exists():
                 if not self.folder.is_dir():
@@ -206,8 +212,9 @@ class Ledger:
             OSError: the state cannot be written.
         """
         # Before the lock, since most of what a late run on another computer looks at is done, and locks take longest.
-        if self.place(job) is Place.DONE:
-            return self.done(job.name)
+        done = self._listed(job.name) if self.run.alike and not self.force else None
+        if done is not None or self.place(job) is Place.DONE:
+            return done or self.done(job.name)
         lock = try_lock(self._path(job.name, "lock"))
         if lock is None:
             return None
@@ -267,6 +274,17 @@ class Ledger:
                 if name and self.done(name) is not None:
                     state.unlink()
             lock.release()
+
+    def _listed(self, name: str) -> Done | None:
+        """The result of a job, if it was there when its folder was listed last. Where hundreds of processes ask for ten
+        thousands of jobs that others have done, to look at each one's key and files would keep the file system busy."""
+        parent, _, own = name.rpartition("/")
+        when, names = self._listings.get(parent, (-math.inf, frozenset()))
+        if time.monotonic() - when > _LISTED_SECONDS:
+            with contextlib.suppress(OSError):
+                names = frozenset(os.listdir(self.folder / parent))
+            self._listings[parent] = time.monotonic(), names
+        return self.done(name) if own in names else None
 
     def _own(self, state: _State) -> bool:
         """Whether this run, or another one since it began, has given the job up."""
