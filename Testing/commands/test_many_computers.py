@@ -100,7 +100,7 @@ def test_the_workers_of_a_scheduler_do_all(
         (["--array", "0/2"], "must be a number and how many"),
         (["--array", "1/2", "--print-sbatch"], "--array and --print-sbatch: choose one of them"),
         (["--scheduler", "tcp://127.0.0.1:1", "--cluster", "slurm"], "--scheduler and --cluster: choose one"),
-        (["--scheduler", "tcp://10.1.2.3:8786"], "whoever reaches such a scheduler runs what he likes"),
+        (["--scheduler", "tcp://10.1.2.3:8786"], "whoever reaches it runs what he likes"),
         (["--cluster", "slurm", "--workers", "4"], "--workers: are processes on this computer; with --cluster, --jobs"),
         (["--walltime", "1:00:00"], "--walltime: says something only with --cluster slurm or --print-sbatch"),
         (["--interface", "ib0", "--print-sbatch"], "--interface: says something only with --cluster slurm."),

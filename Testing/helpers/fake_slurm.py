@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,14 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ended(state: Path) -> bool:
     """Whether no process of any job is left."""
-    for path in state.glob("pids-*"):
-        for process in path.read_text().split():
-            try:
-                os.killpg(int(process), 0)
-            except ProcessLookupError:
-                continue
-            return False
-    return True
+    processes = [int(text) for path in state.glob("pids-*") for text in path.read_text().split()]
+    # Until it has made its group, a process is known by its own number alone.
+    return not any(_is_there(ask, process) for process in processes for ask in (os.kill, os.killpg))
+
+
+def _is_there(ask: Callable[[int, int], None], process: int) -> bool:
+    try:
+        ask(process, 0)
+        return True
+    except ProcessLookupError:
+        return False

@@ -156,9 +156,9 @@ def test_workers_that_see_another_folder_or_have_another_version_are_refused(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("tcp://10.0.0.3:8786", "whoever reaches such a scheduler .* ssh -L 8786:127.0.0.1:8786 10.0.0.3"),
-        ("login1:8786", "whoever reaches such a scheduler"),
-        ("tcp://127.0.0.1.example.org:8786", "whoever reaches such a scheduler"),
+        ("tcp://10.0.0.3:8786", "whoever reaches it .* ssh -L 8786:127.0.0.1:8786 10.0.0.3"),
+        ("login1:8786", "whoever reaches it"),
+        ("tcp://127.0.0.1.example.org:8786", "whoever reaches it"),
         ("http://127.0.0.1:8786", "is no address such as tcp://127.0.0.1:8786"),
         ("tcp://", "is no address"),
     ],

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
+import signal
 import stat
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from DeepFLASHRegistrationLib.support.errors import InputError
 from run_jobs import begun, job, whole
 from run_until import within
 
+with_dask = pytest.mark.skipif(not importlib.util.find_spec("dask_jobqueue"), reason="dask_jobqueue is not installed")
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 SLURM = Slurm(2, 1800, 2**30, interface="lo")
 
@@ -71,9 +74,9 @@ def test_what_slurm_or_dask_lack_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         check_slurm(SLURM, tmp_path)
 
 
+@with_dask
 @posix_only
 def test_a_network_is_named_and_the_folder_has_no_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("dask_jobqueue")
     fake_slurm.put_on_path(tmp_path, monkeypatch)
     for name in ("", "ib99"):
         with pytest.raises(InputError, match=r"name the network interface .* one of .*lo"):
@@ -82,23 +85,36 @@ def test_a_network_is_named_and_the_folder_has_no_blanks(tmp_path: Path, monkeyp
         check_slurm(SLURM, tmp_path / "my results" / STATE)
 
 
+def listening(state: Path) -> set[str]:
+    """Where this process and those that Slurm runs listen."""
+    import psutil
+
+    begun = [psutil.Process(int(text)) for path in state.glob("pids-*") for text in path.read_text().split()]
+    every = [psutil.Process(), *(child for each in begun for child in (each, *each.children(recursive=True)))]
+    found = [one.laddr.ip for each in every for one in each.net_connections("inet") if one.status == "LISTEN"]
+    assert len(found) >= 2 + 2 * 2  # a scheduler, and two workers with what watches over them
+    return set(found)
+
+
+@with_dask
 @posix_only
 def test_workers_that_slurm_runs_do_the_jobs_and_all_goes_by_tls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("dask_jobqueue")
     state = fake_slurm.put_on_path(tmp_path, monkeypatch)
     out, log = tmp_path / "out", tmp_path / "log.txt"
     ledger = Ledger(out)
     process = {"tasks": "job_tasks", "environment": {"PYTHONPATH": str(run_jobs.HERE)}}
-    ends = {}
+    ends, heard = {}, signal.getsignal(signal.SIGINT)
     with slurm_cluster(SLURM, out / STATE) as client:
+        assert signal.getsignal(signal.SIGINT) is heard
         assert client.scheduler.address.startswith("tls://127.0.0.1:")
         with pytest.raises(InputError, match="cannot be used"), running_scheduler(client.scheduler.address):
             pass  # without the certificate nobody comes in
         jobs = [job(log, f"t{number}", seconds=0.05, runs=2) for number in range(6)]
         pool = Pool(DaskWorkers(client, 2, process).seats(ledger, 3), 2, apart=True)
         pool.run(jobs, lambda end: ends.update({end.job.name: end.result}))
+        assert listening(state) == {"127.0.0.1"}
         keys = [path for path in (out / STATE).glob("keys-*/*") if "PRIVATE KEY" in path.read_text()]
         assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in keys)
         assert keys
@@ -110,5 +126,4 @@ def test_workers_that_slurm_runs_do_the_jobs_and_all_goes_by_tls(
     assert {"#SBATCH -n 1", "#SBATCH --cpus-per-task=1", "#SBATCH -t 00:30:00"} <= set(script.splitlines())
     words = shlex.split(script.splitlines()[-1])
     assert words[words.index("--protocol") + 1] == "tls://"
-    assert "--no-dashboard" in words
     assert not any(path.exists() for path in keys)

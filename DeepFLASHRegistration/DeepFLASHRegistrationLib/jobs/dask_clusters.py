@@ -8,7 +8,9 @@ import contextlib
 import importlib.util
 import ipaddress
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from ..support.errors import InputError
 from .slurm import Slurm, slurm_time
 
 _INSTALL = 'Install it: pip install "deepflash-registration[cluster]"'
+# Dask's own default is every network.
+_SCHEDULER = "--host 127.0.0.1 --dashboard-address 127.0.0.1:8787"
+_WORKER = "--host 127.0.0.1 --dashboard-address 127.0.0.1:0 --nthreads 1"
 _CONNECT_SECONDS = 10
 # A worker ends by itself so long before Slurm would end it, and never takes more than this part of its time.
 _LIFETIME_SECONDS, _LIFETIME_PART = 120, 0.9
@@ -37,26 +42,30 @@ def running_scheduler(address: str) -> Iterator[Any]:
     except (OSError, TypeError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"--scheduler {address}: cannot be used ({why}). Start one with: dask scheduler --host 127.0.0.1; for "
-            "tls:// name the certificates (docs/cohorts.md)."
+            f"--scheduler {address}: cannot be used ({why}). Start one with: dask scheduler {_SCHEDULER}; for tls:// "
+            "name the certificates (docs/cohorts.md)."
         ) from error
     with client:
-        if not client.nthreads():
-            raise InputError(f"--scheduler {address}: has no workers. Start some: dask worker {address} --nthreads 1")
+        workers = client.nthreads()
+        if not workers:
+            raise InputError(f"--scheduler {address}: has no workers. Start some: dask worker {address} {_WORKER}")
+        for worker in workers:
+            checked_address(worker, f"--scheduler {address}: its worker {worker}")
         yield client
 
 
-def checked_address(address: str) -> None:
-    """InputError for the address of a scheduler that others can reach without certificates."""
+def checked_address(address: str, what: str = "") -> None:
+    """InputError for the address of a scheduler or worker that others can reach without certificates."""
+    what = what or f"--scheduler {address}"
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    if parts.scheme == "tls":
+    if parts.scheme in ("tls", "inproc"):
         return
     if parts.scheme != "tcp" or not parts.hostname:
-        raise InputError(f"--scheduler {address}: is no address such as tcp://127.0.0.1:8786 or tls://node1:8786.")
+        raise InputError(f"{what}: is no address such as tcp://127.0.0.1:8786 or tls://node1:8786.")
     if not _is_loopback(parts.hostname):
         raise InputError(
-            f"--scheduler {address}: whoever reaches such a scheduler runs what he likes in your name. Use tls:// with "
-            "certificates (docs/cohorts.md), or let it listen on 127.0.0.1 and reach it by a tunnel: "
+            f"{what}: whoever reaches it runs what he likes in your name. Use tls:// with certificates "
+            "(docs/cohorts.md), or let all of it listen on 127.0.0.1 and reach it by a tunnel: "
             f"ssh -L 8786:127.0.0.1:8786 {parts.hostname}, and --scheduler tcp://127.0.0.1:8786."
         )
 
@@ -84,11 +93,10 @@ def slurm_cluster(slurm: Slurm, state: Path) -> Iterator[Any]:
     """
     check_slurm(slurm, state)
     distributed = _distributed()
-    from dask_jobqueue import SLURMCluster
-
+    slurm_of_dask = _slurm_of_dask()
     lifetime = int(max(_LIFETIME_PART * slurm.walltime, slurm.walltime - _LIFETIME_SECONDS))
     with tempfile.TemporaryDirectory(prefix="keys-", dir=state) as keys:
-        cluster = SLURMCluster(
+        cluster = slurm_of_dask(
             cores=1,
             processes=1,
             job_cpu=slurm.cores,
@@ -99,7 +107,7 @@ def slurm_cluster(slurm: Slurm, state: Path) -> Iterator[Any]:
             security=_security(distributed, Path(keys)),
             log_directory=str(state / "slurm"),
             job_extra_directives=slurm.more,
-            worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s"],
+            worker_extra_args=["--dashboard-address", "127.0.0.1:0", "--lifetime", f"{lifetime}s"],
             scheduler_options={"interface": slurm.interface, "dashboard_address": "127.0.0.1:0"},
         )
         with cluster:
@@ -107,6 +115,16 @@ def slurm_cluster(slurm: Slurm, state: Path) -> Iterator[Any]:
             cluster.adapt(minimum_jobs=slurm.jobs, maximum_jobs=slurm.jobs)
             with distributed.Client(cluster, set_as_default=False) as client:
                 yield client
+
+
+def _slurm_of_dask() -> Any:
+    """The class of clusters; Ctrl-C stays with whom it is, though the module takes it when it is imported."""
+    handler = signal.getsignal(signal.SIGINT)
+    from dask_jobqueue import SLURMCluster
+
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGINT, handler)
+    return SLURMCluster
 
 
 def _security(distributed: Any, folder: Path) -> Any:
