@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -157,6 +158,33 @@ def test_a_disk_that_is_full_here_may_not_be_so_for_another_computer(out: Path, 
     assert begun(log) == {"a": 2}
     assert ended["a"].tries == 2
     assert whole(out) == ["a"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@posix_only
+def test_a_full_disk_of_the_results_is_told_with_the_remedy(out: Path, log: Path, when: str) -> None:
+    """No file of this process may have more than some bytes: neither what a job is begun with, nor its record."""
+    import resource
+
+    found = []
+    worker = Worker(Ledger(out), run_jobs.process())
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    thread = threading.Thread(target=lambda: found.append(worker.attempt(job(log, "a", seconds=0.3))))
+    if when == "meanwhile":
+        thread.start()
+        assert within(20, lambda: begun(log)["a"] == 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, largest[1]))
+    try:
+        if when == "before":
+            thread.start()
+        thread.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+        worker.close()
+    assert found[0].result.message == f"{out}: the disk is full. Free some room, and run the same command again."
+    assert os.listdir(out) == [STATE]
+    assert not list((out / STATE).glob("*.work"))
+    assert isinstance(run(out, [job(log, "a")])["a"].result, Done)
 
 
 def test_a_key_that_cannot_be_had_fails_its_job_alone(out: Path, log: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..process import DiskFull, ProcessError, RegistrationProcess
+from ..process.errors import is_no_room
 from ..support.errors import Cancelled, InputError
 from .job import Job
 from .ledger import Claim, Done, Failed, Ledger
@@ -64,7 +65,7 @@ class Worker:
         try:
             claim = self._ledger.claim(job, self._tries)
         except (InputError, OSError) as error:
-            return Attempt(Failed(str(error), 0))
+            return Attempt(Failed(self._in_words(error), 0))
         if claim is None:
             return Attempt(elsewhere=True)
         if not isinstance(claim, Claim):
@@ -103,4 +104,9 @@ class Worker:
                 return None
             return claim.give_up(str(error), () if hopeless else error.log[-_LOG_LINES:])
         except BaseException as error:  # the disk is full, or the result cannot be put in its place
-            return claim.give_up(str(error) or type(error).__name__)
+            return claim.give_up(self._in_words(error))
+
+    def _in_words(self, error: BaseException) -> str:
+        if is_no_room(error):
+            return f"{self._ledger.folder}: the disk is full. Free some room, and run the same command again."
+        return str(error) or type(error).__name__
