@@ -13,5 +13,5 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(0.01)
+        time.sleep(0.02)
     return True

@@ -90,8 +90,9 @@ class Workplace:
             self._client = self._opened.enter_context(running_scheduler(options.scheduler))
         elif options.cluster:
             from ..jobs.dask_clusters import check_slurm
+            from ..jobs.ledger import STATE
 
-            check_slurm(_slurm(options, 1, (0.0, 0)), options.output)
+            check_slurm(_slurm(options, 1, (0.0, 0)), options.output / STATE)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -140,7 +141,9 @@ class Workplace:
         else:
             seats = options.jobs or sum(self._client.nthreads().values())
         process = {} if options.memory_gb is None else {"memory_bytes": int(options.memory_gb * 2**30)}
-        return DaskWorkers(self._client, seats, process)
+        found = DaskWorkers(self._client, seats, process)
+        self._opened.callback(found.close)
+        return found
 
 
 def sbatch_text(options: argparse.Namespace, count: int, estimate: Estimate) -> str:

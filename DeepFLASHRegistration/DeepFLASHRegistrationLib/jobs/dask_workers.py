@@ -42,12 +42,14 @@ class DaskWorkers:
         self.count = count
         self._process = dict(process or {})
         self._lock = threading.Lock()
-        self._stopped: set[str] = set()
+        self._runs: set[str] = set()
         # Of jobs that are to be tried again, the addresses at which they were tried.
         self._tried_at: dict[Job, set[str]] = {}
 
     def seats(self, ledger: Ledger, tries: int) -> Callable[[int], Seat]:
         """What makes workers for a Pool; each hands one job after the other to Dask."""
+        with self._lock:
+            self._runs.add(ledger.run.id)
         settings = {
             "version": __version__,
             "folder": str(ledger.folder.absolute()),
@@ -76,16 +78,16 @@ class DaskWorkers:
             elif found.result is not None:
                 self._tried_at.pop(job, None)
 
-    def end(self, run: Run) -> None:
-        """Ends what all workers do for a run, and the processes that they have for it."""
+    def close(self) -> None:
+        """Ends what all workers do for the runs that seats were made for, and the processes that they have for them."""
         with self._lock:
-            if run.id in self._stopped:
-                return
-            self._stopped.add(run.id)
-        # One that is gone does not answer.
-        ask = threading.Thread(target=lambda: self.client.run(stop_there, run.id, on_error="ignore"), daemon=True)
-        ask.start()
-        ask.join(2 * _STOP_SECONDS)
+            runs, self._runs = self._runs, set()
+        for run in runs:
+            # One that is gone does not answer.
+            ask = threading.Thread(target=self.client.run, args=(stop_there, run), kwargs={"on_error": "ignore"})
+            ask.daemon = True
+            ask.start()
+            ask.join(2 * _STOP_SECONDS)
 
 
 class Seat:
@@ -132,11 +134,11 @@ class Seat:
         return found
 
     def close(self) -> None:
-        """If something is worked on, ends all that the workers do for this run."""
+        """If something is worked on, ends all that the workers do for this command."""
         self._closed = True
         future = self._future
         if future is not None:
-            self._workers.end(self._ledger.run)
+            self._workers.close()
             future.cancel()
 
     def _given_up(self, job: Job) -> Attempt:
