@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ import fake_slurm
 import pytest
 import registration_pairs as pairs
 from command_line import run
+from DeepFLASHRegistrationLib.cohorts.many import Settings
 from DeepFLASHRegistrationLib.commands import main as cli
-from DeepFLASHRegistrationLib.jobs.ledger import PLAN, STATE
+from DeepFLASHRegistrationLib.commands.cluster_options import Workplace
+from DeepFLASHRegistrationLib.jobs.ledger import PLAN, STATE, Ledger
 from run_until import within
 
 pytest.importorskip("torch")
@@ -93,6 +96,32 @@ def test_the_workers_of_a_scheduler_do_all(
         # The worker, which is of this process, keeps nothing for a command that has ended.
         psutil = pytest.importorskip("psutil")
         assert not [each for each in psutil.Process().children() if "process.child" in " ".join(each.cmdline())]
+
+
+@posix_only
+@pytest.mark.skipif(not importlib.util.find_spec("dask_jobqueue"), reason="dask_jobqueue is not installed")
+def test_slurm_is_asked_for_what_the_options_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a Slurm whose jobs never begin."""
+    state = fake_slurm.put_on_path(tmp_path, monkeypatch, fake_slurm.BUSY)
+    given = ["--cluster", "slurm", "--interface", "lo", "--jobs", "2", "--threads", "3", "--memory-gb", "2"]
+    given += ["--walltime", "1:00:00", "--slurm-option=--partition=long", "--device", "cuda"]
+    _, options = cli._parsed(["register-many", "pairs.csv", "-o", "out", *given])
+    ledger = Ledger(tmp_path / "out")
+    with Workplace(options) as workplace:
+        workers = workplace.workers(ledger, 9, lambda: (100.0, 2**30))
+        assert workers.count == 2
+        assert workplace.settings(Settings()).memory == 2 * 2**30
+        assert within(20, lambda: len(list(state.glob("job-*"))) == 2)
+    assert capsys.readouterr().err == "Asking Slurm for 2 jobs of 2448 MB\n"
+    wanted = {"-n 1", "--cpus-per-task=3", "-t 01:00:00", "--gres=gpu:1", "--partition=long"}
+    for script in state.glob("job-*"):
+        assert wanted <= {line.removeprefix("#SBATCH ") for line in script.read_text().splitlines()}
+    asked, cancelled = (sorted((state / name).read_text().split()) for name in ("asked", "cancelled"))
+    assert len(set(asked)) == 2
+    assert cancelled == asked
+    assert [path.name for path in (ledger.folder / STATE).iterdir()] == ["slurm"]
 
 
 @pytest.mark.parametrize(

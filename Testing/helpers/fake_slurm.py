@@ -12,7 +12,7 @@ _SBATCH = """#!/bin/bash
 # The last argument is the script; each job or task of an array runs in a process group of its own.
 copy=$(mktemp "$FAKE_SLURM/job-XXXXXX")
 cp "${@: -1}" "$copy"
-number=$(ls "$FAKE_SLURM" | grep -c '^job-')
+number=$$
 tasks=$(sed -n 's/^#SBATCH --array=1-//p' "$copy")
 for task in $(seq "${tasks:-1}"); do
   export SLURM_ARRAY_JOB_ID=$number SLURM_ARRAY_TASK_ID=$task
@@ -26,12 +26,25 @@ for process in $(cat "$FAKE_SLURM/pids-$1"); do kill -TERM -- "-$process"; done
 """
 
 
-def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes the programs known; returns the folder with the scripts, what they print (*.log) and their processes."""
+# Of a cluster on which jobs wait for ever.
+BUSY = (
+    """#!/bin/bash
+cp "${@: -1}" "$(mktemp "$FAKE_SLURM/job-XXXXXX")"
+echo $$ >> "$FAKE_SLURM/asked"
+echo "Submitted batch job $$"
+""",
+    """#!/bin/bash
+echo "$1" >> "$FAKE_SLURM/cancelled"
+""",
+)
+
+
+def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, texts: tuple[str, str] = (_SBATCH, _SCANCEL)) -> Path:
+    """Makes sbatch and scancel known; returns the folder with the scripts, what they print (*.log), their processes."""
     programs, state = folder / "programs", folder / "state"
     programs.mkdir()
     state.mkdir()
-    for name, text in (("sbatch", _SBATCH), ("scancel", _SCANCEL)):
+    for name, text in zip(("sbatch", "scancel"), texts):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
