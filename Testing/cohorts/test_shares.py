@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.cohorts import many as many_module
-from DeepFLASHRegistrationLib.cohorts.many import Many, Settings, _shares
+from DeepFLASHRegistrationLib.cohorts.many import Many, Settings, _shares, shared_out
 from DeepFLASHRegistrationLib.cohorts.pairs import read_pairs
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.jobs.job import Job
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.registration.needs import sizes
 from DeepFLASHRegistrationLib.support import memory
@@ -52,6 +54,37 @@ def test_a_thread_for_each_pair_and_no_more_pairs_than_there_are(many: Many, mon
 
 def test_a_gpu_gets_one_pair_at_a_time(many: Many) -> None:
     assert shares(many, "cuda") == (1, 4)
+
+
+def test_several_gpus_are_shared_out_by_one_process_each(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _shares(many.pairs.rows, many.settings, "cuda", 5, gpus=3) == (3, 1)
+    for seen, wanted in (("", ["0", "1", "2", "0"]), ("GPU-a, GPU-b,GPU-c", ["GPU-a", "GPU-b", "GPU-c", "GPU-a"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+        with many_module._processes() as processes:
+            processes.share(3)
+            given = [processes.next(number)._environment["CUDA_VISIBLE_DEVICES"] for number in range(4)]
+        assert given == wanted
+    with many_module._processes() as processes:
+        processes.share(1)
+        assert processes.next()._environment == {}
+
+
+def test_the_memory_that_is_given_to_each_decides_as_well(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10 * 2**30)
+    for gigabytes, workers in ((2, 4), (4, 2), (6, 1), (20, 1)):
+        many.settings = replace(many.settings, memory=gigabytes * 2**30)
+        assert shares(many, "cpu")[0] == workers
+
+
+@pytest.mark.parametrize(("jobs", "calls"), [(10, 3), (3, 3), (2, 5), (7, 1)])
+def test_each_of_several_calls_begins_with_a_part_of_its_own(jobs: int, calls: int) -> None:
+    every = [Job(str(number), str, "none") for number in range(jobs)]
+    orders = [shared_out(every, (number, calls)) for number in range(1, calls + 1)]
+    own = [len(every[number::calls]) for number in range(calls)]
+    begun = [job.name for order, count in zip(orders, own) for job in order[:count]]
+    assert sorted(begun) == sorted(job.name for job in every)  # each by one of them
+    for order in orders:
+        assert sorted(job.name for job in order) == sorted(job.name for job in every)  # and all by all, if need be
 
 
 def test_the_largest_pair_decides_how_many_the_memory_lasts_for(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:

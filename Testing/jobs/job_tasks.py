@@ -17,8 +17,8 @@ def make(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """Makes a folder with a text.
 
     arguments: "log", a file to which a line is added; "text"; "seconds" to take; "runs", how many runs must have begun
-    some job before this one ends; "ends", how each run but those beyond the list ends: "killed", "input", "full",
-    "memory", or "" for well.
+    some job before this one ends; "ends", how each run but those beyond the list ends: "killed", "parent killed",
+    "input", "full", "memory", or "" for well.
     """
     log, text = Path(arguments["log"]), arguments["text"]
     before = [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
@@ -37,6 +37,9 @@ def make(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     end = dict(enumerate(arguments.get("ends", ()))).get(before.count(text), "")
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif end == "parent killed":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
     elif end == "input":
         raise InputError(f"{text}: is nothing to work on.")
     elif end == "full":

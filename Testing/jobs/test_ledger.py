@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from DeepFLASHRegistrationLib.jobs.job import Digests, Job, key_of
-from DeepFLASHRegistrationLib.jobs.ledger import RECORD, Claim, Done, Ledger, Place
+from DeepFLASHRegistrationLib.jobs.ledger import RECORD, Claim, Done, Failed, Ledger, Place, Run
 from DeepFLASHRegistrationLib.support.errors import InputError
 
 
@@ -127,6 +127,48 @@ def test_a_place_that_was_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "out").failed("a").message == "taken"
 
 
+def test_what_one_process_of_a_run_has_given_up_the_others_leave(tmp_path: Path) -> None:
+    """Those of an array may begin hours apart; a run that begins later tries all anew."""
+    run = Run("array 7", time.time() - 3600)
+    Ledger(tmp_path / "out", run=run).claim(job(), 3).give_up("broken")
+    later = Ledger(tmp_path / "out", run=Run("array 7"))
+    assert later.claim(job(), 3) == Failed("broken", 1)
+    at_once = Ledger(tmp_path / "out", run=Run("another", time.time() - 60))
+    assert at_once.claim(job(), 3) == Failed("broken", 1)
+    assert isinstance(Ledger(tmp_path / "out", run=Run("another", time.time() + 60)).claim(job(), 3), Claim)
+
+
+def test_what_another_process_of_the_same_jobs_has_done_is_believed_unread(tmp_path: Path) -> None:
+    def unread() -> str:
+        raise AssertionError("its inputs were read")
+
+    completed(Ledger(tmp_path / "out"), job("site/a"))
+    known = Job("site/a", unread, "none")
+    ledger = Ledger(tmp_path / "out", run=Run(alike=True))
+    assert ledger.claim(known, 3).value == {"text": "text"}
+    assert isinstance(ledger.claim(job("site/b"), 3), Claim)
+    (tmp_path / "out" / "site" / "c").mkdir()
+    assert isinstance(ledger.claim(job("site/c"), 3), Claim)  # which no job has filled
+    for other in (Ledger(tmp_path / "out"), Ledger(tmp_path / "out", True, Run(alike=True))):
+        with pytest.raises(AssertionError, match="its inputs were read"):
+            other.claim(known, 3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_who_lost_its_lock_to_another_computer_finds_the_job_done(tmp_path: Path) -> None:
+    """A file system drops the locks of a computer that it hears no more of, and which may be alive nevertheless."""
+    import fcntl
+
+    claim = Ledger(tmp_path / "out").claim(job(), 3)
+    claim.result.mkdir()
+    (claim.result / "text.txt").write_text("late")
+    fcntl.flock(claim._lock._descriptor, fcntl.LOCK_UN)
+    other = completed(Ledger(tmp_path / "out"), job(), "first")
+    assert not claim.result.exists()
+    assert claim.complete(None, 1.0) == other
+    assert (tmp_path / "out" / "a" / "text.txt").read_text() == "first"
+
+
 def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "out")
     ledger.claim(job(), 3).give_up("broken")
@@ -164,6 +206,21 @@ def test_what_was_read_once_is_not_read_again(tmp_path: Path, monkeypatch: pytes
     assert Digests(memory).of(file) == "f" * 64
     file.write_bytes(b"01234")
     assert Digests(memory).of(file) not in (first, "f" * 64)
+
+
+def test_what_another_process_reads_meanwhile_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, now = tmp_path / "memory.txt", time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 10_000_000_000)
+    one, two = Digests(memory), Digests(memory)
+    for name in "ab":
+        file = tmp_path / f"{name}.nii"
+        file.write_bytes(name.encode())
+        found = one.of(file)
+        memory.write_text(memory.read_text().replace(found, "f" * 64) + "half")
+        assert two.of(file) == "f" * 64
+        memory.write_text(memory.read_text().removesuffix("half"))
 
 
 def test_files_in_two_parts_and_slices_count_as_wholes(tmp_path: Path) -> None:

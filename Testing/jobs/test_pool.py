@@ -8,16 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import run_jobs
 from DeepFLASHRegistrationLib.jobs.ledger import RECORD, STATE, Done, Failed, Ledger
 from DeepFLASHRegistrationLib.jobs.pool import Pool
-from run_jobs import job, run
+from DeepFLASHRegistrationLib.jobs.worker import Worker
+from run_jobs import begun, is_gone, job, run, whole
+from run_until import within
 
 LIBRARY = Path(sys.modules["DeepFLASHRegistrationLib"].__file__).resolve().parents[1]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -33,42 +34,10 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def runs(log: Path) -> Counter[str]:
-    """How often each job was begun."""
-    return Counter(line.split()[0] for line in log.read_text().splitlines()) if log.exists() else Counter()
-
-
-def whole(out: Path) -> list[str]:
-    """Names of the results, each of which is whole."""
-    folders = [folder for folder in out.iterdir() if folder.name != STATE]
-    for folder in folders:
-        assert sorted(os.listdir(folder)) == [RECORD, "text.txt"]
-        assert (folder / "text.txt").read_text() == folder.name
-    return sorted(folder.name for folder in folders)
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def started(out: Path, log: Path, count: int, seconds: float, at_once: int = 1) -> subprocess.Popen[bytes]:
     """A run in a process of its own; of several at once, none ends a job before all have begun one."""
     command = [sys.executable, run_jobs.__file__, out, log, str(count), str(seconds), str(at_once)]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(LIBRARY)})
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_each_job_is_done_once_and_never_again(out: Path, log: Path) -> None:
@@ -81,7 +50,7 @@ def test_each_job_is_done_once_and_never_again(out: Path, log: Path) -> None:
     assert not [name for name in os.listdir(out / STATE) if name != "inputs.txt"]
     again = run(out, [job(log, name) for name in names], workers=3)
     assert all(end.before for end in again.values())
-    assert set(runs(log).values()) == {1}
+    assert set(begun(log).values()) == {1}
 
 
 def test_a_process_is_told_what_it_gets_next(out: Path, log: Path) -> None:
@@ -148,7 +117,7 @@ def test_what_follows_a_job_that_fails_or_is_tried_again_waits_for_its_end(out: 
 def test_a_job_whose_process_is_killed_is_tried_again_after_all_others(out: Path, log: Path) -> None:
     ended = run(out, [job(log, "a", ends=["killed"]), *(job(log, name) for name in "bcd")], workers=2)
     assert whole(out) == list("abcd")
-    assert runs(log) == {"a": 2, "b": 1, "c": 1, "d": 1}
+    assert begun(log) == {"a": 2, "b": 1, "c": 1, "d": 1}
     assert [line.split()[0] for line in log.read_text().splitlines()][-1] == "a"
     assert ended["a"].result.tries == 2
 
@@ -157,14 +126,14 @@ def test_a_job_whose_process_is_killed_is_tried_again_after_all_others(out: Path
 def test_a_job_that_always_dies_is_given_up_and_the_rest_is_done(out: Path, log: Path) -> None:
     jobs = [job(log, "a", ends=["killed"] * 4), job(log, "b", ends=["memory", "memory"]), job(log, "c")]
     ended = run(out, jobs)
-    assert runs(log) == {"a": 3, "b": 3, "c": 1}
+    assert begun(log) == {"a": 3, "b": 3, "c": 1}
     assert whole(out) == ["b", "c"]
     assert "was killed, probably because memory ran out" in ended["a"].result.message
     assert ended["a"].result.tries == 3
     assert Ledger(out).failed("a").message == ended["a"].result.message
     # The next run has all tries anew: somebody may have mended what was wrong.
     ended = run(out, jobs[:1])
-    assert runs(log)["a"] == 5
+    assert begun(log)["a"] == 5
     assert ended["a"].result.tries == 2
     assert whole(out) == ["a", "b", "c"]
 
@@ -174,11 +143,48 @@ def test_a_job_that_always_dies_is_given_up_and_the_rest_is_done(out: Path, log:
 )
 def test_wrong_input_and_a_full_disk_are_not_tried_again(out: Path, log: Path, end: str, message: str) -> None:
     ended = run(out, [job(log, "a", ends=[end]), job(log, "b")])
-    assert runs(log) == {"a": 1, "b": 1}
+    assert begun(log) == {"a": 1, "b": 1}
     assert whole(out) == ["b"]
     assert message in ended["a"].result.message
     assert "temporary folder" not in ended["a"].result.message
     assert not list((out / STATE).glob("*.work"))
+
+
+def test_a_disk_that_is_full_here_may_not_be_so_for_another_computer(out: Path, log: Path) -> None:
+    ended = {}
+    ledger = Ledger(out)
+    pool = Pool(lambda _: Worker(ledger, run_jobs.process(), 3, spread=True))
+    pool.run([job(log, "a", ends=["full"])], lambda end: ended.update({end.job.name: end.result}))
+    assert begun(log) == {"a": 2}
+    assert ended["a"].tries == 2
+    assert whole(out) == ["a"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@posix_only
+def test_a_full_disk_of_the_results_is_told_with_the_remedy(out: Path, log: Path, when: str) -> None:
+    """No file of this process may have more than some bytes: neither what a job is begun with, nor its record."""
+    import resource
+
+    found = []
+    worker = Worker(Ledger(out), run_jobs.process())
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    thread = threading.Thread(target=lambda: found.append(worker.attempt(job(log, "a", seconds=0.3))))
+    if when == "meanwhile":
+        thread.start()
+        assert within(20, lambda: begun(log)["a"] == 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, largest[1]))
+    try:
+        if when == "before":
+            thread.start()
+        thread.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+        worker.close()
+    assert found[0].result.message == f"{out}: the disk is full. Free some room, and run the same command again."
+    assert os.listdir(out) == [STATE]
+    assert not list((out / STATE).glob("*.work"))
+    assert isinstance(run(out, [job(log, "a")])["a"].result, Done)
 
 
 def test_a_key_that_cannot_be_had_fails_its_job_alone(out: Path, log: Path) -> None:
@@ -193,9 +199,9 @@ def test_a_key_that_cannot_be_had_fails_its_job_alone(out: Path, log: Path) -> N
 @posix_only
 def test_a_run_that_is_killed_goes_on_where_it_was(out: Path, log: Path) -> None:
     with started(out, log, 6, 0.15) as process:
-        assert within(20, lambda: sum(runs(log).values()) >= 3)
+        assert within(20, lambda: sum(begun(log).values()) >= 3)
         process.kill()
-    begun = runs(log)
+    before = begun(log)
     done = whole(out)
     assert 2 <= len(done) < 6
     child = int(log.read_text().splitlines()[-1].split()[2])
@@ -203,9 +209,9 @@ def test_a_run_that_is_killed_goes_on_where_it_was(out: Path, log: Path) -> None
     ended = run(out, [job(log, f"t{number}") for number in range(6)])
     assert len(whole(out)) == 6
     assert {name for name, end in ended.items() if end.before} == set(done)
-    after = runs(log)
+    after = begun(log)
     assert all(after[name] == 1 for name in done)
-    assert all(after[name] == begun[name] + 1 for name in ended if name not in done)
+    assert all(after[name] == before[name] + 1 for name in ended if name not in done)
     assert not [name for name in os.listdir(out / STATE) if name != "inputs.txt"]
 
 
@@ -213,13 +219,13 @@ def test_a_run_that_is_killed_goes_on_where_it_was(out: Path, log: Path) -> None
 def test_what_was_worked_on_whenever_the_run_was_killed_is_not_begun_for_ever(out: Path, log: Path) -> None:
     for _ in range(2):
         with started(out, log, 1, 60) as process:
-            count = sum(runs(log).values())
-            assert within(20, lambda count=count: sum(runs(log).values()) > count)
+            count = sum(begun(log).values())
+            assert within(20, lambda count=count: sum(begun(log).values()) > count)
             process.kill()
     ended = run(out, [job(log, "t0"), job(log, "t1")], tries=2)
-    assert ended["t0"].result.message == "The whole run ended while it worked on this (2 of 2 tries)."
+    assert ended["t0"].result.message == "The whole run, or its computer, ended while it worked on this (2 of 2 tries)."
     assert whole(out) == ["t1"]
-    assert runs(log)["t0"] == 2
+    assert begun(log)["t0"] == 2
     # It was told; whoever asks once more gets it.
     assert isinstance(run(out, [job(log, "t0")], tries=2)["t0"].result, Done)
 
@@ -229,7 +235,7 @@ def test_two_runs_at_once_share_the_work(out: Path, log: Path) -> None:
     with started(out, log, 8, 0.05, at_once=2) as one, started(out, log, 8, 0.05, at_once=2) as two:
         assert one.wait(60) == two.wait(60) == 0
     assert len(whole(out)) == 8
-    assert set(runs(log).values()) == {1}
+    assert set(begun(log).values()) == {1}
     assert {int(line.split()[3]) for line in log.read_text().splitlines()} == {one.pid, two.pid}
 
 
@@ -238,12 +244,12 @@ def test_an_interrupt_ends_all_processes_and_counts_as_no_try(out: Path, log: Pa
     jobs = [job(log, name, seconds=30 if name in "bc" else 0) for name in "abcd"]
 
     def interrupt(_: object) -> None:
-        assert within(20, lambda: {"b", "c"} <= set(runs(log)))
+        assert within(20, lambda: {"b", "c"} <= set(begun(log)))
         raise KeyboardInterrupt
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        Pool(Ledger(out), run_jobs.process, 2).run(jobs, interrupt)
+        run_jobs.pool(out, 2).run(jobs, interrupt)
     assert time.monotonic() - began < 25
     assert whole(out) == ["a"]
     pids = {int(line.split()[2]) for line in log.read_text().splitlines()}

@@ -118,6 +118,11 @@ def limit_files(control: Any, arguments: dict[str, Any]) -> Any:
     return np.zeros(4 << 20, np.uint8)
 
 
+def take(control: Any, arguments: dict[str, Any]) -> int:
+    """Takes memory."""
+    return np.ones(arguments["bytes"], np.uint8).nbytes
+
+
 def unknown_object(control: Any, arguments: dict[str, Any]) -> object:
     return object()
 
@@ -142,6 +147,7 @@ TASKS = {
         flood,
         report,
         limit_files,
+        take,
         unknown_object,
         descriptors,
     )

@@ -283,6 +283,15 @@ def test_input_errors_keep_their_type_and_the_child(process: RegistrationProcess
     assert process.state is State.IDLE
 
 
+@linux_only
+def test_a_job_gets_no_more_memory_than_its_child_may_have(start: Start) -> None:
+    process = start(memory_bytes=1 << 30)
+    assert process.run("take", {"bytes": 1 << 20}) == 1 << 20
+    with pytest.raises(OutOfMemory):
+        process.run("take", {"bytes": 1 << 31})
+    assert process.run("take", {"bytes": 1 << 20}) == 1 << 20
+
+
 @pytest.mark.parametrize(
     ("kind", "error"), [("ZeroDivisionError", JobFailed), ("MemoryError", OutOfMemory), ("SystemExit", JobFailed)]
 )

@@ -7,9 +7,10 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,19 +18,23 @@ from ..imaging.grid import Grid
 from ..imaging.io import read_grid, selection
 from ..imaging.volume import Volume
 from ..jobs.job import Digests, Job, key_of
-from ..jobs.ledger import Ledger, Place
+from ..jobs.ledger import Ledger, Place, Run
 from ..jobs.pool import Ended, Pool
+from ..jobs.worker import Worker
 from ..methods.choosing import is_open, usable_models
 from ..methods.consent import noncommercial_accepted
 from ..methods.stages import stages
 from ..methods.trained_models import AUTO, find_models, load_model
 from ..problem.parameters import METHODS, Parameters
 from ..process import RegistrationProcess
-from ..registration.needs import sizes
+from ..registration.needs import seconds, sizes
 from ..support import memory
 from ..support.errors import InputError
 from ..support.processors import cores
 from .pairs import NamedPair, Pairs
+
+if TYPE_CHECKING:
+    from ..jobs.dask_workers import DaskWorkers
 
 TASK = "register_files"
 # Headers looked at to tell how much memory the largest pair takes.
@@ -47,9 +52,13 @@ class Settings:
         parameters: of each registration.
         outputs: what is written of each, as for results.folder.save_result.
         device: "auto", "cpu", "cuda", ...
-        threads: of the CPU, for all pairs at once; all if None.
+        threads: of the CPU, for all pairs at once; all if None. With `dask`, of each pair; one if None.
         workers: pairs at once; as many as help if None.
         tries: of a pair whose process dies.
+        memory: bytes that each process may have at most; if None, as much as it takes.
+        share: (I, N) if this is the I-th of N calls that share the work (from 1); each begins with a part of its own.
+        run: that this call belongs to; one of its own if None.
+        dask: workers on other computers, to be used in the place of processes on this one.
     """
 
     parameters: Parameters = field(default_factory=Parameters)
@@ -58,6 +67,10 @@ class Settings:
     threads: int | None = None
     workers: int | None = None
     tries: int = 3
+    memory: int | None = None
+    share: tuple[int, int] = (1, 1)
+    run: Run | None = None
+    dask: DaskWorkers | None = None
 
 
 class Many:
@@ -77,7 +90,7 @@ class Many:
         self.pairs = pairs
         self.settings = settings
         given, decisive = plain_settings(settings)
-        self.ledger = Ledger(out, force)
+        self.ledger = Ledger(out, force, settings.run)
         given["disk"] = str(self.ledger.folder.absolute())
         digests = self.ledger.digests()
         self._jobs = {pair.name: pair_job(pair, given, decisive, digests) for pair in pairs.rows}
@@ -108,6 +121,7 @@ class Many:
         Raises:
             RuntimeError: torch is missing, or there is no such device.
         """
+        self.ledger.plan(self._jobs)
         jobs = [self._jobs[pair.name] for pair in self.open]
         run_jobs(self.ledger, jobs, self.open, self.settings, ended, progress)
 
@@ -133,17 +147,34 @@ def run_jobs(
     """
     if not jobs:
         return
+    jobs = shared_out(jobs, settings.share)
+    if settings.dask is not None:
+        machine = {"device": settings.device, "threads": settings.threads or 1}
+        for job in jobs:
+            job.arguments = {**job.arguments, **machine}
+        pool = Pool(settings.dask.seats(ledger, settings.tries), min(settings.dask.count, len(jobs)), apart=True)
+        pool.run(jobs, ended, progress)
+        return
     if importlib.util.find_spec("torch") is None:
         raise RuntimeError("PyTorch is needed to register images: pip install torch")
-    with _processes() as processes:
+    spread = settings.share[1] > 1
+    with _processes(settings.memory) as processes:
         device = _resolved(settings.device, processes)
-        workers, threads = _shares(pairs, settings, device, min(most or len(jobs), len(jobs)))
+        workers, threads = _shares(pairs, settings, device, min(most or len(jobs), len(jobs)), len(processes.gpus))
         for job in jobs:
             job.arguments = {**job.arguments, "device": device, "threads": threads}
-        Pool(ledger, processes.next, workers, settings.tries).run(jobs, ended, progress)
+        pool = Pool(lambda number: Worker(ledger, processes.next(number), settings.tries, spread), workers)
+        pool.run(jobs, ended, progress)
 
 
-def _shares(pairs: Sequence[NamedPair], settings: Settings, device: str, most: int) -> tuple[int, int]:
+def shared_out(jobs: Sequence[Job], share: tuple[int, int]) -> list[Job]:
+    """The jobs in the order of one of several calls: first its own part, then what the next ones begin with, so that
+    those who help others at the end do not meet."""
+    number, count = share
+    return [job for part in range(count) for job in jobs[(number - 1 + part) % count :: count]]
+
+
+def _shares(pairs: Sequence[NamedPair], settings: Settings, device: str, most: int, gpus: int = 0) -> tuple[int, int]:
     """How many pairs at once, at most so many, and threads of each.
 
     On the CPU one thread a pair is fastest, as long as there are pairs and memory for all: threads of one pair wait
@@ -152,9 +183,9 @@ def _shares(pairs: Sequence[NamedPair], settings: Settings, device: str, most: i
     count = settings.threads or cores()
     workers = settings.workers
     if workers is None:
-        workers = count if device == "cpu" else 1
+        workers = count if device == "cpu" else max(1, gpus)
         free = memory.free_bytes()
-        need = _largest_need(pairs, settings.parameters, device)
+        need = settings.memory or estimated(pairs, settings.parameters, device)[1]
         if free is not None and need:
             workers = min(workers, int(memory.USABLE_FRACTION * free / need))
     workers = max(1, min(workers, most))
@@ -193,20 +224,43 @@ def pair_job(pair: NamedPair, given: Mapping[str, Any], decisive: Mapping[str, A
 
 
 class _Processes:
-    """Makes processes; the first that is asked for may have been used before to look at the devices."""
+    """Makes processes; the first that is asked for may have been used before to look at the devices.
 
-    def __init__(self) -> None:
+    Attributes:
+        gpus: names by which CUDA knows those that are shared out, one to each process in turn; none unless there are
+            several.
+    """
+
+    def __init__(self, memory_bytes: int | None = None) -> None:
         self.first: RegistrationProcess | None = None
+        self.gpus: list[str] = []
+        self._memory = memory_bytes
 
-    def next(self) -> RegistrationProcess:
-        """A process, warm if there is one."""
+    def next(self, number: int = 0) -> RegistrationProcess:
+        """The process of a worker, warm if there is one."""
+        if self.gpus:
+            environment = {"CUDA_VISIBLE_DEVICES": self.gpus[number % len(self.gpus)]}
+            return RegistrationProcess(environment=environment, memory_bytes=self._memory)
         found, self.first = self.first, None
-        return found or RegistrationProcess()
+        return found or RegistrationProcess(memory_bytes=self._memory)
+
+    def look(self) -> list[str]:
+        """Names of the devices that torch has."""
+        self.first = self.next()
+        return [each["name"] for each in self.first.run("devices")["devices"]]
+
+    def share(self, count: int) -> None:
+        """Shares so many GPUs out among the processes, if there are several."""
+        if count > 1:
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            self.gpus = [each.strip() for each in seen.split(",") if each.strip()][:count] or list(
+                map(str, range(count))
+            )
 
 
 @contextlib.contextmanager
-def _processes() -> Iterable[_Processes]:
-    processes = _Processes()
+def _processes(memory_bytes: int | None = None) -> Iterator[_Processes]:
+    processes = _Processes(memory_bytes)
     try:
         yield processes
     finally:
@@ -215,25 +269,30 @@ def _processes() -> Iterable[_Processes]:
 
 
 def _resolved(device: str, processes: _Processes) -> str:
-    """What "auto" stands for, found without torch where that can be."""
-    if device != "auto":
+    """What "auto" stands for, found without torch where that can be; "cuda" stands for all GPUs."""
+    if device not in ("auto", "cuda"):
         return device
     signs = any(map(os.path.exists, _GPU_SIGNS)) or shutil.which("nvidia-smi") is not None
     if not signs:
-        return "cpu"
-    processes.first = processes.next()
-    found = processes.first.run("devices")
-    return "cuda" if any(each["name"] == "cuda" for each in found["devices"]) else "cpu"
+        return "cpu" if device == "auto" else device
+    found = [name for name in processes.look() if name.startswith("cuda")]
+    processes.share(len(found))
+    return "cuda" if found else "cpu" if device == "auto" else device
 
 
-def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: str) -> int:
-    """Bytes of host memory that the largest of the pairs looked at takes at most; 0 if none can be looked at."""
+def estimated(pairs: Sequence[NamedPair], parameters: Parameters, device: str) -> tuple[float, int]:
+    """What registrations take, by the headers of some of the pairs.
+
+    Returns:
+        Seconds that one takes on average on a computer of reference, and bytes of host memory that the largest takes at
+        most; both 0 if none can be looked at.
+    """
     names = (
         [str(each.folder) for each in usable_models(parameters.method)] if is_open(parameters) else [parameters.model]
     )
     ways = [stages(replace(parameters, model=name)) for name in names]
     step = -(-len(pairs) // _LOOKED_AT)
-    largest = 0
+    largest, took = 0, []
     for pair in pairs[::step]:
         # What is wrong with a pair is told when its turn comes.
         with contextlib.suppress(InputError, OSError, ValueError):
@@ -245,7 +304,8 @@ def _largest_need(pairs: Sequence[NamedPair], parameters: Parameters, device: st
             for effective in ways:
                 found = sizes(fixed, moving, whole(fixed), effective, tuple(labels), len(pair.files.fixed_channels))
                 largest = max(largest, memory.needed_bytes(found, device)[0])
-    return largest
+                took.append(sum(value for name, value in seconds(found, effective).items() if name != "start"))
+    return statistics.fmean(took or [0.0]), largest
 
 
 def whole(grid: Grid) -> Volume:

@@ -13,6 +13,7 @@ from typing import Any
 from ..jobs.job import Digests, Job, key_of
 from ..jobs.ledger import Failed, Ledger
 from ..jobs.pool import Ended, Pool
+from ..jobs.worker import Worker
 from ..process import RegistrationProcess
 from .comparison import Comparison, Measured
 from .entrants import Entrant
@@ -100,7 +101,8 @@ class Examination:
                     if REST in folders:
                         jobs.append(_job(_name(alignment, each, pair), folders, ways, digests))
         if jobs:
-            pool = Pool(self.ledger, RegistrationProcess, self.settings.workers or 1, self.settings.tries)
+            tries = self.settings.tries
+            pool = Pool(lambda _: Worker(self.ledger, RegistrationProcess(), tries), self.settings.workers or 1)
             pool.run(jobs, lambda end: ended(FOLDER, end) if isinstance(end.result, Failed) else None)
 
     def found(self) -> Iterator[Properties]:

@@ -67,7 +67,7 @@ class SeriesRun:
         self._reference = self._read_reference()
         outputs = sorted({"warped", *(settings.outputs or ())})
         self.settings = replace(settings, parameters=parameters, outputs=outputs)
-        self.ledger = Ledger(out, force)
+        self.ledger = Ledger(out, force, settings.run)
         self.out = self.ledger.folder.absolute()
         self._digests = self.ledger.digests()
         self._pairs: dict[str, NamedPair] = {}
@@ -117,6 +117,7 @@ class SeriesRun:
         """
         if not self.open:
             return
+        self.ledger.plan(self._jobs)
         write_volume(self.out / REFERENCE, self._reference)
         smoothed = [job for job in self.open if job.name.startswith(f"{SMOOTHED}/")]
         for jobs, most in (([job for job in self.open if job not in smoothed], self._chains), (smoothed, None)):

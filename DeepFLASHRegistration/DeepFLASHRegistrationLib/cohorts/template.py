@@ -13,6 +13,7 @@ Every registration is a job, known again by what it is made of: interrupted, the
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ class TemplateRun:
         """
         self.how.check(self.settings.parameters)
         self.subjects = {checked_name(s.name, str(self.dataset.path)): s for s in self.dataset.subjects}
-        self.ledger = Ledger(self.out, self.force)
+        self.ledger = Ledger(self.out, self.force, self.settings.run)
         self.out = self.ledger.folder.absolute()
         self.channels = channel_count(self.dataset.path, self.subjects, self.settings.parameters)
         self._digests = self.ledger.digests()
@@ -126,10 +127,19 @@ class TemplateRun:
         self._given["disk"] = str(self.out)
 
     @property
+    def names(self) -> list[str]:
+        """Of all alignments and registrations, if none fails."""
+        folders = [f"{POSES}/{kind}" for kind in _KINDS]
+        folders += [f"{ROUNDS}/{number}/{SUBJECTS}" for number in range(1, self.how.rounds + 1)]
+        alone = {"like": self.how.like, "mirrored": self.how.mirrored}
+        names = [f"{POSES}/{name}" for name, wanted in alone.items() if wanted]
+        names += [STANDARD] if self.how.standard else []
+        return names + [f"{folder}/{name}" for folder in (*folders, SUBJECTS) for name in self.subjects]
+
+    @property
     def count(self) -> int:
         """Alignments and registrations in all, if none fails."""
-        more = bool(self.how.like) + bool(self.how.standard) + self.how.mirrored
-        return len(self.subjects) * (len(_KINDS) + self.how.rounds + 1) + more
+        return len(self.names)
 
     @property
     def cut(self) -> bool:
@@ -172,6 +182,7 @@ class TemplateRun:
             RuntimeError: torch is missing, or there is no such device.
         """
         say("Reading the subjects")
+        self.ledger.plan(self.names)
         self._look()
         image, poses = self._first(), {}
         for kind in _KINDS:
@@ -466,7 +477,7 @@ def _text(path: Path | None) -> str | None:
 def _write_once(path: Path, write: Callable[[Path], Any]) -> None:
     """Has a file written, unless the very same is there already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
     try:
         write(temporary)
         if not (path.is_file() and path.read_bytes() == temporary.read_bytes()):

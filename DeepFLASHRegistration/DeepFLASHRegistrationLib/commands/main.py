@@ -35,6 +35,7 @@ COMMANDS = {
     "template": "make the image in the middle of many subjects, to be resumed at any time",
     "project": "bring a new subject to a template, and say where it lies among the template's own",
     "volumes": "write the volumes of the structures of a template's subjects",
+    "status": "say how far the jobs of register-many, register-series or template are",
     "compare": "compare methods on the same pairs",
     "apply": "carry an image, labels, points or a surface over with a saved result",
     "dicom": "write a saved result as DICOM objects: registrations, a segmentation",
@@ -114,7 +115,9 @@ def _parsed(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
     options = argparse.ArgumentParser(prog=f"deepflash {name}", description=command.DESCRIPTION)
     command.add_options(options)
     options.add_argument("--traceback", action="store_true", help="show where a failure happened")
-    return command, options.parse_args(arguments[1:])
+    found = options.parse_args(arguments[1:])
+    found.given = arguments
+    return command, found
 
 
 @contextlib.contextmanager

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
+from .cluster_options import Workplace, cluster_options, sbatch_text
 from .field_options import add_fields, given_fields
 from .options import (
     check_threads,
@@ -61,6 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     result_options(parser)
     common_options(parser)
+    cluster_options(parser)
     consent_option(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
     add_fields(group, Parameters, ("preset", "initial_alignment"))
@@ -74,7 +78,12 @@ def run(options: argparse.Namespace) -> int:
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
     check_threads(options)
     keep_consent(options)
-    from ..cohorts.many import Many, Settings
+    with Workplace(options) as workplace:
+        return _run(options, parameters, workplace)
+
+
+def _run(options: argparse.Namespace, parameters: Parameters, workplace: Workplace) -> int:
+    from ..cohorts.many import Many, Settings, estimated
     from ..cohorts.pairs import read_pairs
 
     pairs = read_pairs(options.table, options.output)
@@ -86,18 +95,30 @@ def run(options: argparse.Namespace) -> int:
         )
     _check_outputs(options.outputs, pairs)
     settings = Settings(parameters, options.outputs, options.device, options.threads, options.workers, options.tries)
+    settings = workplace.settings(settings)
+
+    def estimate(count: int) -> tuple[float, int]:
+        each, memory = estimated(pairs.rows, parameters, options.device)
+        return count * each, memory
+
+    if options.print_sbatch:
+        print(sbatch_text(options, len(pairs.rows), estimate(len(pairs.rows))), end="")
+        return 0
     many = Many(pairs, options.output, settings, options.force)
     for note in pairs.notes:
         print(f"Note: {note}", file=sys.stderr)
     told = Telling(options, many)
     try:
+        if many.open:
+            count = len(many.open)
+            many.settings = replace(settings, dask=workplace.workers(many.ledger, count, lambda: estimate(count)))
         many.run(told.ended, told.progress)
     except KeyboardInterrupt as error:
         told.write()
         raise Cancelled(
             f"{told.done} of {len(pairs.rows)} pairs are done in {options.output}; run the same command to go on."
         ) from error
-    told.write()
+    told.write(complete=True)
     return told.close()
 
 
@@ -128,6 +149,7 @@ class Telling:
         self.noted: set[str] = set()
         self.started = self.written = time.monotonic()
         self.writing = 0.0
+        self.alone = options.array is None  # else the last of several calls writes the summary
         if self.done and self.line:
             print(f"{self.done} of {self.count} {self.things} were done before.", flush=True)
 
@@ -174,18 +196,22 @@ class Telling:
         elif self.line:
             print(head + _figures(outcome), flush=True)
         now = time.monotonic()
-        if now - self.written > max(_SUMMARY_SECONDS, _SUMMARY_PART * self.writing):
+        if self.alone and now - self.written > max(_SUMMARY_SECONDS, _SUMMARY_PART * self.writing):
             self.write()
 
-    def write(self) -> None:
-        """The summary of what is known by now; that it cannot be written stops nothing."""
+    def write(self, complete: bool = False) -> None:
+        """The summary of what is known by now, `complete` if nothing is open; that it cannot be written stops nothing.
+
+        Of several calls with a share each, who finds another one writing the complete summary leaves that to it."""
         from ..cohorts.summary import outcomes, write_summaries
 
-        began = time.monotonic()
+        began, ledger = time.monotonic(), self.many.ledger
+        if not (self.alone or complete):
+            return
         try:
-            write_summaries(
-                self.many.pairs, outcomes(self.many.pairs, self.many.ledger, self.failed), self.many.ledger.folder
-            )
+            with contextlib.nullcontext(True) if self.alone else ledger.alone("summary") as mine:
+                if mine:
+                    write_summaries(self.many.pairs, outcomes(self.many.pairs, ledger, self.failed), ledger.folder)
         except (OSError, InputError) as error:
             print(f"Note: {error}", file=sys.stderr, flush=True)
         self.written = time.monotonic()

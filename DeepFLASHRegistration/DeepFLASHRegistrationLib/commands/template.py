@@ -7,11 +7,13 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..problem.parameters import PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
+from .cluster_options import Workplace, cluster_options, sbatch_text
 from .field_options import add_fields, given_fields
 from .options import (
     DATA,
@@ -88,6 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
     result_options(parser, "of each subject beside the warped image and its labels", "warped, labels")
     common_options(parser)
+    cluster_options(parser)
     consent_option(parser)
     group = parser.add_argument_group("settings (default: the preset's)")
     add_fields(group, Parameters, ("preset", "initial_alignment"))
@@ -99,9 +102,15 @@ def run(options: argparse.Namespace) -> int:
     parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
     check_threads(options)
     keep_consent(options)
+    with Workplace(options) as workplace:
+        return _run(options, parameters, workplace)
+
+
+def _run(options: argparse.Namespace, parameters: Parameters, workplace: Workplace) -> int:
     from ..cohorts.many import Settings
     from ..cohorts.template import TemplateRun
     from ..cohorts.template_how import How
+    from ..cohorts.template_plan import Plan
     from ..results.outputs import chosen_files
     from ..training.dataset import read_dataset
 
@@ -120,14 +129,22 @@ def run(options: argparse.Namespace) -> int:
     say_skipped(dataset.skipped)
     _say_unequal(dataset)
     settings = Settings(parameters, options.outputs, options.device, options.threads, options.workers, options.tries)
-    if options.dry_run:
-        from ..cohorts.template_plan import plan_text
+    settings = workplace.settings(settings)
 
-        print(plan_text(dataset, settings, how))
+    def estimate() -> tuple[float, int]:
+        plan = Plan(dataset, settings, how)
+        return sum(plan.seconds.values()), plan.memory
+
+    if options.dry_run:
+        print(Plan(dataset, settings, how).text())
+        return 0
+    if options.print_sbatch:
+        print(sbatch_text(options, len(dataset), estimate()), end="")
         return 0
     found = TemplateRun(dataset, options.output, settings, how, options.force)
     told = _Telling(options, found)
     try:
+        found.settings = replace(settings, dask=workplace.workers(found.ledger, len(dataset), estimate))
         found.run(told.ended, told.progress, told.say)
     except KeyboardInterrupt as error:
         told.write()

@@ -56,19 +56,15 @@ def key_of(values: Any) -> str:
 
 
 class Digests:
-    """SHA-256 of files and folders. What was read once is remembered, also from one run to the next, as long as file
-    system, size, dates and number of a file stay the same. May be used by several threads and processes."""
+    """SHA-256 of files and folders. What was read once is remembered, also from one run and computer to the next, as
+    long as size, dates and number of a file stay the same. May be used by several threads and processes."""
 
     def __init__(self, memory: Path | None = None) -> None:
         """`memory`: a file to remember by; made if needed."""
         self._memory = memory
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
-        if memory is not None:
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                # Several runs append to it, and one may have been killed within a line.
-                lines = (line.split("\t") for line in memory.read_text(encoding="ascii").splitlines())
-                self._known = {parts[0]: parts[1] for parts in lines if len(parts) == 2 and len(parts[1]) == 64}
+        self._read_to = 0  # bytes of the memory that are known
 
     def of(self, path: Path) -> str:
         """Of a file, with the file beside it that belongs to it, or of all in a folder.
@@ -87,8 +83,11 @@ class Digests:
     def _of_file(self, path: Path) -> str:
         found = path.stat()
         dates = found.st_mtime_ns, found.st_ctime_ns
-        stamp = key_of([os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, *dates])
+        # Not the number of the device, which another computer has another one for.
+        stamp = key_of([os.path.abspath(path), found.st_ino, found.st_size, *dates])
         with self._lock:
+            if stamp not in self._known:
+                self._recall()
             if stamp in self._known:
                 return self._known[stamp]
         digest = hashlib.sha256()
@@ -99,6 +98,18 @@ class Digests:
         if time.time_ns() - max(dates) > _SETTLED_NANOSECONDS:
             self._remember(stamp, value)
         return value
+
+    def _recall(self) -> None:
+        """Reads what other processes have written to the memory meanwhile."""
+        if self._memory is None:
+            return
+        with contextlib.suppress(OSError), open(self._memory, "rb") as file:
+            file.seek(self._read_to)
+            whole, end, _ = file.read().rpartition(b"\n")
+            self._read_to += len(whole + end)
+            # One that wrote may have been killed within a line.
+            lines = (line.split("\t") for line in whole.decode("ascii", "replace").splitlines())
+            self._known |= {parts[0]: parts[1] for parts in lines if len(parts) == 2 and len(parts[1]) == 64}
 
     def _remember(self, stamp: str, value: str) -> None:
         with self._lock:

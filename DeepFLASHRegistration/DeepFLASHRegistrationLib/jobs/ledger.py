@@ -6,8 +6,9 @@
                             another program has replaced files of it since (what was deleted or added does not count)
     OUT/.jobs/<id>.json     a job that is not done: how it was tried, and why it failed
     OUT/.jobs/<id>.lock     held by the process that works on it; dropped by the system when that ends
-    OUT/.jobs/<id>.work/    where the result is made
+    OUT/.jobs/<id>.work/    where the result is made, in a folder for each claim
     OUT/.jobs/<id>.old/     a result of the same name that is being replaced
+    OUT/.jobs/plan.json     the names of all jobs of the run that began last
 
 Several processes may work in one folder, also on several computers if the file system between them knows locks.
 """
@@ -19,10 +20,13 @@ import datetime
 import enum
 import hashlib
 import json
+import math
 import os
+import secrets
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +36,25 @@ from ..support.file_lock import FileLock, try_lock
 from .job import Digests, Job
 
 RECORD = "job.json"
-STATE = ".jobs"
+STATE, PLAN = ".jobs", "plan.json"
 _FORMAT = 1
+# How long a list of the results in a folder is believed.
+_LISTED_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, which may have processes on many computers; what one of them has given up the others leave.
+
+    Attributes:
+        id: the same for all that belong together.
+        began: seconds since 1970. What was given up later, by whatever run, is given up for this one too.
+        alike: its processes have the same jobs with the same settings, so that a result which appears is believed.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    began: float = field(default_factory=time.time)
+    alike: bool = False
 
 
 class Place(enum.Enum):
@@ -78,6 +99,8 @@ class _State:
     tries: list[dict[str, Any]] = field(default_factory=list)
     failed: str | None = None
     log: list[str] = field(default_factory=list)
+    run: str = ""
+    given_up: float = 0.0
 
     @property
     def count(self) -> int:
@@ -88,12 +111,13 @@ class _State:
 class Ledger:
     """The jobs of a folder of results."""
 
-    def __init__(self, folder: str | os.PathLike, force: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike, force: bool = False, run: Run | None = None) -> None:
         """Makes the folder, or goes on in it.
 
         Args:
             folder: of all results.
             force: replace results of other jobs.
+            run: that this process belongs to; one of its own if None.
 
         Raises:
             InputError: it is a file, may not be written, or holds something else than results of jobs.
@@ -101,7 +125,9 @@ class Ledger:
         self.folder = Path(folder)
         # The process that fills a folder in it has another current one.
         self._state = self.folder.absolute() / STATE
-        self._force = force
+        self.force = force
+        self.run = run or Run()
+        self._listings: dict[str, tuple[float, frozenset[str]]] = {}
         try:
             if not self._state.is_dir() and self.folder.exists():
                 if not self.folder.is_dir():
@@ -119,6 +145,16 @@ class Ledger:
             ) from error
         self._sweep()
 
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[bool]:
+        """For something that one process does for all, such as a summary: whether no other one is at it."""
+        lock = try_lock(self._state / f"{what}.lock")
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
+
     def digests(self) -> Digests:
         """Of input files, remembered in this folder."""
         return Digests(self._state / "inputs.txt")
@@ -130,7 +166,7 @@ class Ledger:
             return Place.FREE
         if not target.is_dir():
             return Place.FOREIGN
-        record = _read(target / RECORD)
+        record = read_record(target / RECORD)
         if record is None:
             return Place.FOREIGN if any(target.iterdir()) else Place.FREE
         sizes = _sizes(target)
@@ -143,7 +179,7 @@ class Ledger:
             raise InputError(
                 f"{self.folder / job.name}: exists and holds something else than such a result. Choose another output."
             )
-        if place is Place.OTHER and not self._force:
+        if place is Place.OTHER and not self.force:
             raise InputError(
                 f"{self.folder / job.name}: holds the result of other inputs or parameters. Choose another output, or "
                 "add --force to replace it."
@@ -151,7 +187,7 @@ class Ledger:
 
     def done(self, name: str) -> Done | None:
         """What is known of the result of this name; None if there is none."""
-        record = _read(self.folder / name / RECORD)
+        record = read_record(self.folder / name / RECORD)
         return None if record is None else Done(record.get("value"), record.get("seconds", 0.0), record.get("tries", 1))
 
     def failed(self, name: str) -> Failed | None:
@@ -164,7 +200,8 @@ class Ledger:
 
         Args:
             job: to be claimed.
-            most: tries, those that ended with the whole process included. A job that was given up has all of them anew.
+            most: tries, those that ended with the whole process included. What an earlier run has given up has all of
+                them anew.
 
         Returns:
             A Claim, to be settled by one of its functions; what is known if there is nothing to do; None if somebody
@@ -174,6 +211,10 @@ class Ledger:
             InputError: what it reads is not there, or its place is taken.
             OSError: the state cannot be written.
         """
+        # Before the lock, since most of what a late run on another computer looks at is done, and locks take longest.
+        done = self._listed(job.name) if self.run.alike and not self.force else None
+        if done is not None or self.place(job) is Place.DONE:
+            return done or self.done(job.name)
         lock = try_lock(self._path(job.name, "lock"))
         if lock is None:
             return None
@@ -184,33 +225,48 @@ class Ledger:
                 return self.done(job.name)
             self.check(job, place)
             state = self._read_state(job.name)
+            if state is not None and state.key == job.key and state.failed is not None and self._own(state):
+                return Failed(state.failed, state.count, tuple(state.log))
             if state is None or state.key != job.key or state.failed is not None:
                 state = _State(job.name, job.key)
             if state.count >= most:
                 return self._give_up(
-                    state, f"The whole run ended while it worked on this ({state.count} of {most} tries)."
+                    state,
+                    f"The whole run, or its computer, ended while it worked on this ({state.count} of {most} tries).",
                 )
             began = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             state.tries.append({"began": began, "host": socket.gethostname(), "process": os.getpid()})
-            work = self._path(job.name, "work")
             self._write_state(state)
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
+            # Of another name each time: who held the lock before may not have noticed its end yet, and still write.
+            shutil.rmtree(self._path(job.name, "work"), ignore_errors=True)
+            work = self._path(job.name, "work") / secrets.token_hex(4)
+            work.mkdir(parents=True)
             claim = Claim(self, job, state, lock, work)
             return claim
         finally:
             if claim is None:
                 lock.release()
 
+    def plan(self, names: Iterable[str]) -> None:
+        """Notes the names of all jobs of a run, for who asks how far it is. That it cannot be written stops nothing."""
+        names = list(names)
+        key = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+        path = self._state / PLAN
+        if (read_record(path) or {}).get("key") != key:
+            with contextlib.suppress(OSError):
+                _write(path, {"format": _FORMAT, "key": key, "jobs": names})
+
     def _sweep(self) -> None:
         """Puts away what processes left that were killed."""
         for state in self._state.glob("*.json"):
+            if state.name == PLAN:
+                continue
             lock = try_lock(state.with_suffix(".lock"))
             if lock is None:
                 continue
             with contextlib.suppress(OSError):
                 shutil.rmtree(state.with_suffix(".work"), ignore_errors=True)
-                name = (_read(state) or {}).get("name")
+                name = (read_record(state) or {}).get("name")
                 old = state.with_suffix(".old")
                 if name and old.is_dir() and not os.path.lexists(self.folder / name):
                     os.replace(old, self.folder / name)  # the new result had not taken its place yet
@@ -219,8 +275,24 @@ class Ledger:
                     state.unlink()
             lock.release()
 
+    def _listed(self, name: str) -> Done | None:
+        """The result of a job, if it was there when its folder was listed last. Where hundreds of processes ask for ten
+        thousands of jobs that others have done, to look at each one's key and files would keep the file system busy."""
+        parent, _, own = name.rpartition("/")
+        when, names = self._listings.get(parent, (-math.inf, frozenset()))
+        if time.monotonic() - when > _LISTED_SECONDS:
+            with contextlib.suppress(OSError):
+                names = frozenset(os.listdir(self.folder / parent))
+            self._listings[parent] = time.monotonic(), names
+        return self.done(name) if own in names else None
+
+    def _own(self, state: _State) -> bool:
+        """Whether this run, or another one since it began, has given the job up."""
+        return state.run == self.run.id or state.given_up >= self.run.began
+
     def _give_up(self, state: _State, message: str, log: Sequence[str] = ()) -> Failed:
         state.failed, state.log = message, list(log)
+        state.run, state.given_up = self.run.id, time.time()
         self._write_state(state)
         return Failed(message, state.count, tuple(log))
 
@@ -229,7 +301,7 @@ class Ledger:
         return self._state / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.{kind}"
 
     def _read_state(self, name: str) -> _State | None:
-        values = _read(self._path(name, "json"))
+        values = read_record(self._path(name, "json"))
         with contextlib.suppress(TypeError):
             return None if values is None else _State(**{k: v for k, v in values.items() if k != "format"})
         return None
@@ -266,6 +338,11 @@ class Claim:
             OSError: it cannot be put there; the job is still claimed.
         """
         ledger, target = self._ledger, self._ledger.folder / self.job.name
+        if (
+            ledger.place(self.job) is Place.DONE
+        ):  # by another computer, after the file system took the lock from this one
+            self._leave()
+            return ledger.done(self.job.name)
         done = Done(value, round(seconds, 3), self.tries)
         _write(
             self.result / RECORD,
@@ -315,6 +392,8 @@ class Claim:
 
     def _leave(self) -> None:
         shutil.rmtree(self._work, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._work.parent.rmdir()
         self._lock.release()
 
 
@@ -324,8 +403,8 @@ def _sizes(folder: Path) -> dict[str, int]:
         return {each.name: each.stat().st_size for each in entries if each.is_file() and each.name != RECORD}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """What `_write` wrote; None if there is nothing like it."""
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What is written of a job, done or not; None if there is nothing like it."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -334,9 +413,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    # Processes of two computers may have the same number.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(values, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

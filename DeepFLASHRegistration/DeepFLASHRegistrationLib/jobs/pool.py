@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs worked on by several warm child processes at once, each of which may die."""
+"""Jobs dealt out to several workers at once, in an order that they allow."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from ..process import DiskFull, ProcessError, RegistrationProcess
-from ..support.errors import Cancelled, InputError
 from .job import Job
-from .ledger import Claim, Done, Failed, Ledger
+from .ledger import Done, Failed
+from .worker import Attempt, Tell
 
 # How soon an interrupt is noticed where a wait cannot be interrupted (Windows), and a job of somebody else looked for.
 _LOOK_SECONDS = 0.2
-_LOG_LINES = 20
+# Of the time that others' jobs have been waited for; many computers that look too often keep the file system busy.
+_LOOK_PART, _LOOK_SECONDS_AT_MOST = 0.1, 20.0
 
 
 @dataclass(frozen=True)
@@ -32,44 +32,40 @@ class Ended:
     before: bool = False
 
 
-Tell = Callable[[Job, Mapping[str, Any]], None]
+class _Worker(Protocol):
+    def attempt(self, job: Job, following: Job | None, tell: Tell) -> Attempt: ...
+
+    def close(self) -> None: ...
 
 
 class Pool:
-    """Child processes that work through jobs.
+    """Works through jobs by several workers.
 
-    A job whose process died, hung, or ran out of memory is tried again after all others, when nothing else runs beside
-    it. One with wrong input, or without room on the disk, is not.
+    A job that is to be tried again is so after all others; on one computer, when nothing else runs beside it.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        process: Callable[[], RegistrationProcess],
-        workers: int = 1,
-        tries: int = 3,
-    ) -> None:
+    def __init__(self, worker: Callable[[int], _Worker], workers: int = 1, apart: bool = False) -> None:
         """Starts nothing yet.
 
         Args:
-            ledger: of the folder of results.
-            process: makes a process.
-            workers: processes at once.
-            tries: of a job at most.
+            worker: makes a worker, given its number from 0.
+            workers: at once.
+            apart: what one of them works on takes nothing from the others, so that trying again needs not wait for
+                them.
         """
-        self._ledger = ledger
-        self._process = process
-        self._workers = workers
-        self._tries = tries
+        self._worker = worker
+        self._count = workers
+        self._apart = apart
         # Held while jobs are dealt out; told when one ends.
         self._dealing = threading.Condition()
         self._open: set[Job] = set()
         self._working = 0
-        self._waiting: collections.deque[Job] = collections.deque()
+        self._waiting: dict[Job, None] = {}
+        self._after: dict[Job, list[Job]] = {}
         self._reserved: dict[int, Job] = {}
         self._again: list[Job] = []
         self._elsewhere: list[Job] = []
-        self._processes: list[RegistrationProcess] = []
+        self._workers: list[_Worker] = []
         self._stopped = False
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
@@ -84,19 +80,28 @@ class Pool:
             progress: called with each job and what its task tells, by this thread.
 
         Raises:
-            KeyboardInterrupt: and whatever else is raised here by the callbacks. All processes are ended first, and
+            KeyboardInterrupt: and whatever else is raised here by the callbacks. All workers are closed first, and
                 what they worked on does not count as tried.
         """
         self._ended, self._progress = ended, progress
-        self._waiting.extend(jobs)
+        self._waiting = dict.fromkeys(jobs)
         self._open = set(self._waiting)
-        self._round(min(self._workers, len(self._waiting)))
+        for job in self._waiting:
+            for before in job.after:
+                self._after.setdefault(before, []).append(job)
+        self._round(min(self._count, len(self._waiting)))
+        waited = 0.0
         while self._again or self._elsewhere:
-            if not self._again:
-                time.sleep(_LOOK_SECONDS)
-            self._waiting.extend(self._again or self._elsewhere)
-            (self._again or self._elsewhere).clear()
-            self._round(1)
+            if self._again:
+                waited = 0.0
+            else:
+                pause = min(max(_LOOK_SECONDS, _LOOK_PART * waited), _LOOK_SECONDS_AT_MOST)
+                time.sleep(pause)
+                waited += pause
+            left, workers = (self._again, 1) if self._again else (self._elsewhere, self._count)
+            self._waiting.update(dict.fromkeys(left))
+            left.clear()
+            self._round(min(workers, len(self._waiting)))
 
     def _round(self, workers: int) -> None:
         """Works until nothing waits."""
@@ -119,33 +124,44 @@ class Pool:
     def _stop(self, threads: list[threading.Thread]) -> None:
         self._stopped = True
         while any(thread.is_alive() for thread in threads):
-            # Again, since one may be about to give its process another job.
-            for process in list(self._processes):
-                process.close()
+            # Again, since one may be about to begin another job.
+            for worker in list(self._workers):
+                worker.close()
             for thread in threads:
                 thread.join(_LOOK_SECONDS / 4)
 
-    def _work(self, worker: int) -> None:
-        """Thread of one process."""
+    def _work(self, number: int) -> None:
+        """Thread of one worker."""
+        worker = None
         try:
-            with self._process() as process:
-                self._processes.append(process)
-                while (job := self._next(worker)) is not None:
-                    try:
-                        self._work_on(process, job, self._following(worker, job))
-                    finally:
-                        self._rest()
+            worker = self._worker(number)
+            self._workers.append(worker)
+            while (job := self._next(number)) is not None:
+                try:
+                    self._work_on(worker, job, self._following(number, job))
+                finally:
+                    self._rest()
         except BaseException as error:
             self._events.put(functools.partial(_raise, error))
         finally:
+            if worker is not None:
+                worker.close()
+                self._workers.remove(worker)
             self._events.put(None)
 
-    def _work_on(self, process: RegistrationProcess, job: Job, following: Job | None) -> None:
-        result, before = self._done(process, job, following)
-        if result is not None:
+    def _work_on(self, worker: _Worker, job: Job, following: Job | None) -> None:
+        found = worker.attempt(job, following, lambda job, event: self._events.put(lambda: self._progress(job, event)))
+        if found.result is not None:
             with self._dealing:
                 self._open.discard(job)
-            self._events.put(lambda: self._ended(Ended(job, result, before)))
+            self._events.put(lambda: self._ended(Ended(job, found.result, found.before)))
+        elif found.elsewhere:
+            self._elsewhere.append(job)
+        elif self._apart:
+            with self._dealing:
+                self._waiting[job] = None
+        else:
+            self._again.append(job)
 
     def _rest(self) -> None:
         """The end of work on a job, for which others may wait."""
@@ -167,14 +183,14 @@ class Pool:
             return None
 
     def _dealt(self, worker: int) -> Job | None:
-        """A job that can begin now, if there is one: that reserved for a process, else the first that waits, else what
-        another process was to do next, but has not begun."""
+        """A job that can begin now, if there is one: that reserved for a worker, else the first that waits, else what
+        another worker was to do next, but has not begun."""
         mine = self._reserved.get(worker)
         if mine is not None and self._can_begin(mine):
             return self._reserved.pop(worker)
         job = next(filter(self._can_begin, self._waiting), None)
         if job is not None:
-            self._waiting.remove(job)
+            del self._waiting[job]
             return job
         other = next((each for each, job in self._reserved.items() if self._can_begin(job)), None)
         return None if other is None else self._reserved.pop(other)
@@ -184,58 +200,16 @@ class Pool:
         return all(before is soon or before not in self._open for before in job.after)
 
     def _following(self, worker: int, job: Job) -> Job | None:
-        """The job that this process will get after this one, reserved for it so that it may read ahead: one that begins
+        """The job that this worker will get after this one, reserved for it so that it may read ahead: one that begins
         after it, if there is one."""
         with self._dealing:
             if worker not in self._reserved:
-                ready = [each for each in self._waiting if self._can_begin(each, job)]
-                found = next((each for each in ready if job in each.after), ready[0] if ready else None)
-                if found is not None:
-                    self._waiting.remove(found)
-                    self._reserved[worker] = found
+                for each in itertools.chain(self._after.get(job, ()), self._waiting):
+                    if each in self._waiting and self._can_begin(each, job):
+                        del self._waiting[each]
+                        self._reserved[worker] = each
+                        break
             return self._reserved.get(worker)
-
-    def _done(self, process: RegistrationProcess, job: Job, following: Job | None) -> tuple[Done | Failed | None, bool]:
-        """What became of a job, None if that is not known yet; and whether it was done before."""
-        try:
-            claim = self._ledger.claim(job, self._tries)
-        except (InputError, OSError) as error:
-            return Failed(str(error), 0), False
-        if claim is None:
-            self._elsewhere.append(job)
-            return None, False
-        if not isinstance(claim, Claim):
-            return claim, isinstance(claim, Done)
-        return self._tried(process, claim, following), False
-
-    def _tried(self, process: RegistrationProcess, claim: Claim, following: Job | None) -> Done | Failed | None:
-        job = claim.job
-
-        def tell(event: dict[str, Any]) -> None:
-            if event["event"] == "progress":
-                data = {key: value for key, value in event.items() if key not in ("event", "job")}
-                self._events.put(lambda: self._progress(job, data))
-
-        given = {**job.arguments, "folder": claim.result, "next": following and dict(following.arguments)}
-        began = time.monotonic()
-        try:
-            value = process.run(job.task, given, callback=tell)
-            return claim.complete(value, time.monotonic() - began)
-        except Cancelled as end:
-            if self._stopped:
-                claim.interrupted()
-                return None
-            return claim.give_up(str(end))
-        except (InputError, DiskFull) as error:
-            return claim.give_up(str(error))
-        except ProcessError as error:
-            if claim.tries < self._tries:
-                claim.try_again(str(error))
-                self._again.append(job)
-                return None
-            return claim.give_up(str(error), error.log[-_LOG_LINES:])
-        except BaseException as error:  # the disk is full, or the result cannot be put in its place
-            return claim.give_up(str(error) or type(error).__name__)
 
 
 def _raise(error: BaseException) -> None:

@@ -238,9 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hang-timeout", type=float, default=120.0, help="seconds without a sign of life")
     parser.add_argument("--owns-group", action="store_true", help="the process group is this child's own")
     parser.add_argument("--tasks", metavar="MODULE", help="a module whose TASKS are added")
+    parser.add_argument("--memory-bytes", type=int, metavar="N", help="that this process may have at most")
     options = parser.parse_args(arguments)
     share_processors()
     memory.keep_freed_memory()
+    if options.memory_bytes:
+        memory.limit_memory(options.memory_bytes)
     faulthandler.enable()
     child = _Child(options)
     if options.tasks:

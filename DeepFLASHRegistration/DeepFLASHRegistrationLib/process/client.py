@@ -54,6 +54,7 @@ class RegistrationProcess:
         *,
         tasks: str | None = None,
         environment: Mapping[str, str] | None = None,
+        memory_bytes: int | None = None,
         grace: float = 10.0,
         finishing: float = 120.0,
         hang_timeout: float = 120.0,
@@ -64,6 +65,7 @@ class RegistrationProcess:
             python: the interpreter for the child, None for this one. In Slicer: shutil.which("PythonSlicer").
             tasks: a module (found on PYTHONPATH) whose TASKS the child offers besides its own.
             environment: variables to set for the child, besides those of this process.
+            memory_bytes: that the child may have at most, where the system can hold it to that (Linux).
             grace: seconds after `cancel` within which the task must notice it, else the child is ended.
             finishing: seconds without progress that a task which has noticed may take to finish its result.
             hang_timeout: seconds without a sign of life after which the child counts as hung and is ended.
@@ -82,6 +84,8 @@ class RegistrationProcess:
             self._command += ["--owns-group"]
         if tasks:
             self._command += ["--tasks", tasks]
+        if memory_bytes:
+            self._command += ["--memory-bytes", str(memory_bytes)]
         self._environment = dict(environment or {})
         self.grace = grace
         self.finishing = finishing

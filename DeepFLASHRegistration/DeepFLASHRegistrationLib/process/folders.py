@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import stat
@@ -27,10 +28,16 @@ def base_with_room(need: int) -> Path:
     Shared memory counts as memory, hence at most half of what is free is taken.
     """
     if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
-        free = min(shutil.disk_usage(_SHARED_MEMORY).free, (memory.free_bytes() or 0) // 2)
+        free = min(shutil.disk_usage(_SHARED_MEMORY).free, _free_bytes(int(time.monotonic())) // 2)
         if free >= need:
             return _SHARED_MEMORY
     return Path(tempfile.gettempdir())
+
+
+@functools.lru_cache(1)
+def _free_bytes(second: int) -> int:
+    """Free memory, asked for once in a second: it takes milliseconds, as much as all else about a small job."""
+    return memory.free_bytes() or 0
 
 
 class PrivateFolder:

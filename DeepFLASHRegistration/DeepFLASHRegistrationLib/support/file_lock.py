@@ -6,8 +6,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import sys
 from pathlib import Path
+
+# Options of mounts by which locks are not told to other computers.
+_LOCAL = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}
 
 
 class FileLock:
@@ -50,7 +54,63 @@ def try_lock(path: Path) -> FileLock | None:
         os.close(descriptor)  # its holder removed it in between, and another may hold the file of that name by now
 
 
-def _lock(descriptor: int) -> None:
+def knows_locks(folder: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether files in a folder can be locked, so that other computers that share it know.
+
+    Args:
+        folder: in which a file is made for a moment.
+        mounts: as proc(5) describes it, where there is one.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    if _locks_are_local(folder, mounts):
+        return False
+    path = folder / f"lock-{secrets.token_hex(6)}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a file, asked without holding or changing anything; a moment later it may be otherwise."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:  # Windows does not let a file be opened that is being removed
+        return True
+    try:
+        _lock(descriptor, shared=True)
+        return False
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    finally:
+        os.close(descriptor)
+
+
+def _locks_are_local(folder: Path, mounts: Path) -> bool:
+    """Whether the folder lies on a file system between computers that is mounted so that locks hold on one of them
+    alone (mount.lustre(8), nfs(5))."""
+    found: tuple[int, str] = (0, "")
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    for _, place, _, options, *_ in (line.split(" ") for line in lines):
+        place = place.encode("latin-1", "replace").decode("unicode_escape")  # a blank is written \040
+        if folder.resolve().is_relative_to(place):
+            found = max(found, (len(place), options))
+    return not _LOCAL.isdisjoint(found[1].split(","))
+
+
+def _lock(descriptor: int, shared: bool = False) -> None:
     if sys.platform == "win32":
         import msvcrt
 
@@ -58,7 +118,7 @@ def _lock(descriptor: int) -> None:
     else:
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def _is_there(path: Path, descriptor: int) -> bool:

@@ -149,6 +149,15 @@ def keep_freed_memory() -> None:
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def limit_memory(size: int) -> None:
+    """Lets this process have so many bytes of data at most: what would take more fails with MemoryError, or torch's own
+    error, instead of taking what others need. Linux alone counts what a process asks for; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (size, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
 def give_back_memory() -> None:
     """Returns to the system what is free, kept or not."""
     if sys.platform == "linux":
