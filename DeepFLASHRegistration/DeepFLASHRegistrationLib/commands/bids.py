@@ -164,7 +164,7 @@ class _Telling(Telling):
     def shown(self, name: str) -> str:
         return name.rpartition("/")[2]
 
-    def write(self) -> None:
+    def write(self, complete: bool = False) -> None:
         """Nothing: another call may work on other participants."""
 
     def close(self) -> int:

@@ -149,7 +149,8 @@ class Telling:
         self.noted: set[str] = set()
         self.started = self.written = time.monotonic()
         self.writing = 0.0
-        self.alone = options.array is None  # else the last of several calls writes the summary
+        # Else the last of several calls writes the summary.
+        self.alone = getattr(options, "array", None) is None
         if self.done and self.line:
             print(f"{self.done} of {self.count} {self.things} were done before.", flush=True)
 
