@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import run_jobs
 from DeepFLASHRegistrationLib.jobs import dask_workers
-from DeepFLASHRegistrationLib.jobs.dask_clusters import checked_address, running_scheduler
+from DeepFLASHRegistrationLib.jobs.dask_clusters import check_program, checked_address, running_scheduler
 from DeepFLASHRegistrationLib.jobs.dask_workers import DaskWorkers
 from DeepFLASHRegistrationLib.jobs.ledger import STATE, Done, Failed, Ledger
 from DeepFLASHRegistrationLib.jobs.pool import Ended, Pool
@@ -152,6 +152,14 @@ def test_workers_that_see_another_folder_or_have_another_version_are_refused(
     with pytest.raises(InputError, match=r"is not seen by the worker on .* a file system that all workers share"):
         run(client, ledger, [job(log, "a")])
     assert not log.exists()
+
+
+def test_schedulers_and_workers_that_lack_this_program_are_refused(client: Any) -> None:
+    with pytest.raises(InputError, match=r"the scheduler lacks this program, .* Install the same where they run"):
+        check_program(client, "no_such_package")
+    with pytest.raises(InputError, match=r"has version .* of this program, and the command is of version 0\.0\.1\."):
+        check_program(client, version="0.0.1")
+    check_program(client)
 
 
 @pytest.mark.parametrize(

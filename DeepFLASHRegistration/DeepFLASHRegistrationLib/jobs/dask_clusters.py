@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..support.errors import InputError
+from ..version import __version__
 from .slurm import Slurm, slurm_time
 
 _INSTALL = 'Install it: pip install "deepflash-registration[cluster]"'
@@ -51,7 +52,29 @@ def running_scheduler(address: str) -> Iterator[Any]:
             raise InputError(f"--scheduler {address}: has no workers. Start some: dask worker {address} {_WORKER}")
         for worker in workers:
             checked_address(worker, f"--scheduler {address}: its worker {worker}")
+        check_program(client)
         yield client
+
+
+def check_program(client: Any, package: str = __package__.partition(".")[0], version: str = __version__) -> None:
+    """InputError unless scheduler and workers have this program: Dask would wait for ever for one that has it not."""
+
+    # A function within a function travels whole, without the file that it stands in.
+    def found() -> str:
+        import importlib
+
+        try:
+            return importlib.import_module(f"{package}.version").__version__
+        except ImportError:
+            return ""
+
+    for address, there in {"the scheduler": client.run_on_scheduler(found), **client.run(found)}.items():
+        if there != version:
+            has = f"has version {there} of" if there else "lacks"
+            raise InputError(
+                f"--scheduler: {address} {has} this program, and the command is of version {version}. Install the same "
+                "where they run, and start them again."
+            )
 
 
 def checked_address(address: str, what: str = "") -> None:

@@ -230,10 +230,8 @@ class Ledger:
             if state is None or state.key != job.key or state.failed is not None:
                 state = _State(job.name, job.key)
             if state.count >= most:
-                return self._give_up(
-                    state,
-                    f"The whole run, or its computer, ended while it worked on this ({state.count} of {most} tries).",
-                )
+                tries = f"{state.count} of {most} tries"
+                return self._give_up(state, f"The whole run, or its computer, ended while it worked on this ({tries}).")
             began = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             state.tries.append({"began": began, "host": socket.gethostname(), "process": os.getpid()})
             self._write_state(state)
@@ -338,9 +336,7 @@ class Claim:
             OSError: it cannot be put there; the job is still claimed.
         """
         ledger, target = self._ledger, self._ledger.folder / self.job.name
-        if (
-            ledger.place(self.job) is Place.DONE
-        ):  # by another computer, after the file system took the lock from this one
+        if ledger.place(self.job) is Place.DONE:  # by another computer, after the file system took this one's lock
             self._leave()
             return ledger.done(self.job.name)
         done = Done(value, round(seconds, 3), self.tries)
