@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.cohorts import many as many_module
-from DeepFLASHRegistrationLib.cohorts.many import Many, Settings, _shares, shared_out
+from DeepFLASHRegistrationLib.cohorts.many import Many, Processes, Settings, _shares, shared_out
 from DeepFLASHRegistrationLib.cohorts.pairs import read_pairs
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_volume, write_volume
@@ -60,11 +60,11 @@ def test_several_gpus_are_shared_out_by_one_process_each(many: Many, monkeypatch
     assert _shares(many.pairs.rows, many.settings, "cuda", 5, gpus=3) == (3, 1)
     for seen, wanted in (("", ["0", "1", "2", "0"]), ("GPU-a, GPU-b,GPU-c", ["GPU-a", "GPU-b", "GPU-c", "GPU-a"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-        with many_module._processes() as processes:
+        with Processes() as processes:
             processes.share(3)
             given = [processes.next(number)._environment["CUDA_VISIBLE_DEVICES"] for number in range(4)]
         assert given == wanted
-    with many_module._processes() as processes:
+    with Processes() as processes:
         processes.share(1)
         assert processes.next()._environment == {}
 
@@ -102,9 +102,8 @@ def test_the_largest_pair_decides_how_many_the_memory_lasts_for(many: Many, monk
 def test_where_there_may_be_a_gpu_a_process_is_asked_that_then_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(many_module, "_GPU_SIGNS", (__file__,))
-    with many_module._processes() as processes:
+    with Processes() as processes:
         assert many_module._resolved("cuda:1", processes) == "cuda:1"
-        assert processes.first is None
         assert many_module._resolved("auto", processes) == ("cuda" if torch.cuda.is_available() else "cpu")
         process = processes.next()
         assert process.pid is not None

@@ -190,7 +190,7 @@ def test_what_would_be_done_is_told_and_not_done(
         (["--like", __file__, "--voxel-mm", "2"], "the template lies on the voxels of --like"),
         (["--threads", "0"], "threads must be at least 1"),
         (["--landmark-weight", "1"], "--landmark-weight: a template has no landmarks"),
-        (["--channel-similarities", "mi"], "--channel-similarities: a template has no landmarks"),
+        (["--channel-similarities", "mi"], "channel_similarities: has 1 entries for no further images"),
         (["--dry-run", "--start", "nowhere.nii.gz"], "there is no such file"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import run_jobs
 from DeepFLASHRegistrationLib.jobs.ledger import RECORD, STATE, Done, Failed, Ledger
-from DeepFLASHRegistrationLib.jobs.pool import Pool
+from DeepFLASHRegistrationLib.jobs.pool import Ended, Pool
 from DeepFLASHRegistrationLib.jobs.worker import Worker
 from run_jobs import begun, is_gone, job, run, whole
 from run_until import within
@@ -58,6 +58,28 @@ def test_a_process_is_told_what_it_gets_next(out: Path, log: Path) -> None:
     lines = [line.split() for line in log.read_text().splitlines()]
     assert [line[:2] for line in lines] == [["a", "b"], ["b", "c"], ["c", "d"], ["d", "None"]]
     assert len({line[2] for line in lines}) == 1  # and it stays warm
+
+
+def test_a_process_stays_warm_from_one_pool_to_the_next(out: Path, log: Path) -> None:
+    kept = [run_jobs.process()]
+    ledger = Ledger(out)
+    for name in "ab":
+        ends = []
+        pool = Pool(lambda _: Worker(ledger, kept.pop(), keep=kept.append))
+        pool.run([job(log, name)], ends.append)
+        assert [isinstance(end.result, Done) for end in ends] == [True]
+    assert len({line.split()[2] for line in log.read_text().splitlines()}) == 1
+    pid = kept[0].pid
+    # Stopped, it is ended.
+    pool = Pool(lambda _: Worker(ledger, kept.pop(), keep=kept.append))
+
+    def stop(end: Ended) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run([job(log, "c"), job(log, "slow", seconds=30)], stop)
+    assert kept == []
+    assert within(5, lambda: is_gone(pid))
 
 
 def test_what_was_reserved_for_a_slow_process_goes_to_a_free_one(out: Path, log: Path) -> None:

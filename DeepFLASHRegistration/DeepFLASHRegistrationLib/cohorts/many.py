@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
+import itertools
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +136,7 @@ def run_jobs(
     ended: Callable[[Ended], None],
     progress: Callable[[Job, Mapping[str, Any]], None],
     most: int | None = None,
+    processes: Processes | None = None,
 ) -> None:
     """Works on jobs that register files, by as many processes as help.
 
@@ -141,6 +144,7 @@ def run_jobs(
         jobs: without a device and threads, which are chosen here.
         pairs: the files of each, which tell what memory they take.
         most: how many of them can be worked on at once, where some wait for others.
+        processes: that earlier jobs have used, and later ones will; of its own if None.
 
     Raises:
         RuntimeError: torch is missing, or there is no such device.
@@ -158,13 +162,17 @@ def run_jobs(
     if importlib.util.find_spec("torch") is None:
         raise RuntimeError("PyTorch is needed to register images: pip install torch")
     spread = settings.share[1] > 1
-    with _processes(settings.memory) as processes:
+    with Processes(settings.memory) if processes is None else contextlib.nullcontext(processes) as processes:
         device = _resolved(settings.device, processes)
         workers, threads = _shares(pairs, settings, device, min(most or len(jobs), len(jobs)), len(processes.gpus))
         for job in jobs:
             job.arguments = {**job.arguments, "device": device, "threads": threads}
-        pool = Pool(lambda number: Worker(ledger, processes.next(number), settings.tries, spread), workers)
-        pool.run(jobs, ended, progress)
+
+        def worker(number: int) -> Worker:
+            keep = functools.partial(processes.back, number=number)
+            return Worker(ledger, processes.next(number), settings.tries, spread, keep)
+
+        Pool(worker, workers).run(jobs, ended, progress)
 
 
 def shared_out(jobs: Sequence[Job], share: tuple[int, int]) -> list[Job]:
@@ -223,31 +231,50 @@ def pair_job(pair: NamedPair, given: Mapping[str, Any], decisive: Mapping[str, A
     return Job(pair.name, key, TASK, {"pair": vars(pair.files), **given})
 
 
-class _Processes:
-    """Makes processes; the first that is asked for may have been used before to look at the devices.
+class Processes:
+    """Makes processes, and keeps those that nobody uses any longer, warm, for who needs one next.
 
     Attributes:
         gpus: names by which CUDA knows those that are shared out, one to each process in turn; none unless there are
             several.
+
+    >>> with Processes() as processes:
+    ...     process = processes.next()
+    ...     processes.back(process)
     """
 
     def __init__(self, memory_bytes: int | None = None) -> None:
-        self.first: RegistrationProcess | None = None
         self.gpus: list[str] = []
         self._memory = memory_bytes
+        self._idle: dict[str | None, list[RegistrationProcess]] = {}
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in itertools.chain(*self._idle.values()):
+            process.close()
+
+    def _gpu(self, number: int) -> str | None:
+        return self.gpus[number % len(self.gpus)] if self.gpus else None
 
     def next(self, number: int = 0) -> RegistrationProcess:
         """The process of a worker, warm if there is one."""
-        if self.gpus:
-            environment = {"CUDA_VISIBLE_DEVICES": self.gpus[number % len(self.gpus)]}
-            return RegistrationProcess(environment=environment, memory_bytes=self._memory)
-        found, self.first = self.first, None
-        return found or RegistrationProcess(memory_bytes=self._memory)
+        gpu = self._gpu(number)
+        if idle := self._idle.get(gpu):
+            return idle.pop()
+        environment = None if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        return RegistrationProcess(environment=environment, memory_bytes=self._memory)
+
+    def back(self, process: RegistrationProcess, number: int = 0) -> None:
+        """Takes back the process of a worker."""
+        self._idle.setdefault(self._gpu(number), []).append(process)
 
     def look(self) -> list[str]:
         """Names of the devices that torch has."""
-        self.first = self.next()
-        return [each["name"] for each in self.first.run("devices")["devices"]]
+        process = self.next()
+        self.back(process)
+        return [each["name"] for each in process.run("devices")["devices"]]
 
     def share(self, count: int) -> None:
         """Shares so many GPUs out among the processes, if there are several."""
@@ -258,17 +285,7 @@ class _Processes:
             )
 
 
-@contextlib.contextmanager
-def _processes(memory_bytes: int | None = None) -> Iterator[_Processes]:
-    processes = _Processes(memory_bytes)
-    try:
-        yield processes
-    finally:
-        if processes.first is not None:
-            processes.first.close()
-
-
-def _resolved(device: str, processes: _Processes) -> str:
+def _resolved(device: str, processes: Processes) -> str:
     """What "auto" stands for, found without torch where that can be; "cuda" stands for all GPUs."""
     if device not in ("auto", "cuda"):
         return device

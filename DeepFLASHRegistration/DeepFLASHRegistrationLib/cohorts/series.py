@@ -23,7 +23,7 @@ from ..problem.parameters import Parameters
 from ..problem.reading import PairFiles
 from ..problem.subject import check_dimensions
 from ..support.errors import Cancelled, InputError
-from .many import Settings, plain_settings, run_jobs
+from .many import Processes, Settings, plain_settings, run_jobs
 from .pairs import NamedPair
 from .series_how import MEAN, PREVIOUS, How
 from .series_order import from_reference, weights_in_time
@@ -120,9 +120,10 @@ class SeriesRun:
         self.ledger.plan(self._jobs)
         write_volume(self.out / REFERENCE, self._reference)
         smoothed = [job for job in self.open if job.name.startswith(f"{SMOOTHED}/")]
-        for jobs, most in (([job for job in self.open if job not in smoothed], self._chains), (smoothed, None)):
-            pairs = [self._pairs[job.name] for job in jobs]
-            run_jobs(self.ledger, jobs, pairs, self.settings, ended, progress, most)
+        with Processes(self.settings.memory) as processes:
+            for jobs, most in (([job for job in self.open if job not in smoothed], self._chains), (smoothed, None)):
+                pairs = [self._pairs[job.name] for job in jobs]
+                run_jobs(self.ledger, jobs, pairs, self.settings, ended, progress, most, processes)
 
     def run_here(
         self, work: Callable[[Job, dict[str, Any]], Any], ended: Callable[[Ended], None] = lambda end: None

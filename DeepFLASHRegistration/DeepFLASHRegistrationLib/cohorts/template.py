@@ -37,7 +37,7 @@ from ..problem.subject import Subject
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from ..training.dataset import Dataset
-from .many import Settings, plain_settings, run_jobs
+from .many import Processes, Settings, plain_settings, run_jobs
 from .pairs import NamedPair, checked_name
 from .template_files import (
     AGREEMENT,
@@ -117,9 +117,9 @@ class TemplateRun:
         """
         self.how.check(self.settings.parameters)
         self.subjects = {checked_name(s.name, str(self.dataset.path)): s for s in self.dataset.subjects}
+        self.channels = channel_count(self.dataset.path, self.subjects, self.settings.parameters)
         self.ledger = Ledger(self.out, self.force, self.settings.run)
         self.out = self.ledger.folder.absolute()
-        self.channels = channel_count(self.dataset.path, self.subjects, self.settings.parameters)
         self._digests = self.ledger.digests()
         self._read: dict[str, Known] = {}
         self._pairs: dict[str, NamedPair] = {}
@@ -181,6 +181,15 @@ class TemplateRun:
             InputError: fewer than two subjects are left.
             RuntimeError: torch is missing, or there is no such device.
         """
+        with Processes(self.settings.memory) as self._processes:
+            self._run(ended, progress, say)
+
+    def _run(
+        self,
+        ended: Callable[[Ended], None],
+        progress: Callable[[Job, Mapping[str, Any]], None],
+        say: Callable[[str], None],
+    ) -> None:
         say("Reading the subjects")
         self.ledger.plan(self.names)
         self._look()
@@ -405,7 +414,8 @@ class TemplateRun:
         if open_:
             # Until all is done again.
             (self.out / SUMMARY).unlink(missing_ok=True)
-        run_jobs(self.ledger, open_, [self._pairs[job.name] for job in open_], self.settings, told, progress)
+        pairs = [self._pairs[job.name] for job in open_]
+        run_jobs(self.ledger, open_, pairs, self.settings, told, progress, processes=self._processes)
         self._check_left()
         return found
 

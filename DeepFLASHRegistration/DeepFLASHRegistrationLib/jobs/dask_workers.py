@@ -141,6 +141,9 @@ class Seat:
             self._workers.close()
             future.cancel()
 
+    def leave(self) -> None:
+        """As Worker.leave: Dask's workers wait for the next by themselves."""
+
     def _given_up(self, job: Job) -> Attempt:
         """Of a job on which Dask has lost so many workers that it does not try it again."""
         claim = self._ledger.claim(job, self._settings["tries"])

@@ -37,6 +37,8 @@ class _Worker(Protocol):
 
     def close(self) -> None: ...
 
+    def leave(self) -> None: ...
+
 
 class Pool:
     """Works through jobs by several workers.
@@ -145,7 +147,7 @@ class Pool:
             self._events.put(functools.partial(_raise, error))
         finally:
             if worker is not None:
-                worker.close()
+                (worker.close if self._stopped else worker.leave)()
                 self._workers.remove(worker)
             self._events.put(None)
 

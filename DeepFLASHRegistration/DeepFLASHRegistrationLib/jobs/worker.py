@@ -37,7 +37,14 @@ class Attempt:
 class Worker:
     """Works on jobs, one after the other, by a child process of its own."""
 
-    def __init__(self, ledger: Ledger, process: RegistrationProcess, tries: int = 3, spread: bool = False) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        process: RegistrationProcess,
+        tries: int = 3,
+        spread: bool = False,
+        keep: Callable[[RegistrationProcess], None] | None = None,
+    ) -> None:
         """Starts nothing yet.
 
         Args:
@@ -45,11 +52,13 @@ class Worker:
             process: to be used by this worker alone.
             tries: of a job at most.
             spread: other computers, with disks of their own, work on the same jobs.
+            keep: gets the process when this worker needs it no longer; without it the process is ended.
         """
         self._ledger = ledger
         self._process = process
         self._tries = tries
         self._spread = spread
+        self._keep = keep
         self._closed = False
 
     def attempt(self, job: Job, following: Job | None = None, tell: Tell = lambda job, event: None) -> Attempt:
@@ -76,6 +85,13 @@ class Worker:
         """Ends the process; what is being worked on does not count as tried. May be called by any thread."""
         self._closed = True
         self._process.close()
+
+    def leave(self) -> None:
+        """No job is left for this worker."""
+        if self._keep is None or self._closed:
+            self.close()
+        else:
+            self._keep(self._process)
 
     def _tried(self, claim: Claim, following: Job | None, tell: Tell) -> Done | Failed | None:
         job = claim.job
