@@ -252,11 +252,14 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
 
     def _walk(self, state):
         self._reach(state)
+        changed = False
         for name in [*(set(TABLE) - set(CHANGING)), *CHANGING]:
-            if name in CHANGING and TABLE[name][state] is PRESSED:
+            pressed = name in CHANGING and TABLE[name][state] is PRESSED
+            if pressed or changed:
                 self._reach(state)
+            changed = pressed
             self._check(name, TABLE[name][state], f"{state}, {name}")
-            if name in CHANGING and TABLE[name][state] is PRESSED:
+            if pressed:
                 self.widget.logic._timer.start()
                 run = self.widget.runPanel.run
                 if run is not None and not run.done and run.parameters.tolerance == 0.0:
