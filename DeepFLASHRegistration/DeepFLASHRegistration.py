@@ -26,6 +26,7 @@ from DeepFLASHRegistrationLib.gui.sample_data import registerSampleData
 from DeepFLASHRegistrationLib.gui.save_panel import SavePanel
 from DeepFLASHRegistrationLib.gui.series_panel import SeriesPanel
 from DeepFLASHRegistrationLib.gui.telling import told
+from DeepFLASHRegistrationLib.gui.template_panel import TemplatePanel
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.scene.checks import checkInputs
 from DeepFLASHRegistrationLib.scene.display.colors import completeColors
@@ -119,6 +120,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.refining = RefinePanel(self)
         self.saving = SavePanel(self)
         self.series = SeriesPanel(self)
+        self.template = TemplatePanel(self)
         makeReachable(uiWidget)
         keepFromJumping(uiWidget)
 
@@ -224,6 +226,7 @@ class DeepFLASHRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.refining.update(missing)
         self.saving.update()
         self.series.update()
+        self.template.update()
 
     def checkNow(self) -> None:
         """Looks at the chosen volumes, and offers remedies for what speaks against them."""

@@ -191,3 +191,16 @@ def mean_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pack_model, "mean_image", once)
         yield
+
+
+@pytest.fixture(scope="session")
+def made_template(tmp_path_factory):
+    """A template of four drawn slices with labels, as it was written, and its data."""
+    from DeepFLASHRegistrationLib.cohorts.template_summary import write_template_summary
+    from made_templates import draw, run
+
+    folder = tmp_path_factory.mktemp("template")
+    data = draw(folder / "data")
+    template = run(data, folder / "T")
+    write_template_summary(template)
+    return template, data

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from DeepFLASHRegistrationLib.cohorts.many import Settings
-from DeepFLASHRegistrationLib.cohorts.template import How, TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template import TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template_how import How
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.intensities import foreground
-from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume
+from DeepFLASHRegistrationLib.imaging.io import read_labels, read_mask, read_volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.training.dataset import Dataset, read_dataset
 
@@ -87,9 +89,9 @@ def main() -> None:
             How(options.rounds, voxel_mm=options.voxel_mm, start=start),
             options.workers,
         )
-        one, two = (read_volume(each.out / "template.nii.gz") for each in (run, other))
+        one, two = (_template(each) for each in (run, other))
         between = register(one, two, parameters)
-        inside = foreground(one)
+        inside = foreground(one.image) & (one.mask is None or one.mask.data > 0)
         moved = np.linalg.norm(np.asarray(between.displacement), axis=-1)[inside] / _voxel(one.grid)
         print(
             f"the other template lies {moved.mean():.3f} voxels away on average, {moved.max():.2f} at most", flush=True
@@ -103,6 +105,12 @@ def main() -> None:
         )
     best = max(singles.values())
     print(f"template {own:.4f}, best of {len(singles)} single subjects {best:.4f}: {own - best:+.4f}")
+
+
+def _template(run: TemplateRun) -> Subject:
+    """The template, with what is compared of it."""
+    mask = read_mask(run.out / "mask.nii.gz") if run.cut else None
+    return Subject(read_volume(run.out / "template.nii.gz"), mask=mask)
 
 
 def _voxel(grid: Grid) -> float:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.cohorts.many import Settings
-from DeepFLASHRegistrationLib.cohorts.template import How, TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template import TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template_how import How
 from DeepFLASHRegistrationLib.cohorts.template_images import (
     common_grid,
     far_away,
@@ -18,75 +19,17 @@ from DeepFLASHRegistrationLib.cohorts.template_images import (
     moved_along,
     voted_labels,
 )
+from DeepFLASHRegistrationLib.cohorts.template_summary import write_template_summary
 from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.volume import Volume
-from DeepFLASHRegistrationLib.problem.deformation import Deformation
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.dataset import read_dataset
+from made_templates import GRID, anatomy, known, run
 
 pytest.importorskip("torch")
-
-SIZE = 72
-GRID = Grid((SIZE, SIZE), np.array([[0, 2.0, 0], [2.0, 0, 0], [0, 0, 1]]))
-
-
-def anatomy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intensities and labels at LPS mm (..., 2): an ellipse with two round parts, 0 outside."""
-    x, y = points[..., 0] - 72, points[..., 1] - 72
-
-    def ellipse(cx: float, cy: float, a: float, b: float) -> np.ndarray:
-        return 1 / (1 + np.exp((np.hypot((x - cx) / a, (y - cy) / b) - 1) * min(a, b) / 1.5))
-
-    body, left, right = ellipse(0, 0, 50, 38), ellipse(-18, 5, 12, 10), ellipse(20, -4, 9, 13)
-    image = 100 * body + 60 * left - 55 * right
-    labels = np.where(left > 0.5, 2, np.where(right > 0.5, 3, body > 0.5))
-    return np.where(body > 0.02, image, 0), labels
-
-
-def known(number: int) -> Deformation:
-    """Geodesics that begin at the anatomy with velocities whose mean is zero."""
-    rng = np.random.default_rng(number // 2)
-    velocity = np.zeros((2, 9, 9), np.float32)
-    velocity[:, 1:5, 1:5] = rng.normal(size=(2, 4, 4)) * 0.7 * (-1) ** number
-    return Deformation(
-        domain=GRID,
-        unit_mm=1.25,
-        velocity=velocity,
-        alpha=22.0,
-        power=1.5,
-        gamma=1.0,
-        metric_step=None,
-        affine=np.eye(3),
-        margin_mm=12.0,
-    )
-
-
-def draw(folder: Path, count: int = 4) -> Path:
-    folder.mkdir()
-    points = GRID.index_to_physical(np.stack(np.indices(GRID.shape), -1))
-    for number in range(count):
-        # Of the anatomy, which is its moving image, the subject shows what comes from there.
-        image, labels = anatomy(points + known(number).displacement(GRID, "fixed_to_moving"))
-        write_volume(folder / f"s{number}.nii.gz", Volume(GRID, image.astype(np.float32)))
-        write_volume(folder / f"s{number}_labels.nii.gz", Volume(GRID, labels.astype(np.uint8)))
-    return folder
-
-
-def run(data: Path, out: Path, **how) -> TemplateRun:
-    parameters = Parameters.from_preset("fast", iterations=(8, 12), alpha=8.0)
-    made = TemplateRun(read_dataset(data), out, Settings(parameters, threads=1, workers=1), How(**{"rounds": 2, **how}))
-    made.run(lambda end: None)
-    return made
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[TemplateRun, Path]:
-    folder = tmp_path_factory.mktemp("template")
-    data = draw(folder / "data")
-    return run(data, folder / "T"), data
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -95,8 +38,8 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in files}
 
 
-def test_the_anatomy_in_the_middle_comes_back(made) -> None:
-    template = made[0]
+def test_the_anatomy_in_the_middle_comes_back(made_template) -> None:
+    template = made_template[0]
     labels = read_labels(template.out / "labels.nii.gz")
     points = labels.grid.index_to_physical(np.stack(np.indices(labels.grid.shape), -1))
     truth = anatomy(points)[1]
@@ -109,15 +52,15 @@ def test_the_anatomy_in_the_middle_comes_back(made) -> None:
         assert np.linalg.norm(middles[0] - middles[1]) < 1.0
     # Whereas no subject is it.
     for number in range(4):
-        own = read_labels(made[1] / f"s{number}_labels.nii.gz").data
+        own = read_labels(made_template[1] / f"s{number}_labels.nii.gz").data
         there = anatomy(GRID.index_to_physical(np.stack(np.indices(GRID.shape), -1)))[1]
         both = 2 * np.count_nonzero((there == 3) & (own == 3))
         parts = both / (np.count_nonzero(there == 3) + np.count_nonzero(own == 3))
         assert parts < 0.9
 
 
-def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made) -> None:
-    template = made[0]
+def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made_template) -> None:
+    template = made_template[0]
     assert template.left_over["mean_voxels"] < 0.01
     assert template.rounds[0].mean_voxels > 0.01
     image, first = (read_volume(template.out / name) for name in ("template.nii.gz", "rounds/0/template.nii.gz"))
@@ -126,9 +69,9 @@ def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made
     assert 0.25 <= agreement.min() < agreement.max() == 1
 
 
-def test_velocities_begin_at_the_template(made) -> None:
+def test_velocities_begin_at_the_template(made_template) -> None:
     """With −v1 from the template each geodesic leads to its subject, as in the other order of the images."""
-    template = made[0]
+    template = made_template[0]
     folders = [template.last(name) for name in template.left]
     mean, lengths = mean_geodesic(folders)
     assert set(lengths) == {"s0", "s1", "s2", "s3"}
@@ -142,8 +85,8 @@ def test_velocities_begin_at_the_template(made) -> None:
         assert cosine < -0.6
 
 
-def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(made) -> None:
-    template, data = made
+def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(made_template) -> None:
+    template, data = made_template
     before = stamps(template.out)
     again = run(data, template.out)
     assert stamps(template.out) == before
@@ -153,12 +96,17 @@ def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(made)
     shutil.rmtree(template.out / "rounds" / "2" / "subjects" / "s1")
     shutil.rmtree(template.out / "subjects" / "s3")
     (template.out / "template.nii.gz").unlink()
-    run(data, template.out)
+    again = run(data, template.out)
     assert (template.out / "template.nii.gz").read_bytes() == image
+    # Nobody takes it for one that is done meanwhile.
+    assert not (template.out / "template.json").exists()
+    write_template_summary(again)
 
 
-def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_out(made, tmp_path: Path) -> None:
-    template, data = made
+def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_out(
+    made_template, tmp_path: Path
+) -> None:
+    template, data = made_template
     parameters = Parameters.from_preset("default")
     other = TemplateRun(read_dataset(data), template.out, Settings(parameters), How(rounds=2))
     with pytest.raises(InputError, match="holds the result of other inputs or parameters"):
@@ -173,7 +121,7 @@ def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_ou
         TemplateRun(dataset, tmp_path / "T", Settings(), How()).run(lambda end: None)
 
 
-def test_segments_that_have_other_numbers_are_refused(made, tmp_path: Path) -> None:
+def test_segments_that_have_other_numbers_are_refused(made_template, tmp_path: Path) -> None:
     """Labels are voted for by number."""
     subjects = []
     for number, values in enumerate(((1, 2), (2, 1))):
@@ -183,8 +131,8 @@ def test_segments_that_have_other_numbers_are_refused(made, tmp_path: Path) -> N
         segments = tuple(Segment(name, name, label=label) for name, label in zip(("head", "body"), values, strict=True))
         path = tmp_path / f"s{number}.seg.nrrd"
         write_segmentation(path, Segmentation((layer,), segments))
-        subjects.append(dataclasses.replace(read_dataset(made[1]).subjects[number], labels=path))
-    dataset = dataclasses.replace(read_dataset(made[1]), subjects=tuple(subjects))
+        subjects.append(dataclasses.replace(read_dataset(made_template[1]).subjects[number], labels=path))
+    dataset = dataclasses.replace(read_dataset(made_template[1]), subjects=tuple(subjects))
     run = TemplateRun(dataset, tmp_path / "T", Settings(), How())
     with pytest.raises(InputError, match=r"segment head has the number 2, but in .*s0.seg.nrrd 2 stands for body"):
         run.run(lambda end: None)

@@ -233,3 +233,19 @@ def test_upsampling_from_a_few_nodes_stays_between_sane_bounds(shape):
     source = Lattice.cells(shape, (4.0, 4.0))
     values = Upsampler(source, Lattice.cells((9, 7), (4.0, 4.0)), DOUBLE)(torch.ones(1, *shape, dtype=DOUBLE))
     torch.testing.assert_close(values, torch.ones(1, 9, 7, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_reflected_field_is_the_field_of_the_reflected_points(axis: int) -> None:
+    band = Band((5, 7, 3), (4.0, 9.0, 2.5))
+    generator = torch.Generator().manual_seed(3)
+    field = torch.randn(3, *band.modes, generator=generator, dtype=torch.float64)
+    at, points = 1.7, [torch.rand(6, generator=generator, dtype=torch.float64) * length for length in band.lengths]
+
+    def values(coefficients: torch.Tensor, where: list[torch.Tensor]) -> torch.Tensor:
+        bases = [band.basis(each, positions) for each, positions in enumerate(where)]
+        return torch.einsum("cijk,ai,bj,dk->cabd", coefficients, *bases)
+
+    there = [2 * at - each if number == axis else each for number, each in enumerate(points)]
+    torch.testing.assert_close(values(band.reflected(field, axis, at), points), values(field, there))
+    torch.testing.assert_close(band.reflected(band.reflected(field, axis, at), axis, at), field)

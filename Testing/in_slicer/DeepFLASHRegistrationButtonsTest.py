@@ -217,7 +217,8 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
         button, before = self._button(name), self._button(name).checked
         with tempfile.TemporaryDirectory() as folder:
             choose = mock.patch.object(self.widget.saving, "chooseFolder", lambda: folder)
-            with choose:
+            none = mock.patch.object(self.widget.template, "chooseFolder", lambda: "")
+            with choose, none:
                 click(button)
                 if name not in CHANGING and not where.startswith(("running", "cancelling")):
                     self._idle()
@@ -304,7 +305,7 @@ class DeepFLASHRegistrationButtonsTest(unittest.TestCase):
                         self.assertFalse(self._button(button).enabled, where)
                         self.assertNotEqual(self._button(button).toolTip, self._button(button).statusTip, where)
                     else:
-                        self._check(button, PRESSED, where)
+                        self._check(button, TABLE[button]["done"], where)
                 if "register" in greyed:
                     self.assertFalse(self.ui.registerButton.enabled)
                     continue

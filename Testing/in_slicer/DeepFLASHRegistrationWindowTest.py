@@ -28,10 +28,22 @@ from DeepFLASHRegistrationLib.scene.display.side_by_side import SideBySide
 from DeepFLASHRegistrationLib.scene.series import behind
 from DeepFLASHRegistrationLib.scene.velocity import fingerprint
 from DeepFLASHRegistrationLib.support import memory
-from window_driver import Turns, choose, choosePair, click, letterOf, makePair, nodeNames, spin, start, waitUntil
+from window_driver import (
+    Turns,
+    choose,
+    choosePair,
+    click,
+    letterOf,
+    makePair,
+    makeTemplate,
+    nodeNames,
+    spin,
+    start,
+    waitUntil,
+)
 
 DISPLAYS = ("fade", "sideBySide", "flicker", "checkerboard", "grid", "jacobian", "outlines", "charts")
-SECTIONS = ("carry", "method", "alignment", "series", "outputs", "parameters")
+SECTIONS = ("carry", "method", "alignment", "series", "template", "outputs", "parameters")
 # What one turn of the event loop may compute while a registration runs: a guard against work in the wrong place. On a
 # machine that does nothing else it is 0.06 s, as figures.py measures; busy ones took 0.44 s.
 LONGEST_TURN = float(os.environ.get("DEEPFLASH_LONGEST_TURN", "1.0"))
@@ -526,6 +538,53 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
             browser.SetSelectedItemNumber(item)
             waitUntil(lambda: behind(slicer.mrmlScene) is None, 30)
 
+    def test_AFixedMaskCountsForASequenceOfWhoseItemsItIsOne(self):
+        self._needsTorch()
+        self._choose()
+        sequence, _browser, proxy = self._sequence()
+        self.ui.sequenceSelector.setCurrentNode(sequence)
+        self.ui.fixedMaskSelector.setCurrentNode(self.pair[1])
+        self.assertIsNone(self.widget.series._mask())  # it belongs to another volume
+        self.ui.fixedVolumeSelector.setCurrentNode(proxy)
+        self.assertIs(self.widget.series._mask(), self.pair[1])
+
+    def test_ATemplateIsLoadedAndASubjectShownAsItWasRegistered(self):
+        self._needsTorch()
+        self._choose()
+        self.assertIn("Load one", self.ui.templateSubjectButton.toolTip)
+        with tempfile.TemporaryDirectory() as folder:
+            out = makeTemplate(Path(folder), self.pair)
+            self.widget.template.chooseFolder = lambda: str(out)
+            self.ui.templateCollapsibleButton.collapsed = False
+            click(self.ui.templateLoadButton)
+            template = self.widget.template.template
+            self.assertEqual(template.segmentation.GetSegmentation().GetNumberOfSegments(), 2)
+            view = self.ui.templateTableView
+            self.assertEqual(view.model().rowCount(), 2)
+            self.assertFalse(self.ui.templateSubjectButton.enabled)
+            view.selectRow(0)
+            self.widget.template.update()
+            with Turns() as turns:
+                click(self.ui.templateSubjectButton)
+                waitUntil(lambda: self.current is not None and self.current.done)
+            self.assertEqual(self.current.state, "done", self.current.error)
+            self.assertLess(turns.longest, LONGEST_TURN)
+            self.assertIs(self.ui.fixedVolumeSelector.currentNode(), template.volume)
+            self.assertEqual(self.ui.movingVolumeSelector.currentNode().GetName(), view.model().item(0, 0).text())
+            self.assertIs(self.ui.transformSelector.currentNode(), self.current.nodes.transform)
+            self.assertTrue(self.ui.geodesicButton.enabled)
+            self.assertGreater(self.current.metrics["mean_dice_after"], 0.9)
+            # Another folder is no template, and leaves what is shown.
+            self.widget.template.chooseFolder = lambda: folder
+            said = []
+            with mock.patch.object(slicer.util, "errorDisplay", lambda text, **_: said.append(text)):
+                click(self.ui.templateLoadButton)
+            self.assertIn("holds no template", said[0])
+            self.assertIs(self.widget.template.template, template)
+        slicer.mrmlScene.Clear()
+        self.assertIsNone(self.widget.template.template)
+        self.assertFalse(self.ui.templateTableView.visible)
+
     def test_OfACancelledSequenceWhatIsDoneIsKept(self):
         self._needsTorch()
         self._choose("default")
@@ -988,7 +1047,7 @@ class DeepFLASHRegistrationWindowTest(unittest.TestCase):
         for each in dataclasses.fields(Parameters):
             widget = form.widgets[each.name]
             self.assertIn(each.metadata["help"], widget.toolTip)
-            if each.metadata["choices"]:
+            if each.metadata["choices"] and each.type == "str":  # of several, they are written
                 shownChoices = {widget.itemData(n): widget.itemText(n) for n in range(widget.count)}
                 self.assertEqual(shownChoices, each.metadata["titles"])
             labels = slicer.util.findChildren(self.ui.registerButton.parent(), className="QLabel")

@@ -84,6 +84,8 @@ TABLE = {
         **dict.fromkeys(("done", "refined", "failed again", "reloaded later"), PRESSED),
     },
     "copyPython": dict.fromkeys(STATES, PRESSED),
+    "templateLoad": dict.fromkeys(STATES, PRESSED),
+    "templateSubject": dict.fromkeys(STATES, Greyed("Load one")),
     "series": {**dict.fromkeys(STATES, Greyed("sequence")), **dict.fromkeys(BUSY, Greyed("computed"))},
     "compare": {
         **dict.fromkeys(STATES, PRESSED),

@@ -8,6 +8,15 @@ import numpy as np
 import qt
 import slicer
 import vtk
+from DeepFLASHRegistrationLib.cohorts.many import Settings
+from DeepFLASHRegistrationLib.cohorts.template import TemplateRun
+from DeepFLASHRegistrationLib.cohorts.template_how import How
+from DeepFLASHRegistrationLib.cohorts.template_summary import write_template_summary
+from DeepFLASHRegistrationLib.imaging.io import write_volume
+from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.scene.conversion import volumeFromNode
+from DeepFLASHRegistrationLib.scene.labels import labelsFromNode
+from DeepFLASHRegistrationLib.training.dataset import read_dataset
 
 
 def makePair(shape=(40, 46, 40), spacing=4.0):
@@ -35,6 +44,21 @@ def makePair(shape=(40, 46, 40), spacing=4.0):
     markups.AddControlPoint(20, 10, 5, "one")
     markups.AddControlPoint(-20, 15, -5, "two")
     return (*nodes, markups)
+
+
+def makeTemplate(folder, pair):
+    """A template of the two balls with their segmentations, as the command line writes it; its folder."""
+    data = folder / "scans"
+    data.mkdir()
+    for volume, segmentation in (pair[:2], pair[2:4]):
+        name = volume.GetName().replace(" ", "_")
+        write_volume(data / f"{name}.nii.gz", volumeFromNode(volume))
+        write_volume(data / f"{name}_labels.nii.gz", labelsFromNode(segmentation, volume).volume)
+    parameters = Parameters.from_preset("fast")
+    made = TemplateRun(read_dataset(data), folder / "T", Settings(parameters, threads=1), How(rounds=1))
+    made.run(lambda end: slicer.app.processEvents())
+    write_template_summary(made)
+    return folder / "T"
 
 
 class Turns:

@@ -13,13 +13,13 @@ from DeepFLASHRegistrationLib.cohorts.series import How
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process.runner import Runner
+from DeepFLASHRegistrationLib.scene.added import imageOf
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, vtkMatrixFrom
 from DeepFLASHRegistrationLib.scene.series import (
     ItemTransformRun,
     behind,
-    imageOf,
     sequenceOf,
     seriesTransforms,
     shownItem,

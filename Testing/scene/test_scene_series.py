@@ -15,6 +15,7 @@ from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.process import tasks
 from DeepFLASHRegistrationLib.results.velocity import load_result
+from DeepFLASHRegistrationLib.scene.added import imageOf
 from DeepFLASHRegistrationLib.scene.arrays import arrayFromImage
 from DeepFLASHRegistrationLib.scene.fields import transformedPoints
 from DeepFLASHRegistrationLib.scene.geometry import ijkToRasOfGrid, vtkMatrixFrom
@@ -22,7 +23,6 @@ from DeepFLASHRegistrationLib.scene.series import (
     ItemTransformRun,
     addSeriesResult,
     browserOf,
-    imageOf,
     isOfShownItem,
     writeSequence,
 )

@@ -93,7 +93,7 @@ class Many:
         self.ledger = Ledger(out, force, settings.run)
         given["disk"] = str(self.ledger.folder.absolute())
         digests = self.ledger.digests()
-        self._jobs = {pair.name: _job(pair, given, decisive, digests) for pair in pairs.rows}
+        self._jobs = {pair.name: pair_job(pair, given, decisive, digests) for pair in pairs.rows}
         self.open = [pair for pair in pairs.rows if not self._is_done(pair)]
 
     def _is_done(self, pair: NamedPair) -> bool:
@@ -212,7 +212,9 @@ def plain_settings(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"parameters": parameters, "outputs": outputs}, decisive
 
 
-def _job(pair: NamedPair, given: Mapping[str, Any], decisive: Mapping[str, Any], digests: Digests) -> Job:
+def pair_job(pair: NamedPair, given: Mapping[str, Any], decisive: Mapping[str, Any], digests: Digests) -> Job:
+    """A pair to be registered, by what `plain_settings` returns; known again by the contents of its files."""
+
     def key() -> str:
         which = {name: selection(file)[1] for name, file in pair.files.every().items()}
         inputs = {name: [digests.of(path), which[name]] for name, path in pair.paths().items()}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,12 @@ def write_summaries(pairs: Pairs, found: Sequence[Outcome], folder: Path) -> Non
     Raises:
         OSError, InputError: they cannot be written; earlier ones stay.
     """
-    for name, text in ((_TSV, _table(found)), (_HTML, _page(pairs, found, folder))):
+
+    def report(name: str) -> str:
+        return f"{name}/{_REPORT}" if (folder / name / _REPORT).is_file() else ""
+
+    page = overview(pairs.path.name, found, report)
+    for name, text in ((_TSV, _table(found)), (_HTML, page)):
         with atomic(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -121,28 +126,37 @@ _MORE_STYLE = """
 .pairs a { color: var(--s1) }
 .none th, .none .level { color: var(--failed) } .open th { color: var(--soft); font-weight: 400 }
 """
-_TITLES = ("Pair", "Verdict", "First reason", "Dice before", "Dice after", "Folds", "Time")
+_TITLES = ("Verdict", "First reason", "Dice before", "Dice after", "Folds", "Time")
 
 
-def _page(pairs: Pairs, found: Sequence[Outcome], folder: Path) -> str:
-    head = "".join(f'<th class="{"n" if i > 2 else ""}">{title}</th>' for i, title in enumerate(_TITLES))
-    rows = "".join(_row(each, folder) for each in found)
-    title = escaped(pairs.path.name)
+def overview(title: str, found: Sequence[Outcome], report: Callable[[str], str], what: str = "pair") -> str:
+    """The page of many registrations, as HTML.
+
+    Args:
+        title: of all of them.
+        found: all of them.
+        report: the address of the report of a pair, by its name, from where the page lies; "" without.
+        what: one of them is called.
+    """
+    titles = (what.capitalize(), *_TITLES)
+    head = "".join(f'<th class="{"n" if i > 2 else ""}">{each}</th>' for i, each in enumerate(titles))
+    rows = "".join(_row(each, report(each.pair.name)) for each in found)
+    title = escaped(title)
     done = sum(each.state == "done" for each in found)
     waiting = sum(each.state == "open" for each in found)
-    sub = f"{done} of {len(found)} pairs registered" + (f", {waiting} still to be done" if waiting else "")
+    sub = f"{done} of {len(found)} {what}s registered" + (f", {waiting} still to be done" if waiting else "")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
         f'content="light dark"><title>{title} – registrations</title><style>{STYLE}{_MORE_STYLE}</style></head><body>'
         f'<main><header><p class="kind">DeepFLASH registrations</p><h1>{title}</h1><p class="sub">{sub}</p></header>'
-        f"{_cards(found)}{_failures(found)}<section><h2>All pairs</h2>"
+        f"{_cards(found, what)}{_failures(found)}<section><h2>All {what}s</h2>"
         f'<table class="pairs"><thead><tr>{head}</tr></thead>{rows}</table></section></main></body></html>\n'
     )
 
 
-def _cards(found: Sequence[Outcome]) -> str:
+def _cards(found: Sequence[Outcome], what: str) -> str:
     cards = [
         (f"Verdict {level}", str(sum(each.level == level for each in found)), note)
         for level, note in zip(LEVELS, ("look at the pictures", "look closer", "do not use"), strict=True)
@@ -153,7 +167,7 @@ def _cards(found: Sequence[Outcome]) -> str:
     dice = [each.dice for each in found if each.dice[1] is not None]
     if dice:
         before, after = (statistics.fmean(values) for values in zip(*dice, strict=True))
-        cards.append(("Mean Dice of labels", f"{after:.3f}", f"{before:.3f} before, {len(dice)} pairs"))
+        cards.append(("Mean Dice of labels", f"{after:.3f}", f"{before:.3f} before, {len(dice)} {what}s"))
     seconds = [each.figure("seconds") for each in found if each.figure("seconds") is not None]
     if seconds:
         cards.append(("Time, median", duration(statistics.median(seconds)), f"{duration(sum(seconds))} in all"))
@@ -176,10 +190,10 @@ def _failures(found: Sequence[Outcome]) -> str:
     )
 
 
-def _row(each: Outcome, folder: Path) -> str:
+def _row(each: Outcome, report: str) -> str:
     name = escaped(each.pair.name)
-    if (folder / each.pair.name / _REPORT).is_file():
-        name = f'<a href="{escaped(quote(f"{each.pair.name}/{_REPORT}"))}">{name}</a>'
+    if report:
+        name = f'<a href="{escaped(quote(report))}">{name}</a>'
     if each.state != "done":
         word, style = ("no result", "none") if each.state == "failed" else ("to be done", "open")
         return (

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +25,12 @@ import numpy as np
 from ..alignment.mean_pose import mean_pose
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
-from ..imaging.io import read_grid, selection, write_volume
-from ..imaging.segmentation import is_segmentation, numbering, read_segmentation
+from ..imaging.io import read_grid, read_volume, write_volume
 from ..imaging.transforms import write_affine
 from ..imaging.volume import Volume
 from ..jobs.job import Job, key_of
 from ..jobs.ledger import Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
-from ..problem.parameters import Parameters
 from ..problem.problem import scaled
 from ..problem.reading import PairFiles
 from ..problem.subject import Subject
@@ -39,60 +38,43 @@ from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from ..training.dataset import Dataset
 from .many import Settings, plain_settings, run_jobs
-from .own_velocity import check_own_velocity
 from .pairs import NamedPair, checked_name
+from .template_files import (
+    AGREEMENT,
+    LABELS,
+    MASK,
+    MEAN,
+    POSED,
+    POSES,
+    REGISTERED,
+    ROUNDS,
+    SPACE,
+    STANDARD,
+    SUBJECTS,
+    SUMMARY,
+    TEMPLATE,
+    further,
+    mask_of,
+)
+from .template_how import How
 from .template_images import (
-    AVERAGES,
+    Average,
     common_grid,
     displacement_figures,
     far_away,
     mean_geodesic,
-    moved_along,
     posed_mean,
     sharpness,
     shown,
     voted_labels,
     warped_mean,
 )
+from .template_mirror import centered_boxes, mirrored, upright
+from .template_subjects import Known, channel_count, named_structures
 
-TEMPLATE, LABELS, AGREEMENT = "template.nii.gz", "labels.nii.gz", "labels_agreement.nii.gz"
-POSES, ROUNDS, SUBJECTS = "poses", "rounds", "subjects"
 _KINDS = ("rigid", "affine")
 # Of a template's subjects at least so many must be left.
 _LEAST = 2
-
-
-@dataclass(frozen=True)
-class How:
-    """How a template is made.
-
-    Attributes:
-        rounds: of registration and averaging.
-        average: of the warped images, one of AVERAGES.
-        voxel_mm: of the template; 0 for that of the subjects.
-        start: the image that all are aligned with first; "" for the subject of middle size.
-    """
-
-    rounds: int = 4
-    average: str = "mean"
-    voxel_mm: float = 0.0
-    start: str = ""
-
-    def check(self, parameters: Parameters) -> None:
-        """InputError for what no template can be made by."""
-        if not 1 <= self.rounds <= 50:
-            raise InputError(f"--rounds {self.rounds}: must lie between 1 and 50.")
-        if self.average not in AVERAGES:
-            raise InputError(f"--average {self.average}: must be one of {', '.join(AVERAGES)}.")
-        if not (self.voxel_mm == 0 or 1e-3 <= self.voxel_mm <= 1e3):
-            raise InputError(f"--voxel-mm {self.voxel_mm:g}: must lie between 0.001 and 1000, or be 0.")
-        if self.start and not selection(self.start)[0].exists():
-            raise InputError(f"--start {self.start}: there is no such file. Check the path.")
-        check_own_velocity(
-            parameters,
-            "a template has no landmarks, labels or further images by which subjects could be steered",
-            "which have no mean",
-        )
 
 
 @dataclass
@@ -104,26 +86,6 @@ class Round:
     mean_voxels: float
     largest_voxels: float
     sharpness: float
-
-
-@dataclass
-class _Read:
-    """What is known of a subject from its voxels: its grid, the box around what it shows, and whether that is all of
-    its object."""
-
-    grid: Grid
-    corners: np.ndarray
-    whole: bool
-
-    @property
-    def voxel_mm(self) -> float:
-        """Edge of a cube as large as its voxels."""
-        return float(self.grid.voxel_volume ** (1 / self.grid.ndim))
-
-    @property
-    def size(self) -> float:
-        """Of the box, in mm³ (mm² of a slice)."""
-        return float(np.prod(self.corners.max(0) - self.corners.min(0)))
 
 
 @dataclass
@@ -143,6 +105,9 @@ class TemplateRun:
     failed: dict[str, Failed] = field(default_factory=dict)
     lengths: dict[str, float] = field(default_factory=dict)
     left_over: dict[str, float] = field(default_factory=dict)
+    structures: dict[int, str] = field(default_factory=dict)
+    domain: Grid | None = None
+    middle: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Opens the folder.
@@ -154,8 +119,9 @@ class TemplateRun:
         self.subjects = {checked_name(s.name, str(self.dataset.path)): s for s in self.dataset.subjects}
         self.ledger = Ledger(self.out, self.force, self.settings.run)
         self.out = self.ledger.folder.absolute()
+        self.channels = channel_count(self.dataset.path, self.subjects, self.settings.parameters)
         self._digests = self.ledger.digests()
-        self._read: dict[str, _Read] = {}
+        self._read: dict[str, Known] = {}
         self._pairs: dict[str, NamedPair] = {}
         self._given, self._decisive = plain_settings(self.settings)
         self._given["disk"] = str(self.out)
@@ -165,12 +131,19 @@ class TemplateRun:
         """Of all alignments and registrations, if none fails."""
         folders = [f"{POSES}/{kind}" for kind in _KINDS]
         folders += [f"{ROUNDS}/{number}/{SUBJECTS}" for number in range(1, self.how.rounds + 1)]
-        return [f"{folder}/{name}" for folder in (*folders, SUBJECTS) for name in self.subjects]
+        more = {f"{POSES}/like": self.how.like, f"{POSES}/mirrored": self.how.mirrored, STANDARD: self.how.standard}
+        found = [f"{folder}/{name}" for folder in (*folders, SUBJECTS) for name in self.subjects]
+        return found + [name for name, asked in more.items() if asked]
 
     @property
     def count(self) -> int:
         """Alignments and registrations in all, if none fails."""
         return len(self.names)
+
+    @property
+    def cut(self) -> bool:
+        """Whether some subject does not show all of its object."""
+        return not all(self._read[name].whole for name in self.left)
 
     @property
     def labelled(self) -> bool:
@@ -214,27 +187,46 @@ class TemplateRun:
         for kind in _KINDS:
             found = self._work([self._alignment(kind, image, name) for name in self.left], ended, progress)
             maps = {name.rpartition("/")[2]: np.array(each.value["matrix"]) for name, each in found.items()}
-            middle = np.linalg.inv(mean_pose([maps[name] for name in sorted(maps)]))
-            poses = {name: matrix @ middle for name, matrix in maps.items()}
+            self.middle = np.linalg.inv(mean_pose([maps[name] for name in sorted(maps)]))
+            if kind == "affine" and (self.how.like or self.how.mirrored):
+                # Rigid, so that sizes stay those of the middle.
+                found_pose = np.array(self._one(self._posing(image), ended, progress).value["matrix"])
+                if self.how.mirrored:
+                    found_pose = upright(found_pose, read_grid(image).center)
+                self.middle = self.middle @ found_pose
+            poses = {name: matrix @ self.middle for name, matrix in maps.items()}
             image = self.out / ROUNDS / ("0" if kind == "affine" else kind) / TEMPLATE
             say(f"Averaging the {kind} poses")
-            grid = self._grid(poses)
-            _write_image(image, self._of_poses(poses, grid))
+            # The rigid average tells where the plane between left and right lies.
+            both = self.how.mirrored and kind == "affine"
+            grid = self._grid(poses, both)
+            averages = [self._of_poses(poses, grid, both, channel) for channel in range(self.channels + 1)]
+            self._write(image, averages)
         for name, matrix in poses.items():
             self._write_pose(name, matrix, grid)
         for number in range(1, self.how.rounds + 1):
-            jobs = [self._registration(number, image, name) for name in self.left]
+            fixed = image
+            jobs = [self._registration(number, fixed, name) for name in self.left]
             self._work(jobs, ended, progress)
             say(f"Averaging round {number}")
             image = self._averaged(number, grid)
         self._work([self._settled(image, name) for name in self.left], ended, progress)
         say("Averaging the template")
         self._finish(grid)
+        posed = self.out / ROUNDS / _KINDS[0] / TEMPLATE
+        known = {POSED: posed, MEAN: self._mean(self.how.rounds)}
+        known |= dict(zip([REGISTERED, *further(REGISTERED, self.channels)], self._with_further(fixed), strict=True))
+        if self.cut:
+            known |= {mask_of(POSED): posed.with_name(MASK), mask_of(REGISTERED): fixed.with_name(MASK)}
+        for name, file in known.items():
+            _write_once(self.out / SPACE / name, lambda path, file=file: shutil.copyfile(file, path))
+        if self.how.standard:
+            self._one(self._to_standard(), ended, progress)
 
     # ------------------------------------------------------------------------------------------------ the poses
 
     def _look(self) -> None:
-        self._check_segments()
+        self.structures = named_structures(self.subjects.values())
         for name in list(self.left):
             try:
                 subject = self.subjects[name].read()
@@ -242,30 +234,13 @@ class TemplateRun:
                 self._fail(name, str(error))
                 continue
             whole = background_value(subject.image) is not None
-            self._read[name] = _Read(subject.grid, shown(subject), whole)
+            self._read[name] = Known(subject.grid, shown(subject), whole)
         self._check_left()
-        if self.how.start:
-            ndim, own = read_grid(self.how.start).ndim, self._read[self.left[0]].grid.ndim
-            if ndim != own:
-                raise InputError(
-                    f"--start {self.how.start}: has {ndim} dimensions, the subjects {own}. Choose another image."
-                )
-
-    def _check_segments(self) -> None:
-        """Labels are voted for by their numbers, which must mean the same in all segmentations."""
-        names: dict[int, tuple[str, Path]] = {}
-        numbers: dict[str, tuple[int, Path]] = {}
-        for files in self.subjects.values():
-            if files.labels is None or not is_segmentation(files.labels):
-                continue
-            for name, number in numbering(read_segmentation(files.labels)).items():
-                for known, key, value in ((names, number, name), (numbers, name, number)):
-                    other, where = known.setdefault(key, (value, files.labels))
-                    if other != value:
-                        raise InputError(
-                            f"{files.labels}: segment {name} has the number {number}, but in {where} {key} stands for "
-                            f"{other}. Number the segments of all subjects alike, or export label maps of one table."
-                        )
+        for name in ("start", "like", "standard"):
+            file = getattr(self.how, name)
+            ndim, own = read_grid(file).ndim if file else 0, self._read[self.left[0]].grid.ndim
+            if file and ndim != own:
+                raise InputError(f"--{name} {file}: has {ndim} dimensions, the subjects {own}. Choose another image.")
 
     def _first(self) -> Path:
         if self.how.start:
@@ -273,22 +248,38 @@ class TemplateRun:
         ordered = sorted(self.left, key=lambda name: (self._read[name].size, name))
         return self.subjects[ordered[len(ordered) // 2]].image.absolute()
 
-    def _grid(self, poses: Mapping[str, np.ndarray]) -> Grid:
+    def _grid(self, poses: Mapping[str, np.ndarray], both: bool) -> Grid:
+        if self.how.like:
+            return read_grid(self.how.like)
         names = sorted(poses)
         boxes = []
         for name in names:
             back, corners = np.linalg.inv(poses[name]), self._read[name].corners
             boxes.append(corners @ back[:-1, :-1].T + back[:-1, -1])
+        if both:
+            boxes = centered_boxes(boxes)
         voxel = self.how.voxel_mm or float(np.median([self._read[name].voxel_mm for name in names]))
-        whole = [self._read[name].whole for name in names]
+        whole = [self._read[name].whole for name in names] * (len(boxes) // len(names))
         return common_grid(boxes, whole, voxel, self._read[names[0]].grid)
 
-    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid) -> Volume:
+    def _write(self, path: Path, averages: Sequence[Average]) -> None:
+        """The images of a template, and, where subjects are cut, what of them is compared."""
+        for where, average in zip(self._with_further(path), averages, strict=True):
+            _write_image(where, average.image)
+        if self.cut:
+            _write_image(path.with_name(MASK), averages[0].mask)
+
+    def _with_further(self, image: Path) -> list[Path]:
+        """An image of the template, and those of its further images beside it."""
+        return [image, *(image.with_name(name) for name in further(image.name, self.channels))]
+
+    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid, both: bool, channel: int) -> Average:
         def posed() -> Iterator[tuple[Subject, np.ndarray]]:
             for name in sorted(poses):
-                yield scaled(self.subjects[name].read(), self.settings.parameters), poses[name]
+                subject = self.subjects[name].read()
+                yield scaled((subject, *subject.channels)[channel], self.settings.parameters), poses[name]
 
-        return posed_mean(posed(), grid, self.how.average)
+        return posed_mean(posed(), grid, self.how.average, both)
 
     def _write_pose(self, name: str, matrix: np.ndarray, grid: Grid) -> None:
         own = self._read[name].grid
@@ -301,19 +292,44 @@ class TemplateRun:
 
     def _alignment(self, kind: str, fixed: Path, name: str) -> Job:
         files = self.subjects[name]
-        pair = PairFiles(str(fixed), str(files.image.absolute()), moving_mask=_text(files.mask))
+        mask = None if kind == _KINDS[0] else self._mask(fixed)
+        pair = PairFiles(str(fixed), str(files.image.absolute()), fixed_mask=mask, moving_mask=_text(files.mask))
         normalization = self.settings.parameters.normalization
         return self._job(
             f"{POSES}/{kind}/{name}", "align_files", pair, {"kind": kind}, {"normalization": normalization}
         )
+
+    def _posing(self, image: Path) -> Job:
+        """What tells the pose in which the template shall lie: an average of the subjects, aligned with the image in
+        whose pose that is, or with its own mirror image."""
+        mask = self._mask(image)
+        if self.how.mirrored:
+            other = image.with_name("mirrored.nii.gz")
+            _write_image(other, mirrored(read_volume(image)))
+            name, pair = "mirrored", PairFiles(str(image), str(other), fixed_mask=mask)
+        else:
+            name, pair = "like", PairFiles(str(Path(self.how.like).absolute()), str(image), moving_mask=mask)
+        decisive = {"normalization": self.settings.parameters.normalization}
+        return self._job(f"{POSES}/{name}", "align_files", pair, {"kind": "rigid"}, decisive)
+
+    def _to_standard(self) -> Job:
+        image = self.out / TEMPLATE
+        labels = str(self.out / LABELS) if self.labelled else None
+        pair = PairFiles(
+            str(Path(self.how.standard).absolute()), str(image), moving_labels=labels, moving_mask=self._mask(image)
+        )
+        more = {"outputs": ["warped", *(["labels"] if self.labelled else []), "report"]}
+        return self._job(STANDARD, "register_files", pair, more, self._decisive)
 
     def _registration(self, number: int, fixed: Path, name: str) -> Job:
         files = self.subjects[name]
         pair = PairFiles(
             str(fixed),
             str(files.image.absolute()),
+            fixed_mask=self._mask(fixed),
             moving_mask=_text(files.mask),
             transform=str(self._pose(name)) if number == 1 else None,
+            **self._channels(fixed, name),
         )
         start = None if number == 1 else self._begun("round", number - 1, name)
         more = {"start": start, "outputs": ["warped"]}
@@ -326,11 +342,22 @@ class TemplateRun:
             str(fixed),
             str(files.image.absolute()),
             moving_labels=_text(files.labels),
+            fixed_mask=self._mask(fixed),
             moving_mask=_text(files.mask),
+            **self._channels(fixed, name),
         )
         outputs = {"warped", *(["labels"] if files.labels else []), *(self.settings.outputs or ())}
         more = {"start": self._begun("settled", self.how.rounds, name), "outputs": sorted(outputs)}
         return self._job(f"{SUBJECTS}/{name}", "register_files", pair, more, self._decisive)
+
+    def _mask(self, fixed: Path) -> str | None:
+        return str(fixed.with_name(MASK)) if self.cut else None
+
+    def _channels(self, fixed: Path, name: str) -> dict[str, tuple[str, ...]]:
+        return {
+            "fixed_channels": tuple(map(str, self._with_further(fixed)[1:])),
+            "moving_channels": tuple(str(path.absolute()) for path in self.subjects[name].channels),
+        }
 
     def _begun(self, kind: str, number: int, name: str) -> dict[str, str]:
         folder = self.out / ROUNDS / str(number) / SUBJECTS / name
@@ -374,9 +401,22 @@ class TemplateRun:
                 self._fail(end.job.name.rpartition("/")[2], end.result.message)
             ended(end)
 
+        if open_:
+            # Until all is done again.
+            (self.out / SUMMARY).unlink(missing_ok=True)
         run_jobs(self.ledger, open_, [self._pairs[job.name] for job in open_], self.settings, told, progress)
         self._check_left()
         return found
+
+    def _one(
+        self, job: Job, ended: Callable[[Ended], None], progress: Callable[[Job, Mapping[str, Any]], None]
+    ) -> Done:
+        """What a job gave on which more than one subject depends; InputError if it failed."""
+        found = self._work([job], ended, progress)
+        if job.name not in found:
+            failed = self.failed.pop(job.name.rpartition("/")[2])
+            raise InputError(f"{self._pairs[job.name].files.fixed}: {failed.message}")
+        return found[job.name]
 
     def _fail(self, name: str, message: str) -> None:
         self.failed[name] = Failed(message, 1)
@@ -395,14 +435,21 @@ class TemplateRun:
     def _averaged(self, number: int, grid: Grid) -> Path:
         """The image that the round ends in."""
         folders = [self.out / ROUNDS / str(number) / SUBJECTS / name for name in sorted(self.left)]
-        whole = all(self._read[name].whole for name in self.left)
-        average = warped_mean(folders, grid, whole, self.how.average)
-        geodesic, _ = mean_geodesic(folders)
+        averages = self._means(folders, grid)
+        average = averages[0].image
+        geodesic, _ = mean_geodesic(folders, self.how.mirrored)
         self.rounds.append(Round(number, **displacement_figures(geodesic, average), sharpness=sharpness(average)))
         _write_once(self._mean(number), lambda path: np.save(path, geodesic.velocity))
         path = self.out / ROUNDS / str(number) / TEMPLATE
-        _write_image(path, moved_along(average, geodesic))
+        self._write(path, [each.moved_along(geodesic) for each in averages])
         return path
+
+    def _means(self, folders: Sequence[Path], grid: Grid) -> list[Average]:
+        """The average of each image of the subjects, through the results in the folders."""
+        names = sorted(self.left)
+        how = not self.cut, self.how.average, self.how.mirrored
+        files = [None, *([self.subjects[name].channels[n] for name in names] for n in range(self.channels))]
+        return [warped_mean(folders, grid, *how, each) for each in files]
 
     def _mean(self, number: int) -> Path:
         """The mean of the velocities with which a round's geodesics begin."""
@@ -410,10 +457,11 @@ class TemplateRun:
 
     def _finish(self, grid: Grid) -> None:
         folders = [self.last(name) for name in sorted(self.left)]
-        whole = all(self._read[name].whole for name in self.left)
-        template = warped_mean(folders, grid, whole, self.how.average)
-        _write_image(self.out / TEMPLATE, template)
-        geodesic, self.lengths = mean_geodesic(folders)
+        averages = self._means(folders, grid)
+        self._write(self.out / TEMPLATE, averages)
+        template = averages[0].image
+        geodesic, self.lengths = mean_geodesic(folders, self.how.mirrored)
+        self.domain = geodesic.domain
         self.left_over = displacement_figures(geodesic, template)
         if self.labelled:
             labels, agreement = voted_labels([folder / LABELS for folder in folders], grid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,39 @@ from ..imaging.volume import Volume, label_values
 from ..problem.deformation import Deformation
 from ..problem.resampling import linear
 from ..problem.subject import Subject
+from ..registration.warping import warp
 from ..results.starts import arguments_of
 from ..results.velocity import load_result
 from ..support.errors import InputError
+from .template_mirror import symmetric
 
 AVERAGES = ("mean", "median")
 # Voxels around what the subjects show together.
 _AROUND = 4
 # Voxels that fewer than this part of the subjects show hold nothing.
 _SEEN = 0.25
+# What more than this part shows is compared, where subjects are cut.
+_MOST = 0.75
 # Looked through together.
 _ROWS = 8
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average image, and at each voxel which part of the subjects shows it."""
+
+    image: Volume
+    share: np.ndarray
+
+    @property
+    def mask(self) -> Volume:
+        """Where most show it."""
+        return Volume(self.image.grid, (self.share > _MOST).astype(np.uint8), "where most subjects are seen")
+
+    def moved_along(self, geodesic: Deformation) -> Average:
+        """Both at the end of a geodesic that starts from them."""
+        share = moved_along(self.image.with_data(self.share), geodesic).data
+        return Average(moved_along(self.image, geodesic), share)
 
 
 def shown(subject: Subject) -> np.ndarray:
@@ -65,38 +87,68 @@ def common_grid(boxes: Sequence[np.ndarray], whole: Sequence[bool], voxel_mm: fl
     return replace(like, shape=shape, affine=affine)
 
 
-def posed_mean(subjects: Iterable[tuple[Subject, np.ndarray]], grid: Grid, how: str) -> Volume:
-    """The average of subjects with comparable intensities, each through its affine (d+1, d+1), grid -> subject."""
+def posed_mean(subjects: Iterable[tuple[Subject, np.ndarray]], grid: Grid, how: str, both: bool = False) -> Average:
+    """The average of subjects with comparable intensities, each through its affine (d+1, d+1), grid -> subject; with
+    ``both`` of their mirror images, too, on a grid that is its own."""
 
     def images() -> Iterable[tuple[np.ndarray, np.ndarray]]:
         for subject, matrix in subjects:
             seen = Volume(subject.grid, np.ones(subject.grid.shape, np.float32))
             yield linear(subject.image, grid, matrix, 0.0), linear(seen, grid, matrix, 0.0) > 0.5
 
-    return Volume(grid, _average(images(), grid.shape, how), "template")
+    return _average(_with_mirrored(images(), both), grid, how)
 
 
-def warped_mean(folders: Sequence[Path], grid: Grid, whole: bool, how: str) -> Volume:
-    """The average of registered subjects, of which each folder holds warped.nii.gz on the grid; ``whole``: whether they
-    all show all of their object."""
+def _with_mirrored(
+    images: Iterable[tuple[np.ndarray, np.ndarray]], both: bool
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    for image, seen in images:
+        yield image, seen
+        if both:
+            yield image[..., ::-1], seen[..., ::-1]
+
+
+def warped_mean(
+    folders: Sequence[Path],
+    grid: Grid,
+    whole: bool,
+    how: str,
+    both: bool = False,
+    files: Sequence[Path] | None = None,
+) -> Average:
+    """The average of registered subjects.
+
+    Args:
+        folders: of each, with warped.nii.gz on the grid.
+        whole: whether they all show all of their object.
+        how, both: as for `posed_mean`.
+        files: further images of theirs, which are carried there and averaged instead.
+    """
 
     def images() -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        for folder in folders:
-            seen = np.ones(grid.shape, dtype=bool)
-            if not whole:
+        for number, folder in enumerate(folders):
+            seen, field = np.ones(grid.shape, dtype=bool), None
+            if not whole or files is not None:
                 found = load_result(folder)
+                field = found.deformation.displacement(grid, "fixed_to_moving")
+            if not whole:
                 points = grid.index_to_physical(np.stack(np.indices(grid.shape), -1))
-                seen = found.moving_grid.contains(points + found.deformation.displacement(grid, "fixed_to_moving"))
-            warped = read_volume(folder / "warped.nii.gz")
+                seen = found.moving_grid.contains(points + field)
+            if files is None:
+                warped = read_volume(folder / "warped.nii.gz")
+            else:
+                image = read_volume(files[number])
+                warped = Volume(grid, warp(image, grid, field, outside=float(image.data.min())))
             if not warped.grid.same_as(grid):
                 raise InputError(f"{folder}: lies on another grid than the template. Remove it, and begin again.")
             yield normalize(warped).data, seen
 
-    return Volume(grid, _average(images(), grid.shape, how), "template")
+    return _average(_with_mirrored(images(), both), grid, how)
 
 
-def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...], how: str) -> np.ndarray:
+def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], grid: Grid, how: str) -> Average:
     """Of images and where each is seen; 0 where too few are."""
+    shape = grid.shape
     if how == "mean":
         total, seen, count = np.zeros(shape), np.zeros(shape), 0
         for image, there in images:
@@ -104,20 +156,23 @@ def _average(images: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, 
             seen += there
             count += 1
         found = np.divide(total, seen, out=np.zeros(shape), where=seen > 0)
-        return np.where(seen >= _SEEN * count, found, 0).astype(np.float32)
+        image = np.where(seen >= _SEEN * count, found, 0).astype(np.float32)
+        return Average(Volume(grid, image, "template"), (seen / count).astype(np.float32))
     stack = np.stack([np.where(there, image, np.nan).astype(np.float16) for image, there in images])
-    found = np.zeros(shape, dtype=np.float32)
+    found, share = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     for start in range(0, shape[0], _ROWS):
         part = slice(start, start + _ROWS)
-        enough = np.isfinite(stack[:, part]).sum(0) >= max(1, _SEEN * len(stack))
+        share[part] = np.isfinite(stack[:, part]).mean(0)
+        enough = share[part] >= max(1 / len(stack), _SEEN)
         values = stack[:, part][:, enough].astype(np.float32)
         found[part][enough] = np.nanmedian(values, axis=0)
-    return found
+    return Average(Volume(grid, found, "template"), share)
 
 
-def mean_geodesic(folders: Sequence[Path]) -> tuple[Deformation, dict[str, float]]:
+def mean_geodesic(folders: Sequence[Path], both: bool = False) -> tuple[Deformation, dict[str, float]]:
     """The geodesic that starts from a template with the mean of the velocities with which those to its subjects do, as
-    one of which the template is the moving image; and the length of each subject's, by the name of its folder.
+    one of which the template is the moving image; and the length of each subject's, by the name of its folder. With
+    ``both`` their mirror images count, too.
 
     With the template as the fixed image, v0 lives in the subject; the same geodesic run backwards starts from the
     template with −v1. The affine maps stay apart.
@@ -133,7 +188,8 @@ def mean_geodesic(folders: Sequence[Path]) -> tuple[Deformation, dict[str, float
         total = total - deformation.end_velocity().astype(np.float64)
         lengths[folder.name] = deformation.length()
     mean = (total / len(folders)).astype(np.float32)
-    return Deformation(**{**arguments_of(first), "velocity": mean, "affine": np.eye(first.domain.ndim + 1)}), lengths
+    found = Deformation(**{**arguments_of(first), "velocity": mean, "affine": np.eye(first.domain.ndim + 1)})
+    return symmetric(found) if both else found, lengths
 
 
 def moved_along(image: Volume, geodesic: Deformation) -> Volume:

@@ -11,7 +11,7 @@ from ..support import memory
 from ..support.processors import cores
 from ..training.dataset import Dataset
 from .many import Settings, whole
-from .template import How
+from .template_how import How
 
 _ALIGNING = 2.0  # seconds of one alignment, with its reading
 

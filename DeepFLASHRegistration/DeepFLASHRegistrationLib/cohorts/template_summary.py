@@ -29,10 +29,11 @@ from ..support.errors import InputError
 from ..version import __version__
 from .pairs import NamedPair
 from .summary import Outcome
-from .template import AGREEMENT, LABELS, POSES, ROUNDS, SUBJECTS, TEMPLATE, TemplateRun
+from .template import TemplateRun
+from .template_files import AGREEMENT, LABELS, MASK, POSES, ROUNDS, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
 
-TABLE, SUMMARY, PAGE = "subjects.tsv", "template.json", "template.html"
-_COLUMNS = ("name", "state", "verdict", "distance", "far", "reason", "image")
+TABLE, PAGE = "subjects.tsv", "template.html"
+_COLUMNS = ("name", "state", "verdict", "distance", "far", "reason", "image", "labels")
 
 
 def write_template_summary(run: TemplateRun) -> None:
@@ -55,10 +56,16 @@ def write_template_summary(run: TemplateRun) -> None:
         "rounds": [asdict(each) for each in run.rounds],
         "left_over": run.left_over or None,
         "template": TEMPLATE,
+        "mask": MASK if (run.out / MASK).is_file() else None,
+        "channels": further(TEMPLATE, run.channels),
         "labels": LABELS if run.labelled else None,
         "labels_agreement": AGREEMENT if run.labelled else None,
         "results": SUBJECTS,
         "poses": POSES,
+        "space": SPACE,
+        "domain": None if run.domain is None else grid_values(run.domain),
+        "middle": run.middle,
+        "structures": run.structures,
         "subjects": rows,
     }
     for name, text in (
@@ -78,11 +85,11 @@ def _grid(run: TemplateRun) -> Grid | None:
 def _row(run: TemplateRun, name: str) -> dict[str, Any]:
     failed = run.failed.get(name)
     found = Outcome(NamedPair(0, name, None), failed or run.ledger.done(f"{SUBJECTS}/{name}"))
-    distance = run.lengths.get(name)
+    distance, files = run.lengths.get(name), run.subjects[name]
     values = (
         name, found.state, found.level, None if distance is None else round(distance, 3),
         "yes" if name in run.far() else "", found.reason if found.level != "good" else "",
-        str(run.subjects[name].image),
+        str(files.image.absolute()), "" if files.labels is None else str(files.labels.absolute()),
     )  # fmt: skip
     return dict(zip(_COLUMNS, values, strict=True))
 

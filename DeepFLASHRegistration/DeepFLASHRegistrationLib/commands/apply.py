@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deepflash apply: images, labels, landmarks and surfaces carried over with a saved result."""
+"""deepflash apply: images, labels, landmarks and surfaces carried over with a saved result; or its map as a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .options import common_options
 
 DESCRIPTION = (
     'Carry INPUT over with the result that "deepflash register" wrote, at full precision from v0, or with a transform '
-    "that another program wrote."
+    "that another program wrote. Without INPUT, write the map itself."
 )
 
 
@@ -30,8 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         metavar="INPUT",
+        nargs="?",
         help=f"image, label map, landmarks ({', '.join(POINTS)}) or surface ({', '.join(SURFACES)}); numbers without a "
-        "stated coordinate system are LPS mm",
+        "stated coordinate system are LPS mm. Without it, the map by which images are carried is written: as a "
+        "composite of ITK (.h5), as X5 (.x5, with nitransforms), or as one displacement field (.nii.gz, .nrrd, .mha)",
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
@@ -43,6 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--time", type=float, default=1.0, metavar="T", help="time on the geodesic, 0 (affine alone) to 1 (default: 1)"
+    )
+    parser.add_argument(
+        "--through",
+        metavar="RESULT",
+        help="a further result, whose moving image is the fixed one of OUT: the fixed space is then its (of a subject "
+        "on a template the template on a standard space: interpolated once)",
     )
     parser.add_argument(
         "--reference",
@@ -68,7 +76,20 @@ def run(options: argparse.Namespace) -> int:
 
     if Path(options.output).exists() and not options.force:
         raise InputError(f"{options.output}: exists. Choose another name, or add --force.")
-    how = Carrying(options.to, options.time, options.reference, options.labels, options.interpolation, options.source)
+    how = Carrying(
+        options.to,
+        options.time,
+        options.reference,
+        options.labels,
+        options.interpolation,
+        options.source,
+        options.through,
+    )
+    if options.input is None:
+        from ..results.map_files import write_map
+
+        write_map(options.result, options.output, how, device=options.device, threads=options.threads)
+        return 0
     notes = carry(options.result, options.input, options.output, how, device=options.device, threads=options.threads)
     for note in dict.fromkeys(notes):
         print(f"Note: {note}", file=sys.stderr)

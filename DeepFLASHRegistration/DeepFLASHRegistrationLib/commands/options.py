@@ -37,16 +37,21 @@ def result_options(
 
     ``what``, ``default``: of the files that --outputs chooses."""
     parser.add_argument(
-        "--json-progress",
-        action="store_true",
-        help="one JSON object per event on standard output instead of text for people",
-    )
-    parser.add_argument(
         "--outputs",
         type=_names,
         metavar="NAME,…",
         help=f"write only these files {what}: warped, fixed_to_moving, moving_to_fixed, affine, log_jacobian, "
         f"uncertainty, labels, segmentation, report; none for none of them (default: {default})",
+    )
+    progress_options(parser)
+
+
+def progress_options(parser: argparse.ArgumentParser) -> None:
+    """How progress is told: --json-progress, --quiet."""
+    parser.add_argument(
+        "--json-progress",
+        action="store_true",
+        help="one JSON object per event on standard output instead of text for people",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ from ..imaging.files import ITK_TRANSFORMS, POINTS, TRANSFORMS
 from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import InputError
 from .field_options import add_fields, given_fields
-from .options import IMAGE, checked, common_options, consent_option, keep_consent, result_options, say_event
+from .options import IMAGE, checked, common_options, consent_option, keep_consent, result_options
+from .progress_bar import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     if need.disk >= _WORTH_SAYING and not options.json_progress:
         with contextlib.suppress(OSError):
             print(f"{need.message} to {options.output} (--outputs chooses less).", file=sys.stderr)
-    with _bar(options) as progress:
+    with shown(options) as progress:
         first = {"phase": "prepare", "progress": 0.0, "message": need.message, "bytes_to_write": need.disk}
         progress(first | ({"notes": list(need.notes)} if need.notes else {}))
         result = register(
@@ -168,7 +168,8 @@ def _refining(
     from ..results.starts import check_same_images, refined
 
     start = refined(options.refine, parameters)
-    check_same_images(options.refine, start.given["initial_velocity"], fixed, moving)
+    ndim = len(start.given["initial_velocity"]["affine"]) - 1
+    check_same_images(options.refine, ndim, fixed=fixed, moving=moving)
     return start.parameters, fixed.with_image(fixed.image.noted(*start.notes)), start.given
 
 
@@ -241,46 +242,3 @@ def _summarize(result: Any, shown: Path) -> None:
             f"largest {error['max']:.2f} mm (before: mean {error['mean_before']:.2f} mm)."
         )
     print(f"{result.timings['total']:.1f} s on {result.provenance['device']}; {shown}")
-
-
-class _Bar:
-    """Events as a bar on a terminal, as JSON lines, or not at all; notes always, each once, on standard error."""
-
-    def __init__(self, kind: str):
-        self.kind, self.started, self.width = kind, time.monotonic(), 0
-        self.noted: set[str] = set()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        for note in event.get("notes", ()):
-            self.note(note)
-        if self.kind == "json":
-            say_event(event)
-        elif self.kind == "bar":
-            done = max(0.0, min(1.0, float(event.get("progress", 0.0))))
-            text = f"[{'#' * round(30 * done):30}] {100 * done:3.0f} %  {time.monotonic() - self.started:5.1f} s  "
-            text += event.get("message", "")
-            if "energy" in event:
-                text += f", energy {event['energy']:.4g}"
-            print("\r" + text.ljust(self.width)[: max(self.width, len(text))], end="", file=sys.stderr, flush=True)
-            self.width = len(text)
-
-    def note(self, text: str) -> None:
-        """Says something that stays on the terminal, above the bar."""
-        if text not in self.noted:
-            self.noted.add(text)
-            start = f"\r{' ' * self.width}\r" if self.kind == "bar" else ""
-            print(f"{start}Note: {text}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.kind == "bar":
-            print(file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _bar(options: argparse.Namespace) -> Any:
-    kind = "json" if options.json_progress else "bar" if not options.quiet and sys.stderr.isatty() else "none"
-    bar = _Bar(kind)
-    try:
-        yield bar
-    finally:
-        bar.close()

@@ -28,6 +28,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..cohorts.bids import BidsRun
     from ..cohorts.many import Many
     from ..cohorts.pairs import Pairs
     from ..jobs.ledger import Failed
@@ -106,7 +107,7 @@ def _run(options: argparse.Namespace, parameters: Parameters, workplace: Workpla
     many = Many(pairs, options.output, settings, options.force)
     for note in pairs.notes:
         print(f"Note: {note}", file=sys.stderr)
-    told = _Telling(options, many)
+    told = Telling(options, many)
     try:
         if many.open:
             count = len(many.open)
@@ -134,10 +135,12 @@ def _check_outputs(outputs: list[str] | None, pairs: Pairs) -> None:
             raise InputError(f"--outputs {output}: needs {what} to carry over. Name them in a column moving_labels.")
 
 
-class _Telling:
+class Telling:
     """A line for each pair that ended, or an event of JSON; notes and failures on standard error; and the summary."""
 
-    def __init__(self, options: argparse.Namespace, many: Many):
+    things = "pairs"
+
+    def __init__(self, options: argparse.Namespace, many: Many | BidsRun):
         self.options, self.many = options, many
         self.pairs = {pair.name: pair for pair in many.pairs.rows}
         self.count = len(self.pairs)
@@ -146,21 +149,25 @@ class _Telling:
         self.noted: set[str] = set()
         self.started = self.written = time.monotonic()
         self.writing = 0.0
-        self.alone = options.array is None  # else the last of several calls writes the summary
+        self.alone = many.settings.share == (1, 1)  # else the last of several calls writes the summary
         if self.done and self.line:
-            print(f"{self.done} of {self.count} pairs were done before.", flush=True)
+            print(f"{self.done} of {self.count} {self.things} were done before.", flush=True)
 
     @property
     def line(self) -> bool:
         """Whether a line is printed for each pair."""
         return not (self.options.json_progress or self.options.quiet)
 
+    def shown(self, name: str) -> str:
+        """What a pair is called in a line."""
+        return name
+
     def progress(self, job: Any, event: Mapping[str, Any]) -> None:
         """Something that a pair tells on its way."""
         for note in event.get("notes", ()):
             if note not in self.noted:
                 self.noted.add(note)
-                print(f"Note: {job.name}: {note}", file=sys.stderr, flush=True)
+                print(f"Note: {self.shown(job.name)}: {note}", file=sys.stderr, flush=True)
         if self.options.json_progress:
             say_event({**event, "pair": job.name})
 
@@ -174,7 +181,7 @@ class _Telling:
             self.done += 1
         else:
             self.failed[pair.name] = end.result
-        head = f"[{self.done + len(self.failed)}/{self.count}] {pair.name}: "
+        head = f"[{self.done + len(self.failed)}/{self.count}] {self.shown(pair.name)}: "
         if self.options.json_progress:
             last = {"phase": "finish", "progress": 1.0, "pair": pair.name}
             last["pairs"] = {"done": self.done, "failed": len(self.failed), "all": self.count}
@@ -210,17 +217,19 @@ class _Telling:
         self.written = time.monotonic()
         self.writing = self.written - began
 
+    @property
+    def place(self) -> Path:
+        """Where to look."""
+        return self.many.ledger.folder / "summary.html"
+
     def close(self) -> int:
         """Says what has become of all; returns the exit code."""
         from .main import DONE, SOME_FAILED
 
         if self.line:
             failed = f", {len(self.failed)} without a result" if self.failed else ""
-            print(
-                f"{self.done} of {self.count} pairs done{failed}; {time.monotonic() - self.started:.1f} s; "
-                f"{self.many.ledger.folder / 'summary.html'}",
-                flush=True,
-            )
+            seconds = time.monotonic() - self.started
+            print(f"{self.done} of {self.count} {self.things} done{failed}; {seconds:.1f} s; {self.place}", flush=True)
         return SOME_FAILED if self.failed else DONE
 
 

@@ -66,6 +66,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="what all are aligned with first (default: the subject of middle size)",
     )
+    parser.add_argument(
+        "--like",
+        default="",
+        metavar="IMAGE",
+        help="in whose pose and on whose voxels the template lies (default: upright cubes around the subjects)",
+    )
+    parser.add_argument(
+        "--standard",
+        default="",
+        metavar="IMAGE",
+        help="of a standard space, such as ICBM's: the template is registered to it at the end, into OUT/standard, "
+        'through which "deepflash apply --through" carries subjects there',
+    )
+    parser.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="the left-right mirror images of the subjects count, too, at no cost: the template is its own in the "
+        "plane x = 0",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and how long it takes about")
     pool_options(parser, "a subject", "subjects at once (default: as many as help)")
     parser.add_argument("--preset", default="default", choices=PRESETS, help="default: default")
@@ -89,13 +108,22 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, parameters: Parameters, workplace: Workplace) -> int:
     from ..cohorts.many import Settings
-    from ..cohorts.template import How, TemplateRun
+    from ..cohorts.template import TemplateRun
+    from ..cohorts.template_how import How
     from ..cohorts.template_plan import Plan
     from ..results.outputs import chosen_files
     from ..training.dataset import read_dataset
 
     chosen_files(options.outputs, True)
-    how = How(options.rounds, options.average, options.voxel_mm, options.start)
+    how = How(
+        options.rounds,
+        options.average,
+        options.voxel_mm,
+        options.start,
+        options.like,
+        options.standard,
+        options.mirrored,
+    )
     how.check(parameters)
     dataset = read_dataset(options.data, skip_broken=options.skip_broken)
     say_skipped(dataset.skipped)

@@ -109,6 +109,22 @@ class Band:
         view[dim] = n
         return coefficients.index_select(dim, partner) * signed.view(view)
 
+    def reflected(self, coefficients: Tensor, axis: int, at: float) -> Tensor:
+        """The field f(2 at − x) along an axis of f(x): exact, whatever the center.
+
+        Args:
+            coefficients: (..., *modes).
+            axis: spatial axis, 0 … ndim − 1.
+            at: center of the reflection, in units of length.
+        """
+        moved = coefficients.movedim(coefficients.ndim - self.ndim + axis, -1)
+        turn = (2 * at * self.frequencies(axis)[1::2]).to(coefficients)
+        cosine, sine = moved[..., 1::2], moved[..., 2::2]
+        found = moved.clone()
+        found[..., 1::2] = turn.cos() * cosine + turn.sin() * sine
+        found[..., 2::2] = turn.sin() * cosine - turn.cos() * sine
+        return found.movedim(-1, coefficients.ndim - self.ndim + axis)
+
     def derivation(
         self, axis: int, step: float | None, dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from ..scene.origins import markOutputs
 from ..scene.outputs import OutputNodes
 from ..scene.runs import DevicesRun, RegistrationRun, SampleRun, runBatch
 from ..scene.series_run import SequenceRun
+from ..scene.templates import SubjectRun, TemplateNodes, addTemplate
 from .machine import Machine
 from .package_installation import ensure_installed
 from .parameter_node import DeepFLASHRegistrationParameterNode
@@ -137,6 +138,26 @@ class DeepFLASHRegistrationLogic(ScriptedLoadableModuleLogic):
         :return: SequenceRun with `nodes`; the other arguments and errors are as for register
         """
         run = SequenceRun(sequence, how, parameters, mask, folder, self.machine.choice()[:2])
+        return self.start(run, progressCallback, completedCallback, waitForCompletion)
+
+    def loadTemplate(self, folder) -> TemplateNodes:
+        """
+        Load what "deepflash template" wrote: the template, its labels as a segmentation, and a table of its subjects.
+        :return: TemplateNodes with `volume`, `segmentation` (None without labels), `table` and `saved.subjects`
+        :raises InputError: the folder holds no template that is done; the scene is as it was
+        """
+        return addTemplate(slicer.mrmlScene, folder)
+
+    def showSubject(
+        self, template, name, *, outputs=None, progressCallback=None, completedCallback=None, waitForCompletion=True
+    ) -> SubjectRun:
+        """
+        A subject of a template as it was registered, from its velocity, as the nodes that `register` makes.
+        :param template: what loadTemplate returned
+        :param name: one of template.saved.subjects; its image and labels are loaded if they are not there
+        :return: SubjectRun with `inputs`, `nodes`, `metrics` and `verdict`; the rest as for register
+        """
+        run = SubjectRun(template, name, outputs, *self.machine.choice()[:2])
         return self.start(run, progressCallback, completedCallback, waitForCompletion)
 
     def newRun(self, inputs, parameters=None, outputs=None, refine=None) -> RegistrationRun:

@@ -57,8 +57,8 @@ class ResultTable:
                 self._model.setItem(number, column, item)
         header = self._view.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.Stretch)  # what is too long is told by its tooltip
-        if len(titles) == 3:  # quantities are sentences, figures are not
-            for column in (1, 2):
+        if len(titles) in (3, 4):  # quantities are sentences and names are long, figures are not
+            for column in range(1, len(titles)):
                 header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.setSortIndicator(-1, qt.Qt.AscendingOrder)  # in the order of the table until a title is clicked
         self._view.setSortingEnabled(True)

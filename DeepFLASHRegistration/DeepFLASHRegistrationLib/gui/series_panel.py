@@ -87,6 +87,11 @@ class SeriesPanel:
         reference = {_FIRST: 0, _SHOWN: shownItem(node.sequence)}.get(node.seriesReference, node.seriesReference)
         return How(reference, float(node.seriesSmooth), bool(node.seriesCyclic))
 
+    def _mask(self) -> Any:
+        """The fixed mask, if it belongs to an item of the sequence, and not to another pair."""
+        node = self._window._parameterNode
+        return node.fixedMask if sequenceOf(node.fixedVolume) is node.sequence else None
+
     def _onReference(self, choice: str) -> None:
         node = self._window._parameterNode
         if node is not None and node.seriesReference != choice:
@@ -106,7 +111,9 @@ class SeriesPanel:
             with told(_("The registration cannot begin.")):
                 machine = window.logic.machine.choice()[:2]
                 parameters = window.models.consented()
-                run = SequenceRun(window._parameterNode.sequence, self._how(), parameters, machine=machine)
+                run = SequenceRun(
+                    window._parameterNode.sequence, self._how(), parameters, self._mask(), machine=machine
+                )
                 started = window.runPanel.start(run)
         window._updateButtons()
         return started

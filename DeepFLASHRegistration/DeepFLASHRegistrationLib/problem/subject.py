@@ -240,14 +240,19 @@ def check_channels(fixed: Subject, moving: Subject, parameters: Parameters) -> N
             f"The fixed side has {_counted(counts[0])} and the moving side {_counted(counts[1])}. Images are compared "
             "in pairs: give both sides as many, in the same order."
         )
+    check_channel_count(counts[0], parameters)
+
+
+def check_channel_count(count: int, parameters: Parameters) -> None:
+    """InputError if something is set for more or fewer further images than both sides have, or the method looks at
+    none."""
     for name in ("channel_weights", "channel_similarities"):
         values = getattr(parameters, name)
-        if values and len(values) != counts[0]:
+        if values and len(values) != count:
             raise InputError(
-                f"{name}: has {len(values)} entries for {_counted(counts[0])}. Give one for each further image, or "
-                "none."
+                f"{name}: has {len(values)} entries for {_counted(count)}. Give one for each further image, or none."
             )
-    if counts[0] and not parameters.steerable and any(parameters.channel_weights or (1.0,)):
+    if count and not parameters.steerable and any(parameters.channel_weights or (1.0,)):
         raise InputError(
             f"The method {parameters.method} looks at one image of each side. Use {', '.join(STEERABLE)}, let FLASH "
             f"refine its result ({parameters.method}+flash, where there is one), or set channel_weights to 0."

@@ -37,6 +37,13 @@ def register(control: Any, arguments: dict[str, Any]) -> Any:
     return run(**arguments, progress=control.progress, cancel=control.cancelled)
 
 
+def made(control: Any, arguments: dict[str, Any]) -> Any:
+    """`registration.register.made_of` with the arguments of its call; returns its Result."""
+    from ..registration.register import made_of
+
+    return made_of(**arguments, progress=control.progress, cancel=control.cancelled)
+
+
 def register_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """A pair of files registered, and its result written to a folder, as `deepflash register` does.
 
@@ -180,6 +187,34 @@ def align_files(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"matrix": found.matrix.tolist(), "similarity": found.similarity, "notes": list(found.notes)}
 
 
+def write_maps(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The map of a saved result as files, as `deepflash apply` without an input writes it.
+
+    Args:
+        arguments: "velocity", the file; "files", by their names whether images are carried to the "fixed" or the
+            "moving" one; "device", "threads"; "folder", which is made and filled.
+
+    Returns:
+        bytes, of all files.
+
+    Raises:
+        InputError: the velocity is not there or damaged, or a file needs what is not installed.
+        OSError: the disk is full.
+    """
+    from ..results.carrying import Carrying
+    from ..results.map_files import write_map
+
+    folder, count = Path(arguments["folder"]), 0
+    folder.mkdir(parents=True)
+    for name, to in arguments["files"].items():
+        if control.cancelled():
+            raise Cancelled("Cancelled before all maps were written.")
+        machine = {"device": arguments["device"], "threads": arguments["threads"]}
+        write_map(arguments["velocity"], folder / name, Carrying(to), **machine)
+        count += (folder / name).stat().st_size
+    return {"bytes": count}
+
+
 def devices(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """What torch can compute on.
 
@@ -320,6 +355,7 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "devices": devices,
     "fits": fits,
     "geodesic": geodesic,
+    "made": made,
     "phantom": phantom,
     "properties": properties,
     "register": register,
@@ -327,4 +363,5 @@ TASKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "register_item": register_item,
     "save": save,
     "save_again": save_again,
+    "write_maps": write_maps,
 }

@@ -35,6 +35,7 @@ from ..support.memory import check_free
 from ..support.torch_device import resolve_device, torch_threads
 from . import bare_transform
 from .bare_transform import Field, Nonlinear
+from .through import Through, through
 from .velocity import load_result
 from .written_maps import WrittenMaps
 
@@ -51,6 +52,7 @@ class Carrying:
         time: 0 (affine alone) to 1 (the whole geodesic).
         reference: image whose grid an image or label map takes (default: that of the fixed or moving image); what it
             shows does not matter. With a bare transform it is the image in whose space the output lies.
+        through: folder of a further result, whose moving image is the fixed one of the first: the fixed space is its.
         origin: with a bare transform, the image in whose space the input lies, where the transform needs its grid and
             the input has none or another one.
         labels: it is a label map.
@@ -63,10 +65,13 @@ class Carrying:
     labels: bool = False
     interpolation: str = "linear"
     origin: str | os.PathLike | None = None
+    through: str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.time <= 1:
             raise InputError(f"The time must lie between 0 (affine alone) and 1 (whole geodesic), not {self.time}.")
+        if self.through is not None and self.time != 1:
+            raise InputError("Two results one after the other have no time to choose. Leave --time or --through out.")
 
 
 def carry(
@@ -117,11 +122,15 @@ def _of_result(result: str | os.PathLike, how: Carrying, device: str) -> _Way:
     if how.origin is not None:
         raise InputError(f"{result}: a result knows in whose space the input lies. Leave --source out.")
     saved = load_result(result)
+    if how.through is not None:
+        saved = through(saved, load_result(how.through), (str(result), str(how.through)))
     grids = saved.moving_grid, saved.fixed_grid
     return _Way(saved.deformation.on(resolve_device(device)), *(grids if how.to == "fixed" else grids[::-1]), how)
 
 
 def _of_transform(result: str | os.PathLike, source: str | os.PathLike, how: Carrying, is_image: bool) -> _Way:
+    if how.through is not None:
+        raise InputError(f"{result}: is a bare transform; only results go on through another one. Leave --through out.")
     if how.time != 1:
         raise InputError(f"{result}: is a bare transform, without a time to choose. Leave --time out.")
     place = source if how.origin is None and is_image else how.origin
@@ -139,7 +148,7 @@ class _Way:
 
     def __init__(
         self,
-        deformation: Deformation | WrittenMaps | Field | Nonlinear,
+        deformation: Deformation | WrittenMaps | Through | Field | Nonlinear,
         origin: Grid,
         target: Grid,
         how: Carrying,

@@ -81,18 +81,20 @@ def refined(folder: str, parameters: Parameters) -> Start:
     return refining(_geodesic(folder), folder, parameters)
 
 
-def check_same_images(folder: str, velocity: Mapping[str, Any], fixed: Subject, moving: Subject) -> None:
-    """InputError unless a result folder is that of these images, as far as its result.json tells."""
-    if len(velocity["affine"]) != fixed.ndim + 1:
-        raise InputError(
-            f"{folder}: is a result in {len(velocity['affine']) - 1} dimensions, and {fixed.name} has {fixed.ndim}. "
-            "Give the result of these images."
-        )
+def check_same_images(folder: str, ndim: int, **sides: Subject) -> None:
+    """InputError unless a result folder, of so many dimensions, is that of these images (fixed, moving), as far as its
+    result.json tells."""
+    for side in sides.values():
+        if side.ndim != ndim:
+            raise InputError(
+                f"{folder}: is a result in {ndim} dimensions, and {side.name} has {side.ndim}. Give the result of "
+                "these images."
+            )
     try:
         known = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))["provenance"]
     except (OSError, ValueError, LookupError, TypeError):
         return  # the velocity alone was kept
-    for name, side in (("fixed", fixed), ("moving", moving)):
+    for name, side in sides.items():
         if known.get(f"{name}_sha256") not in (None, digest(side.checked(name).image)):
             raise InputError(
                 f"{folder}: is the result of another {name} image than {side.name}, or of what it was before. Give the "
@@ -107,13 +109,16 @@ def refining(deformation: Deformation, name: str, parameters: Parameters) -> Sta
 
 
 def _centered(folder: str, mean: str) -> dict[str, Any]:
-    """The velocity of a result on a template that was moved since, as `Result.velocity`.
+    return centered(_geodesic(folder), np.load(mean))
+
+
+def centered(geodesic: Deformation, mean: np.ndarray) -> dict[str, Any]:
+    """The velocity of a geodesic to a template that was moved along the mean of such since, as `Result.velocity`.
 
     Seen from the template, the geodesic begins with minus its end velocity; and the template has gone the mean of all
     that way. To first order that is the difference.
     """
-    geodesic = _geodesic(folder)
-    begun = dataclasses.replace(geodesic, velocity=-geodesic.end_velocity() - np.load(mean))
+    begun = dataclasses.replace(geodesic, velocity=-geodesic.end_velocity() - mean)
     return {**arguments_of(geodesic), "velocity": -begun.end_velocity()}
 
 

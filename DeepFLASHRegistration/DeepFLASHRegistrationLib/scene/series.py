@@ -26,10 +26,10 @@ from ..registration.maps import field_grids
 from ..results.starts import arguments_of
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
-from .arrays import imageFromArray
+from .added import imageOf
 from .conversion import viewOfNode
 from .fields import INVERSE_ROLE, gridTransform
-from .geometry import ijkToRasOfGrid, inSpace, vtkMatrixFrom
+from .geometry import ijkToRasOfGrid, vtkMatrixFrom
 from .hierarchy import parentOf, placeIn
 from .transaction import Transaction
 from .translation import tr as _
@@ -195,11 +195,6 @@ def _velocities(folder: Path) -> list[str]:
             _("{folder}: holds no results of a series ({error}). Register it again.").format(folder=folder, error=error)
         ) from error
     return found
-
-
-def imageOf(volume: Volume) -> vtk.vtkImageData:
-    """Voxels as the nodes of a sequence hold them."""
-    return imageFromArray(volume.data.reshape(inSpace(volume.grid).shape))
 
 
 def browserOf(sequence: slicer.vtkMRMLSequenceNode) -> slicer.vtkMRMLSequenceBrowserNode | None:

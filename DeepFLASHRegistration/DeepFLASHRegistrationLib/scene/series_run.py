@@ -17,8 +17,9 @@ from ..cohorts.series_how import How
 from ..problem.parameters import Parameters
 from ..process.runner import Run
 from ..support.errors import InputError
+from .added import imageOf
 from .labels import maskFromNode
-from .series import SeriesNodes, addSeries, imageOf, itemsOf, secondsOf
+from .series import SeriesNodes, addSeries, itemsOf, secondsOf
 from .translation import tr as _
 
 

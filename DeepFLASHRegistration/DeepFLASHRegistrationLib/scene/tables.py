@@ -104,11 +104,14 @@ def tableText(titles: list[str], rows: list[list[Cell]]) -> str:
     return "\n".join("\t".join(line) for line in [titles, *([cell.text for cell in row] for row in rows)])
 
 
-# Columns of labelRows and of comparison.Comparison that fit: title, decimals, and what a number is divided by.
+# Columns of labelRows, comparison.Comparison and templates that fit: title, decimals, and what a number is divided by.
 _SHOWN = {
     "Name": (lambda: _("Label"), 0, 1.0),
     "Dice before": (lambda: _("Dice before"), 3, 1.0),
     "Dice after": (lambda: _("Dice after"), 3, 1.0),
+    "Subject": (lambda: _("Subject"), 0, 1.0),
+    "Distance": (lambda: _("Distance"), 1, 1.0),
+    "Far from the rest": (lambda: _("Far"), 0, 1.0),
     "Method": (lambda: _("Method"), 0, 1.0),
     "Verdict": (lambda: _("Verdict"), 0, 1.0),
     "Correlation": (lambda: _("Correlation"), 3, 1.0),

@@ -7,8 +7,8 @@ A folder holds
     a.nii.gz …           with a_labels.nii.gz … and a_mask.nii.gz … where there are any;
 
 a table (.csv, .tsv) has a line of titles and one line per image, with the columns `image`, and, where there are any,
-`subject` (scans of one person share it), `labels` and `mask`. Its paths are relative to the table's folder; other
-columns are ignored.
+`subject` (scans of one person share it), `labels`, `mask` and `channels` (further images of the same scan, several with
+"|" between them). Its paths are relative to the table's folder; other columns are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..problem.subject import Subject
 from ..support.errors import InputError
 from ..support.tables import read_table
 
-_COLUMNS = ("image", "subject", "labels", "mask")
+_COLUMNS = ("image", "subject", "labels", "mask", "channels")
 # Voxels this many times larger or smaller than those of most images are a wrong unit or another kind of image.
 _SPACING_RATIO = 2.0
 # How many pairs are listed to draw from; of more, pairs are drawn blindly until they are all different.
@@ -47,6 +47,7 @@ class SubjectFiles:
         name: of the image, unique in its data set.
         subject: the person; images of one person are never split.
         image, labels, mask: files, or a DICOM folder.
+        channels: further images of the same scan.
     """
 
     name: str
@@ -54,6 +55,7 @@ class SubjectFiles:
     image: Path
     labels: Path | None = None
     mask: Path | None = None
+    channels: tuple[Path, ...] = ()
 
     def read(self) -> Subject:
         """The volumes.
@@ -61,7 +63,7 @@ class SubjectFiles:
         Raises:
             InputError: a file is missing, damaged, of the wrong kind, or lies elsewhere than its image.
         """
-        return read_subject(self.image, self.labels, self.mask, name=self.name).checked()
+        return read_subject(self.image, self.labels, self.mask, name=self.name, channels=self.channels).checked()
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def read_dataset(
 
 _LAYOUT = (
     "Give a folder with images/ (and labels/, masks/ of the same file names), a folder of images (with x_labels, "
-    "x_mask beside x), or a table with the columns image, subject, labels, mask."
+    "x_mask beside x), or a table with the columns image, subject, labels, mask, channels."
 )
 
 
@@ -219,6 +221,7 @@ def _from_table(path: Path) -> list[SubjectFiles]:
             row.cells.get("subject") or name,
             path.parent / row.cells["image"],
             *(path.parent / row.cells[key] if row.cells.get(key) else None for key in ("labels", "mask")),
+            tuple(path.parent / each.strip() for each in (row.cells.get("channels") or "").split("|") if each.strip()),
         )
         for name, row in zip(names, rows)
     ]
@@ -248,7 +251,7 @@ def _checked(subject: SubjectFiles, need_labels: bool, voxels: bool) -> Grid:
 
     if need_labels and subject.labels is None:
         raise InputError(f"{subject.image}: has no labels, which are needed here")
-    for file in (subject.image, subject.labels, subject.mask):
+    for file in (subject.image, subject.labels, subject.mask, *subject.channels):
         if file is not None and not file.exists():
             raise InputError(f"{file}: there is no such file")
     if voxels:

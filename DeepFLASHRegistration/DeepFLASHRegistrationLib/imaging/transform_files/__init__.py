@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats of linear transforms, one per file."""
+"""Formats of transforms, one per file."""
