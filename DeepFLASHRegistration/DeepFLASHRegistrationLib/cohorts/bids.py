@@ -136,6 +136,7 @@ class BidsRun:
                 self._write_page(self._images[end.job.name].participant)
             ended(end)
 
+        self.ledger.plan(self._jobs)
         jobs = [self._jobs[pair.name] for pair in self.open]
         run_jobs(self.ledger, jobs, self.open, self.settings, registered, progress)
         self._write_maps(progress)

@@ -131,10 +131,9 @@ class TemplateRun:
         """Of all alignments and registrations, if none fails."""
         folders = [f"{POSES}/{kind}" for kind in _KINDS]
         folders += [f"{ROUNDS}/{number}/{SUBJECTS}" for number in range(1, self.how.rounds + 1)]
-        alone = {"like": self.how.like, "mirrored": self.how.mirrored}
-        names = [f"{POSES}/{name}" for name, wanted in alone.items() if wanted]
-        names += [STANDARD] if self.how.standard else []
-        return names + [f"{folder}/{name}" for folder in (*folders, SUBJECTS) for name in self.subjects]
+        more = {f"{POSES}/like": self.how.like, f"{POSES}/mirrored": self.how.mirrored, STANDARD: self.how.standard}
+        found = [f"{folder}/{name}" for folder in (*folders, SUBJECTS) for name in self.subjects]
+        return found + [name for name, asked in more.items() if asked]
 
     @property
     def count(self) -> int:

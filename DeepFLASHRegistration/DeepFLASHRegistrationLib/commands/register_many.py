@@ -149,8 +149,7 @@ class Telling:
         self.noted: set[str] = set()
         self.started = self.written = time.monotonic()
         self.writing = 0.0
-        # Else the last of several calls writes the summary.
-        self.alone = getattr(options, "array", None) is None
+        self.alone = many.settings.share == (1, 1)  # else the last of several calls writes the summary
         if self.done and self.line:
             print(f"{self.done} of {self.count} {self.things} were done before.", flush=True)
 
