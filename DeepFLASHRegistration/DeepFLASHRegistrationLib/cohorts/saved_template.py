@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class SavedTemplate:
     channels: int
     cut: bool
 
-    @property
+    @cached_property
     def subject(self) -> Subject:
         """The template with its further images and labels."""
         from ..imaging.io import read_labels, read_mask, read_volume
