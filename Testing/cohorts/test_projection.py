@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.cohorts.projection import percentile, project, save_projection
 from DeepFLASHRegistrationLib.cohorts.saved_template import load_template
+from DeepFLASHRegistrationLib.cohorts.template_files import VOLUMES
 from DeepFLASHRegistrationLib.cohorts.volumes import (
-    VOLUMES,
+    by_title,
     carried_volumes,
     read_volumes,
     structure_volumes,
@@ -65,12 +66,12 @@ def test_a_subject_of_the_template_is_brought_to_where_it_is(made_template, temp
     for label in (1, 2, 3):
         here = found.labels.data == label
         assert 2 * np.count_nonzero(here & (true == label)) / (here.sum() + (true == label).sum()) > 0.93
-        assert found.volumes[label] == pytest.approx(4 * here.sum(), abs=boundary(4 * here.sum()))
-        assert 0 <= found.percentiles[label] <= 100
+        assert found.volumes[f"label_{label}"] == pytest.approx(4 * here.sum(), abs=boundary(4 * here.sum()))
+        assert 0 <= found.percentiles[f"label_{label}"] <= 100
     save_projection(found, tmp_path / "new", saved, subject, outputs=["warped"])
     written = json.loads((tmp_path / "new" / "projection.json").read_text(encoding="utf-8"))
     assert written["distance"] == pytest.approx(found.distance)
-    assert [each["label"] for each in written["structures"]] == [1, 2, 3]
+    assert [each["name"] for each in written["structures"]] == ["label_1", "label_2", "label_3"]
     assert read_labels(tmp_path / "new" / "template_labels.nii.gz").data.tolist() == found.labels.data.tolist()
     assert read_volume(tmp_path / "new" / "warped.nii.gz").grid.same_as(saved.subject.grid)
     assert load_result(tmp_path / "new").deformation.length() == pytest.approx(found.distance)
@@ -139,8 +140,37 @@ def test_the_table_of_volumes_is_read_again(template: Path, tmp_path: Path) -> N
         read_volumes(path)
 
 
+def test_structures_that_overlap_have_their_own_volumes_and_columns_their_own_names() -> None:
+    names = {1: "whole", 2: "right", 3: "whole + right", 4: "name"}
+    found = by_title({1: 10.0, 2: 1.0, 3: 4.0, 4: 2.0, 9: 3.0}, names)
+    assert found == {"whole": 14.0, "right": 5.0, "label_4": 2.0, "label_9": 3.0}
+
+
+def test_labels_that_were_changed_or_removed_since_are_left_out_and_named(
+    made_template, template: Path, tmp_path
+) -> None:
+    path = template / "template.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    other = shutil.copyfile(made_template[1] / "s3_labels.nii.gz", tmp_path / "other.nii.gz")
+    values["subjects"][1]["labels"] = str(other)
+    values["subjects"][2]["labels"] = str(tmp_path / "gone.nii.gz")
+    path.write_text(json.dumps(values), encoding="utf-8")
+    notes: list[str] = []
+    rows = structure_volumes(load_template(template), note=notes.append)
+    assert [row.name for row in rows if row.source == "labels"] == ["s0", "s3"]
+    assert "other.nii.gz is not what it was when the template was made" in notes[0]
+    assert "gone.nii.gz is not there" in notes[1]
+
+
 def test_percentiles() -> None:
     assert [percentile(value, [1.0, 2.0, 2.0, 5.0]) for value in (0.5, 1.0, 2.0, 3.0, 9.0)] == [0, 12.5, 50, 75, 100]
+
+
+def _all_of(template: Path) -> None:
+    """Reads whatever there is of a template."""
+    saved = load_template(template)
+    assert saved.mean.ndim == 3
+    structure_volumes(saved)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +182,7 @@ def test_percentiles() -> None:
         ("version", r"it has format 99, this version \d+\). Make the template again"),
         ("begun", "the template is not done. Run the command that makes it again"),
         ("half", r"posed\.nii\.gz and 1 more: missing. Copy the folder again"),
+        ("damaged", r"mean_velocity\.npy: is damaged .*Copy the folder again"),
         ("no labels", "has no labels, so that there are no structures"),
     ],
 )
@@ -165,12 +196,15 @@ def test_folders_that_are_no_template(template: Path, what: str, message: str) -
     elif what == "half":
         (template / "space" / "posed.nii.gz").unlink()
         (template / "subjects" / "s2" / "velocity.safetensors").unlink()
+    elif what == "damaged":
+        mean = template / "space" / "mean_velocity.npy"
+        mean.write_bytes(mean.read_bytes()[:60])
     else:
         changed = {"version": {"format": 99}, "begun": {"complete": False}, "no labels": {"labels": None}}
         text = "[]" if what == "a list" else json.dumps({**values, **changed[what]})
         path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        structure_volumes(load_template(template))
+        _all_of(template)
 
 
 def test_a_subject_of_another_dimension_is_refused(template: Path, tmp_path: Path) -> None:

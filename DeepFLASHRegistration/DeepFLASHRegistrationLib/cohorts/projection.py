@@ -20,7 +20,7 @@ from ..imaging.io import write_volume
 from ..imaging.volume import Volume
 from ..problem.deformation import Deformation
 from ..problem.problem import comparable
-from ..problem.subject import Subject, check_channels
+from ..problem.subject import Subject
 from ..registration.register import made_of, register
 from ..registration.result import FORMAT, Result
 from ..registration.warping import warp_labels
@@ -32,8 +32,9 @@ from ..support.errors import Cancelled, InputError
 from ..support.output_folder import whole_folder
 from ..version import __version__
 from .saved_template import SavedTemplate
+from .template_files import VOLUMES
 from .template_images import far_away
-from .volumes import VOLUMES, carried_volumes, read_volumes
+from .volumes import by_title, carried_volumes, read_volumes
 
 PROJECTION, TEMPLATE_LABELS = "projection.json", "template_labels.nii.gz"
 WRITTEN = (*FILES, PROJECTION, TEMPLATE_LABELS)
@@ -51,7 +52,7 @@ class Projection:
         percentile: which part of the template's subjects lies nearer, 0 to 100.
         far: whether it lies far from the rest, as the template's report says it of its own.
         labels: the template's labels on the subject's own grid; None if it has none.
-        volumes: of these in mm³ (mm² of a slice), by label.
+        volumes: of these in mm³ (mm² of a slice), by structure.
         percentiles: of these volumes among the subjects', where volumes.tsv lies beside the template.
     """
 
@@ -60,8 +61,8 @@ class Projection:
     percentile: float
     far: bool
     labels: Volume | None = None
-    volumes: Mapping[int, float] = field(default_factory=dict)
-    percentiles: Mapping[int, float] = field(default_factory=dict)
+    volumes: Mapping[str, float] = field(default_factory=dict)
+    percentiles: Mapping[str, float] = field(default_factory=dict)
 
 
 def project(
@@ -88,7 +89,11 @@ def project(
     if subject.ndim != middle.ndim:
         raise InputError(f"{subject.name}: has {subject.ndim} dimensions, the template {middle.ndim}.")
     parameters, told = template.parameters, progress or (lambda event: None)
-    check_channels(middle, subject, parameters)
+    if len(subject.images) - 1 != template.channels:
+        raise InputError(
+            f"{subject.name}: comes with {len(subject.images) - 1} further images, and the template has "
+            f"{template.channels}. Name as many, in the same order (--channel)."
+        )
     told({"phase": "affine", "progress": 0.0, "message": "Aligning"})
     alone = replace(subject.checked("moving"), images=subject.images[:1])
     fixed, moving = comparable(template.posed, alone, parameters)
@@ -141,13 +146,10 @@ def _placed(result: Result, template: SavedTemplate, subject: Subject, middle: S
         carried = middle.labels[0]
         grid = subject.grid
         labels = Volume(grid, warp_labels(carried, grid, geodesic.displacement(grid, "moving_to_fixed")))
-        volumes = carried_volumes(geodesic, carried.data, carried.grid)
+        volumes = by_title(carried_volumes(geodesic, carried.data, carried.grid), template.structures)
         path = template.folder / VOLUMES
         known = read_volumes(path) if path.is_file() else {}
-        titles = {number: template.structures.get(number, f"label_{number}") for number in volumes}
-        percentiles = {
-            number: percentile(volumes[number], known[title]) for number, title in titles.items() if known.get(title)
-        }
+        percentiles = {name: percentile(volume, known[name]) for name, volume in volumes.items() if known.get(name)}
     return Projection(result, distance, percentile(distance, others), far, labels, volumes, percentiles)
 
 
@@ -171,13 +173,8 @@ def save_projection(
         InputError, OSError: as `save_result`.
     """
     structures = [
-        {
-            "label": number,
-            "name": template.structures.get(number),
-            "volume": volume,
-            "percentile": found.percentiles.get(number),
-        }
-        for number, volume in found.volumes.items()
+        {"name": name, "volume": volume, "percentile": found.percentiles.get(name)}
+        for name, volume in found.volumes.items()
     ]
     values = {
         "format": FORMAT,

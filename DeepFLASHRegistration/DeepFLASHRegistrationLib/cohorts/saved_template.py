@@ -29,6 +29,7 @@ class TemplateSubject:
 
     Attributes:
         image, labels: its own files; None without labels.
+        labels_sha256: of its labels as they were ("" if that is not known).
         distance: length of its geodesic, the affine pose apart.
         verdict: the level of that on its registration.
         far: whether it lies far from the rest.
@@ -39,6 +40,7 @@ class TemplateSubject:
     distance: float
     verdict: str
     far: bool
+    labels_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,11 @@ class SavedTemplate:
     @property
     def mean(self) -> np.ndarray:
         """Of the velocities that were found there."""
-        return np.load(self.folder / SPACE / MEAN, allow_pickle=False)
+        path = self.folder / SPACE / MEAN
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: is damaged ({error}). Copy the folder again.") from error
 
     def _known(self, name: str, channels: int) -> Subject:
         from ..imaging.io import read_mask, read_volume
@@ -152,7 +158,8 @@ def load_template(folder: str | os.PathLike) -> SavedTemplate:
 
 def _subject(row: Mapping[str, Any]) -> TemplateSubject:
     labels = Path(row["labels"]) if row["labels"] else None
-    return TemplateSubject(Path(row["image"]), labels, float(row["distance"]), str(row["verdict"]), row["far"] == "yes")
+    distance, verdict, far = float(row["distance"]), str(row["verdict"]), row["far"] == "yes"
+    return TemplateSubject(Path(row["image"]), labels, distance, verdict, far, str(row.get("labels_sha256", "")))
 
 
 def _check(folder: Path, values: dict[str, Any]) -> None:

@@ -12,8 +12,6 @@ Every registration is a job, known again by what it is made of: interrupted, the
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +23,8 @@ import numpy as np
 from ..alignment.mean_pose import mean_pose
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
-from ..imaging.io import read_grid, read_volume, write_volume
+from ..imaging.io import read_grid, read_volume
 from ..imaging.transforms import write_affine
-from ..imaging.volume import Volume
 from ..jobs.job import Job, key_of
 from ..jobs.ledger import Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
@@ -53,6 +50,7 @@ from .template_files import (
     SUBJECTS,
     SUMMARY,
     TEMPLATE,
+    VOLUMES,
     further,
     mask_of,
 )
@@ -71,6 +69,7 @@ from .template_images import (
 )
 from .template_mirror import centered_boxes, mirrored, upright
 from .template_subjects import Known, channel_count, named_structures
+from .written_once import write_image, write_once
 
 _KINDS = ("rigid", "affine")
 # Of a template's subjects at least so many must be left.
@@ -141,6 +140,11 @@ class TemplateRun:
         return len(self.names)
 
     @property
+    def done(self) -> int:
+        """How many of them are done, by this call or before."""
+        return sum(self.ledger.done(name) is not None for name in self.names)
+
+    @property
     def cut(self) -> bool:
         """Whether some subject does not show all of its object."""
         return not all(self._read[name].whole for name in self.left)
@@ -158,6 +162,11 @@ class TemplateRun:
     def last(self, name: str) -> Path:
         """The folder of a subject's result on the template."""
         return self.out / SUBJECTS / name
+
+    def labels_digest(self, name: str) -> str:
+        """SHA-256 of a subject's labels; "" without them."""
+        path = self.subjects[name].labels
+        return "" if path is None or not path.exists() else self._digests.of(path.absolute())
 
     def far(self) -> list[str]:
         """Subjects that lie far from the rest, by the length of their geodesics."""
@@ -228,7 +237,7 @@ class TemplateRun:
         if self.cut:
             known |= {mask_of(POSED): posed.with_name(MASK), mask_of(REGISTERED): fixed.with_name(MASK)}
         for name, file in known.items():
-            _write_once(self.out / SPACE / name, lambda path, file=file: shutil.copyfile(file, path))
+            write_once(self.out / SPACE / name, lambda path, file=file: shutil.copyfile(file, path))
         if self.how.standard:
             self._one(self._to_standard(), ended, progress)
 
@@ -269,14 +278,14 @@ class TemplateRun:
             boxes = centered_boxes(boxes)
         voxel = self.how.voxel_mm or float(np.median([self._read[name].voxel_mm for name in names]))
         whole = [self._read[name].whole for name in names] * (len(boxes) // len(names))
-        return common_grid(boxes, whole, voxel, self._read[names[0]].grid)
+        return common_grid(boxes, whole, voxel, self._read[names[0]].grid, both)
 
     def _write(self, path: Path, averages: Sequence[Average]) -> None:
         """The images of a template, and, where subjects are cut, what of them is compared."""
         for where, average in zip(self._with_further(path), averages, strict=True):
-            _write_image(where, average.image)
+            write_image(where, average.image)
         if self.cut:
-            _write_image(path.with_name(MASK), averages[0].mask)
+            write_image(path.with_name(MASK), averages[0].mask)
 
     def _with_further(self, image: Path) -> list[Path]:
         """An image of the template, and those of its further images beside it."""
@@ -292,7 +301,7 @@ class TemplateRun:
 
     def _write_pose(self, name: str, matrix: np.ndarray, grid: Grid) -> None:
         own = self._read[name].grid
-        _write_once(self._pose(name), lambda path: write_affine(path, matrix, grid, own))
+        write_once(self._pose(name), lambda path: write_affine(path, matrix, grid, own))
 
     def _pose(self, name: str) -> Path:
         return self.out / POSES / f"{name}.tfm"
@@ -314,7 +323,7 @@ class TemplateRun:
         mask = self._mask(image)
         if self.how.mirrored:
             other = image.with_name("mirrored.nii.gz")
-            _write_image(other, mirrored(read_volume(image)))
+            write_image(other, mirrored(read_volume(image)))
             name, pair = "mirrored", PairFiles(str(image), str(other), fixed_mask=mask)
         else:
             name, pair = "like", PairFiles(str(Path(self.how.like).absolute()), str(image), moving_mask=mask)
@@ -412,7 +421,8 @@ class TemplateRun:
 
         if open_:
             # Until all is done again.
-            (self.out / SUMMARY).unlink(missing_ok=True)
+            for path in (SUMMARY, VOLUMES):
+                (self.out / path).unlink(missing_ok=True)
         pairs = [self._pairs[job.name] for job in open_]
         run_jobs(self.ledger, open_, pairs, self.settings, told, progress, processes=self._processes)
         self._check_left()
@@ -449,7 +459,7 @@ class TemplateRun:
         average = averages[0].image
         geodesic, _ = mean_geodesic(folders, self.how.mirrored)
         self.rounds.append(Round(number, **displacement_figures(geodesic, average), sharpness=sharpness(average)))
-        _write_once(self._mean(number), lambda path: np.save(path, geodesic.velocity))
+        write_once(self._mean(number), lambda path: np.save(path, geodesic.velocity))
         path = self.out / ROUNDS / str(number) / TEMPLATE
         self._write(path, [each.moved_along(geodesic) for each in averages])
         return path
@@ -475,25 +485,9 @@ class TemplateRun:
         self.left_over = displacement_figures(geodesic, template)
         if self.labelled:
             labels, agreement = voted_labels([folder / LABELS for folder in folders], grid)
-            _write_image(self.out / LABELS, labels)
-            _write_image(self.out / AGREEMENT, agreement)
+            write_image(self.out / LABELS, labels)
+            write_image(self.out / AGREEMENT, agreement)
 
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
-
-
-def _write_once(path: Path, write: Callable[[Path], Any]) -> None:
-    """Has a file written, unless the very same is there already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
-    try:
-        write(temporary)
-        if not (path.is_file() and path.read_bytes() == temporary.read_bytes()):
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_image(path: Path, volume: Volume) -> None:
-    _write_once(path, lambda temporary: write_volume(temporary, volume))

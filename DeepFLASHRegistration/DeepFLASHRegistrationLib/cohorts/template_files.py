@@ -10,6 +10,8 @@ POSES, ROUNDS, SUBJECTS = "poses", "rounds", "subjects"
 STANDARD = "standard"
 # A folder with this file is a template that is done.
 SUMMARY = "template.json"
+# Of its subjects' structures, if they were asked for.
+VOLUMES = "volumes.tsv"
 # By what new subjects are brought to a template as its own were: what these were aligned with affinely, what they were
 # registered to in the last round, and the mean of the velocities that were found there.
 SPACE, POSED, REGISTERED, MEAN = "space", "posed.nii.gz", "registered.nii.gz", "mean_velocity.npy"

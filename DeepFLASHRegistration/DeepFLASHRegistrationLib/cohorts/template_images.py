@@ -63,7 +63,9 @@ def shown(subject: Subject) -> np.ndarray:
     return grid.index_to_physical(ends)
 
 
-def common_grid(boxes: Sequence[np.ndarray], whole: Sequence[bool], voxel_mm: float, like: Grid) -> Grid:
+def common_grid(
+    boxes: Sequence[np.ndarray], whole: Sequence[bool], voxel_mm: float, like: Grid, centered: bool = False
+) -> Grid:
     """The grid of a template: upright, of cubes, around what its subjects show.
 
     Args:
@@ -71,7 +73,9 @@ def common_grid(boxes: Sequence[np.ndarray], whole: Sequence[bool], voxel_mm: fl
         whole: of each, whether it shows all of its object. Around whole objects the grid holds all of them; of crops it
             holds what half of them show.
         voxel_mm: edge of its voxels.
-        like: a grid of the same dimension; of slices, of their plane.
+        like: a grid of the same dimension; of slices, of their plane. If its voxels are the same cubes, those of the
+            template meet them, so that images which lie in one space are not interpolated.
+        centered: it lies exactly around the middle of the boxes instead.
     """
     d = like.ndim
     lowers, uppers = (np.array([end(box, axis=0) for box in boxes]) for end in (np.min, np.max))
@@ -83,7 +87,10 @@ def common_grid(boxes: Sequence[np.ndarray], whole: Sequence[bool], voxel_mm: fl
     shape = tuple(int(np.ceil(n)) for n in ((upper - lower) / voxel_mm + 1)[::-1])
     affine = np.eye(d + 1)
     affine[:d, :d] = voxel_mm * np.eye(d)[:, ::-1]
-    affine[:d, d] = (lower + upper) / 2 - affine[:d, :d] @ ((np.array(shape) - 1) / 2)
+    first = (lower + upper) / 2 - affine[:d, :d] @ ((np.array(shape) - 1) / 2)
+    if not centered and np.allclose(like.spacing, voxel_mm, rtol=1e-4, atol=0):
+        first = like.index_to_physical(np.round(like.physical_to_index(first[None])))[0]
+    affine[:d, d] = first
     return replace(like, shape=shape, affine=affine)
 
 
@@ -219,23 +226,37 @@ def sharpness(image: Volume) -> float:
 
 
 def voted_labels(files: Sequence[Path], grid: Grid) -> tuple[Volume, Volume]:
-    """Of label maps on a grid what most say at each voxel (of as many the smallest label), and which part says so."""
+    """Of label maps on a grid what most say at each voxel, and which part says so.
+
+    Of as many the one that more say of the neighbours, so that borders do not wander: given to one label for all, the
+    background for example, what is split evenly would make structures smaller.
+    """
     stack = np.stack([read_labels(file).data for file in files])
     low, high = int(stack.min()), int(stack.max())
     stack = stack.astype(
         next(t for t in (np.int8, np.int16, np.int32) if np.iinfo(t).min <= low <= high <= np.iinfo(t).max)
     )
     found = np.zeros(grid.shape, dtype=np.int32)
-    best = np.zeros(grid.shape, dtype=np.int16)
-    for start in range(0, grid.shape[0], _ROWS):
-        part = slice(start, start + _ROWS)
-        for label in sorted(int(x) for x in label_values(stack[:, part])):
-            votes = (stack[:, part] == label).sum(0, dtype=np.int16)
-            more = votes > best[part]
-            found[part][more] = label
-            best[part][more] = votes[more]
-    share = (best / len(files)).astype(np.float32)
+    best, most = np.zeros(grid.shape, dtype=np.float32), np.zeros(grid.shape, dtype=np.float32)
+    for label in sorted(int(x) for x in label_values(stack)):
+        votes = np.zeros(grid.shape, dtype=np.float32)
+        for labels in stack:
+            votes += labels == label
+        score = votes + _around(votes) / (2 * 2 * grid.ndim * len(files))
+        more = score > best
+        found[more], best[more], most[more] = label, score[more], votes[more]
+    share = (most / len(files)).astype(np.float32)
     return Volume(grid, found, "template labels"), Volume(grid, share, "agreement of the labels")
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+    """The sum over the neighbours along each axis; of those beyond the border the voxel's own value."""
+    total = np.zeros_like(values)
+    for axis in range(values.ndim):
+        padded = np.pad(values, [(int(a == axis),) * 2 for a in range(values.ndim)], mode="edge")
+        for start in (0, 2):
+            total += np.take(padded, range(start, start + values.shape[axis]), axis)
+    return total
 
 
 def far_away(lengths: Mapping[str, float], times: float = 3.5) -> list[str]:

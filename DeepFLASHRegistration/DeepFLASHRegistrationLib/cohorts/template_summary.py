@@ -43,6 +43,7 @@ def write_template_summary(run: TemplateRun) -> None:
         OSError, InputError: they cannot be written; earlier ones stay.
     """
     rows = [_row(run, name) for name in run.subjects]
+    digests = [run.labels_digest(name) for name in run.subjects]
     grid = _grid(run)
     values = {
         "format": FORMAT,
@@ -66,7 +67,7 @@ def write_template_summary(run: TemplateRun) -> None:
         "domain": None if run.domain is None else grid_values(run.domain),
         "middle": run.middle,
         "structures": run.structures,
-        "subjects": rows,
+        "subjects": [{**row, "labels_sha256": digest} for row, digest in zip(rows, digests, strict=True)],
     }
     for name, text in (
         (TABLE, _table(rows)),

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cohorts.template_files import POSES, SUMMARY
 from .options import positive
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def _text(found: Status, most: int) -> str:
     lines = [f"{found.folder}: {found.done} of {found.all} done, {counts}{left}"]
     if found.waiting and not found.running:
         lines.append("Nobody works on them. The same command goes on.")
+    if found.done == found.all and (found.folder / POSES).is_dir() and not (found.folder / SUMMARY).is_file():
+        lines.append("The template itself is not done yet. Unless its command still runs, the same one goes on.")
     for kind, texts in (
         (
             "running",

@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace, parameters: Parameters, workplace: Workpla
     except KeyboardInterrupt as error:
         told.write()
         raise Cancelled(
-            f"{told.done} of {told.count} alignments and registrations are done in {options.output}; run the same "
+            f"{found.done} of {told.count} alignments and registrations are done in {options.output}; run the same "
             "command to go on."
         ) from error
     except InputError:

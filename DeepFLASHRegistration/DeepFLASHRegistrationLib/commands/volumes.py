@@ -33,7 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from ..cohorts.saved_template import load_template
-    from ..cohorts.volumes import VOLUMES, structure_volumes, write_volumes
+    from ..cohorts.template_files import VOLUMES
+    from ..cohorts.volumes import structure_volumes, write_volumes
 
     path = options.output
     if path is not None and path.suffix != ".tsv":
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.quiet and sys.stderr.isatty():
             print(f"\r[{number + 1}/{count}] {name:40}", end="", file=sys.stderr, flush=True)
 
-    rows = structure_volumes(template, told)
+    rows = structure_volumes(template, told, lambda text: print(f"Note: {text}", file=sys.stderr, flush=True))
     write_volumes(path, rows, template.structures)
     if not options.quiet:
         print(path)

@@ -31,6 +31,10 @@ _LONGEST_HEADER = 64 << 20
 _MOST_SEGMENTS = 100_000
 
 
+# Between the names of segments that overlap, in that of their combination.
+OVERLAP = " + "
+
+
 @dataclass(frozen=True)
 class Segment:
     """One segment.
@@ -108,14 +112,14 @@ def label_map(segmentation: Segmentation, numbers: dict[str, int] | None = None)
         before = combined[inside]
         after = np.empty_like(before)
         for number in label_values(before):
-            names = f"{held[int(number)]} + {segment.name}" if number else segment.name
+            names = f"{held[int(number)]}{OVERLAP}{segment.name}" if number else segment.name
             new = numbers.setdefault(names, max(numbers.values(), default=0) + 1)
             held[new] = names
             after[before == number] = new
         combined[inside] = after
     present = [int(number) for number in label_values(combined) if number]
     notes = [f"{name}: its segments are numbered {', '.join(f'{number} {held[number]}' for number in present)}"]
-    if any(" + " in held[number] for number in present):
+    if any(OVERLAP in held[number] for number in present):
         notes.append(f"{name}: segments overlap; each combination is carried as a label of its own")
     return Volume(segmentation.grid, combined, name, tuple(notes))
 
