@@ -235,6 +235,9 @@ def test_little_overlap_is_noted() -> None:
     far = centered_grid(GRID.shape, (2, 2, 2), center=(70, 0, 0))
     moving = Volume(far, (sampled(far).data + rng.uniform(0.01, 0.05, far.shape)).astype(np.float32))
     assert any("lies inside" in note for note in align(fixed, moving, "none").notes)
+    # Whereas of a fixed image with all of its background little lies inside a small mask, wherever that is.
+    mask = fixed.with_data((np.indices(fixed.data.shape) < 12).all(0).astype(np.uint8))
+    assert not any("lies inside" in note for note in align(fixed, fixed, "none", masks=(None, mask)).notes)
 
 
 def test_progress_rises_to_1_and_cancelling_returns_early() -> None:

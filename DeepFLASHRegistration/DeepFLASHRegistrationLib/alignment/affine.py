@@ -272,7 +272,8 @@ class _Search:
         return []
 
     def _overlap_notes(self, fit: _Fit) -> list[str]:
-        if fit.overlap >= 0.5:
+        # Of all of the fixed image little may lie inside a mask of the moving one, however well they are aligned.
+        if fit.overlap >= 0.5 or (self.moving.masked and not self.fixed.masked):
             return []
         return [f"Only {100 * fit.overlap:.0f} % of {self.fixed.name} lies inside {self.moving.name} after alignment."]
 

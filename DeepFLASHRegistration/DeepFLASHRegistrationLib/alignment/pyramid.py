@@ -27,6 +27,7 @@ class Pyramid:
 
     def __init__(self, volume: Volume, mask: Volume | None) -> None:
         self.name = volume.name or "image"
+        self.masked = mask is not None
         inside = foreground(volume)
         if not inside.any() or volume.data.min() == volume.data.max():
             raise InputError(
