@@ -31,6 +31,7 @@ from DeepFLASHRegistrationLib.process import (
 )
 from DeepFLASHRegistrationLib.process.connection import Connection
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
+from run_until import within
 
 Start = Callable[..., RegistrationProcess]
 TASKS_FOLDER = Path(__file__).resolve().parent
@@ -58,16 +59,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return not Path("/proc/self").exists()
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Waits until a condition holds, at most so long."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def poll_until(process: RegistrationProcess, kind: str, seconds: float = 20) -> dict[str, Any]:

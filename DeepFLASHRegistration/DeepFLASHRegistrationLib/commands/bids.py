@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from ..problem.parameters import ALIGNMENTS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from ..version import __version__
-from .field_options import add_fields, given_fields
+from .field_options import add_fields, given_parameters
 from .options import (
     check_threads,
-    checked,
     common_options,
     consent_option,
     keep_consent,
@@ -104,10 +103,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
-    if options.init:
-        changes["initial_alignment"] = options.init
-    parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    parameters = given_parameters(options)
     check_threads(options)
     from ..cohorts.bids_dataset import Choice
     from ..cohorts.bids_space import read_space

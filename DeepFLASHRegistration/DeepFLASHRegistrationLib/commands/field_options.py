@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
+from ..problem.parameters import Parameters
+from .options import checked
+
 _T = TypeVar("_T")
 _METAVARS = {"int": "N", "float": "X", "str": "NAME"}
 
@@ -91,3 +94,15 @@ def _documented(kind: type) -> dict[str, str]:
             for one in name.split(", "):
                 texts[one] += f" {line.strip()}"
     return {key: text.strip().rstrip(".") for key, text in texts.items()}
+
+
+def given_parameters(options: argparse.Namespace) -> Parameters:
+    """The settings of many registrations: those of --preset, but for the fields and the --init that were given.
+
+    Raises:
+        InputError: they contradict each other, or a value is none that there is.
+    """
+    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
+    if getattr(options, "init", None):
+        changes["initial_alignment"] = options.init
+    return checked(lambda: Parameters.from_preset(options.preset, **changes))

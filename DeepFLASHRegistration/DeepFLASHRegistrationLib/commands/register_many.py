@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..problem.parameters import ALIGNMENTS, METHODS, PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
 from .cluster_options import Workplace, cluster_options, sbatch_text
-from .field_options import add_fields, given_fields
+from .field_options import add_fields, given_parameters
 from .options import (
     check_threads,
-    checked,
     common_options,
     consent_option,
     keep_consent,
@@ -72,10 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
-    if options.init:
-        changes["initial_alignment"] = options.init
-    parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    parameters = given_parameters(options)
     check_threads(options)
     keep_consent(options)
     with Workplace(options) as workplace:

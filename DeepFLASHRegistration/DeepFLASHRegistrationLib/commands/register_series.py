@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..problem.parameters import PRESETS, Parameters
 from ..support.errors import Cancelled, InputError
-from .field_options import add_fields, given_fields
+from .field_options import add_fields, given_parameters
 from .options import (
     check_threads,
-    checked,
     common_options,
     consent_option,
     keep_consent,
@@ -98,8 +97,7 @@ def _reference(text: str) -> int | str:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    changes = {name: value for name, value in given_fields(options, Parameters).items() if name != "preset"}
-    parameters = checked(lambda: Parameters.from_preset(options.preset, **changes))
+    parameters = given_parameters(options)
     check_threads(options)
     keep_consent(options)
     from ..cohorts.many import Settings
