@@ -66,7 +66,7 @@ def test_the_mean_deformation_is_none_and_the_template_is_sharper_by_rounds(made
     template = made_template[0]
     assert template.left_over["mean_voxels"] < 0.01
     assert template.rounds[0].mean_voxels > 0.01
-    image, first = (read_volume(template.out / name) for name in ("template.nii.gz", "rounds/0/template.nii.gz"))
+    image, first = (read_volume(template.out / name) for name in ("template.nii.gz", "averages/affine/template.nii.gz"))
     assert np.square(np.gradient(image.data)).sum() > 1.05 * np.square(np.gradient(first.data)).sum()
     agreement = read_volume(template.out / "labels_agreement.nii.gz").data
     assert 0.25 <= agreement.min() < agreement.max() == 1

@@ -229,6 +229,10 @@ def test_other_inputs_are_refused_and_replaced_as_a_whole(copy: Path, capsys: py
     assert bids(copy, *one, "--sigma", 0.5, "-w", copy / "work") == 2
     assert f"{record}: is of other inputs or parameters." in capsys.readouterr().err
     assert read(record)["Key"] == key
+    text = record.read_text()
+    record.write_text(text[: len(text) // 2])
+    assert bids(copy, *one) == 2
+    assert f"{record}: is damaged, or was not written by this program." in capsys.readouterr().err
     assert bids(copy, *one, "--no-masks", "--force", "-w", copy / "work", "-q") == 0
     after = read(record)
     assert after["Key"] != key

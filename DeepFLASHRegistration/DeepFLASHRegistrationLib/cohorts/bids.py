@@ -105,7 +105,12 @@ class BidsRun:
         record_path = self._derivatives.record_path(self._images[name])
         if record_path.exists() and not force:
             record = read_record(record_path)
-            if record is None or record["Key"] != job.key:
+            if record is None:
+                raise InputError(
+                    f"{record_path}: is damaged, or was not written by this program. Add --force to write it anew, or "
+                    "choose another OUT."
+                )
+            if record["Key"] != job.key:
                 raise InputError(
                     f"{record_path}: is of other inputs or parameters. Choose another OUT or --template-name, or add "
                     "--force to replace it."

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,14 @@ from ..imaging.image_files.series import write_series
 from ..imaging.io import read_labels, read_volume, selection, write_volume
 from ..imaging.time_series import Series
 from ..imaging.volume import Volume
+from ..jobs.here import done_here
 from ..jobs.job import Digests, Job, key_of
-from ..jobs.ledger import Claim, Done, Failed, Ledger, Place
+from ..jobs.ledger import Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
 from ..problem.parameters import Parameters
 from ..problem.reading import PairFiles
 from ..problem.subject import check_dimensions
-from ..support.errors import Cancelled, InputError
+from ..support.errors import InputError
 from .many import Processes, Settings, plain_settings, run_jobs
 from .pairs import NamedPair
 from .series_how import MEAN, PREVIOUS, How
@@ -141,19 +141,14 @@ class SeriesRun:
             write_volume(self.out / REFERENCE, self._reference)
         machine = {"device": self.settings.device, "threads": self.settings.threads}
         for job in self.open:
-            claim = self.ledger.claim(job, self.settings.tries)
-            if not isinstance(claim, Claim):
-                continue
-            began = time.monotonic()
-            try:
-                value = work(job, {**job.arguments, **machine, "folder": claim.result, "next": None})
-                result = claim.complete(value, time.monotonic() - began)
-            except Cancelled:
-                claim.interrupted()
-                raise
-            except Exception as error:
-                result = claim.give_up(str(error) or type(error).__name__)
-            ended(Ended(job, result))
+            given = {**job.arguments, **machine, "next": None}
+            end = done_here(
+                self.ledger,
+                job,
+                lambda folder, job=job, given=given: work(job, {**given, "folder": folder}),
+                self.settings.tries,
+            )
+            ended(end)
 
     def write_warped(self) -> Path:
         """Writes all items as they lie on the reference, as one 4-D file; InputError unless all are done."""

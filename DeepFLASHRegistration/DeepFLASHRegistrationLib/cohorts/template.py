@@ -7,37 +7,39 @@
                moved along the geodesic of the mean velocity
     settled    from each velocity their mean taken, so that the template lies in the middle; what that gives averaged
 
-Every registration is a job, known again by what it is made of: interrupted, the same command goes on where it was.
+Every alignment, registration and average is a job, known again by what it is made of and done once: interrupted, the
+same command goes on where it was, and of several that share the work all go on from the same averages.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..alignment.mean_pose import mean_pose
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
 from ..imaging.io import read_grid, read_volume
 from ..imaging.transforms import write_affine
+from ..jobs.here import done_here
 from ..jobs.job import Job, key_of
 from ..jobs.ledger import Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
-from ..problem.problem import scaled
 from ..problem.reading import PairFiles
-from ..problem.subject import Subject
+from ..results.plain import grid_from
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from ..training.dataset import Dataset
 from .many import Processes, Settings, plain_settings, run_jobs
 from .pairs import NamedPair, checked_name
+from .template_averages import Averaging, with_further
 from .template_files import (
     AGREEMENT,
+    AVERAGES,
     LABELS,
     MASK,
     MEAN,
@@ -55,23 +57,12 @@ from .template_files import (
     mask_of,
 )
 from .template_how import How
-from .template_images import (
-    Average,
-    common_grid,
-    displacement_figures,
-    far_away,
-    mean_geodesic,
-    posed_mean,
-    sharpness,
-    shown,
-    voted_labels,
-    warped_mean,
-)
-from .template_mirror import centered_boxes, mirrored, upright
+from .template_images import far_away, shown
+from .template_mirror import mirrored, upright
 from .template_subjects import Known, channel_count, named_structures
 from .written_once import write_image, write_once
 
-_KINDS = ("rigid", "affine")
+_KINDS, _SETTLED = ("rigid", "affine"), "settled"
 # Of a template's subjects at least so many must be left.
 _LEAST = 2
 
@@ -107,6 +98,7 @@ class TemplateRun:
     structures: dict[int, str] = field(default_factory=dict)
     domain: Grid | None = None
     middle: np.ndarray | None = None
+    cut: bool = False
 
     def __post_init__(self) -> None:
         """Opens the folder.
@@ -127,27 +119,23 @@ class TemplateRun:
 
     @property
     def names(self) -> list[str]:
-        """Of all alignments and registrations, if none fails."""
+        """Of all jobs, if none fails."""
         folders = [f"{POSES}/{kind}" for kind in _KINDS]
         folders += [f"{ROUNDS}/{number}/{SUBJECTS}" for number in range(1, self.how.rounds + 1)]
         more = {f"{POSES}/like": self.how.like, f"{POSES}/mirrored": self.how.mirrored, STANDARD: self.how.standard}
         found = [f"{folder}/{name}" for folder in (*folders, SUBJECTS) for name in self.subjects]
+        found += [f"{AVERAGES}/{each}" for each in (*_KINDS, *range(1, self.how.rounds + 1), _SETTLED)]
         return found + [name for name, asked in more.items() if asked]
 
     @property
     def count(self) -> int:
-        """Alignments and registrations in all, if none fails."""
+        """Jobs in all, if none fails."""
         return len(self.names)
 
     @property
     def done(self) -> int:
         """How many of them are done, by this call or before."""
         return sum(self.ledger.done(name) is not None for name in self.names)
-
-    @property
-    def cut(self) -> bool:
-        """Whether some subject does not show all of its object."""
-        return not all(self._read[name].whole for name in self.left)
 
     @property
     def labelled(self) -> bool:
@@ -203,41 +191,34 @@ class TemplateRun:
         self._look()
         image, poses = self._first(), {}
         for kind in _KINDS:
-            found = self._work([self._alignment(kind, image, name) for name in self.left], ended, progress)
-            maps = {name.rpartition("/")[2]: np.array(each.value["matrix"]) for name, each in found.items()}
-            self.middle = np.linalg.inv(mean_pose([maps[name] for name in sorted(maps)]))
+            jobs = [self._alignment(kind, image, name) for name in self.left]
+            found = self._work(jobs, ended, progress)
+            pose, posing = None, []
             if kind == "affine" and (self.how.like or self.how.mirrored):
                 # Rigid, so that sizes stay those of the middle.
-                found_pose = np.array(self._one(self._posing(image), ended, progress).value["matrix"])
+                posing = [self._posing(image)]
+                pose = np.array(self._one(posing[0], ended, progress).value["matrix"])
                 if self.how.mirrored:
-                    found_pose = upright(found_pose, read_grid(image).center)
-                self.middle = self.middle @ found_pose
-            poses = {name: matrix @ self.middle for name, matrix in maps.items()}
-            image = self.out / ROUNDS / ("0" if kind == "affine" else kind) / TEMPLATE
+                    pose = upright(pose, read_grid(image).center)
             say(f"Averaging the {kind} poses")
-            # The rigid average tells where the plane between left and right lies.
-            both = self.how.mirrored and kind == "affine"
-            grid = self._grid(poses, both)
-            averages = [self._of_poses(poses, grid, both, channel) for channel in range(self.channels + 1)]
-            self._write(image, averages)
+            value = self._posed(kind, [*(job for job in jobs if job.name in found), *posing], found, pose, ended)
+            self.middle, poses = np.array(value["middle"]), value["poses"]
+            image = self._average(kind)
+        grid = read_grid(image)
         for name, matrix in poses.items():
-            self._write_pose(name, matrix, grid)
+            self._write_pose(name, np.array(matrix), grid)
         for number in range(1, self.how.rounds + 1):
             fixed = image
             jobs = [self._registration(number, fixed, name) for name in self.left]
-            self._work(jobs, ended, progress)
+            found = self._work(jobs, ended, progress)
             say(f"Averaging round {number}")
-            image = self._averaged(number, grid)
-        self._work([self._settled(image, name) for name in self.left], ended, progress)
+            self._end_round(number, [job for job in jobs if job.name in found], grid, ended)
+            image = self._average(number)
+        jobs = [self._settled(image, name) for name in self.left]
+        found = self._work(jobs, ended, progress)
         say("Averaging the template")
-        self._finish(grid)
-        posed = self.out / ROUNDS / _KINDS[0] / TEMPLATE
-        known = {POSED: posed, MEAN: self._mean(self.how.rounds)}
-        known |= dict(zip([REGISTERED, *further(REGISTERED, self.channels)], self._with_further(fixed), strict=True))
-        if self.cut:
-            known |= {mask_of(POSED): posed.with_name(MASK), mask_of(REGISTERED): fixed.with_name(MASK)}
-        for name, file in known.items():
-            write_once(self.out / SPACE / name, lambda path, file=file: shutil.copyfile(file, path))
+        self._finish([job for job in jobs if job.name in found], grid, ended)
+        self._keep_space(fixed)
         if self.how.standard:
             self._one(self._to_standard(), ended, progress)
 
@@ -265,39 +246,6 @@ class TemplateRun:
             return Path(self.how.start).absolute()
         ordered = sorted(self.left, key=lambda name: (self._read[name].size, name))
         return self.subjects[ordered[len(ordered) // 2]].image.absolute()
-
-    def _grid(self, poses: Mapping[str, np.ndarray], both: bool) -> Grid:
-        if self.how.like:
-            return read_grid(self.how.like)
-        names = sorted(poses)
-        boxes = []
-        for name in names:
-            back, corners = np.linalg.inv(poses[name]), self._read[name].corners
-            boxes.append(corners @ back[:-1, :-1].T + back[:-1, -1])
-        if both:
-            boxes = centered_boxes(boxes)
-        voxel = self.how.voxel_mm or float(np.median([self._read[name].voxel_mm for name in names]))
-        whole = [self._read[name].whole for name in names] * (len(boxes) // len(names))
-        return common_grid(boxes, whole, voxel, self._read[names[0]].grid, both)
-
-    def _write(self, path: Path, averages: Sequence[Average]) -> None:
-        """The images of a template, and, where subjects are cut, what of them is compared."""
-        for where, average in zip(self._with_further(path), averages, strict=True):
-            write_image(where, average.image)
-        if self.cut:
-            write_image(path.with_name(MASK), averages[0].mask)
-
-    def _with_further(self, image: Path) -> list[Path]:
-        """An image of the template, and those of its further images beside it."""
-        return [image, *(image.with_name(name) for name in further(image.name, self.channels))]
-
-    def _of_poses(self, poses: Mapping[str, np.ndarray], grid: Grid, both: bool, channel: int) -> Average:
-        def posed() -> Iterator[tuple[Subject, np.ndarray]]:
-            for name in sorted(poses):
-                subject = self.subjects[name].read()
-                yield scaled((subject, *subject.channels)[channel], self.settings.parameters), poses[name]
-
-        return posed_mean(posed(), grid, self.how.average, both)
 
     def _write_pose(self, name: str, matrix: np.ndarray, grid: Grid) -> None:
         own = self._read[name].grid
@@ -373,7 +321,7 @@ class TemplateRun:
 
     def _channels(self, fixed: Path, name: str) -> dict[str, tuple[str, ...]]:
         return {
-            "fixed_channels": tuple(map(str, self._with_further(fixed)[1:])),
+            "fixed_channels": tuple(map(str, with_further(fixed, self.channels)[1:])),
             "moving_channels": tuple(str(path.absolute()) for path in self.subjects[name].channels),
         }
 
@@ -420,13 +368,16 @@ class TemplateRun:
             ended(end)
 
         if open_:
-            # Until all is done again.
-            for path in (SUMMARY, VOLUMES):
-                (self.out / path).unlink(missing_ok=True)
+            self._reopen()
         pairs = [self._pairs[job.name] for job in open_]
         run_jobs(self.ledger, open_, pairs, self.settings, told, progress, processes=self._processes)
         self._check_left()
         return found
+
+    def _reopen(self) -> None:
+        """Until all is done again, nobody shall take the folder for a template."""
+        for path in (SUMMARY, VOLUMES):
+            (self.out / path).unlink(missing_ok=True)
 
     def _one(
         self, job: Job, ended: Callable[[Ended], None], progress: Callable[[Job, Mapping[str, Any]], None]
@@ -449,44 +400,94 @@ class TemplateRun:
                 f"{self.dataset.path}: {len(self.left)} of {len(self.subjects)} subjects can be used{why}. A template "
                 "needs two."
             )
+        self.cut = not all(self._read[name].whole for name in self.left)
 
-    # -------------------------------------------------------------------------------------------------- the rounds
+    # ------------------------------------------------------------------------------------------------ the averages
 
-    def _averaged(self, number: int, grid: Grid) -> Path:
-        """The image that the round ends in."""
-        folders = [self.out / ROUNDS / str(number) / SUBJECTS / name for name in sorted(self.left)]
-        averages = self._means(folders, grid)
-        average = averages[0].image
-        geodesic, _ = mean_geodesic(folders, self.how.mirrored)
-        self.rounds.append(Round(number, **displacement_figures(geodesic, average), sharpness=sharpness(average)))
-        write_once(self._mean(number), lambda path: np.save(path, geodesic.velocity))
-        path = self.out / ROUNDS / str(number) / TEMPLATE
-        self._write(path, [each.moved_along(geodesic) for each in averages])
-        return path
-
-    def _means(self, folders: Sequence[Path], grid: Grid) -> list[Average]:
-        """The average of each image of the subjects, through the results in the folders."""
-        names = sorted(self.left)
-        how = not self.cut, self.how.average, self.how.mirrored
-        files = [None, *([self.subjects[name].channels[n] for name in names] for n in range(self.channels))]
-        return [warped_mean(folders, grid, *how, each) for each in files]
+    def _average(self, name: str | int) -> Path:
+        """The image that an average is."""
+        return self.out / AVERAGES / str(name) / TEMPLATE
 
     def _mean(self, number: int) -> Path:
         """The mean of the velocities with which a round's geodesics begin."""
-        return self.out / ROUNDS / str(number) / "mean_velocity.npy"
+        return self._average(number).with_name(MEAN)
 
-    def _finish(self, grid: Grid) -> None:
+    def _averaging(self) -> Averaging:
+        subjects = {name: self.subjects[name] for name in sorted(self.left)}
+        return Averaging(subjects, self._read, self.how, self.settings.parameters, self.channels)
+
+    def _averaged(
+        self,
+        name: str | int,
+        of: Sequence[Job],
+        make: Callable[[Path], dict[str, Any]],
+        ended: Callable[[Ended], None],
+    ) -> dict[str, Any]:
+        """What an average of the results of jobs gave; made here, unless somebody else was first."""
+
+        def key() -> str:
+            more = [path for name in self.left for path in (*self.subjects[name].channels, self.subjects[name].mask)]
+            files = [self.how.like, *more]
+            how = [self.how.average, self.how.mirrored, self.how.voxel_mm, self.cut]
+            digests = [self._digests.of(Path(file).absolute()) if file else "" for file in files]
+            return key_of({"task": AVERAGES, "of": {job.name: job.key for job in of}, "files": digests, "how": how})
+
+        def made(folder: Path) -> dict[str, Any]:
+            self._reopen()
+            return make(folder)
+
+        end = done_here(self.ledger, Job(f"{AVERAGES}/{name}", key, AVERAGES), made, self.settings.tries)
+        if isinstance(end.result, Failed):
+            raise InputError(end.result.message)
+        if not end.before:
+            ended(end)
+        return end.result.value
+
+    def _posed(
+        self,
+        kind: str,
+        of: Sequence[Job],
+        found: Mapping[str, Done],
+        pose: np.ndarray | None,
+        ended: Callable[[Ended], None],
+    ) -> dict[str, Any]:
+        """The average in the poses that were found, the middle of these, and each from there."""
+        maps = {name.rpartition("/")[2]: np.array(each.value["matrix"]) for name, each in found.items()}
+        # The rigid average tells where the plane between left and right lies.
+        both = self.how.mirrored and kind == "affine"
+        averaging = self._averaging()
+        return self._averaged(kind, of, lambda folder: averaging.posed(folder, maps, pose, both), ended)
+
+    def _end_round(self, number: int, of: Sequence[Job], grid: Grid, ended: Callable[[Ended], None]) -> None:
+        folders = [self.out / ROUNDS / str(number) / SUBJECTS / name for name in sorted(self.left)]
+        averaging = self._averaging()
+        value = self._averaged(number, of, lambda folder: averaging.moved(folder, folders, grid), ended)
+        self.rounds.append(Round(number, **value))
+
+    def _finish(self, of: Sequence[Job], grid: Grid, ended: Callable[[Ended], None]) -> None:
         folders = [self.last(name) for name in sorted(self.left)]
-        averages = self._means(folders, grid)
-        self._write(self.out / TEMPLATE, averages)
-        template = averages[0].image
-        geodesic, self.lengths = mean_geodesic(folders, self.how.mirrored)
-        self.domain = geodesic.domain
-        self.left_over = displacement_figures(geodesic, template)
-        if self.labelled:
-            labels, agreement = voted_labels([folder / LABELS for folder in folders], grid)
-            write_image(self.out / LABELS, labels)
-            write_image(self.out / AGREEMENT, agreement)
+        labels = [folder / LABELS for folder in folders] if self.labelled else []
+        averaging = self._averaging()
+        value = self._averaged(_SETTLED, of, lambda folder: averaging.settled(folder, folders, grid, labels), ended)
+        self.lengths, self.left_over, self.domain = value["lengths"], value["left_over"], grid_from(value["domain"])
+        names = [TEMPLATE, *further(TEMPLATE, self.channels), *([MASK] if self.cut else [])]
+        names += [LABELS, AGREEMENT] if self.labelled else []
+        self._copied({self.out / name: self._average(_SETTLED).with_name(name) for name in names})
+
+    def _keep_space(self, fixed: Path) -> None:
+        """What new subjects are brought to the template by; ``fixed``: what its own were registered to at last."""
+        posed = self._average(_KINDS[0])
+        known = {POSED: posed, MEAN: self._mean(self.how.rounds)}
+        known |= dict(
+            zip([REGISTERED, *further(REGISTERED, self.channels)], with_further(fixed, self.channels), strict=True)
+        )
+        if self.cut:
+            known |= {mask_of(POSED): posed.with_name(MASK), mask_of(REGISTERED): fixed.with_name(MASK)}
+        self._copied({self.out / SPACE / name: file for name, file in known.items()})
+
+    def _copied(self, files: Mapping[Path, Path]) -> None:
+        for to, source in files.items():
+            write_once(to, lambda path, source=source: shutil.copyfile(source, path))
 
 
 def _text(path: Path | None) -> str | None:

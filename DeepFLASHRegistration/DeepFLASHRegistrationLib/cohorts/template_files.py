@@ -6,7 +6,7 @@ from __future__ import annotations
 TEMPLATE, LABELS, AGREEMENT = "template.nii.gz", "labels.nii.gz", "labels_agreement.nii.gz"
 # Of templates of cut images: where most subjects are seen.
 MASK = "mask.nii.gz"
-POSES, ROUNDS, SUBJECTS = "poses", "rounds", "subjects"
+POSES, ROUNDS, SUBJECTS, AVERAGES = "poses", "rounds", "subjects", "averages"
 STANDARD = "standard"
 # A folder with this file is a template that is done.
 SUMMARY = "template.json"

@@ -30,7 +30,7 @@ from ..version import __version__
 from .pairs import NamedPair
 from .summary import Outcome
 from .template import TemplateRun
-from .template_files import AGREEMENT, LABELS, MASK, POSES, ROUNDS, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
+from .template_files import AGREEMENT, AVERAGES, LABELS, MASK, POSES, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
 
 TABLE, PAGE = "subjects.tsv", "template.html"
 _COLUMNS = ("name", "state", "verdict", "distance", "far", "reason", "image", "labels")
@@ -105,9 +105,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _page(run: TemplateRun, rows: Sequence[dict[str, Any]]) -> str:
-    images = [("Rigid mean", "rigid"), ("Affine mean", "0")]
+    images = [("Rigid mean", "rigid"), ("Affine mean", "affine")]
     images += [(f"Round {each.number}", str(each.number)) for each in run.rounds]
-    paths = [(title, run.out / ROUNDS / folder / TEMPLATE) for title, folder in images]
+    paths = [(title, run.out / AVERAGES / folder / TEMPLATE) for title, folder in images]
     paths.append(("Template", run.out / TEMPLATE))
     pictures = []
     for title, path in paths:

@@ -147,11 +147,11 @@ def _run(options: argparse.Namespace, parameters: Parameters, workplace: Workpla
     except KeyboardInterrupt as error:
         told.write()
         raise Cancelled(
-            f"{found.done} of {told.count} alignments and registrations are done in {options.output}; run the same "
-            "command to go on."
+            f"{found.done} of {told.count} alignments, registrations and averages are done in {options.output}; run "
+            "the same command to go on."
         ) from error
     except InputError:
-        if told.done or told.failed:
+        if told.any:
             told.write()
         raise
     told.write()
@@ -174,7 +174,10 @@ class _Telling:
 
     def __init__(self, options: argparse.Namespace, found: TemplateRun):
         self.options, self.found = options, found
-        self.count, self.done, self.failed = found.count, 0, 0
+        # What is to be replaced is not done.
+        self.count, self.done, self.failed = found.count, 0 if options.force else found.done, 0
+        # Whether a job has ended in this run.
+        self.any = False
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -194,6 +197,7 @@ class _Telling:
         from ..jobs.ledger import Done
 
         name, good = end.job.name, isinstance(end.result, Done)
+        self.any = True
         self.done, self.failed = self.done + good, self.failed + (not good)
         if self.options.json_progress:
             last = {"phase": "finish", "progress": 1.0, "pair": name}

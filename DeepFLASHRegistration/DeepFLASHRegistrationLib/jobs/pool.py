@@ -9,7 +9,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,14 +92,12 @@ class Pool:
             for before in job.after:
                 self._after.setdefault(before, []).append(job)
         self._round(min(self._count, len(self._waiting)))
-        waited = 0.0
+        waiting = pauses()
         while self._again or self._elsewhere:
             if self._again:
-                waited = 0.0
+                waiting = pauses()
             else:
-                pause = min(max(_LOOK_SECONDS, _LOOK_PART * waited), _LOOK_SECONDS_AT_MOST)
-                time.sleep(pause)
-                waited += pause
+                time.sleep(next(waiting))
             left, workers = (self._again, 1) if self._again else (self._elsewhere, self._count)
             self._waiting.update(dict.fromkeys(left))
             left.clear()
@@ -212,6 +210,15 @@ class Pool:
                         self._reserved[worker] = each
                         break
             return self._reserved.get(worker)
+
+
+def pauses() -> Iterator[float]:
+    """Seconds after which a job of somebody else is looked at again, each time: the longer, the longer it was."""
+    waited = 0.0
+    while True:
+        pause = min(max(_LOOK_SECONDS, _LOOK_PART * waited), _LOOK_SECONDS_AT_MOST)
+        yield pause
+        waited += pause
 
 
 def _raise(error: BaseException) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..process import DiskFull, ProcessError, RegistrationProcess
@@ -74,7 +75,7 @@ class Worker:
         try:
             claim = self._ledger.claim(job, self._tries)
         except (InputError, OSError) as error:
-            return Attempt(Failed(self._in_words(error), 0))
+            return Attempt(Failed(in_words(self._ledger.folder, error), 0))
         if claim is None:
             return Attempt(elsewhere=True)
         if not isinstance(claim, Claim):
@@ -120,9 +121,11 @@ class Worker:
                 return None
             return claim.give_up(str(error), () if hopeless else error.log[-_LOG_LINES:])
         except BaseException as error:  # the disk is full, or the result cannot be put in its place
-            return claim.give_up(self._in_words(error))
+            return claim.give_up(in_words(self._ledger.folder, error))
 
-    def _in_words(self, error: BaseException) -> str:
-        if is_no_room(error):
-            return f"{self._ledger.folder}: the disk is full. Free some room, and run the same command again."
-        return str(error) or type(error).__name__
+
+def in_words(folder: Path, error: BaseException) -> str:
+    """What is said of a job in a folder that an error ended."""
+    if is_no_room(error):
+        return f"{folder}: the disk is full. Free some room, and run the same command again."
+    return str(error) or type(error).__name__
