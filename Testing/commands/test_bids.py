@@ -220,6 +220,8 @@ def test_what_is_done_is_not_done_again_and_what_went_is_put_back(
 
 def test_other_inputs_are_refused_and_replaced_as_a_whole(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = copy / "ds" / "derivatives" / "deepflash"
+    assert run("status", out) == 0
+    assert "derivatives/deepflash/.deepflash: " in capsys.readouterr().out
     one = ["--participant-label", "01"]
     record = out / "sub-01" / "anat" / f"sub-01_{TO}.json"
     key = read(record)["Key"]

@@ -59,14 +59,19 @@ def named_structures(subjects: Iterable[SubjectFiles]) -> dict[int, str]:
     """Names of labels by number, where they come from segmentations: labels are voted for by their numbers.
 
     Raises:
-        InputError: the same number has different names, or the same name different numbers.
+        InputError: the same number has different names, or the same name different numbers or segments.
     """
     names: dict[int, tuple[str, Path]] = {}
     numbers: dict[str, tuple[int, Path]] = {}
     for files in subjects:
         if files.labels is None or not is_segmentation(files.labels):
             continue
-        for name, number in numbering(read_segmentation(files.labels)).items():
+        segmentation = read_segmentation(files.labels)
+        called = [segment.name for segment in segmentation.segments]
+        twice = [name for name in called if called.count(name) > 1]
+        if twice:
+            raise InputError(f"{files.labels}: has {twice.count(twice[0])} segments {twice[0]}. Rename all but one.")
+        for name, number in numbering(segmentation).items():
             for known, key, value in ((names, number, name), (numbers, name, number)):
                 other, where = known.setdefault(key, (value, files.labels))
                 if other != value:

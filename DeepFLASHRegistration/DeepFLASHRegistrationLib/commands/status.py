@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from ..jobs.status import Status
 
 DESCRIPTION = (
-    "Say how far the jobs of a folder are that register-many, register-series or template writes to: what is done, "
-    "failed, running (where, and for how long) and waiting, and about how long the rest will take. It reads the folder "
-    "alone, so that it may be asked on any computer that sees it, also when the terminal of the command is closed."
+    "Say how far the jobs of a folder are that register-many, register-series, template or bids writes to: what is "
+    "done, failed, running (where, and for how long) and waiting, and about how long the rest will take. It reads the "
+    "folder alone, so that it may be asked on any computer that sees it, also when the terminal of the command is "
+    "closed."
 )
 
 
@@ -31,9 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    from ..cohorts.bids_folder import WORK
     from ..jobs.status import status
 
-    found = status(options.folder)
+    derivatives = options.folder / WORK
+    found = status(derivatives if derivatives.is_dir() else options.folder)
     if options.json:
         from .options import say_event
 

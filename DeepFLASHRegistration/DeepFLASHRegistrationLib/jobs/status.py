@@ -91,8 +91,8 @@ def status(folder: str | os.PathLike) -> Status:
         records = [record for path in sorted(state.glob("*.json")) if (record := _record(path)) is not None]
     except FileNotFoundError as error:
         raise InputError(
-            f"{folder}: no jobs were begun there. Name the folder that register-many, register-series or template "
-            "writes to."
+            f"{folder}: no jobs were begun there. Name the folder that register-many, register-series, template or "
+            "bids writes to (of bids its folder of work, if it had one of its own)."
         ) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder}: what is known of its jobs cannot be read ({error}).") from error
