@@ -8,10 +8,12 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import fake_slurm
+import made_templates
 import pytest
 import registration_pairs as pairs
 from command_line import run
@@ -171,3 +173,27 @@ def test_a_template_is_planned_and_printed_too(table: Path, tmp_path: Path, caps
 def test_a_folder_without_jobs_has_no_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("status", tmp_path) == 2
     assert "no jobs were begun there" in capsys.readouterr().err
+
+
+def test_a_template_that_is_made_by_two_at_once_has_each_average_from_one(tmp_path: Path) -> None:
+    data = made_templates.draw(tmp_path / "scans", 3)
+    given = [data, "-o", tmp_path / "T", "--rounds", 1, "--preset", "fast", "--iterations", "2,2", "--threads", 1]
+    code = "import sys; from DeepFLASHRegistrationLib.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "template", *map(str, given), "--array", f"{number}/2"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in (1, 2)
+    ]
+    said = [each.communicate(timeout=300)[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0], said
+    lines = [line.partition("] ")[2].partition(":")[0] for text in said for line in text.splitlines() if "] " in line]
+    jobs = 3 * (2 + 1 + 1) + 4  # alignments, registrations, averages
+    assert len(set(lines)) == jobs
+    records = list((tmp_path / "T").rglob("job.json"))
+    assert [json.loads(each.read_text())["tries"] for each in records] == [1] * jobs
+    assert json.loads((tmp_path / "T" / "template.json").read_text())["complete"]

@@ -129,7 +129,8 @@ def _page(run: TemplateRun, rows: Sequence[dict[str, Any]]) -> str:
     head = "".join(f"<th>{title}</th>" for title in ("", "Subject", "Distance", ""))
     head += '<th style="text-align:left">What to look at</th>'
     body = "".join(
-        f'<tr><td>{symbol(row["verdict"]) if row["verdict"] else ""}</td><th scope="row">{_link(row)}</th>'
+        f"<tr><td>{symbol(row['verdict']) if row['verdict'] else ''}</td>"
+        f'<th scope="row" style="min-width:9em">{_link(row)}</th>'
         f"<td>{'' if row['distance'] is None else format(row['distance'], '.4g')}</td>"
         f"<td>{'far from the rest' if row['far'] else ''}</td>"
         f'<td style="text-align:left">{escaped(row["reason"])}</td></tr>'
