@@ -47,11 +47,19 @@ def made(dataset: Dataset, out: Path, parameters: Parameters, how: How, workers:
     return run, time.monotonic() - begun
 
 
-def single(dataset: Dataset, at: int, parameters: Parameters) -> float:
-    """The same figure with one of the subjects as the template."""
+def size(maps: list[np.ndarray], voxel_mm3: float, dataset: Dataset) -> float:
+    """Volume of all structures as they were carried, by that of the subjects' own labels: larger ones have a higher
+    Dice."""
+    own = [read_labels(each.labels) for each in dataset.subjects]
+    before = sum(np.count_nonzero(each.data) * each.grid.voxel_volume for each in own)
+    return sum(np.count_nonzero(each) for each in maps) * voxel_mm3 / before
+
+
+def single(dataset: Dataset, at: int, parameters: Parameters) -> tuple[float, float]:
+    """The same figures with one of the subjects as the template."""
     subjects = [each.read() for each in dataset.subjects]
     maps = [np.asarray(register(subjects[at], each, parameters, threads=1).labels.data) for each in subjects]
-    return pairwise(maps)
+    return pairwise(maps), size(maps, subjects[at].grid.voxel_volume, dataset)
 
 
 def main() -> None:
@@ -73,10 +81,12 @@ def main() -> None:
             print(
                 f"round {each.number}: mean deformation {each.mean_voxels:.3f} voxels, sharpness {each.sharpness:.4g}"
             )
-        maps = [read_labels(run.last(name) / "labels.nii.gz").data for name in run.left]
+        carried = [read_labels(run.last(name) / "labels.nii.gz") for name in run.left]
+        maps = [each.data for each in carried]
         own = pairwise(maps)
         print(
-            f"template of {len(maps)} subjects: pairwise Dice {own:.4f}, mean deformation "
+            f"template of {len(maps)} subjects: pairwise Dice {own:.4f}, structures of "
+            f"{size(maps, carried[0].grid.voxel_volume, dataset):.3f} of their size, mean deformation "
             f"{run.left_over['mean_voxels']:.4f} voxels, {seconds:.0f} s, {len(run.failed)} left out, far: {run.far()}",
             flush=True,
         )
@@ -98,9 +108,10 @@ def main() -> None:
         )
     singles = {}
     for at in np.linspace(0, len(dataset) - 1, options.singles).round().astype(int):
-        singles[dataset.subjects[at].name] = single(dataset, at, parameters)
+        name = dataset.subjects[at].name
+        singles[name], ratio = single(dataset, at, parameters)
         print(
-            f"{dataset.subjects[at].name} as template: pairwise Dice {singles[dataset.subjects[at].name]:.4f}",
+            f"{name} as template: pairwise Dice {singles[name]:.4f}, structures of {ratio:.3f} of their size",
             flush=True,
         )
     best = max(singles.values())
