@@ -55,11 +55,13 @@ def size(maps: list[np.ndarray], voxel_mm3: float, dataset: Dataset) -> float:
     return sum(np.count_nonzero(each) for each in maps) * voxel_mm3 / before
 
 
-def single(dataset: Dataset, at: int, parameters: Parameters) -> tuple[float, float]:
-    """The same figures with one of the subjects as the template."""
+def single(dataset: Dataset, at: int, parameters: Parameters) -> tuple[float, float, float]:
+    """The same figures with one of the subjects as the template; the first also without that subject, whose own labels
+    are carried nowhere and so are free of errors."""
     subjects = [each.read() for each in dataset.subjects]
     maps = [np.asarray(register(subjects[at], each, parameters, threads=1).labels.data) for each in subjects]
-    return pairwise(maps), size(maps, subjects[at].grid.voxel_volume, dataset)
+    others = [each for number, each in enumerate(maps) if number != at]
+    return pairwise(maps), size(maps, subjects[at].grid.voxel_volume, dataset), pairwise(others)
 
 
 def main() -> None:
@@ -109,9 +111,11 @@ def main() -> None:
     singles = {}
     for at in np.linspace(0, len(dataset) - 1, options.singles).round().astype(int):
         name = dataset.subjects[at].name
-        singles[name], ratio = single(dataset, at, parameters)
+        singles[name], ratio, others = single(dataset, at, parameters)
+        same = pairwise([each for other, each in zip(run.left, maps, strict=True) if other != name])
         print(
-            f"{name} as template: pairwise Dice {singles[name]:.4f}, structures of {ratio:.3f} of their size",
+            f"{name} as template: pairwise Dice {singles[name]:.4f}, structures of {ratio:.3f} of their size; "
+            f"of the others {others:.4f}, on the template {same:.4f}",
             flush=True,
         )
     best = max(singles.values())
