@@ -34,6 +34,7 @@ from ..version import __version__
 from .saved_template import SavedTemplate
 from .template_files import VOLUMES
 from .template_images import far_away
+from .template_sides import is_flipped, to_mirror
 from .volumes import by_title, carried_volumes, read_volumes
 
 PROJECTION, TEMPLATE_LABELS = "projection.json", "template_labels.nii.gz"
@@ -51,6 +52,8 @@ class Projection:
         distance: length of the geodesic from the template, the affine pose apart.
         percentile: which part of the template's subjects lies nearer, 0 to 100.
         far: whether it lies far from the rest, as the template's report says it of its own.
+        to_mirror: which part of the way to the template's mirror image lies on that to it; None if that is not known.
+        flipped: whether its left and right seem exchanged.
         labels: the template's labels on the subject's own grid; None if it has none.
         volumes: of these in mm³ (mm² of a slice), by structure.
         percentiles: of these volumes among the subjects', where volumes.tsv lies beside the template.
@@ -60,6 +63,8 @@ class Projection:
     distance: float
     percentile: float
     far: bool
+    to_mirror: float | None = None
+    flipped: bool = False
     labels: Volume | None = None
     volumes: Mapping[str, float] = field(default_factory=dict)
     percentiles: Mapping[str, float] = field(default_factory=dict)
@@ -141,6 +146,9 @@ def _placed(result: Result, template: SavedTemplate, subject: Subject, middle: S
     geodesic = _geodesic(result)
     distance, others = geodesic.length(), template.distances
     far = bool(far_away({**{str(n): length for n, length in enumerate(others)}, "new": distance})[-1:] == ["new"])
+    sides = template.sides
+    side = to_mirror(geodesic, template.asymmetry) if sides else None
+    flipped = side is not None and is_flipped(side, sides)
     labels, volumes, percentiles = None, {}, {}
     if template.labelled:
         carried = middle.labels[0]
@@ -150,7 +158,7 @@ def _placed(result: Result, template: SavedTemplate, subject: Subject, middle: S
         path = template.folder / VOLUMES
         known = read_volumes(path) if path.is_file() else {}
         percentiles = {name: percentile(volume, known[name]) for name, volume in volumes.items() if known.get(name)}
-    return Projection(result, distance, percentile(distance, others), far, labels, volumes, percentiles)
+    return Projection(result, distance, percentile(distance, others), far, side, flipped, labels, volumes, percentiles)
 
 
 def percentile(value: float, others: Sequence[float]) -> float:
@@ -184,6 +192,8 @@ def save_projection(
         "distance": found.distance,
         "distance_percentile": found.percentile,
         "far": found.far,
+        "to_mirror": found.to_mirror,
+        "flipped": found.flipped,
         "subjects": len(template.subjects),
         "structures": structures,
     }

@@ -20,7 +20,20 @@ from ..registration.result import FORMAT
 from ..results.plain import grid_from
 from ..results.velocity import VELOCITY
 from ..support.errors import InputError
-from .template_files import LABELS, MASK, MEAN, POSED, REGISTERED, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further, mask_of
+from .template_files import (
+    AXIS,
+    LABELS,
+    MASK,
+    MEAN,
+    POSED,
+    REGISTERED,
+    SPACE,
+    SUBJECTS,
+    SUMMARY,
+    TEMPLATE,
+    further,
+    mask_of,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,8 @@ class TemplateSubject:
         distance: length of its geodesic, the affine pose apart.
         verdict: the level of that on its registration.
         far: whether it lies far from the rest.
+        to_mirror: which part of the way to the template's mirror image lies on that to it; None if that is not known.
+        flipped: whether its left and right seem exchanged.
     """
 
     image: Path
@@ -41,6 +56,8 @@ class TemplateSubject:
     verdict: str
     far: bool
     labels_sha256: str = ""
+    to_mirror: float | None = None
+    flipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,21 @@ class SavedTemplate:
     @property
     def mean(self) -> np.ndarray:
         """Of the velocities that were found there."""
-        path = self.folder / SPACE / MEAN
+        return self._velocity(MEAN)
+
+    @property
+    def sides(self) -> dict[str, float]:
+        """Which part of the way to the template's mirror image lies on that to each subject, where that is known."""
+        found = {name: each.to_mirror for name, each in self.subjects.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def asymmetry(self) -> np.ndarray:
+        """The velocity with which the geodesic to the template's mirror image begins; known if `sides` are."""
+        return self._velocity(AXIS)
+
+    def _velocity(self, name: str) -> np.ndarray:
+        path = self.folder / SPACE / name
         try:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -159,7 +190,10 @@ def load_template(folder: str | os.PathLike) -> SavedTemplate:
 def _subject(row: Mapping[str, Any]) -> TemplateSubject:
     labels = Path(row["labels"]) if row["labels"] else None
     distance, verdict, far = float(row["distance"]), str(row["verdict"]), row["far"] == "yes"
-    return TemplateSubject(Path(row["image"]), labels, distance, verdict, far, str(row.get("labels_sha256", "")))
+    sides = None if row["to_mirror"] is None else float(row["to_mirror"]), row["flipped"] == "yes"
+    return TemplateSubject(
+        Path(row["image"]), labels, distance, verdict, far, str(row.get("labels_sha256", "")), *sides
+    )
 
 
 def _check(folder: Path, values: dict[str, Any]) -> None:
@@ -174,6 +208,8 @@ def _check(folder: Path, values: dict[str, Any]) -> None:
         files += [MASK, *(f"{SPACE}/{mask_of(name)}" for name in (POSED, REGISTERED))]
     files += [LABELS] if values["labels"] is not None else []
     files += [f"{SUBJECTS}/{row['name']}/{VELOCITY}" for row in values["subjects"] if row["state"] == "done"]
+    sided = any(row["to_mirror"] is not None for row in values["subjects"] if row["state"] == "done")
+    files += [f"{SPACE}/{AXIS}"] if sided else []
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -23,23 +23,23 @@ import numpy as np
 
 from ..imaging.grid import Grid
 from ..imaging.intensities import background_value
-from ..imaging.io import read_grid, read_volume
+from ..imaging.io import read_grid
 from ..imaging.transforms import write_affine
 from ..jobs.here import done_here
 from ..jobs.job import Job, key_of
 from ..jobs.ledger import Done, Failed, Ledger, Place
 from ..jobs.pool import Ended
-from ..problem.reading import PairFiles
 from ..results.plain import grid_from
-from ..results.velocity import VELOCITY
 from ..support.errors import InputError
 from ..training.dataset import Dataset
-from .many import Processes, Settings, plain_settings, run_jobs
-from .pairs import NamedPair, checked_name
+from .many import Processes, Settings, run_jobs
+from .pairs import checked_name
 from .template_averages import Averaging, with_further
 from .template_files import (
     AGREEMENT,
+    ASYMMETRY,
     AVERAGES,
+    AXIS,
     LABELS,
     MASK,
     MEAN,
@@ -58,11 +58,13 @@ from .template_files import (
 )
 from .template_how import How
 from .template_images import far_away, shown
-from .template_mirror import mirrored, upright
+from .template_jobs import TemplateJobs
+from .template_mirror import upright
+from .template_sides import is_flipped
 from .template_subjects import Known, channel_count, named_structures
-from .written_once import write_image, write_once
+from .written_once import write_once
 
-_KINDS, _SETTLED = ("rigid", "affine"), "settled"
+_KINDS, _SETTLED, _SIDES = ("rigid", "affine"), "settled", "sides"
 # Of a template's subjects at least so many must be left.
 _LEAST = 2
 
@@ -96,6 +98,7 @@ class TemplateRun:
     lengths: dict[str, float] = field(default_factory=dict)
     left_over: dict[str, float] = field(default_factory=dict)
     structures: dict[int, str] = field(default_factory=dict)
+    sides: dict[str, float] = field(default_factory=dict)
     domain: Grid | None = None
     middle: np.ndarray | None = None
     cut: bool = False
@@ -113,9 +116,9 @@ class TemplateRun:
         self.out = self.ledger.folder.absolute()
         self._digests = self.ledger.digests()
         self._read: dict[str, Known] = {}
-        self._pairs: dict[str, NamedPair] = {}
-        self._given, self._decisive = plain_settings(self.settings)
-        self._given["disk"] = str(self.out)
+        self._jobs = TemplateJobs(self.out, self.subjects, self.settings, self.how, self.channels, self._digests)
+        # Whether left and right of it can be told apart.
+        self._sided = not self.how.mirrored and read_grid(self.dataset.subjects[0].image).ndim == 3
 
     @property
     def names(self) -> list[str]:
@@ -123,6 +126,7 @@ class TemplateRun:
         folders = [f"{POSES}/{kind}" for kind in _KINDS]
         folders += [f"{ROUNDS}/{number}/{SUBJECTS}" for number in range(1, self.how.rounds + 1)]
         more = {f"{POSES}/like": self.how.like, f"{POSES}/mirrored": self.how.mirrored, STANDARD: self.how.standard}
+        more |= {ASYMMETRY: self._sided, f"{AVERAGES}/{_SIDES}": self._sided}
         found = [f"{folder}/{name}" for folder in (*folders, SUBJECTS) for name in self.subjects]
         found += [f"{AVERAGES}/{each}" for each in (*_KINDS, *range(1, self.how.rounds + 1), _SETTLED)]
         return found + [name for name, asked in more.items() if asked]
@@ -140,7 +144,7 @@ class TemplateRun:
     @property
     def labelled(self) -> bool:
         """Whether all subjects have labels."""
-        return all(each.labels is not None for each in self.subjects.values())
+        return self._jobs.labelled
 
     @property
     def left(self) -> list[str]:
@@ -191,36 +195,38 @@ class TemplateRun:
         self._look()
         image, poses = self._first(), {}
         for kind in _KINDS:
-            jobs = [self._alignment(kind, image, name) for name in self.left]
+            jobs = [self._jobs.alignment(kind, image, name) for name in self.left]
             found = self._work(jobs, ended, progress)
             pose, posing = None, []
             if kind == "affine" and (self.how.like or self.how.mirrored):
                 # Rigid, so that sizes stay those of the middle.
-                posing = [self._posing(image)]
+                posing = [self._jobs.posing(image)]
                 pose = np.array(self._one(posing[0], ended, progress).value["matrix"])
                 if self.how.mirrored:
                     pose = upright(pose, read_grid(image).center)
             say(f"Averaging the {kind} poses")
             value = self._posed(kind, [*(job for job in jobs if job.name in found), *posing], found, pose, ended)
             self.middle, poses = np.array(value["middle"]), value["poses"]
-            image = self._average(kind)
+            image = self._jobs.average(kind)
         grid = read_grid(image)
         for name, matrix in poses.items():
             self._write_pose(name, np.array(matrix), grid)
         for number in range(1, self.how.rounds + 1):
             fixed = image
-            jobs = [self._registration(number, fixed, name) for name in self.left]
+            jobs = [self._jobs.registration(number, fixed, name) for name in self.left]
             found = self._work(jobs, ended, progress)
             say(f"Averaging round {number}")
             self._end_round(number, [job for job in jobs if job.name in found], grid, ended)
-            image = self._average(number)
-        jobs = [self._settled(image, name) for name in self.left]
+            image = self._jobs.average(number)
+        jobs = [self._jobs.settled(image, name) for name in self.left]
         found = self._work(jobs, ended, progress)
         say("Averaging the template")
         self._finish([job for job in jobs if job.name in found], grid, ended)
         self._keep_space(fixed)
+        if self._sided:
+            self._tell_sides([job for job in jobs if job.name in found], ended, progress)
         if self.how.standard:
-            self._one(self._to_standard(), ended, progress)
+            self._one(self._jobs.to_standard(), ended, progress)
 
     # ------------------------------------------------------------------------------------------------ the poses
 
@@ -249,99 +255,9 @@ class TemplateRun:
 
     def _write_pose(self, name: str, matrix: np.ndarray, grid: Grid) -> None:
         own = self._read[name].grid
-        write_once(self._pose(name), lambda path: write_affine(path, matrix, grid, own))
-
-    def _pose(self, name: str) -> Path:
-        return self.out / POSES / f"{name}.tfm"
+        write_once(self._jobs.pose(name), lambda path: write_affine(path, matrix, grid, own))
 
     # --------------------------------------------------------------------------------------------------- the jobs
-
-    def _alignment(self, kind: str, fixed: Path, name: str) -> Job:
-        files = self.subjects[name]
-        mask = None if kind == _KINDS[0] else self._mask(fixed)
-        pair = PairFiles(str(fixed), str(files.image.absolute()), fixed_mask=mask, moving_mask=_text(files.mask))
-        normalization = self.settings.parameters.normalization
-        return self._job(
-            f"{POSES}/{kind}/{name}", "align_files", pair, {"kind": kind}, {"normalization": normalization}
-        )
-
-    def _posing(self, image: Path) -> Job:
-        """What tells the pose in which the template shall lie: an average of the subjects, aligned with the image in
-        whose pose that is, or with its own mirror image."""
-        mask = self._mask(image)
-        if self.how.mirrored:
-            other = image.with_name("mirrored.nii.gz")
-            write_image(other, mirrored(read_volume(image)))
-            name, pair = "mirrored", PairFiles(str(image), str(other), fixed_mask=mask)
-        else:
-            name, pair = "like", PairFiles(str(Path(self.how.like).absolute()), str(image), moving_mask=mask)
-        decisive = {"normalization": self.settings.parameters.normalization}
-        return self._job(f"{POSES}/{name}", "align_files", pair, {"kind": "rigid"}, decisive)
-
-    def _to_standard(self) -> Job:
-        image = self.out / TEMPLATE
-        labels = str(self.out / LABELS) if self.labelled else None
-        pair = PairFiles(
-            str(Path(self.how.standard).absolute()), str(image), moving_labels=labels, moving_mask=self._mask(image)
-        )
-        more = {"outputs": ["warped", *(["labels"] if self.labelled else []), "report"]}
-        return self._job(STANDARD, "register_files", pair, more, self._decisive)
-
-    def _registration(self, number: int, fixed: Path, name: str) -> Job:
-        files = self.subjects[name]
-        pair = PairFiles(
-            str(fixed),
-            str(files.image.absolute()),
-            fixed_mask=self._mask(fixed),
-            moving_mask=_text(files.mask),
-            transform=str(self._pose(name)) if number == 1 else None,
-            **self._channels(fixed, name),
-        )
-        start = None if number == 1 else self._begun("round", number - 1, name)
-        more = {"start": start, "outputs": ["warped"]}
-        return self._job(f"{ROUNDS}/{number}/{SUBJECTS}/{name}", "register_files", pair, more, self._decisive)
-
-    def _settled(self, fixed: Path, name: str) -> Job:
-        """A subject on the template, by the velocity of the last round less the mean of all."""
-        files = self.subjects[name]
-        pair = PairFiles(
-            str(fixed),
-            str(files.image.absolute()),
-            moving_labels=_text(files.labels),
-            fixed_mask=self._mask(fixed),
-            moving_mask=_text(files.mask),
-            **self._channels(fixed, name),
-        )
-        outputs = {"warped", *(["labels"] if files.labels else []), *(self.settings.outputs or ())}
-        more = {"start": self._begun("settled", self.how.rounds, name), "outputs": sorted(outputs)}
-        return self._job(f"{SUBJECTS}/{name}", "register_files", pair, more, self._decisive)
-
-    def _mask(self, fixed: Path) -> str | None:
-        return str(fixed.with_name(MASK)) if self.cut else None
-
-    def _channels(self, fixed: Path, name: str) -> dict[str, tuple[str, ...]]:
-        return {
-            "fixed_channels": tuple(map(str, with_further(fixed, self.channels)[1:])),
-            "moving_channels": tuple(str(path.absolute()) for path in self.subjects[name].channels),
-        }
-
-    def _begun(self, kind: str, number: int, name: str) -> dict[str, str]:
-        folder = self.out / ROUNDS / str(number) / SUBJECTS / name
-        return {kind: str(folder), "mean": str(self._mean(number))}
-
-    def _job(self, name: str, task: str, pair: PairFiles, more: Mapping[str, Any], decisive: Mapping[str, Any]) -> Job:
-        def key() -> str:
-            inputs = {what: self._digests.of(Path(file)) for what, file in pair.every().items()}
-            how = {what: value for what, value in more.items() if what != "start"}
-            start = dict(more.get("start") or {})
-            # Where files lie does not count, but what is in them does.
-            begun = {"mean": self._digests.of(Path(start.pop("mean")))} if start else {}
-            begun |= {kind: self._digests.of(Path(folder) / VELOCITY) for kind, folder in start.items()}
-            return key_of({"task": task, "inputs": inputs, "start": begun, **decisive, **how})
-
-        job = Job(name, key, task, {"pair": vars(pair), **self._given, **more})
-        self._pairs[name] = NamedPair(0, name, pair)
-        return job
 
     def _work(
         self,
@@ -369,7 +285,7 @@ class TemplateRun:
 
         if open_:
             self._reopen()
-        pairs = [self._pairs[job.name] for job in open_]
+        pairs = [self._jobs.pairs[job.name] for job in open_]
         run_jobs(self.ledger, open_, pairs, self.settings, told, progress, processes=self._processes)
         self._check_left()
         return found
@@ -386,7 +302,7 @@ class TemplateRun:
         found = self._work([job], ended, progress)
         if job.name not in found:
             failed = self.failed.pop(job.name.rpartition("/")[2])
-            raise InputError(f"{self._pairs[job.name].files.fixed}: {failed.message}")
+            raise InputError(f"{self._jobs.pairs[job.name].files.fixed}: {failed.message}")
         return found[job.name]
 
     def _fail(self, name: str, message: str) -> None:
@@ -400,17 +316,9 @@ class TemplateRun:
                 f"{self.dataset.path}: {len(self.left)} of {len(self.subjects)} subjects can be used{why}. A template "
                 "needs two."
             )
-        self.cut = not all(self._read[name].whole for name in self.left)
+        self.cut = self._jobs.cut = not all(self._read[name].whole for name in self.left)
 
     # ------------------------------------------------------------------------------------------------ the averages
-
-    def _average(self, name: str | int) -> Path:
-        """The image that an average is."""
-        return self.out / AVERAGES / str(name) / TEMPLATE
-
-    def _mean(self, number: int) -> Path:
-        """The mean of the velocities with which a round's geodesics begin."""
-        return self._average(number).with_name(MEAN)
 
     def _averaging(self) -> Averaging:
         subjects = {name: self.subjects[name] for name in sorted(self.left)}
@@ -474,12 +382,12 @@ class TemplateRun:
         self.lengths, self.left_over, self.domain = value["lengths"], value["left_over"], grid_from(value["domain"])
         names = [TEMPLATE, *further(TEMPLATE, self.channels), *([MASK] if self.cut else [])]
         names += [LABELS, AGREEMENT] if self.labelled else []
-        self._copied({self.out / name: self._average(_SETTLED).with_name(name) for name in names})
+        self._copied({self.out / name: self._jobs.average(_SETTLED).with_name(name) for name in names})
 
     def _keep_space(self, fixed: Path) -> None:
         """What new subjects are brought to the template by; ``fixed``: what its own were registered to at last."""
-        posed = self._average(_KINDS[0])
-        known = {POSED: posed, MEAN: self._mean(self.how.rounds)}
+        posed = self._jobs.average(_KINDS[0])
+        known = {POSED: posed, MEAN: self._jobs.mean(self.how.rounds)}
         known |= dict(
             zip([REGISTERED, *further(REGISTERED, self.channels)], with_further(fixed, self.channels), strict=True)
         )
@@ -487,10 +395,29 @@ class TemplateRun:
             known |= {mask_of(POSED): posed.with_name(MASK), mask_of(REGISTERED): fixed.with_name(MASK)}
         self._copied({self.out / SPACE / name: file for name, file in known.items()})
 
+    def _tell_sides(
+        self, of: Sequence[Job], ended: Callable[[Ended], None], progress: Callable[[Job, Mapping[str, Any]], None]
+    ) -> None:
+        """Who is flipped left to right, which distances of brains do not show."""
+        folders = [self.last(name) for name in sorted(self.left)]
+        job, asymmetry = self._jobs.asymmetry(folders[0]), None
+        try:
+            figures = self._one(job, ended, progress).value
+            asymmetry = None if figures["verdict"]["level"] == "failed" else self.out / ASYMMETRY
+        except InputError:
+            pass  # then nothing is said of anybody
+        averaging = self._averaging()
+        more = [] if asymmetry is None else [job]
+        self.sides = self._averaged(
+            _SIDES, [*of, *more], lambda folder: averaging.sides(folder, folders, asymmetry), ended
+        )
+        if self.sides:
+            self._copied({self.out / SPACE / AXIS: self._jobs.average(_SIDES).with_name(AXIS)})
+
+    def flipped(self) -> list[str]:
+        """Subjects whose sides seem exchanged."""
+        return [name for name, value in self.sides.items() if is_flipped(value, self.sides)]
+
     def _copied(self, files: Mapping[Path, Path]) -> None:
         for to, source in files.items():
             write_once(to, lambda path, source=source: shutil.copyfile(source, path))
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path.absolute())

@@ -17,8 +17,9 @@ from ..problem.parameters import Parameters
 from ..problem.problem import scaled
 from ..problem.subject import Subject
 from ..results.plain import grid_values
+from ..results.velocity import load_result
 from ..training.dataset import SubjectFiles
-from .template_files import AGREEMENT, LABELS, MASK, MEAN, TEMPLATE, further
+from .template_files import AGREEMENT, AXIS, LABELS, MASK, MEAN, TEMPLATE, further
 from .template_how import How
 from .template_images import (
     Average,
@@ -31,6 +32,7 @@ from .template_images import (
     warped_mean,
 )
 from .template_mirror import centered_boxes
+from .template_sides import to_mirror
 from .template_subjects import Known
 
 
@@ -41,7 +43,7 @@ def with_further(image: Path, count: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class Averaging:
-    """What averages are taken of, and how. Each function makes the folder, writes the template there, its further
+    """What averages are taken of, and how. Each function makes a folder, writes the template there, its further
     images, and the mask where some subjects are cut, and returns plain values.
 
     Attributes:
@@ -115,6 +117,16 @@ class Averaging:
                 write_volume(folder / name, image)
         left_over = displacement_figures(geodesic, averages[0].image)
         return {"lengths": lengths, "left_over": left_over, "domain": grid_values(geodesic.domain)}
+
+    def sides(self, folder: Path, results: Sequence[Path], asymmetry: Path | None) -> dict[str, float]:
+        """How far each registered subject lies on the way to the template's mirror image, which a result leads to; of
+        nobody, without one. No image is written."""
+        folder.mkdir()
+        if asymmetry is None:
+            return {}
+        axis = -load_result(asymmetry).deformation.end_velocity()
+        np.save(folder / AXIS, axis)
+        return {result.name: to_mirror(load_result(result).deformation, axis) for result in results}
 
     def _grid(self, poses: Mapping[str, np.ndarray], both: bool) -> Grid:
         if self.how.like:

@@ -8,6 +8,8 @@ TEMPLATE, LABELS, AGREEMENT = "template.nii.gz", "labels.nii.gz", "labels_agreem
 MASK = "mask.nii.gz"
 POSES, ROUNDS, SUBJECTS, AVERAGES = "poses", "rounds", "subjects", "averages"
 STANDARD = "standard"
+# The template's mirror image registered to it, and the velocity with which the geodesic to it begins.
+ASYMMETRY, AXIS = "asymmetry", "asymmetry.npy"
 # A folder with this file is a template that is done.
 SUMMARY = "template.json"
 # Of its subjects' structures, if they were asked for.

@@ -33,7 +33,7 @@ from .template import TemplateRun
 from .template_files import AGREEMENT, AVERAGES, LABELS, MASK, POSES, SPACE, SUBJECTS, SUMMARY, TEMPLATE, further
 
 TABLE, PAGE = "subjects.tsv", "template.html"
-_COLUMNS = ("name", "state", "verdict", "distance", "far", "reason", "image", "labels")
+_COLUMNS = ("name", "state", "verdict", "distance", "far", "to_mirror", "flipped", "reason", "image", "labels")
 
 
 def write_template_summary(run: TemplateRun) -> None:
@@ -86,10 +86,12 @@ def _grid(run: TemplateRun) -> Grid | None:
 def _row(run: TemplateRun, name: str) -> dict[str, Any]:
     failed = run.failed.get(name)
     found = Outcome(NamedPair(0, name, None), failed or run.ledger.done(f"{SUBJECTS}/{name}"))
-    distance, files = run.lengths.get(name), run.subjects[name]
+    distance, side, files = run.lengths.get(name), run.sides.get(name), run.subjects[name]
     values = (
         name, found.state, found.level, None if distance is None else round(distance, 3),
-        "yes" if name in run.far() else "", found.reason if found.level != "good" else "",
+        "yes" if name in run.far() else "",
+        None if side is None else round(side, 4), "yes" if name in run.flipped() else "",
+        found.reason if found.level != "good" else "",
         str(files.image.absolute()), "" if files.labels is None else str(files.labels.absolute()),
     )  # fmt: skip
     return dict(zip(_COLUMNS, values, strict=True))
@@ -132,7 +134,7 @@ def _page(run: TemplateRun, rows: Sequence[dict[str, Any]]) -> str:
         f"<tr><td>{symbol(row['verdict']) if row['verdict'] else ''}</td>"
         f'<th scope="row" style="min-width:9em">{_link(row)}</th>'
         f"<td>{'' if row['distance'] is None else format(row['distance'], '.4g')}</td>"
-        f"<td>{'far from the rest' if row['far'] else ''}</td>"
+        f"<td>{'far from the rest' if row['far'] else ''}{' left and right exchanged?' if row['flipped'] else ''}</td>"
         f'<td style="text-align:left">{escaped(row["reason"])}</td></tr>'
         for row in sorted(rows, key=lambda row: -(row["distance"] or float("inf")))
     )

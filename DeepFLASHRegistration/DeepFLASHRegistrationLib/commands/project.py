@@ -92,4 +92,6 @@ def _summarize(options: argparse.Namespace, found: Projection, count: int) -> No
         print(f"  {sentence(reason)}")
     far = ": far from the rest" if found.far else ""
     print(f"Distance {found.distance:.4g}, farther than {found.percentile:.0f} % of the {count} subjects{far}.")
+    if found.flipped:
+        print("Its left and right seem exchanged: check the orientation in its header, and how it was converted.")
     print(f"{options.output}")

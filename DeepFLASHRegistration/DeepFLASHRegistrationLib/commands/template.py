@@ -230,6 +230,9 @@ class _Telling:
             far = found.far()
             if far:
                 print(f"Far from the rest: {', '.join(far)}.")
+            flipped = found.flipped()
+            if flipped:
+                print(f"Left and right seem exchanged: {', '.join(flipped)}. Check how these were converted.")
             print(
                 f"Template of {len(found.left)} subjects{left}, mean deformation {found.left_over['mean_voxels']:.3f} "
                 f"voxels; {time.monotonic() - self.started:.0f} s; {found.ledger.folder / PAGE}"

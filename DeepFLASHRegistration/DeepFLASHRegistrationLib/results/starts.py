@@ -43,6 +43,7 @@ def started(start: Mapping[str, Any] | None, parameters: Parameters) -> Start:
             finds the smooth part of a deformation, is passed over. Where there is no such result it starts from rest;
             {"round": folder, "mean": file}: FLASH goes on from a geodesic on an earlier template, which was moved along
             the mean geodesic (`numpy.save` of its velocity) since, in its alignment and domain;
+            {"domain": folder}: from rest, in the domain of a geodesic;
             {"settled": folder, "mean": file}: of the velocity from which that would go on nothing is searched;
             {"steps": folders}: of the maps one after the other, the first from the fixed image on;
             {"mean": folders, "weights": numbers}: of the velocities' weighted mean nothing is searched.
@@ -62,6 +63,8 @@ def started(start: Mapping[str, Any] | None, parameters: Parameters) -> Start:
             return Start(parameters, given)
         begun = _gone_on(velocity, start["round"], parameters)
         return replace(begun, given={**begun.given, **given})
+    if "domain" in start:
+        return Start(parameters, {"domain": _geodesic(start["domain"]).domain})
     if "settled" in start:
         return Start(parameters, {"velocity": _centered(start["settled"], start["mean"])}, made_of)
     if "steps" in start:

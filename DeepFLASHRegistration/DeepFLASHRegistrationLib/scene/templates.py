@@ -88,6 +88,7 @@ def _rows(saved: SavedTemplate) -> list[dict[str, Any]]:
             "Verdict": each.verdict,
             "Distance": each.distance,
             "Far from the rest": _("yes") if each.far else "",
+            "Sides exchanged": _("perhaps") if each.flipped else "",
         }
         for name, each in ordered
     ]
