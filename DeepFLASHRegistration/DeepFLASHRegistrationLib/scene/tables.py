@@ -112,6 +112,7 @@ _SHOWN = {
     "Subject": (lambda: _("Subject"), 0, 1.0),
     "Distance": (lambda: _("Distance"), 1, 1.0),
     "Far from the rest": (lambda: _("Far"), 0, 1.0),
+    "Sides exchanged": (lambda: _("Flipped"), 0, 1.0),
     "Method": (lambda: _("Method"), 0, 1.0),
     "Verdict": (lambda: _("Verdict"), 0, 1.0),
     "Correlation": (lambda: _("Correlation"), 3, 1.0),

@@ -82,13 +82,14 @@ def addTemplate(scene: slicer.vtkMRMLScene, folder: str | os.PathLike) -> Templa
 
 def _rows(saved: SavedTemplate) -> list[dict[str, Any]]:
     ordered = sorted(saved.subjects.items(), key=lambda item: -item[1].distance)
+    flipped = any(each.flipped for each in saved.subjects.values())
     return [
         {
             "Subject": name,
             "Verdict": each.verdict,
             "Distance": each.distance,
             "Far from the rest": _("yes") if each.far else "",
-            "Sides exchanged": _("perhaps") if each.flipped else "",
+            **({"Sides exchanged": _("perhaps") if each.flipped else ""} if flipped else {}),
         }
         for name, each in ordered
     ]
