@@ -259,10 +259,15 @@ def _around(values: np.ndarray) -> np.ndarray:
     return total
 
 
-def far_away(lengths: Mapping[str, float], times: float = 3.5) -> list[str]:
-    """Names of those that lie farther off than the others scatter: by the median and its deviation (Iglewicz & Hoaglin
-    1993, whose limit is 3.5)."""
-    values = np.array(list(lengths.values()))
+def far_away(lengths: Mapping[str, float]) -> list[str]:
+    """Names of those that lie farther off than the others scatter."""
+    return [name for name, length in lengths.items() if beyond(length, lengths.values())]
+
+
+def beyond(value: float, others: Iterable[float], times: float = 3.5) -> bool:
+    """Whether a value lies above others by more than they scatter: by their median and its deviation (Iglewicz and
+    Hoaglin 1993, whose limit is 3.5)."""
+    values = np.array(list(others))
     middle = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    return [name for name, length in lengths.items() if length - middle > times * max(spread, 1e-12)]
+    return value - middle > times * max(spread, 1e-12)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..problem.deformation import Deformation
+from .template_images import beyond
 
-# As many deviations of those of the others, and at least this part of the way, tell a flipped subject.
-_DEVIATIONS, _LEAST = 5.0, 0.15
+# At least this part of the way is flipped.
+_LEAST = 0.15
 # Of fewer subjects it is not known how much they scatter.
 _SUBJECTS = 5
 
@@ -36,11 +37,5 @@ def to_mirror(deformation: Deformation, asymmetry: np.ndarray) -> float:
 
 
 def is_flipped(value: float, others: Mapping[str, float]) -> bool:
-    """Whether a subject lies farther on the way to the mirror image than others scatter, by their median and its
-    deviation."""
-    values = np.array(list(others.values()))
-    if len(values) < _SUBJECTS:
-        return False
-    middle = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    return value - middle > _DEVIATIONS * spread and value > _LEAST
+    """Whether a subject lies farther on the way to the mirror image than others scatter."""
+    return len(others) >= _SUBJECTS and value > _LEAST and beyond(value, others.values())
