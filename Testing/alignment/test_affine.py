@@ -11,6 +11,7 @@ from DeepFLASHRegistrationLib.imaging.io import read_volume
 from DeepFLASHRegistrationLib.imaging.volume import Volume
 from DeepFLASHRegistrationLib.support.errors import InputError
 from imaging_shapes import apart, centered_grid, rotation, sampled, storages
+from scipy.ndimage import gaussian_filter
 
 GRID = centered_grid((44, 64, 52), (2, 2, 2))
 
@@ -283,3 +284,16 @@ def test_fixed_masks_of_a_slice_or_two_are_enough(thickness, axis) -> None:
     result = align(head, other, "rigid", masks=(Volume(GRID, sheet, "mask"), None))
     assert result.similarity > 0.9
     assert apart(result.matrix, affine(np.eye(3), shift=(3, -2, 1)), GRID) < 4
+
+
+@pytest.mark.parametrize(("depth", "seed"), [(14, 0), (10, 4), (20, 3)])
+def test_stretching_does_not_end_in_a_mirror_image(depth: int, seed: int) -> None:
+    """Of a cut image that was flipped, the way to the map that mirrors it leads through ever flatter ones."""
+    rng = np.random.default_rng(seed)
+    data = gaussian_filter(rng.normal(size=(24, 30, depth)), 3.0)
+    data = data + 2 * data.std() * np.linspace(-1, 1, depth)
+    data = (data - data.min() + 1).astype(np.float32)
+    grid = Grid(data.shape, np.eye(4)[[2, 1, 0, 3]])
+    found = align(Volume(grid, data, "a"), Volume(grid, data[..., ::-1].copy(), "b"), "affine", threads=1)
+    assert np.linalg.det(found.matrix) > 0
+    assert any("mirror" in note for note in found.notes), found.notes

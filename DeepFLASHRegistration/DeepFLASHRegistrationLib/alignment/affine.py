@@ -136,7 +136,9 @@ def align_upright(fixed: Volume, moving: Volume, kind: str, threads: int | None 
         for level in range(len(LEVELS_MM)):
             search._open(level)
             for each in dict.fromkeys(("rigid", kind)):
-                found, _ = search._climb(found, each, "correlation")
+                climbed, _ = search._climb(found, each, "correlation")
+                if np.isfinite(search._distortion(climbed)):
+                    found = climbed
         return search._matrix(found)
 
 
@@ -224,15 +226,16 @@ class _Search:
         stretch = self._distortion(best)
         if kind == "affine" and stretch > _STRETCH:
             best, fit = self._refined(found.unstretched, "rigid", measure, (0, 1, 2))
-            notes.append(
-                f"The affine alignment stretched or squeezed by a factor of {stretch:.2g}, which is hardly right: the "
-                "rigid alignment is used."
-            )
+            what = f"stretched or squeezed by a factor of {stretch:.2g}" if np.isfinite(stretch) else "mirrored"
+            notes.append(f"The affine alignment {what}, which is hardly right: the rigid alignment is used.")
         self.progress(1.0)
         return self._matrix(best), fit.score, notes + self._overlap_notes(fit)
 
     def _distortion(self, found: np.ndarray) -> float:
-        """By which factor a map stretches or squeezes, at most; what the objects' sizes ask for apart."""
+        """By which factor a map stretches or squeezes, at most; what the objects' sizes ask for apart. Infinite for one
+        that mirrors, on the way to which something is squeezed to nothing."""
+        if np.linalg.det(found[:, : self.d]) <= 0:
+            return np.inf
         stretches = np.linalg.svd(found[:, : self.d], compute_uv=False)
         return min(max(stretches.max() / r, r / stretches.min()) for r in (1.0, size_ratio(self.fixed, self.moving)))
 
