@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import gzip
+import os
 import struct
 import time
 
@@ -267,3 +268,21 @@ def test_unusable_transform_files_are_refused(tmp_path) -> None:
             transforms.read_affine(tmp_path / name, 3)
     with pytest.raises(InputError, match="unknown kind"):
         transforms.write_affine(tmp_path / "a.npy", np.eye(4))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of the size of files")
+def test_a_transform_of_which_the_disk_takes_a_part_is_none(tmp_path) -> None:
+    """ITK says nothing of it."""
+    import resource
+    import signal
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, largest[1]))
+    try:
+        with pytest.raises(OSError, match=r"a.tfm: could not be written. Check the free space"):
+            transforms.write_affine(tmp_path / "a.tfm", np.eye(4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())

@@ -262,5 +262,7 @@ def write_affine(
         try:
             with quiet():
                 sitk.WriteTransform(transform, str(temporary))
+                # On a full disk the writer leaves a part of the file, or none of it, and says nothing.
+                sitk.ReadTransform(str(temporary))
         except RuntimeError as error:
             raise unwritable(path) from error
