@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from DeepFLASHRegistrationLib.cohorts import template_averages
 from DeepFLASHRegistrationLib.cohorts.many import Settings
+from DeepFLASHRegistrationLib.cohorts.saved_template import load_template
 from DeepFLASHRegistrationLib.cohorts.template import TemplateRun
 from DeepFLASHRegistrationLib.cohorts.template_how import How
 from DeepFLASHRegistrationLib.cohorts.template_images import (
@@ -25,6 +26,8 @@ from DeepFLASHRegistrationLib.imaging.grid import Grid
 from DeepFLASHRegistrationLib.imaging.io import read_labels, read_volume, write_volume
 from DeepFLASHRegistrationLib.imaging.segmentation import Segment, Segmentation, write_segmentation
 from DeepFLASHRegistrationLib.imaging.volume import Volume
+from DeepFLASHRegistrationLib.jobs.job import key_of
+from DeepFLASHRegistrationLib.jobs.ledger import Run
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
 from DeepFLASHRegistrationLib.support.errors import InputError
 from DeepFLASHRegistrationLib.training.dataset import read_dataset
@@ -115,6 +118,46 @@ def test_run_again_nothing_is_done_and_what_is_lost_comes_back_to_the_byte(
     # Nobody takes it for one that is done meanwhile.
     assert not (template.out / "template.json").exists()
     write_template_summary(again)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_averages_that_are_not_whole_or_of_other_settings_are_taken_again(
+    made_template, tmp_path: Path, alike: bool
+) -> None:
+    template, data = made_template
+    out = shutil.copytree(template.out, tmp_path / "T")
+    image = (out / "template.nii.gz").read_bytes()
+    averages = out / "averages"
+    if alike:  # as a task of an array, which believes what others of its run have done
+        settings = dataclasses.replace(template.settings, run=Run(alike=True))
+        other = TemplateRun(read_dataset(data), out, settings, How(rounds=2, average="median"))
+        with pytest.raises(InputError, match="poses/affine/s0: holds the result of other inputs"):
+            other.run(lambda end: None)
+    else:
+        (averages / "affine" / "template.nii.gz").unlink()
+        (averages / "1" / "mean_velocity.npy").unlink()
+        (averages / "settled" / "job.json").write_text("")
+    # What an earlier template of other subjects had, this one has not.
+    strangers = [out / "mask.nii.gz", out / "template_2.nii.gz", out / "space" / "posed_mask.nii.gz"]
+    for stranger in strangers:
+        shutil.copy(out / "template.nii.gz", stranger)
+    again = run(data, out)
+    assert (out / "template.nii.gz").read_bytes() == image
+    assert again.left_over == template.left_over
+    assert not any(stranger.exists() for stranger in strangers)
+    write_template_summary(again)
+    load_template(out)
+
+
+def test_what_intensities_are_prepared_by_decides_alignments_and_averages(made_template) -> None:
+    template = made_template[0]
+    image = template.out / "averages" / "rigid" / "template.nii.gz"
+    keys = set()
+    for change in ({}, {"bias_correction": True}, {"normalization": "window", "window_high": 120.0}):
+        settings = Settings(dataclasses.replace(template.settings.parameters, **change))
+        jobs = TemplateRun(template.dataset, template.out, settings, template.how)._jobs
+        keys.add((jobs.alignment("affine", image, "s0").key, key_of(jobs.prepared)))
+    assert len({key for key, _ in keys}) == len({key for _, key in keys}) == 3
 
 
 def test_other_settings_are_refused_and_a_subject_that_cannot_be_used_is_left_out(

@@ -56,6 +56,21 @@ def test_whoever_comes_first_does_it_and_the_others_wait(tmp_path: Path) -> None
     assert sorted((found.get(timeout=10), found.get(timeout=10))) == [(7, False), (7, True)]
 
 
+def test_who_waits_can_be_cancelled(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    claim = ledger.claim(job(), 3)
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(None)
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled, match="while another process worked on averages/1"):
+        done_here(Ledger(tmp_path), job(), fill, cancelled=cancelled)
+    claim.interrupted()
+    assert done_here(Ledger(tmp_path), job(), fill, cancelled=cancelled).result.value == 7
+
+
 def test_what_was_killed_at_it_is_followed_by_another(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     nothing = context.Queue()

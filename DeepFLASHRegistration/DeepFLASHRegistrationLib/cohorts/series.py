@@ -126,13 +126,17 @@ class SeriesRun:
                 run_jobs(self.ledger, jobs, pairs, self.settings, ended, progress, most, processes)
 
     def run_here(
-        self, work: Callable[[Job, dict[str, Any]], Any], ended: Callable[[Ended], None] = lambda end: None
+        self,
+        work: Callable[[Job, dict[str, Any]], Any],
+        ended: Callable[[Ended], None] = lambda end: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """As `run`, one after the other in this process, which is a warm child itself.
 
         Args:
             work: fills the folder of a job, as its task does, given the arguments; returns what the task returns.
             ended: called with the end of each.
+            cancelled: asked while another process works on an item.
 
         Raises:
             Cancelled: by `work`; what it worked on does not count as tried.
@@ -147,6 +151,7 @@ class SeriesRun:
                 job,
                 lambda folder, job=job, given=given: work(job, {**given, "folder": folder}),
                 self.settings.tries,
+                cancelled,
             )
             ended(end)
 

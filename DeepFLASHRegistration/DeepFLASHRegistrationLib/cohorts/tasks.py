@@ -53,7 +53,8 @@ def register_series(control: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         # The folder is this call's own: what other settings left in it is replaced.
         run = SeriesRun(read_series([folder / "series.nii"]), folder / "out", settings, How(**how), force=True)
         with contextlib.suppress(Cancelled):
-            run.run_here(_Work(control, run.count, run.count - len(run.open)))
+            work = _Work(control, run.count, run.count - len(run.open))
+            run.run_here(work, cancelled=work.cancelled)
         items = run.items()
         done = [item for item in items if isinstance(item.result, Done)]
         failed = {str(item.number): item.result.message for item in items if isinstance(item.result, Failed)}

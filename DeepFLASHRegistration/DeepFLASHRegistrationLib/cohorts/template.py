@@ -14,6 +14,7 @@ same command goes on where it was, and of several that share the work all go on 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,8 @@ from .template_subjects import Known, channel_count, named_structures
 from .written_once import write_once
 
 _KINDS, _SETTLED, _SIDES = ("rigid", "affine"), "settled", "sides"
+# Files in SPACE that tell left from right.
+_OF_SIDES = (AXIS, "mirrored")
 # Of a template's subjects at least so many must be left.
 _LEAST = 2
 
@@ -114,6 +117,7 @@ class TemplateRun:
         self.channels = channel_count(self.dataset.path, self.subjects, self.settings.parameters)
         self.ledger = Ledger(self.out, self.force, self.settings.run)
         self.out = self.ledger.folder.absolute()
+        self._averages = Ledger(self.out, True, self.settings.run)
         self._digests = self.ledger.digests()
         self._read: dict[str, Known] = {}
         self._jobs = TemplateJobs(self.out, self.subjects, self.settings, self.how, self.channels, self._digests)
@@ -331,25 +335,28 @@ class TemplateRun:
         make: Callable[[Path], dict[str, Any]],
         ended: Callable[[Ended], None],
     ) -> dict[str, Any]:
-        """What an average of the results of jobs gave; made here, unless somebody else was first."""
+        """What an average of the results of jobs gave; made here, unless somebody else was first. One of other results
+        is replaced: it can be made again from these."""
 
         def key() -> str:
-            more = [path for name in self.left for path in (*self.subjects[name].channels, self.subjects[name].mask)]
-            files = [self.how.like, *more]
-            how = [self.how.average, self.how.mirrored, self.how.voxel_mm, self.cut]
+            subjects = [self.subjects[name] for name in sorted(self.left)]
+            files = [self.how.like, *(path for each in subjects for path in (*each.channels, each.mask))]
+            how = [self.how.average, self.how.mirrored, self.how.voxel_mm, self.cut, self._jobs.prepared]
             digests = [self._digests.of(Path(file).absolute()) if file else "" for file in files]
             return key_of({"task": AVERAGES, "of": {job.name: job.key for job in of}, "files": digests, "how": how})
 
         def made(folder: Path) -> dict[str, Any]:
-            self._reopen()
+            if name == _SETTLED:  # other averages change the template by jobs that they decide
+                self._reopen()
             return make(folder)
 
         job = Job(f"{AVERAGES}/{name}", key, AVERAGES)
-        if self.ledger.place(job) is Place.DONE:
+        if self._averages.complete(job):
             return self.ledger.done(job.name).value
-        end = done_here(self.ledger, job, made, self.settings.tries)
+        # Whatever ends the process meanwhile, the same command goes on.
+        end = done_here(self._averages, job, made, sys.maxsize)
         if isinstance(end.result, Failed):
-            raise InputError(end.result.message)
+            raise InputError(f"{self.out / job.name}: {end.result.message}")
         ended(end)
         return end.result.value
 
@@ -382,6 +389,9 @@ class TemplateRun:
         self.lengths, self.left_over, self.domain = value["lengths"], value["left_over"], grid_from(value["domain"])
         names = [TEMPLATE, *further(TEMPLATE, self.channels), *([MASK] if self.cut else [])]
         names += [LABELS, AGREEMENT] if self.labelled else []
+        for path in (*self.out.glob("template_*.nii.gz"), *(self.out / name for name in (MASK, LABELS, AGREEMENT))):
+            if path.name not in names:
+                path.unlink(missing_ok=True)  # of an earlier template
         self._copied({self.out / name: self._jobs.average(_SETTLED).with_name(name) for name in names})
 
     def _keep_space(self, fixed: Path) -> None:
@@ -393,6 +403,9 @@ class TemplateRun:
         )
         if self.cut:
             known |= {mask_of(POSED): posed.with_name(MASK), mask_of(REGISTERED): fixed.with_name(MASK)}
+        for path in (self.out / SPACE).glob("*.n*"):
+            if path.name not in known and not (self._sided and path.name.startswith(_OF_SIDES)):
+                path.unlink()
         self._copied({self.out / SPACE / name: file for name, file in known.items()})
 
     def _tell_sides(

@@ -22,6 +22,7 @@ from .template_mirror import mirrored
 from .written_once import write_image
 
 MIRRORED = "mirrored.nii.gz"
+_PREPARING = ("normalization", "window_low", "window_high", "bias_correction")
 
 
 @dataclass
@@ -51,6 +52,11 @@ class TemplateJobs:
         self._given["disk"] = str(self.out)
 
     @property
+    def prepared(self) -> dict[str, Any]:
+        """The parameters by which intensities are made comparable."""
+        return {name: getattr(self.settings.parameters, name) for name in _PREPARING}
+
+    @property
     def labelled(self) -> bool:
         """Whether all subjects have labels."""
         return all(each.labels is not None for each in self.subjects.values())
@@ -72,10 +78,7 @@ class TemplateJobs:
         files = self.subjects[name]
         mask = None if kind == "rigid" else self._mask(fixed)
         pair = PairFiles(str(fixed), str(files.image.absolute()), fixed_mask=mask, moving_mask=_text(files.mask))
-        normalization = self.settings.parameters.normalization
-        return self._job(
-            f"{POSES}/{kind}/{name}", "align_files", pair, {"kind": kind}, {"normalization": normalization}
-        )
+        return self._job(f"{POSES}/{kind}/{name}", "align_files", pair, {"kind": kind}, self.prepared)
 
     def posing(self, image: Path) -> Job:
         """What tells the pose in which the template shall lie: an average of the subjects, aligned with the image in
@@ -87,8 +90,7 @@ class TemplateJobs:
             name, pair = "mirrored", PairFiles(str(image), str(other), fixed_mask=mask)
         else:
             name, pair = "like", PairFiles(str(Path(self.how.like).absolute()), str(image), moving_mask=mask)
-        decisive = {"normalization": self.settings.parameters.normalization}
-        return self._job(f"{POSES}/{name}", "align_files", pair, {"kind": "rigid"}, decisive)
+        return self._job(f"{POSES}/{name}", "align_files", pair, {"kind": "rigid"}, self.prepared)
 
     def to_standard(self) -> Job:
         """The template registered to a standard space."""

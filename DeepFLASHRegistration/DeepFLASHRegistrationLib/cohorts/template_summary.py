@@ -57,7 +57,7 @@ def write_template_summary(run: TemplateRun) -> None:
         "rounds": [asdict(each) for each in run.rounds],
         "left_over": run.left_over or None,
         "template": TEMPLATE,
-        "mask": MASK if (run.out / MASK).is_file() else None,
+        "mask": MASK if run.cut else None,
         "channels": further(TEMPLATE, run.channels),
         "labels": LABELS if run.labelled else None,
         "labels_agreement": AGREEMENT if run.labelled else None,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -164,6 +165,11 @@ def _say_unequal(dataset: Dataset) -> None:
     if without and len(without) < len(dataset):
         shown = ", ".join(without[:6]) + (", …" if len(without) > 6 else "")
         print(f"Note: the template gets no labels, since {len(without)} have none: {shown}.", file=sys.stderr)
+    known: dict[str, str] = {}
+    for each in dataset.subjects:
+        first = known.setdefault(os.path.realpath(each.image), each.name)
+        if first != each.name:
+            print(f"Note: {first} and {each.name} are the same file, which counts twice.", file=sys.stderr)
     if len(dataset.persons) < len(dataset):
         text = f"{len(dataset)} images of {len(dataset.persons)} persons count alike"
         print(f"Note: {text}; give one image of each for a mean of persons.", file=sys.stderr)
@@ -208,7 +214,10 @@ class _Telling:
         elif not good:
             print(f"{name}: left out. {end.result.message}", file=sys.stderr, flush=True)
         elif not self.options.quiet:
-            print(f"[{self.done + self.failed}/{self.count}] {name}: {end.result.seconds:.1f} s", flush=True)
+            print(
+                f"[{min(self.done + self.failed, self.count)}/{self.count}] {name}: {end.result.seconds:.1f} s",
+                flush=True,
+            )
 
     def write(self) -> None:
         """The table, summary and page of what is known by now; that they cannot be written stops nothing."""

@@ -14,26 +14,43 @@ from .ledger import Claim, Done, Failed, Ledger
 from .pool import Ended, pauses
 from .worker import in_words
 
+# How soon a wish to stop is noticed in waiting.
+_ASK_SECONDS = 0.2
 
-def done_here(ledger: Ledger, job: Job, make: Callable[[Path], Any], tries: int = 3) -> Ended:
+
+def done_here(
+    ledger: Ledger,
+    job: Job,
+    make: Callable[[Path], Any],
+    tries: int = 3,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Ended:
     """Does a job in this process, or waits while another process, here or on another computer, is at it.
 
     Args:
         job: its task and arguments do not matter.
         make: makes the folder that it is given, fills it, and returns what the job gives.
         tries: of the job at most.
+        cancelled: asked while another process is at it.
 
     Raises:
         InputError: its place is taken.
-        Cancelled: by ``make``, as KeyboardInterrupt; what it worked on does not count as tried.
+        Cancelled: by ``make``, as KeyboardInterrupt; what it worked on does not count as tried. Or in waiting.
     """
     for pause in pauses():
-        claim = ledger.claim(job, tries)
+        try:
+            claim = ledger.claim(job, tries)
+        except OSError as error:
+            return Ended(job, Failed(in_words(ledger.folder, error), 0))
         if isinstance(claim, Claim):
             return Ended(job, _made(ledger, claim, make))
         if claim is not None:
             return Ended(job, claim, before=isinstance(claim, Done))
-        time.sleep(pause)
+        end = time.monotonic() + pause
+        while time.monotonic() < end:
+            if cancelled():
+                raise Cancelled(f"Cancelled while another process worked on {job.name}.")
+            time.sleep(min(pause, _ASK_SECONDS))
     raise AssertionError("pauses have no end")
 
 

@@ -173,6 +173,18 @@ class Ledger:
         replaced = any(sizes.get(name, size) != size for name, size in record.get("files", {}).items())
         return Place.DONE if record["key"] == job.key and not replaced else Place.OTHER
 
+    def complete(self, job: Job) -> bool:
+        """Whether the job is done, and none of its files is gone. What remains of one that is not whole is removed."""
+        if self.place(job) is Place.FREE:
+            return False
+        target = self.folder / job.name
+        record = read_record(target / RECORD) or {}
+        if set(record.get("files", ())) <= set(_sizes(target)) and self.place(job) is Place.DONE:
+            return True
+        if self.place(job) is not Place.OTHER:
+            shutil.rmtree(target, ignore_errors=True)
+        return False
+
     def check(self, job: Job, place: Place) -> None:
         """InputError if the job's result must not be put where this lies."""
         if place is Place.FOREIGN:

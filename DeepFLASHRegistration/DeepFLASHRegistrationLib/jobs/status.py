@@ -89,7 +89,7 @@ def status(folder: str | os.PathLike) -> Status:
         places = [(folder / name / RECORD, name) for name in names]
         ended = {name: found.st_mtime for path, name in places if (found := _stat(path)) is not None}
         records = [record for path in sorted(state.glob("*.json")) if (record := _record(path)) is not None]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{folder}: no jobs were begun there. Name the folder that register-many, register-series, template or "
             "bids writes to (of bids its folder of work, if it had one of its own)."

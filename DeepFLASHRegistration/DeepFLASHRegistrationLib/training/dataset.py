@@ -16,7 +16,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -241,11 +240,6 @@ def _check_unique(path: Path, found: Sequence[SubjectFiles]) -> None:
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise InputError(f"{path}: has {what} {twice[0]} twice. Every image may occur once.")
-    known: dict[str, Path] = {}
-    for image in (s.image for s in found if s.image.exists()):
-        first = known.setdefault(os.path.realpath(image), image)
-        if first is not image:
-            raise InputError(f"{path}: {first} and {image} are the same file. Every image may occur once.")
 
 
 # ------------------------------------------------------------------------------------------------------ checking
