@@ -100,6 +100,14 @@ def test_a_flipped_subject_is_named_and_so_is_a_new_one(tmp_path: Path) -> None:
     for side in (1.0, -1.0):
         found = project(read_subject(write_head(tmp_path / "new.nii.gz", 9, side)), saved, threads=1)
         assert found.flipped == (side < 0), found.to_mirror
+    # What leads to the mirror image of another template is made again.
+    record = out / "asymmetry" / "job.json"
+    record.write_text(json.dumps({**json.loads(record.read_text(encoding="utf-8")), "key": "other"}), encoding="utf-8")
+    sides = dict(run.sides)
+    run.run(lambda end: None)
+    assert run.sides == sides
+    assert json.loads(record.read_text(encoding="utf-8"))["key"] != "other"
+    write_template_summary(run)
     # Templates of which it was not known have none.
     values = json.loads((out / "template.json").read_text(encoding="utf-8"))
     for row in values["subjects"]:

@@ -117,7 +117,8 @@ class TemplateRun:
         self.channels = channel_count(self.dataset.path, self.subjects, self.settings.parameters)
         self.ledger = Ledger(self.out, self.force, self.settings.run)
         self.out = self.ledger.folder.absolute()
-        self._averages = Ledger(self.out, True, self.settings.run)
+        # Of what follows from the results alone, and is made again where they are others.
+        self._derived = Ledger(self.out, True, self.settings.run)
         self._digests = self.ledger.digests()
         self._read: dict[str, Known] = {}
         self._jobs = TemplateJobs(self.out, self.subjects, self.settings, self.how, self.channels, self._digests)
@@ -268,15 +269,17 @@ class TemplateRun:
         jobs: Sequence[Job],
         ended: Callable[[Ended], None],
         progress: Callable[[Job, Mapping[str, Any]], None],
+        ledger: Ledger | None = None,
     ) -> dict[str, Done]:
         """What the jobs gave, by name; subjects whose job failed are left out from then on."""
+        ledger = ledger or self.ledger
         found: dict[str, Done] = {}
         open_ = []
         for job in jobs:
-            place = self.ledger.place(job)
-            self.ledger.check(job, place)
+            place = ledger.place(job)
+            ledger.check(job, place)
             if place is Place.DONE:
-                found[job.name] = self.ledger.done(job.name)
+                found[job.name] = ledger.done(job.name)
             else:
                 open_.append(job)
 
@@ -290,7 +293,7 @@ class TemplateRun:
         if open_:
             self._reopen()
         pairs = [self._jobs.pairs[job.name] for job in open_]
-        run_jobs(self.ledger, open_, pairs, self.settings, told, progress, processes=self._processes)
+        run_jobs(ledger, open_, pairs, self.settings, told, progress, processes=self._processes)
         self._check_left()
         return found
 
@@ -300,10 +303,14 @@ class TemplateRun:
             (self.out / path).unlink(missing_ok=True)
 
     def _one(
-        self, job: Job, ended: Callable[[Ended], None], progress: Callable[[Job, Mapping[str, Any]], None]
+        self,
+        job: Job,
+        ended: Callable[[Ended], None],
+        progress: Callable[[Job, Mapping[str, Any]], None],
+        ledger: Ledger | None = None,
     ) -> Done:
         """What a job gave on which more than one subject depends; InputError if it failed."""
-        found = self._work([job], ended, progress)
+        found = self._work([job], ended, progress, ledger)
         if job.name not in found:
             failed = self.failed.pop(job.name.rpartition("/")[2])
             raise InputError(f"{self._jobs.pairs[job.name].files.fixed}: {failed.message}")
@@ -351,10 +358,10 @@ class TemplateRun:
             return make(folder)
 
         job = Job(f"{AVERAGES}/{name}", key, AVERAGES)
-        if self._averages.complete(job):
+        if self._derived.complete(job):
             return self.ledger.done(job.name).value
         # Whatever ends the process meanwhile, the same command goes on.
-        end = done_here(self._averages, job, made, sys.maxsize)
+        end = done_here(self._derived, job, made, sys.maxsize)
         if isinstance(end.result, Failed):
             raise InputError(f"{self.out / job.name}: {end.result.message}")
         ended(end)
@@ -389,9 +396,10 @@ class TemplateRun:
         self.lengths, self.left_over, self.domain = value["lengths"], value["left_over"], grid_from(value["domain"])
         names = [TEMPLATE, *further(TEMPLATE, self.channels), *([MASK] if self.cut else [])]
         names += [LABELS, AGREEMENT] if self.labelled else []
-        for path in (*self.out.glob("template_*.nii.gz"), *(self.out / name for name in (MASK, LABELS, AGREEMENT))):
+        # Of an earlier template.
+        for path in (*self.out.glob("template_[0-9].nii.gz"), *(self.out / each for each in (MASK, LABELS, AGREEMENT))):
             if path.name not in names:
-                path.unlink(missing_ok=True)  # of an earlier template
+                path.unlink(missing_ok=True)
         self._copied({self.out / name: self._jobs.average(_SETTLED).with_name(name) for name in names})
 
     def _keep_space(self, fixed: Path) -> None:
@@ -415,7 +423,7 @@ class TemplateRun:
         folders = [self.last(name) for name in sorted(self.left)]
         job, asymmetry = self._jobs.asymmetry(folders[0]), None
         try:
-            figures = self._one(job, ended, progress).value
+            figures = self._one(job, ended, progress, self._derived).value
             asymmetry = None if figures["verdict"]["level"] == "failed" else self.out / ASYMMETRY
         except InputError:
             pass  # then nothing is said of anybody
