@@ -33,7 +33,7 @@ from ..support.output_folder import whole_folder
 from ..version import __version__
 from .saved_template import SavedTemplate
 from .template_files import VOLUMES
-from .template_images import beyond
+from .template_images import outlier_limit
 from .template_sides import is_flipped, to_mirror
 from .volumes import by_title, carried_volumes, read_volumes
 
@@ -145,7 +145,7 @@ def _placed(result: Result, template: SavedTemplate, subject: Subject, middle: S
     """Where it lies among the template's own."""
     geodesic = _geodesic(result)
     distance, others = geodesic.length(), template.distances
-    far = beyond(distance, others)
+    far = distance > outlier_limit(others)
     sides = template.sides
     side = to_mirror(geodesic, template.asymmetry) if sides else None
     flipped = side is not None and is_flipped(side, sides)

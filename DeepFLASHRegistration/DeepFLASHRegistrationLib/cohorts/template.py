@@ -61,7 +61,7 @@ from .template_how import How
 from .template_images import far_away, shown
 from .template_jobs import TemplateJobs
 from .template_mirror import upright
-from .template_sides import is_flipped
+from .template_sides import flipped
 from .template_subjects import Known, channel_count, named_structures
 from .written_once import write_once
 
@@ -104,7 +104,6 @@ class TemplateRun:
     sides: dict[str, float] = field(default_factory=dict)
     domain: Grid | None = None
     middle: np.ndarray | None = None
-    cut: bool = False
 
     def __post_init__(self) -> None:
         """Opens the folder.
@@ -150,6 +149,11 @@ class TemplateRun:
     def labelled(self) -> bool:
         """Whether all subjects have labels."""
         return self._jobs.labelled
+
+    @property
+    def cut(self) -> bool:
+        """Whether some subject does not show all of its object."""
+        return self._jobs.cut
 
     @property
     def left(self) -> list[str]:
@@ -327,7 +331,7 @@ class TemplateRun:
                 f"{self.dataset.path}: {len(self.left)} of {len(self.subjects)} subjects can be used{why}. A template "
                 "needs two."
             )
-        self.cut = self._jobs.cut = not all(self._read[name].whole for name in self.left)
+        self._jobs.cut = not all(self._read[name].whole for name in self.left)
 
     # ------------------------------------------------------------------------------------------------ the averages
 
@@ -437,7 +441,7 @@ class TemplateRun:
 
     def flipped(self) -> list[str]:
         """Subjects whose sides seem exchanged."""
-        return [name for name, value in self.sides.items() if is_flipped(value, self.sides)]
+        return flipped(self.sides)
 
     def _copied(self, files: Mapping[Path, Path]) -> None:
         for to, source in files.items():

@@ -261,13 +261,14 @@ def _around(values: np.ndarray) -> np.ndarray:
 
 def far_away(lengths: Mapping[str, float]) -> list[str]:
     """Names of those that lie farther off than the others scatter."""
-    return [name for name, length in lengths.items() if beyond(length, lengths.values())]
+    most = outlier_limit(lengths.values())
+    return [name for name, length in lengths.items() if length > most]
 
 
-def beyond(value: float, others: Iterable[float], times: float = 3.5) -> bool:
-    """Whether a value lies above others by more than they scatter: by their median and its deviation (Iglewicz and
+def outlier_limit(values: Iterable[float], times: float = 3.5) -> float:
+    """What lies above this lies off by more than values scatter: by their median and its deviation (Iglewicz and
     Hoaglin 1993, whose limit is 3.5)."""
-    values = np.array(list(others))
+    values = np.array(list(values))
     middle = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    return value - middle > times * max(spread, 1e-12)
+    return middle + times * max(spread, 1e-12)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..problem.deformation import Deformation
-from .template_images import beyond
+from .template_images import outlier_limit
 
 # At least this part of the way is flipped.
 _LEAST = 0.15
@@ -36,6 +36,16 @@ def to_mirror(deformation: Deformation, asymmetry: np.ndarray) -> float:
     return (square(velocity + asymmetry) - square(velocity - asymmetry)) / (4 * square(asymmetry))
 
 
+def flipped(sides: Mapping[str, float]) -> list[str]:
+    """Names of those that lie farther on the way to the mirror image than the others scatter."""
+    most = _limit(sides)
+    return [name for name, value in sides.items() if value > most]
+
+
 def is_flipped(value: float, others: Mapping[str, float]) -> bool:
-    """Whether a subject lies farther on the way to the mirror image than others scatter."""
-    return len(others) >= _SUBJECTS and value > _LEAST and beyond(value, others.values())
+    """Whether a further subject lies farther there than others scatter."""
+    return value > _limit(others)
+
+
+def _limit(sides: Mapping[str, float]) -> float:
+    return max(_LEAST, outlier_limit(sides.values())) if len(sides) >= _SUBJECTS else np.inf

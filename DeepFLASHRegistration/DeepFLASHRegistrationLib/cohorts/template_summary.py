@@ -7,7 +7,7 @@ import csv
 import datetime
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
@@ -42,7 +42,9 @@ def write_template_summary(run: TemplateRun) -> None:
     Raises:
         OSError, InputError: they cannot be written; earlier ones stay.
     """
-    rows = [_row(run, name) for name in run.subjects]
+    # Of all at once: each looks at all of them.
+    marked = set(run.far()), set(run.flipped())
+    rows = [_row(run, name, *marked) for name in run.subjects]
     digests = [run.labels_digest(name) for name in run.subjects]
     grid = _grid(run)
     values = {
@@ -83,14 +85,14 @@ def _grid(run: TemplateRun) -> Grid | None:
     return read_volume(path).grid if path.is_file() else None
 
 
-def _row(run: TemplateRun, name: str) -> dict[str, Any]:
+def _row(run: TemplateRun, name: str, far: Collection[str], flipped: Collection[str]) -> dict[str, Any]:
     failed = run.failed.get(name)
     found = Outcome(NamedPair(0, name, None), failed or run.ledger.done(f"{SUBJECTS}/{name}"))
     distance, side, files = run.lengths.get(name), run.sides.get(name), run.subjects[name]
     values = (
         name, found.state, found.level, None if distance is None else round(distance, 3),
-        "yes" if name in run.far() else "",
-        None if side is None else round(side, 4), "yes" if name in run.flipped() else "",
+        "yes" if name in far else "",
+        None if side is None else round(side, 4), "yes" if name in flipped else "",
         found.reason if found.level != "good" else "",
         str(files.image.absolute()), "" if files.labels is None else str(files.labels.absolute()),
     )  # fmt: skip

@@ -175,13 +175,12 @@ class Ledger:
 
     def complete(self, job: Job) -> bool:
         """Whether the job is done, and none of its files is gone. What remains of one that is not whole is removed."""
-        if self.place(job) is Place.FREE:
-            return False
-        target = self.folder / job.name
-        record = read_record(target / RECORD) or {}
-        if set(record.get("files", ())) <= set(_sizes(target)) and self.place(job) is Place.DONE:
-            return True
-        if self.place(job) is not Place.OTHER:
+        place, target = self.place(job), self.folder / job.name
+        if place is Place.DONE:
+            record = read_record(target / RECORD) or {}
+            if record.get("files", {}).keys() <= _sizes(target).keys():
+                return True
+        if place in (Place.DONE, Place.FOREIGN):
             shutil.rmtree(target, ignore_errors=True)
         return False
 
