@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The 3-D comparison of DeepFLASH (Wang & Zhang, CVPR 2020, section 4) with its baselines, on hippocampi.
 
-    python Utilities/paper_3d.py --data FOLDER [-o OUT] [--brains] [--pairs 16]
+    python Utilities/paper_3d.py --data FOLDER [-o OUT] [--brains] [--pairs 16] [--properties 2]
 
 FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4) and, for --brains, `oasis-brains`
 (MICCAI 2012 multi-atlas challenge). `deepflash compare` registers pairs of subjects that no model was trained on, by
 all methods from the same alignment, into OUT; what it measured is written to docs/comparison.md, with the box plots of
-the paper's figure 6 and the bars of its figure 7. ANTs and Greedy are left out where no Python that has them is named
+the paper's figure 6 and the bars of its figure 7, and with --properties what of the claims of ICON and its kin holds
+of each method. ANTs and Greedy are left out where no Python that has them is named
 (DEEPFLASH_PEERS). Interrupted, the same command goes on where it was.
 """
 
@@ -33,8 +34,10 @@ PICTURES = ROOT / "docs" / "images"
 REFERENCE = "flash"
 HIPPOCAMPI = [
     *("flash", "flash:hippocampus@iterations=100x100", "fast", "lddmm", "nephi"),
+    *("nephi-codes:nephi-hippocampus", "nephi-codes:nephi-hippocampus@instance_steps=50"),
     *("quicksilver:quicksilver-hippocampus", "quicksilver:quicksilver-hippocampus@geodesic"),
     *("voxelmorph:voxelmorph-hippocampus", "voxelmorph:voxelmorph-hippocampus@geodesic"),
+    *("icon:icon-hippocampus", "constricon:constricon-hippocampus", "carl:carl-hippocampus"),
     *("gradicon:gradicon-hippocampus", "gradicon:gradicon-hippocampus@geodesic"),
     *("deepflash:dual-net-hippocampus", "deepflash:hippocampus", "deepflash+flash:hippocampus"),
 ]
@@ -58,6 +61,10 @@ SHORT = {
     "voxelmorph:voxelmorph-hippocampus": "voxelmorph",
     "quicksilver:quicksilver-hippocampus": "quicksilver",
     "gradicon:gradicon-hippocampus": "gradicon",
+    "icon:icon-hippocampus": "icon",
+    "constricon:constricon-hippocampus": "constricon",
+    "carl:carl-hippocampus": "carl",
+    "nephi-codes:nephi-hippocampus": "nephi, codes",
     "deepflash:dual-net-hippocampus": "dual net",
     "deepflash:hippocampus": "deepflash",
     "deepflash+flash:hippocampus": "+ flash",
@@ -157,6 +164,20 @@ def rows(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def properties(found: Mapping[str, Any]) -> str:
+    """The table of what holds of the methods, in Markdown: a row for each method and alignment."""
+    titles = list(dict.fromkeys(line["title"] for line in found["properties"]))
+    by_row: dict[tuple[str, str], list[str]] = {}
+    for line in found["properties"]:
+        text = "–"
+        if line["mean"] is not None:
+            text = f"{line['mean']['mean']:.3f}"
+            text += "" if line["property"] == "folds" else f" ({line['p95']['mean']:.3f})"
+        by_row.setdefault((WORDS.get(line["method"], line["method"]), line["alignment"]), []).append(text)
+    lines = ["| " + " | ".join(["Method", "Alignment", *titles]) + " |", "|" + " --- |" * (len(titles) + 2)]
+    return "\n".join([*lines, *("| " + " | ".join([*row, *cells]) + " |" for row, cells in by_row.items())])
+
+
 def boxes(found: Mapping[str, Any], name: str) -> str:
     """Box plots of Dice by structure, as pictures beside the page; what shows them, in Markdown."""
     from DeepFLASHRegistrationLib.report.charts import box_chart, standalone
@@ -177,6 +198,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=os.environ.get("DEEPFLASH_DATA"), help="[DEEPFLASH_DATA]")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "demo" / "paper-3d")
     parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--properties", type=int, default=0, metavar="PAIRS", help="of which they are measured (none)")
     parser.add_argument("--brains", action="store_true", help="pairs of brains too: an hour more")
     options = parser.parse_args()
     if options.data is None:
@@ -193,11 +215,17 @@ def main() -> int:
     if options.brains:
         table, more = brains(data, options.output)
         parts["brains"] = compared(table, BRAINS + peers[::2], 6, options.output / "brains", more)
+    written = {name: f"{rows(found)}\n\n{boxes(found, name)}" for name, found in parts.items()}
+    if options.properties:
+        table, more = hippocampi(data, options.output)
+        each = [name for name in methods if "@" not in name]
+        found = compared(table, each, options.properties, options.output / "properties", [*more, "--properties"])
+        written["properties"] = properties(found)
     text = PAGE.read_text(encoding="utf-8")
-    for name, found in parts.items():
+    for name, shown in written.items():
         start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)
-        text = f"{before}{start}\n{rows(found)}\n\n{boxes(found, name)}\n{end}{rest.partition(end)[2]}"
+        text = f"{before}{start}\n{shown}\n{end}{rest.partition(end)[2]}"
     PAGE.write_text(text, encoding="utf-8")
     print(f"The tables are in {PAGE}; all results and a page with pictures in {options.output}")
     return 0

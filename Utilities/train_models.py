@@ -7,9 +7,11 @@
     python Utilities/train_models.py dual-net-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py voxelmorph-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py quicksilver-hippocampus --data FOLDER --out MODELS
+    python Utilities/train_models.py icon-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py gradicon-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py constricon-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py carl-hippocampus --data FOLDER --out MODELS
+    python Utilities/train_models.py nephi-hippocampus --data FOLDER --out MODELS
     python Utilities/train_models.py mean-images --data FOLDER --out MODELS
 
 FOLDER holds `hippocampus` (images/, labels/: Medical Segmentation Decathlon, task 4), `oasis-brains` (skull-stripped
@@ -19,7 +21,7 @@ the model cards are measured on them. Interrupted, the same command goes on wher
 
 *brain* is packed and trained on the packs, which also can be carried to a machine with a GPU; see docs/training.md.
 *dual-net-hippocampus* is taught by FLASH first, into MODELS/velocities. The two baselines of its paper, GradICON,
-ConstrICON and CARL are trained on a pack of the same hippocampi, *quicksilver-hippocampus* by LDDMM's momenta
+ConstrICON, CARL and NePhi are trained on a pack of the same hippocampi, *quicksilver-hippocampus* by LDDMM's momenta
 (MODELS/momenta).
 `mean-images` gives the models in MODELS the mean image of what they were trained on; their weights stay as they are.
 """
@@ -80,6 +82,13 @@ OPTIONS = {
         "--name=quicksilver-hippocampus",
         "--description=T1 crops around one hippocampus, by Quicksilver",
     ],
+    "icon-hippocampus": [
+        "--method=icon",
+        "--learning-rate=6e-4",
+        "--deformation=1",
+        "--name=icon-hippocampus",
+        "--description=T1 crops around one hippocampus, by ICON",
+    ],
     "gradicon-hippocampus": [
         "--method=gradicon",
         "--deformation=1",
@@ -100,6 +109,12 @@ OPTIONS = {
         "--name=carl-hippocampus",
         "--description=T1 crops around one hippocampus, by CARL",
         "--limits=Its encoder is narrower than the published one: 16 features instead of 128.",
+    ],
+    "nephi-hippocampus": [
+        "--method=nephi-codes",
+        "--deformation=1",
+        "--name=nephi-hippocampus",
+        "--description=T1 crops around one hippocampus, by NePhi",
     ],
     "brain": [
         "--mix=adults=0.5,heads=0.5",
@@ -288,7 +303,7 @@ def main() -> int:
     options, more = parser.parse_known_args()  # further options are those of deepflash train
     if options.model == "dual-net-hippocampus":
         return dual_net(options.data.resolve(), options.out.resolve(), more)
-    if options.model.endswith(("morph-hippocampus", "silver-hippocampus", "icon-hippocampus", "carl-hippocampus")):
+    if options.model.endswith("-hippocampus"):
         return on_hippocampi(options.model, options.data.resolve(), options.out.resolve(), more)
     if options.model == "mean-images":
         return mean_images(options.data, options.out)

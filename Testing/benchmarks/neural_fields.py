@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and seconds of NePhi by the number of voxels, beside a FLASH evaluation on the same images.
+"""Memory and seconds of NePhi by the number of voxels, beside FLASH and GradICON's instance optimization.
 
     python Testing/benchmarks/neural_fields.py [--sizes 64,128,256] [--steps 3]
 
 Each size in processes of its own, on one thread: the images alone, NePhi (some steps at every level, and both maps on
-all voxels), and FLASH's energy and gradient at the finest level. Printed: peak resident memory beyond that of the
-process with the images, and seconds of a step.
+all voxels), FLASH's energy and gradient at the finest level, and a step of GradICON's small network fitted to the pair.
+Printed: peak resident memory beyond that of the process with the images, and seconds of a step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[2] / "DeepFLASHRegistration"
 sys.path.insert(0, str(LIBRARY))
-WAYS = ("images", "nephi", "flash")
+WAYS = ("images", "nephi", "flash", "gradicon")
 
 
 def child(way: str, n: int, steps: int) -> None:
@@ -55,6 +55,15 @@ def child(way: str, n: int, steps: int) -> None:
         started = time.perf_counter()
         objective(at_rest)
         seconds = time.perf_counter() - started
+    elif way == "gradicon":
+        from DeepFLASHRegistrationLib.learning.icon import SIZES, IconNet
+        from DeepFLASHRegistrationLib.learning.icon_loss import IconLoss
+
+        network, loss = IconNet(3, SIZES["gradicon"]["small"], (n,) * 3, False), IconLoss("gradicon", (n,) * 3, "cpu")
+        images = torch.stack([fixed, moving])
+        started = time.perf_counter()
+        loss(network, images, images).total.backward()
+        seconds = time.perf_counter() - started
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, seconds)
 
 
@@ -67,7 +76,7 @@ def main() -> None:
     if options.child:
         child(options.child[0], int(options.child[1]), options.steps)
         return
-    print("  voxels  images, MB  NePhi, MB  FLASH, MB  ratio  s/step  s/evaluation")
+    print("  voxels  images, MB  NePhi, MB  FLASH, MB  GradICON, MB  NePhi/FLASH  NePhi/GradICON    s/step of each")
     for n in map(int, options.sizes.split(",")):
         found = {}
         for way in WAYS:
@@ -78,8 +87,9 @@ def main() -> None:
         base = found["images"][0]
         more = {way: (found[way][0] - base) / 1e6 for way in WAYS}
         print(
-            f"{n:>6}^3 {base / 1e6:11.0f} {more['nephi']:10.0f} {more['flash']:10.0f} "
-            f"{more['nephi'] / max(more['flash'], 1e-9):6.2f} {found['nephi'][1]:7.3f} {found['flash'][1]:13.2f}",
+            f"{n:>6}^3 {base / 1e6:11.0f} {more['nephi']:10.0f} {more['flash']:10.0f} {more['gradicon']:13.0f} "
+            f"{more['nephi'] / max(more['flash'], 1e-9):12.2f} {more['nephi'] / max(more['gradicon'], 1e-9):15.2f} "
+            + " ".join(f"{found[way][1]:8.2f}" for way in WAYS[1:]),
             flush=True,
         )
 

@@ -70,6 +70,7 @@ _COMPUTING = (
     "methods.prediction_dual_net",
     "methods.prediction_force_net",
     "methods.prediction_icon",
+    "methods.prediction_nephi",
     "methods.prediction_on_domain",
     "methods.prediction_one_pass",
     "methods.prediction_quicksilver",

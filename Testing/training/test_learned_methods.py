@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from DeepFLASHRegistrationLib.geodesics.full_space import minimize
-from DeepFLASHRegistrationLib.learning import icon, quicksilver
+from DeepFLASHRegistrationLib.learning import coded_field, icon, quicksilver
+from DeepFLASHRegistrationLib.learning.coded_field import CodedDesign
 from DeepFLASHRegistrationLib.learning.icon import FAMILY
 from DeepFLASHRegistrationLib.methods.prediction import predictor_of
 from DeepFLASHRegistrationLib.methods.prediction_quicksilver import shot_momentum
@@ -63,6 +64,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(icon.SIZES[kind], "small", icon.Design((2, 8, 8), (8, 8), (2,)))
     carl = icon.Design((2, 8, 8), (8, 8), (4, 4), attention=6, padding=1)
     monkeypatch.setitem(icon.SIZES["carl"], "small", carl)
+    monkeypatch.setitem(coded_field.SIZES, "small", CodedDesign((4, 8, 8, 8), 4, 4, 8, 1.0, 8))
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +236,18 @@ def test_the_icon_family_learns_to_make_images_alike(both: Pack, kind: str, narr
         assert float(left.square().mean()) < 0.01 * float(forth.square().mean())
 
 
+def test_a_field_by_codes_learns_to_make_images_alike(both: Pack, narrow: None) -> None:
+    draws = Drawing([both], {"both": 1}, dataclasses.replace(STILL, labels_at_once=3))
+    draws.draw = lambda seed: draws.plain("both", 0, 2)
+    training = PackTraining(IconMethod("nephi-codes", "small", 1.0), draws, Course(updates=75, learning_rate=1e-2))
+    for _ in range(75):
+        training.update()
+    dissimilarity, regularization, overlap = np.array([row["parts"][0] for row in training.history]).T
+    assert dissimilarity[-1] < 0.9 * dissimilarity[0]
+    assert overlap[-1] < 0.9 * overlap[0]
+    assert 1e-4 < regularization[-1] < dissimilarity[-1]
+
+
 def test_carl_learns_where_images_lie_and_to_make_them_alike(both: Pack, narrow: None) -> None:
     draws = Drawing([both], {"both": 1}, dataclasses.replace(STILL, labels_at_once=3))
     draws.draw = lambda seed: draws.plain("both", 0, 2)
@@ -285,7 +299,7 @@ def test_a_pack_too_small_for_a_network_is_refused_before_the_training(both: Pac
 
 
 @pytest.mark.usefixtures("mean_once")
-@pytest.mark.parametrize("method", ["voxelmorph", "quicksilver", "gradicon", "constricon", "carl"])
+@pytest.mark.parametrize("method", ["voxelmorph", "quicksilver", "gradicon", "constricon", "carl", "nephi-codes"])
 def test_a_trained_model_is_one_of_its_method_and_goes_on_to_the_same(
     both: Pack, taught: Path, tmp_path: Path, method: str, narrow: None
 ) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -254,10 +255,27 @@ def test_a_gradient_that_is_not_finite_or_far_too_large_leaves_no_trace(bad):
     flat.step()
     assert int(flat.skipped) == 1
     for name, value in flat.state().items():
-        assert name == "skipped" or torch.equal(value, before[name]), name
+        if name == "limit":
+            torch.testing.assert_close(value, before[name] * (1.25 if math.isfinite(bad) else 1.0))
+        else:
+            assert name == "skipped" or torch.equal(value, before[name]), name
     flat.gradient.fill_(0.1)
     flat.step()
     assert not torch.equal(flat.weights, before["weights"])
+
+
+def test_where_all_gradients_have_become_large_the_training_does_not_stand_still():
+    """As where weights were led to a steep place by one step: every gradient there is too large by those of before."""
+    flat = FlatAdam(torch.nn.Linear(3, 2))
+    flat.rate.fill_(1e-2)
+    for large, steps in ((0.1, 25), (100.0, 25)):
+        before = flat.weights.clone()
+        for _ in range(steps):
+            flat.gradient.fill_(large)
+            flat.step()
+        flat.look()
+    assert not torch.equal(flat.weights, before)
+    assert 10 < int(flat.skipped) < 20
 
 
 # ---------------------------------------------------------------------------------------------------- memory that ends

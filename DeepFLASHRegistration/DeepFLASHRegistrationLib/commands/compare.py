@@ -31,10 +31,10 @@ DESCRIPTION = (
     "comparison.html with tables, charts and pictures, comparison.csv and .json. WHAT is FIXED MOVING; a table of "
     "pairs, as deepflash register-many takes it; or DATA, of which pairs are drawn. " + DATA + " METHODS are presets "
     "(fast, default, fine), flash, lddmm, nephi, greedy, ants, deepflash:MODEL, deepflash+flash:MODEL, "
-    "voxelmorph:MODEL, quicksilver:MODEL, icon:MODEL, gradicon:MODEL, constricon:MODEL, carl:MODEL, and flash:MODEL, "
-    "which is flash by the settings that MODEL was trained for; each after an @ a preset (flash@fast), a setting "
-    "(deepflash+flash:MODEL@refinement=3, flash@iterations=50x50x50), or geodesic for the geodesic nearest to a map "
-    "(greedy@geodesic). Interrupted at whatever moment, the same command goes on."
+    "voxelmorph:MODEL, quicksilver:MODEL, icon:MODEL, gradicon:MODEL, constricon:MODEL, carl:MODEL, "
+    "nephi-codes:MODEL, and flash:MODEL, which is flash by the settings that MODEL was trained for; each after an @ a "
+    "preset (flash@fast), a setting (deepflash+flash:MODEL@refinement=3, flash@iterations=50x50x50), or geodesic for "
+    "the geodesic nearest to a map (greedy@geodesic). Interrupted at whatever moment, the same command goes on."
 )
 
 

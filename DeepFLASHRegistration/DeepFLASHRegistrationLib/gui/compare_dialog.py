@@ -27,7 +27,8 @@ from .result_table import ResultTable
 _WIDTH, _HEIGHT = 720, 560
 # Each in the words of `deepflash compare`; which of them are chosen at first.
 _ICONS = ("icon:auto", "gradicon:auto", "constricon:auto", "carl:auto", "unigradicon:auto", "unicarl:auto")
-_PREDICTING = ("deepflash:auto", "deepflash+flash:auto", "voxelmorph:auto", "quicksilver:auto", *_ICONS)
+_BASELINES = ("voxelmorph:auto", "quicksilver:auto", "nephi-codes:auto")
+_PREDICTING = ("deepflash:auto", "deepflash+flash:auto", *_BASELINES, *_ICONS)
 _OFFERED = ("fast", "default", "fine", *_PREDICTING, "lddmm", "nephi", "ants", "greedy")
 _AT_FIRST = ("fast", "default")
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ICON, GradICON, ConstrICON and CARL minimize, over many pairs or over one:
+"""What ICON, GradICON, ConstrICON, CARL and NePhi minimize, over many pairs or over one:
 
     2 D + λ R
 
 D: one minus the local correlation in Gaussian windows, of both directions the mean. R: of ICON the inverse consistency,
-of GradICON and CARL its gradient (on every second voxel along each axis, as their later trainings do), of ConstrICON
-the velocities' diffusion, of which inverse consistency needs none. CARL's attention also learns that an image lies
-where it lies: with random weights it leads anywhere, and what the loss says of that is little. That is no part of what
-was published, where it had 50,000 updates.
+of GradICON, CARL and NePhi its gradient (both near some of the voxels, at random: the mean has the same expectation),
+of ConstrICON the velocities' diffusion, of which inverse consistency needs none. CARL's attention also learns that an
+image lies where it lies: with random weights it leads anywhere, and what the loss says of that is little. That is no
+part of what was published, where it had 50,000 updates.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from torch import Tensor
 
 from ..geodesics.band import Lattice
 from ..geodesics.batched import BatchedSampler
+from .coded_field import CodedField
 from .gaussian_correlation import GaussianCorrelation
 from .icon import IconNet, Transform, velocities
 from .inverse_consistency import diffusion, inconsistency, inconsistency_gradient, jittered
 from .pair_terms import PairTerms, known_to_both, swapped
 
-# λ: but ICON's the published ones (ConstrICON's of knees and brains).
-_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0, "carl": 1.5}
+# λ: but ICON's and NePhi's the published ones (ConstrICON's of knees and brains).
+_WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 5.0, "carl": 1.5, "nephi-codes": 1.0}
 _THEMSELVES = 1.0  # of the square of what CARL's attention moves an image against itself by, in its voxels
-_POINT_STRIDE = 2
+# Voxels along each axis for each point at which maps are composed, as later trainings of GradICON have it; of NePhi,
+# whose fields are asked anew at each, more.
+_POINT_STRIDE = {"nephi-codes": 4}
+_OTHERS_STRIDE = 2
 
 
 class IconLoss:
     """See above.
 
     Args:
-        family: one of icon.FAMILY, or carl.
+        family: one of icon.FAMILY, carl or nephi-codes.
         shape: of the images.
         squared: whether the correlation is squared, for images whose contrasts differ (multiGradICON).
     """
@@ -45,7 +49,9 @@ class IconLoss:
         cells = Lattice.cells(tuple(shape), tuple(map(float, shape)))
         self.sample = BatchedSampler(cells, cells, torch.float32, device)
 
-    def __call__(self, network: IconNet, seen: Tensor, clean: Tensor, known: Tensor | None = None) -> PairTerms:
+    def __call__(
+        self, network: IconNet | CodedField, seen: Tensor, clean: Tensor, known: Tensor | None = None
+    ) -> PairTerms:
         """Images (n, *shape) as the network sees them, those by which its maps are judged, and where that may be done
         (see `known_to_both`)."""
         # Of each pair one image is A, the other B; both maps come out.
@@ -59,9 +65,8 @@ class IconLoss:
             regularization = regularization + _THEMSELVES * moved.square().mean()
         return PairTerms(dissimilarity, regularization, 2 * dissimilarity + regularization, u)
 
-    def _irregular(self, network: IconNet, forth: Transform, back: Transform) -> Tensor:
-        if self.family == "icon":
-            return inconsistency(forth, back, jittered(network.identity))
+    def _irregular(self, network: IconNet | CodedField, forth: Transform, back: Transform) -> Tensor:
         if self.family == "constricon":
             return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
-        return inconsistency_gradient(forth, back, jittered(network.identity, _POINT_STRIDE))
+        irregular = inconsistency if self.family == "icon" else inconsistency_gradient
+        return irregular(forth, back, jittered(network.identity, _POINT_STRIDE.get(self.family, _OTHERS_STRIDE)))

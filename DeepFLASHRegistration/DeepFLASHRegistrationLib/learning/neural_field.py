@@ -49,28 +49,44 @@ class NeuralField(nn.Module):
         d, half = len(lengths), max(lengths) / 2
         self.margin, self.omega, self.half = margin, size.omega, half
         self.register_buffer("lengths", torch.tensor(lengths, dtype=torch.float32))
-        drawn = torch.randn(d, size.frequencies, generator=generator) * (2 * math.pi * size.bandwidth)
-        self.register_buffer("waves", drawn / half)
+        self.register_buffer("waves", drawn_waves(d, size, generator) / half)
         self.layers = nn.ModuleList()
         inputs = 2 * size.frequencies
         for _ in range(size.layers):
-            layer = nn.Linear(inputs, size.width)
-            # So that what goes into the next sine has the same spread in every layer.
-            bound = math.sqrt(6 / inputs) / size.omega
-            for part in (layer.weight, layer.bias):
-                with torch.no_grad():
-                    part.copy_((2 * torch.rand(part.shape, generator=generator) - 1) * bound)
-            self.layers.append(layer)
+            self.layers.append(sine_layer(inputs, size, generator))
             inputs = size.width
-        self.last = nn.Linear(inputs, d)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = at_rest(nn.Linear(inputs, d))
 
     def forward(self, points: Tensor) -> Tensor:
         phase = (points - self.lengths / 2) @ self.waves
         x = torch.cat([torch.sin(phase), torch.cos(phase)], 1)
         for layer in self.layers:
             x = torch.sin(self.omega * layer(x))
-        ramp = (torch.minimum(points, self.lengths - points) / self.margin).clamp(0, 1)
-        window = (ramp * ramp * (3 - 2 * ramp)).prod(1, keepdim=True)
-        return self.half * window * self.last(x)
+        return self.half * fading(points, self.lengths, self.margin) * self.last(x)
+
+
+def drawn_waves(ndim: int, size: FieldSize, generator: torch.Generator) -> Tensor:
+    """Wave vectors of Fourier features, (d, frequencies), in radians over half of the longest edge."""
+    return torch.randn(ndim, size.frequencies, generator=generator) * (2 * math.pi * size.bandwidth)
+
+
+def sine_layer(inputs: int, size: FieldSize, generator: torch.Generator) -> nn.Linear:
+    """What goes into a layer of sines; drawn so that what goes into the next has the same spread."""
+    layer, bound = nn.Linear(inputs, size.width), math.sqrt(6 / inputs) / size.omega
+    for part in (layer.weight, layer.bias):
+        with torch.no_grad():
+            part.copy_((2 * torch.rand(part.shape, generator=generator) - 1) * bound)
+    return layer
+
+
+def at_rest(layer: nn.Linear) -> nn.Linear:
+    """The same, which answers with zero."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def fading(points: Tensor, lengths: Tensor, margin: float) -> Tensor:
+    """1 deep within a box, from 0 on its faces up over the margin, and 0 beyond: (…, d) -> (…, 1)."""
+    ramp = (torch.minimum(points, lengths - points) / margin).clamp(0, 1)
+    return (ramp * ramp * (3 - 2 * ramp)).prod(-1, keepdim=True)

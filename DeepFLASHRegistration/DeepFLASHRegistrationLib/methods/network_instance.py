@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instance optimization of a trained network: a copy of its weights, fitted to one pair by the loss of the training."""
+"""Instance optimization of a trained network: a copy of its weights, or the codes that it says of a pair, fitted to
+that pair by the loss of the training."""
 
 from __future__ import annotations
 
@@ -32,11 +33,14 @@ class Fitting:
             they are judged) -> PairTerms.
         rate: of learning.
         helps: of the bytes that may be used makes what helps if these do not suffice.
+        of: what is fitted, made of a network, which stays as it is, and images as it sees them; a copy of it by
+            default.
     """
 
     loss: Callable[[str | torch.device], Callable[[nn.Module, Tensor, Tensor], PairTerms]]
     rate: float
     helps: Callable[[int], str]
+    of: Callable[[nn.Module, Tensor], nn.Module] = lambda network, images: copy.deepcopy(network)
 
 
 class NetworkInstance:
@@ -49,7 +53,7 @@ class NetworkInstance:
     """
 
     def __init__(self, network: nn.Module, images: Tensor, fitting: Fitting, needed: int):
-        self.network, self.images = copy.deepcopy(network).requires_grad_(True), images
+        self.network, self.images = fitting.of(network, images).requires_grad_(True), images
         self.needed_bytes, self.helps = needed, fitting.helps
         self._loss = fitting.loss(images.device)
         shape = tuple(images.shape[1:])
@@ -73,7 +77,10 @@ class NetworkInstance:
 def step_bytes(built: Callable[[], nn.Module], shape: tuple[int, ...], fitting: Fitting) -> int:
     """About how much memory a step of fitting a network takes that sees images of a shape."""
     with torch.device("meta"):
-        network, images = built(), torch.empty(2, *shape)
+        network = built()
+        images = torch.empty(2, *shape)
+
+    network = fitting.of(network, images)
 
     def step() -> None:
         fitting.loss("meta")(network, images, images).total.backward()

@@ -46,6 +46,7 @@ _FILES = {
     "unigradicon": "prediction_icon",
     "multigradicon": "prediction_icon",
     "carl": "prediction_icon",
+    "nephi-codes": "prediction_nephi",
     "unicarl": "prediction_icon",
 }
 

@@ -46,6 +46,7 @@ KINDS = {
     "multigradicon": "unigradicon",
     "carl": "carl",
     "unicarl": "unicarl",
+    "nephi-codes": "nephi-codes",
 }
 CONFIG, WEIGHTS, CARD = "model.json", "weights.safetensors", "MODEL_CARD.md"
 AUTO = "auto"  # in the place of a model: the one that fits

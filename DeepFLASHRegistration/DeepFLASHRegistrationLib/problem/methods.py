@@ -144,6 +144,22 @@ METHODS = {
         sentence="The geodesic nearest to the map of NePhi, from which FLASH goes on.",
         citation=_NEPHI,
     ),
+    "nephi-codes": Method(
+        "learned_map",
+        "Prediction of latent codes, of neural fields (NePhi)",
+        needs_model=True,
+        dense=True,
+        sentence="A network that was trained on images of one kind says codes, of which a neural field makes the map; "
+        "they can be fitted to the pair.",
+        citation=_NEPHI,
+    ),
+    "nephi-codes+flash": Method(
+        "learned_map",
+        "Prediction of latent codes, then a short optimization (NePhi + FLASH)",
+        needs_model=True,
+        sentence="The geodesic nearest to the map of NePhi's codes, from which FLASH goes on.",
+        citation=_NEPHI,
+    ),
     "ants": Method(
         "peers",
         "SyN of another program (ANTs)",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ICON, GradICON, ConstrICON and CARL as methods that are trained on packs; see learned.py.
+"""ICON, GradICON, ConstrICON, CARL and NePhi as methods that are trained on packs; see learned.py.
 
     2 D + λ R + 2 w · (1 − soft Dice)
 
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from ..geodesics.band import Lattice
 from ..geodesics.batched import BatchedSampler
+from ..learning import coded_field
 from ..learning.blocks import mean_pooled
-from ..learning.icon import SIZES, IconNet, icon_or_say
+from ..learning.coded_field import CodedDesign, CodedField
+from ..learning.icon import SIZES, Design, IconNet, icon_or_say
 from ..learning.icon_loss import IconLoss
 from ..learning.pair_terms import swapped
 from ..problem.parameters import Parameters
@@ -31,6 +33,7 @@ from .pair_loss import overlap_lost, shares
 if TYPE_CHECKING:
     from .train_on_packs import PackOptions
 
+CODED = "nephi-codes"
 _LABEL_STRIDE = 2
 
 
@@ -39,7 +42,7 @@ class IconMethod:
     """A method of learned.py.
 
     Attributes:
-        kind: icon, gradicon, constricon or carl.
+        kind: icon, gradicon, constricon, carl or nephi-codes.
         size: of the network.
         label_weight: of the overlap of labels in the loss; 0: images alone.
     """
@@ -48,12 +51,17 @@ class IconMethod:
     size: str = "small"
     label_weight: float = 3.0
 
+    @property
+    def design(self) -> Design | CodedDesign:
+        """Of the network."""
+        return (coded_field.SIZES if self.kind == CODED else SIZES[self.kind])[self.size]
+
     def identity(self) -> dict[str, Any]:
         return {"kind": self.kind, "size": self.size, "label_weight": self.label_weight}
 
     def check(self, packs: Sequence[Pack]) -> None:
         check_labels(packs, self.label_weight)
-        shape, least = packs[0].shape, SIZES[self.kind][self.size].least
+        shape, least = packs[0].shape, self.design.least
         if min(shape) <= least:
             raise InputError(
                 f"{packs[0].name}: has {' x '.join(map(str, shape))} voxels. The network of {self.kind} of the size "
@@ -65,14 +73,15 @@ class IconMethod:
         return _Learner(self, shape, device)
 
     def described(self, packs: Sequence[Pack]) -> tuple[dict[str, Any], Parameters]:
-        network = {**SIZES[self.kind][self.size].values(), "shape": list(packs[0].shape)}
+        network = {**self.design.values(), "shape": list(packs[0].shape)}
         return {**network, "refinement": {"resolutions": [1], "bands": [47]}}, registrations(packs)
 
 
 def method_of(options: PackOptions, momenta: None = None) -> IconMethod:
-    """As the options say; InputError if the package is missing."""
+    """As the options say; InputError if a package that it needs is missing."""
     try:
-        icon_or_say()
+        if options.method != CODED:
+            icon_or_say()
     except ImportError as error:
         raise InputError(str(error)) from error
     return IconMethod(options.method, options.size, options.label_weight)
@@ -83,8 +92,11 @@ class _Learner:
 
     def __init__(self, method: IconMethod, shape: tuple[int, ...], device: str | torch.device):
         self.method = method
-        self.network = IconNet(len(shape), SIZES[method.kind][method.size], shape, method.kind == "constricon")
-        self.network.to(device)
+        design = method.design
+        if method.kind == CODED:
+            self.network = CodedField(len(shape), design, shape).to(device)
+        else:
+            self.network = IconNet(len(shape), design, shape, method.kind == "constricon").to(device)
         self.icon_loss = IconLoss(method.kind, shape, device)
         coarse = Lattice.cells(tuple(n // _LABEL_STRIDE for n in shape), tuple(map(float, shape)))
         self.sample_shares = BatchedSampler(coarse, coarse, torch.float32, device)

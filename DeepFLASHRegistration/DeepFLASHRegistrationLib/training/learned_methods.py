@@ -22,6 +22,7 @@ _FILES = {
     "gradicon": "icon_method",
     "constricon": "icon_method",
     "carl": "icon_method",
+    "nephi-codes": "icon_method",
 }
 NAMES = tuple(_FILES)
 TAUGHT = "quicksilver"  # the one that learns momenta

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AdamW on all weights as one vector, with their average: no value of it is looked at, so it can be captured.
 
-A step whose gradient is not finite, or far larger than those of late, is skipped; what is kept of the training is the
-exponential average of the weights.
+A step whose gradient is not finite is skipped, and so is one whose gradient is far larger than those of late, but not
+for ever; what is kept of the training is the exponential average of the weights.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _CLIP = 1.0
 _AVERAGE = 0.998
 _HISTORY = 200
 _TOO_LARGE = 20.0
+_PATIENCE = 1.25  # by which a skipped step raises what is too large: where all are, one is taken in the end
 
 
 class FlatAdam:
@@ -76,6 +77,7 @@ class FlatAdam:
         self.skipped += ~fine
         # A skipped step leaves no trace in the median either, else one bad time would raise the limit for the next.
         self.history.copy_(torch.where((self._place == self.count % _HISTORY) & fine, norm, self.history))
+        self.limit.copy_(torch.where(fine | ~torch.isfinite(norm), self.limit, _PATIENCE * self.limit))
         self.count += fine
         one, two = _BETAS
         self.mean.copy_(torch.where(fine, one * self.mean + (1 - one) * g, self.mean))

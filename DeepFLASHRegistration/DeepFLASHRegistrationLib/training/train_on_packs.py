@@ -33,7 +33,8 @@ class PackOptions:
     """How a predictor is trained on packs.
 
     Attributes:
-        method: what is trained: deepflash (in one pass), voxelmorph, quicksilver, icon, gradicon, constricon or carl.
+        method: what is trained: deepflash (in one pass), voxelmorph, quicksilver, icon, gradicon,
+            constricon, carl or nephi-codes.
         size: of the network: small, or large, which wants a GPU.
         minutes: most minutes; the learning rate follows them. 0: no limit.
         updates: of the weights, after which it ends; 0: no limit.
