@@ -111,6 +111,25 @@ def test_the_same_command_goes_on_to_the_same_weights(packed: Path, tmp_path: Pa
         assert all(np.array_equal(arrays[key], expected[key]) for key in ("weights", "average", "mean", "square"))
 
 
+@pytest.mark.usefixtures("mean_once")
+def test_images_are_packed_first_where_a_method_learns_from_packs(data: Path, tmp_path: Path, capsys: Any) -> None:
+    quick = ["--method", "nephi-codes", "--validation", "s1,s4", *QUICK]
+    assert run("train", data, "-o", tmp_path / "model", *quick) == 0
+    pack = read_pack(tmp_path / "model-subjects.npz")
+    assert pack.names == tuple(f"s{n}" for n in range(COUNT))
+    assert pack.unseen == (1, 4)
+    assert load_model(tmp_path / "model").config.kind == "nephi-codes"
+    written = (tmp_path / "model-subjects.npz").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run("train", data, "-o", tmp_path / "model", *quick) == 0
+    assert "was packed before" in capsys.readouterr().out
+    assert (tmp_path / "model-subjects.npz").stat().st_mtime_ns == written
+    # Images that came later are packed anew; a training of other images is not gone on with.
+    os.utime(data / "images" / "s2.nii.gz")
+    assert run("train", data, "-o", tmp_path / "model", *quick) == 0
+    assert (tmp_path / "model-subjects.npz").stat().st_mtime_ns > written
+
+
 _WITHOUT = """
 import sys
 
@@ -181,6 +200,9 @@ def test_the_limit_is_kept_and_what_gave_way_is_said(data: Path, packed: Path, t
         (["train", "PACK", "-o", "m", "--resume", "PACK"], "is damaged, or no .safetensors file"),
         (["train", "PACK", "-o", "m", "--initial-model", "hippocampus"], "weights of another network"),
         (["train", "missing.npz", "-o", "m"], "missing.npz: cannot be read"),
+        (["train", "missing", "-o", "m", "--method", "nephi-codes"], "there is no such folder or table"),
+        (["train", "DATA", "-o", "m", "--method=huge"], "method must be one of"),
+        (["train", "DATA", "-o", "m", "--method=nephi-codes", "--validation", "s9"], "no subject 's9'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(

@@ -16,14 +16,15 @@ from .options import DATA, checked, data_options, say_how_to_install, say_skippe
 
 DESCRIPTION = (
     f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA} DATA may also be packs that "
-    '"deepflash pack" wrote, several of them, which train another kind of model with options of its own: '
-    '"deepflash train some.npz --help" tells them.'
+    '"deepflash pack" wrote, several of them, which train other kinds of models, by --method, with options of their own: '
+    '"deepflash train some.npz --help" tells them. With --method, images are packed first.'
 )
 
 
 def for_arguments(arguments: Sequence[str]) -> ModuleType:
-    """The command for packs if packs are named, else this one."""
-    if any(a.endswith(".npz") for a in arguments if not a.startswith("-")):
+    """The command for packs if packs are named, or a method that learns from packs, else this one."""
+    options = {a.partition("=")[0] for a in arguments}
+    if "--method" in options or any(a.endswith(".npz") for a in arguments if not a.startswith("-")):
         from . import train_packs
 
         return train_packs
