@@ -200,6 +200,7 @@ def test_the_limit_is_kept_and_what_gave_way_is_said(data: Path, packed: Path, t
         (["train", "PACK", "-o", "m", "--resume", "PACK"], "is damaged, or no .safetensors file"),
         (["train", "PACK", "-o", "m", "--initial-model", "hippocampus"], "weights of another network"),
         (["train", "missing.npz", "-o", "m"], "missing.npz: cannot be read"),
+        (["train", "PACK", "-o", "m", "--validation", "s1"], "packs say who is kept aside"),
         (["train", "missing", "-o", "m", "--method", "nephi-codes"], "there is no such folder or table"),
         (["train", "DATA", "-o", "m", "--method=huge"], "method must be one of"),
         (["train", "DATA", "-o", "m", "--method=nephi-codes", "--validation", "s9"], "no subject 's9'"),

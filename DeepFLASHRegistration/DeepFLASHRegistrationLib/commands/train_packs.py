@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..support.errors import Cancelled
+from ..support.errors import Cancelled, InputError
 from .field_options import add_fields, from_options
 from .options import DATA, checked, say_how_to_install
 
@@ -24,9 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     require_torch()
     from ..training.train_on_packs import PackOptions
 
-    parser.add_argument(
-        "packs", metavar="PACK", type=Path, nargs="+", help='files that "deepflash pack" wrote, or DATA'
-    )
+    parser.add_argument("packs", metavar="PACK", type=Path, nargs="+", help="packs, .npz, or DATA")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder for the model")
     parser.add_argument(
         "--mix",
@@ -41,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="MOMENTA", help='of the pack, which "deepflash teach" found: for quicksilver'
     )
     parser.add_argument(
-        "--validation", default="0.1", metavar="WHO", help="of DATA: see deepflash pack --help (default: 0.1)"
+        "--validation", metavar="WHO", help="of DATA who is kept aside: see deepflash pack --help (default: 0.1)"
     )
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out images of DATA that cannot be used instead of stopping"
@@ -55,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     from ..training.train_on_packs import PackOptions, read_mix, train_on_packs
 
     training, mix = checked(lambda: from_options(options, PackOptions)), read_mix(options.mix)
+    if options.validation is not None and all(path.suffix == ".npz" for path in options.packs):
+        raise InputError("--validation: packs say who is kept aside. Leave it out, or give it to deepflash pack.")
     packs = [read_pack(_packed(path, options)) for path in options.packs]
 
     def tell(text: str) -> None:
@@ -83,11 +83,12 @@ def _packed(path: Path, options: argparse.Namespace) -> Path:
     if found.exists() and found.stat().st_mtime > max(Path(file).stat().st_mtime for file in files):
         print(f"Of {found}, where {path} was packed before; remove it to pack anew.", flush=True)
         return found
+    found.parent.mkdir(parents=True, exist_ok=True)
     parser = argparse.ArgumentParser()
     pack.add_options(parser)
     # Nothing has to be carried anywhere.
-    how = ["--limit-mb", "100000", "--name", name, "--validation", options.validation]
-    pack.run(
-        parser.parse_args([str(path), "-o", str(found), *how, *(["--skip-broken"] if options.skip_broken else [])])
-    )
+    how = ["--limit-mb", "100000", "--name", name]
+    how += ["--validation", options.validation] if options.validation is not None else []
+    how += ["--skip-broken"] if options.skip_broken else []
+    pack.run(parser.parse_args([str(path), "-o", str(found), *how]))
     return found
