@@ -16,8 +16,8 @@ from .options import DATA, checked, data_options, say_how_to_install, say_skippe
 
 DESCRIPTION = (
     f"Train a model on pairs of the images in DATA and write it to MODEL, a folder. {DATA} DATA may also be packs that "
-    '"deepflash pack" wrote, which train other kinds of models, by --method, with options of their own: "deepflash train '
-    'some.npz --help" tells them. With --method, images are packed first.'
+    '"deepflash pack" wrote, which train other kinds of models, by --method, with options of their own: "deepflash '
+    'train some.npz --help" tells them. With --method, images are packed first.'
 )
 
 
