@@ -112,6 +112,7 @@ OPTIONS = {
     ],
     "nephi-hippocampus": [
         "--method=nephi-codes",
+        "--learning-rate=6e-4",
         "--deformation=1",
         "--name=nephi-hippocampus",
         "--description=T1 crops around one hippocampus, by NePhi",

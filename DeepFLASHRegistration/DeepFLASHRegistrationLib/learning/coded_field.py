@@ -4,8 +4,9 @@ any point (Tian et al.: NePhi. Neural deformation fields for approximately diffe
 ECCV 2024).
 
 Codes are of two kinds: numbers that all points share, and some that lie on a lattice, four voxels apart, and are
-interpolated between. They shift the phases of the field's sines. The map back is that of the images exchanged. The
-published network has a second decoder for it, local codes eight voxels apart, and codes that scale sines.
+interpolated between. They shift the phases of the field's sines, and local ones enter its last layer besides: what is
+smooth then need not be made of waves. The map back is that of the images exchanged. The published network has a second
+decoder for it, local codes eight voxels apart, and codes that scale sines.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class CodedField(nn.Module):
             nn.ModuleList(nn.Linear(numbers, size.width, bias=False) for _ in range(size.layers))
             for numbers in (design.local, design.shared)
         )
-        self.last = at_rest(nn.Linear(size.width, ndim))
+        self.last = at_rest(nn.Linear(size.width + design.local, ndim))
         self.identity: Tensor | None = None
         self._voxels: Tensor | None = None  # from the first to the last along each axis
 
@@ -193,7 +194,7 @@ class CodedField(nn.Module):
         x = torch.cat([torch.sin(phase), torch.cos(phase)], 2)
         for layer, shift, same in zip(self.layers, self.shifts, self.shared_shifts, strict=True):
             x = torch.sin(self.design.omega * (layer(x) + shift(local) + same(shared)))
-        return self.half * fading(points, lengths, _MARGIN) * self.last(x)
+        return self.half * fading(points, lengths, _MARGIN) * self.last(torch.cat([x, local], 2))
 
 
 class FittedCodes(nn.Module):
