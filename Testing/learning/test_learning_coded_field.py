@@ -133,7 +133,7 @@ def test_boxes_of_other_sizes_have_their_middle_where_the_training_had_it() -> N
 
 
 def test_what_makes_no_network_is_refused() -> None:
-    for values in ({"channels": (4, 4)}, {"layers": 99}, {"width": 0}, {"shared": 10**9}):
+    for values in ({"channels": (4, 4)}, {"layers": 99}, {"width": 0}, {"shared": 10**9}, {"omega": float("nan")}):
         with pytest.raises(ValueError, match="make no network"):
             CodedDesign(**values)
     with pytest.raises(ValueError, match="is no shape of 3 dimensions"):

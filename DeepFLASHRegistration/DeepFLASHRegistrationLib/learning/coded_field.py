@@ -57,7 +57,8 @@ class CodedDesign:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(map(int, self.channels)))
         numbers = (*self.channels, self.local, self.shared, self.frequencies, self.width, self.layers)
-        if len(self.channels) != _LEVELS or not all(0 < n <= 4096 for n in numbers) or self.layers > 16:
+        known = len(self.channels) == _LEVELS and all(0 < n <= 4096 for n in numbers) and self.layers <= 16
+        if not known or not (0 < self.bandwidth < 100 and 0 < self.omega < 100):
             raise ValueError(f"channels {self.channels} and fields of {self.layers} x {self.width} make no network")
 
     @property
