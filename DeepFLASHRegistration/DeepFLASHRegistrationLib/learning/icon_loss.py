@@ -30,7 +30,7 @@ _WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 0.5, "carl": 1.5, "nep
 _THEMSELVES = 1.0  # of the square of what CARL's attention moves an image against itself by, in its voxels
 # Voxels along each axis for each point at which maps are composed, as later trainings of GradICON have it; of NePhi,
 # whose fields are asked anew at each, more.
-_POINT_STRIDE = {"nephi-codes": 4}
+_POINT_STRIDE = {"icon": 1, "nephi-codes": 4}
 _OTHERS_STRIDE = 2
 
 

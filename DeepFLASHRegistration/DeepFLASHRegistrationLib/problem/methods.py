@@ -146,7 +146,7 @@ METHODS = {
     ),
     "nephi-codes": Method(
         "learned_map",
-        "Prediction of latent codes, of neural fields (NePhi)",
+        "Prediction of latent codes, of neural fields (NePhi-codes)",
         needs_model=True,
         dense=True,
         sentence="A network that was trained on images of one kind says codes, of which a neural field makes the map; "
@@ -155,7 +155,7 @@ METHODS = {
     ),
     "nephi-codes+flash": Method(
         "learned_map",
-        "Prediction of latent codes, then a short optimization (NePhi + FLASH)",
+        "Prediction of latent codes, then a short optimization (NePhi-codes + FLASH)",
         needs_model=True,
         sentence="The geodesic nearest to the map of NePhi's codes, from which FLASH goes on.",
         citation=_NEPHI,
