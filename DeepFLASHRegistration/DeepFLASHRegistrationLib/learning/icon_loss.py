@@ -28,8 +28,8 @@ from .pair_terms import PairTerms, known_to_both, swapped
 # λ: GradICON's and CARL's are the published ones. ConstrICON's of knees and brains, 5, holds crops of hippocampi still.
 _WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 0.5, "carl": 1.5, "nephi-codes": 1.0}
 _THEMSELVES = 1.0  # of the square of what CARL's attention moves an image against itself by, in its voxels
-# Voxels along each axis for each point at which maps are composed: two as later trainings of GradICON have it; of NePhi,
-# whose fields are asked anew at each, more; of ICON, whose mean a few points leave noisy, one.
+# Voxels along each axis for each point at which maps are composed: two as later trainings of GradICON have it; NePhi,
+# whose fields are asked anew at each, more; ICON, whose mean a few points leave noisy, one.
 _POINT_STRIDE = {"icon": 1, "nephi-codes": 4}
 _OTHERS_STRIDE = 2
 
