@@ -166,14 +166,12 @@ def rows(found: Mapping[str, Any]) -> str:
 
 def properties(found: Mapping[str, Any]) -> str:
     """The table of what holds of the methods, in Markdown: a row for each method and alignment."""
+    from DeepFLASHRegistrationLib.cohorts.properties_table import cell
+
     titles = list(dict.fromkeys(line["title"] for line in found["properties"]))
     by_row: dict[tuple[str, str], list[str]] = {}
     for line in found["properties"]:
-        text = "–"
-        if line["mean"] is not None:
-            text = f"{line['mean']['mean']:.3f}"
-            text += "" if line["property"] == "folds" else f" ({line['p95']['mean']:.3f})"
-        by_row.setdefault((WORDS.get(line["method"], line["method"]), line["alignment"]), []).append(text)
+        by_row.setdefault((WORDS.get(line["method"], line["method"]), line["alignment"]), []).append(cell(line))
     lines = ["| " + " | ".join(["Method", "Alignment", *titles]) + " |", "|" + " --- |" * (len(titles) + 2)]
     return "\n".join([*lines, *("| " + " | ".join([*row, *cells]) + " |" for row, cells in by_row.items())])
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from DeepFLASHRegistrationLib.methods.map_prediction import MapPredictor
+from DeepFLASHRegistrationLib.methods.registry import Plan
 from DeepFLASHRegistrationLib.methods.trained_models import ModelConfig, save_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
+from DeepFLASHRegistrationLib.problem.problem import Problem, comparable
 from DeepFLASHRegistrationLib.problem.subject import Subject
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.registration.result import Result
@@ -42,6 +45,12 @@ def moved() -> list[Subject]:
     image, labels = subject(4, SHAPE, SPACING)
     there = [v.with_data(np.roll(v.data, SHIFT, axis=-1)) for v in (image, labels)]
     return [Subject(image, labels=labels), Subject(there[0], labels=there[1])]
+
+
+def problem_of(predictor: MapPredictor) -> Problem:
+    """The pair as a model sees it, aligned by nothing."""
+    sides = comparable(*(each.checked() for each in moved()), predictor.parameters)
+    return Plan(predictor.parameters, predictor).problem(*sides, np.eye(4))
 
 
 def registered(model: Path, method: str, **more: object) -> Result:

@@ -11,12 +11,10 @@ import pytest
 import torch
 from DeepFLASHRegistrationLib.learning.icon import FAMILY, Design, IconNet
 from DeepFLASHRegistrationLib.methods.prediction import predictor_of
-from DeepFLASHRegistrationLib.methods.registry import Plan
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
-from DeepFLASHRegistrationLib.problem.problem import comparable
 from DeepFLASHRegistrationLib.support.errors import InputError
 from icon_package import icon_or_skip
-from map_models import SHAPE, SHIFT, SPACING, moved, registered, saved
+from map_models import SHAPE, SHIFT, SPACING, problem_of, registered, saved
 from training_images import subject
 
 icon_or_skip()
@@ -69,9 +67,7 @@ def test_what_the_network_answers_is_where_the_map_leads(tmp_path: Path, how: st
 def test_carl_registers_and_its_map_is_inverted(tmp_path: Path) -> None:
     network, architecture = small("carl", (4, 4), attention=6, padding=1)
     predictor = predictor_of(load_model(saved(tmp_path / "model", "carl", architecture, network)))
-    problem = Plan(predictor.parameters, predictor).problem(
-        *comparable(*(each.checked() for each in moved()), predictor.parameters), np.eye(4)
-    )
+    problem = problem_of(predictor)
     pair = problem.pair()
     forth, back = predictor.displacements(problem, pair, lambda: False)
     assert back is None
@@ -88,9 +84,7 @@ def test_carl_registers_and_its_map_is_inverted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", FAMILY)
 def test_exchanged_images_exchange_the_maps_of_every_kind(tmp_path: Path, kind: str) -> None:
     predictor = predictor_of(load_model(random_last_layers(tmp_path / "model", kind, 0.06)))
-    problem = Plan(predictor.parameters, predictor).problem(
-        *comparable(*(each.checked() for each in moved()), predictor.parameters), np.eye(4)
-    )
+    problem = problem_of(predictor)
     assert all(n % 16 == 0 for n in problem.grid.shape)
     pair = problem.pair()
     swapped = type(pair)(
@@ -114,8 +108,7 @@ def test_exchanged_images_exchange_the_maps_of_every_kind(tmp_path: Path, kind: 
 def test_a_network_with_a_shape_of_its_own_sees_the_box_stretched_to_it(tmp_path: Path) -> None:
     """Its voxels divide the working grid's box; the map comes back in mm on the working grid."""
     predictor = predictor_of(load_model(shifting(tmp_path / "model", voxels=2.0, stretched=True)))
-    pairs = comparable(*(each.checked() for each in moved()), predictor.parameters)
-    problem = Plan(predictor.parameters, predictor).problem(*pairs, np.eye(4))
+    problem = problem_of(predictor)
     forth, _ = predictor.displacements(problem, problem.pair(), lambda: False)
     assert tuple(problem.grid.shape) != OWN
     assert forth.shape[1:] == tuple(problem.grid.shape)

@@ -11,14 +11,13 @@ import pytest
 import torch
 from DeepFLASHRegistrationLib.learning.coded_field import CodedDesign, CodedField
 from DeepFLASHRegistrationLib.methods.prediction import predictor_of
-from DeepFLASHRegistrationLib.methods.registry import Plan, plan
+from DeepFLASHRegistrationLib.methods.registry import plan
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.problem import comparable
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support import memory
 from DeepFLASHRegistrationLib.support.errors import Cancelled, InputError
-from map_models import SHIFT, SPACING, moved, registered, saved
+from map_models import SHIFT, SPACING, moved, problem_of, registered, saved
 from training_images import subject
 
 DESIGN, OWN = CodedDesign((4, 6, 8, 8), 6, 4, 8, 1.0, 16), (32, 48, 32)
@@ -51,9 +50,7 @@ def test_what_the_field_answers_is_where_the_map_leads(tmp_path: Path, how: str)
 
 def test_codes_are_fitted_by_the_loss_of_the_training_and_the_model_stays_as_it_was(tmp_path: Path) -> None:
     found = predictor_of(load_model(made(tmp_path / "model", SHIFT - 1, 1.0)))
-    problem = Plan(found.parameters, found).problem(
-        *comparable(*(each.checked() for each in moved()), found.parameters), np.eye(4)
-    )
+    problem = problem_of(found)
     pair = problem.pair()
     weights = {name: value.clone() for name, value in found.network.state_dict().items()}
     before = found.displacements(problem, pair, lambda: False)[0]

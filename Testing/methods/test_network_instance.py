@@ -12,15 +12,14 @@ import torch
 from DeepFLASHRegistrationLib.learning.icon import FAMILY, Design, IconNet
 from DeepFLASHRegistrationLib.methods import prediction_icon
 from DeepFLASHRegistrationLib.methods.prediction import predictor_of
-from DeepFLASHRegistrationLib.methods.registry import Plan, plan
+from DeepFLASHRegistrationLib.methods.registry import plan
 from DeepFLASHRegistrationLib.methods.trained_models import load_model
 from DeepFLASHRegistrationLib.problem.parameters import Parameters
-from DeepFLASHRegistrationLib.problem.problem import comparable
 from DeepFLASHRegistrationLib.registration.register import register
 from DeepFLASHRegistrationLib.support import memory
 from DeepFLASHRegistrationLib.support.errors import InputError
 from icon_package import icon_or_skip
-from map_models import SHIFT, SPACING, moved, registered, saved
+from map_models import SHIFT, SPACING, moved, problem_of, registered, saved
 
 icon_or_skip()
 
@@ -50,9 +49,7 @@ def fitted_levels(result: Any) -> list[float]:
 @pytest.mark.parametrize("kind", [*FAMILY, "carl"])
 def test_the_loss_of_the_training_falls_and_the_model_stays_as_it_was(tmp_path: Path, kind: str) -> None:
     found = predictor_of(load_model(made(tmp_path / "model", kind)))
-    problem = Plan(found.parameters, found).problem(
-        *comparable(*(each.checked() for each in moved()), found.parameters), np.eye(4)
-    )
+    problem = problem_of(found)
     pair = problem.pair()
     weights = {name: value.clone() for name, value in found.network.state_dict().items()}
     before = found.displacements(problem, pair, lambda: False)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,13 +85,17 @@ def _table(found: Sequence[Properties]) -> list[list[str]]:
     rows = [["", "alignment", *(column.title for column in all_columns())]]
     by_line: dict[tuple[str, str], list[str]] = {}
     for line in lines(found):
-        text = "–"
-        if line["mean"] is not None:
-            text = f"{line['mean']['mean']:.3f}"
-            text += "" if line["property"] == "folds" else f" ({line['p95']['mean']:.3f})"
-        text += f" [-{line['failed']}]" if line["failed"] else ""
-        by_line.setdefault((line["method"], line["alignment"]), []).append(text)
+        by_line.setdefault((line["method"], line["alignment"]), []).append(cell(line))
     return rows + [[*name, *cells] for name, cells in by_line.items()]
+
+
+def cell(line: Mapping[str, Any]) -> str:
+    """What stands in a table for one of `lines`."""
+    text = "–"
+    if line["mean"] is not None:
+        text = f"{line['mean']['mean']:.3f}"
+        text += "" if line["property"] == "folds" else f" ({line['p95']['mean']:.3f})"
+    return text + (f" [-{line['failed']}]" if line["failed"] else "")
 
 
 def as_text(found: Sequence[Properties]) -> str:

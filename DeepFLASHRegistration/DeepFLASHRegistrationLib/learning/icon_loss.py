@@ -30,8 +30,7 @@ _WEIGHT = {"icon": 1000.0, "gradicon": 1.5, "constricon": 0.5, "carl": 1.5, "nep
 _THEMSELVES = 1.0  # of the square of what CARL's attention moves an image against itself by, in its voxels
 # Voxels along each axis for each point at which maps are composed: two as later trainings of GradICON have it; NePhi,
 # whose fields are asked anew at each, more; ICON, whose mean a few points leave noisy, one.
-_POINT_STRIDE = {"icon": 1, "nephi-codes": 4}
-_OTHERS_STRIDE = 2
+_POINT_STRIDE = {"icon": 1, "gradicon": 2, "carl": 2, "nephi-codes": 4}
 
 
 class IconLoss:
@@ -69,4 +68,4 @@ class IconLoss:
         if self.family == "constricon":
             return torch.stack([diffusion(v) for v in velocities(forth)]).sum()
         irregular = inconsistency if self.family == "icon" else inconsistency_gradient
-        return irregular(forth, back, jittered(network.identity, _POINT_STRIDE.get(self.family, _OTHERS_STRIDE)))
+        return irregular(forth, back, jittered(network.identity, _POINT_STRIDE[self.family]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..geodesics.band import Lattice, Upsampler
 from ..geodesics.jacobian import smallest_determinant
 from ..geodesics.objective import Objective, Pair
 from ..problem.problem import Problem, settings
+from ..support.errors import InputError
 from .instance import Fitted, Schedule, fit
 from .network_instance import Fitting, NetworkInstance, step_bytes
 from .trained_network import TrainedNetwork
@@ -62,6 +63,16 @@ class MapPredictor(TrainedNetwork):
         """The fixed and the moving image as the network sees them, (2, *shape), on the pair's device; InputError if it
         cannot."""
         return torch.stack([pair.fixed, pair.moving])
+
+    def check_voxels(self, problem: Problem, pair: Pair, shape: Sequence[int], least: int) -> None:
+        """InputError if the network, which would see a pair on so many voxels, needs more than ``least``."""
+        if min(shape) > least:
+            return
+        working = " x ".join(map(str, pair.fixed.shape))
+        raise InputError(
+            f"The model {self.config.name} needs more than {least} voxels of {problem.grid.spacing.min():.3g} mm along "
+            f"each axis; around the fixed object there are {working}. Choose another model or method."
+        )
 
     def fitting(self, shape: tuple[int, ...]) -> Fitting:
         """How the network is fitted to a pair that it sees so, if it `learns`."""

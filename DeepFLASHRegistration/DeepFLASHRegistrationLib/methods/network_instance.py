@@ -77,9 +77,7 @@ class NetworkInstance:
 def step_bytes(built: Callable[[], nn.Module], shape: tuple[int, ...], fitting: Fitting) -> int:
     """About how much memory a step of fitting a network takes that sees images of a shape."""
     with torch.device("meta"):
-        network = built()
-        images = torch.empty(2, *shape)
-
+        network, images = built(), torch.empty(2, *shape)
     network = fitting.of(network, images)
 
     def step() -> None:

@@ -99,14 +99,8 @@ class Kind(MapPredictor):
         return tuple(max(2, round(n * count / max(trained))) for n in trained)
 
     def seen(self, problem: Problem, pair: Pair) -> Tensor:
-        working, least = tuple(pair.fixed.shape), self.network.design.least
-        own = self.own or working
-        if min(own) <= least:
-            raise InputError(
-                f"The model {self.config.name} needs more than {least} voxels of {problem.grid.spacing.min():.3g} mm "
-                f"along each axis; around the fixed object there are {' x '.join(map(str, working))}. Choose another "
-                "model or method."
-            )
+        own = self.own or tuple(pair.fixed.shape)
+        self.check_voxels(problem, pair, own, self.network.design.least)
         return _stretched(torch.stack([pair.fixed, pair.moving])[None], own)[0].flip(self._turned)
 
     def fitting(self, shape: tuple[int, ...]) -> Fitting:

@@ -14,7 +14,7 @@ from ..learning.coded_field import LEAST, CodedDesign, CodedField, FittedCodes
 from ..learning.icon import per_axis
 from ..learning.icon_loss import IconLoss
 from ..problem.problem import Problem
-from ..support.errors import Cancelled, InputError
+from ..support.errors import Cancelled
 from .map_prediction import MapPredictor
 from .network_instance import Fitting
 
@@ -33,13 +33,7 @@ class Kind(MapPredictor):
         return CodedField(self.config.ndim, design, tuple(values["shape"]))
 
     def seen(self, problem: Problem, pair: Pair) -> Tensor:
-        shape, least = tuple(pair.fixed.shape), LEAST
-        if min(shape) <= least:
-            raise InputError(
-                f"The model {self.config.name} needs more than {least} voxels of {problem.grid.spacing.min():.3g} mm "
-                f"along each axis; around the fixed object there are {' x '.join(map(str, shape))}. Choose another "
-                "model or method."
-            )
+        self.check_voxels(problem, pair, pair.fixed.shape, LEAST)
         return super().seen(problem, pair)
 
     def fitting(self, shape: tuple[int, ...]) -> Fitting:
